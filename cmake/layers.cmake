@@ -1,0 +1,15 @@
+# One target per folder. DEPS are the folders whose headers this one may include;
+# scripts/tidy.py reads these calls and checks every include against them.
+add_library(spillway_flags INTERFACE)
+target_include_directories(spillway_flags INTERFACE ${CMAKE_SOURCE_DIR})
+target_compile_options(spillway_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Werror>)
+
+function(spillway_layer name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;LIBS" ${ARGN})
+  add_library(spillway_${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(spillway_${name} PUBLIC spillway_flags ${ARG_LIBS})
+  foreach(dep IN LISTS ARG_DEPS)
+    target_link_libraries(spillway_${name} PUBLIC spillway_${dep})
+  endforeach()
+endfunction()

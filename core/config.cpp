@@ -1,0 +1,405 @@
+#include "core/config.h"
+
+#include <fmt/format.h>
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include "core/error.h"
+#include "core/units.h"
+
+namespace spillway {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// One YAML value with where it stands, so that every complaint can name file, line and key.
+struct Value {
+  YAML::Node node;
+  std::string key;
+  std::string where;  ///< "run.yaml:12" or "--set a.b=c"
+};
+
+[[noreturn]] void fail(const Value& value, const std::string& expected) {
+  std::string got;
+  if (value.node.IsScalar()) {
+    got = fmt::format(", got \"{}\"", value.node.Scalar());
+  } else if (value.node.IsNull()) {
+    got = ", got nothing";
+  } else {
+    got = value.node.IsMap() ? ", got a map" : ", got a list";
+  }
+  throw Error(fmt::format("{}: {}: expected {}{}", value.where, value.key, expected, got));
+}
+
+std::string text_of(const Value& value, const std::string& expected) {
+  if (!value.node.IsScalar()) fail(value, expected);
+  return value.node.Scalar();
+}
+
+uint64_t integer(const Value& value, uint64_t low, uint64_t high) {
+  const std::string expected = fmt::format("a whole number from {} to {}", low, high);
+  const std::string text = text_of(value, expected);
+  uint64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size() || number < low || number > high) {
+    fail(value, expected);
+  }
+  return number;
+}
+
+double real(const Value& value, double low, double high) {
+  const std::string expected = fmt::format("a number from {} to {}", low, high);
+  const std::string text = text_of(value, expected);
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size() || !(number >= low) ||
+      !(number <= high)) {
+    fail(value, expected);
+  }
+  return number;
+}
+
+bool boolean(const Value& value) {
+  const std::string text = text_of(value, "true or false");
+  if (text == "true") return true;
+  if (text == "false") return false;
+  fail(value, "true or false");
+}
+
+uint64_t size(const Value& value, uint64_t low, uint64_t high) {
+  const std::string expected =
+      fmt::format("a size from {} to {} such as 512MiB, 3GiB, 8GB or plain bytes",
+                  format_bytes(low), format_bytes(high));
+  const auto bytes = parse_size(text_of(value, expected));
+  if (!bytes || *bytes < low || *bytes > high) fail(value, expected);
+  return *bytes;
+}
+
+template <typename Enum>
+Enum choice(const Value& value, const std::vector<std::pair<std::string, Enum>>& options) {
+  std::string expected;
+  for (const auto& [name, option] : options) {
+    expected += (expected.empty() ? "" : &option == &options.back().second ? " or " : ", ") + name;
+  }
+  const std::string text = text_of(value, expected);
+  for (const auto& [name, option] : options) {
+    if (text == name) return option;
+  }
+  fail(value, expected);
+}
+
+bool is_auto(const Value& value) { return value.node.IsScalar() && value.node.Scalar() == "auto"; }
+
+fs::path path_value(const Value& value, const Config& config) {
+  const std::string text = text_of(value, "a path");
+  if (text.empty()) fail(value, "a path");
+  const fs::path path(text);
+  return path.is_absolute() ? path : (config.file.parent_path() / path).lexically_normal();
+}
+
+std::string device_value(const Value& value) {
+  const std::string expected = "auto, host, host-discrete, cuda or cuda:N";
+  const std::string text = text_of(value, expected);
+  if (text == "auto" || text == "host" || text == "host-discrete" || text == "cuda") return text;
+  if (text.rfind("cuda:", 0) == 0 && text.size() > 5 && text.size() < 9 &&
+      text.find_first_not_of("0123456789", 5) == std::string::npos) {
+    return text;
+  }
+  fail(value, expected);
+}
+
+Value element(const Value& list, size_t index) {
+  // Built anew: assigning to a YAML::Node would overwrite the document it refers to.
+  return {list.node[index], fmt::format("{}[{}]", list.key, index), list.where};
+}
+
+std::vector<std::string> text_list(const Value& value) {
+  const std::string expected = "a list of texts";
+  if (!value.node.IsSequence()) fail(value, expected);
+  std::vector<std::string> texts;
+  for (size_t i = 0; i < value.node.size(); ++i) {
+    texts.push_back(text_of(element(value, i), "a text"));
+  }
+  return texts;
+}
+
+std::vector<std::vector<int64_t>> id_lists(const Value& value) {
+  if (!value.node.IsSequence()) fail(value, "a list of token ids, or a list of such lists");
+  const auto ids_of = [](const Value& list) {
+    std::vector<int64_t> ids;
+    for (size_t i = 0; i < list.node.size(); ++i) {
+      ids.push_back(static_cast<int64_t>(integer(element(list, i), 0, UINT32_MAX)));
+    }
+    return ids;
+  };
+  if (value.node.size() > 0 && value.node[0].IsScalar()) return {ids_of(value)};
+  std::vector<std::vector<int64_t>> lists;
+  for (size_t i = 0; i < value.node.size(); ++i) {
+    const Value item = element(value, i);
+    if (!item.node.IsSequence()) fail(item, "a list of token ids");
+    lists.push_back(ids_of(item));
+  }
+  return lists;
+}
+
+LayerOverride layer_override(const Value& value) {
+  const std::string expected = "a layer (12), a range (0-7), embed or head, with a tier";
+  LayerOverride result;
+  const std::string name = value.key.substr(value.key.rfind('.') + 1);
+  if (name == "embed" || name == "head") {
+    result.name = name;
+  } else {
+    const char* end = name.data() + name.size();
+    const auto first = std::from_chars(name.data(), end, result.first);
+    if (first.ec != std::errc()) fail(value, expected);
+    result.last = result.first;
+    if (first.ptr != end) {
+      if (*first.ptr != '-') fail(value, expected);
+      const auto last = std::from_chars(first.ptr + 1, end, result.last);
+      if (last.ec != std::errc() || last.ptr != end) fail(value, expected);
+    }
+    if (result.last < result.first) fail(value, expected);
+  }
+  result.tier = choice<Tier>(value, {{"gpu", Tier::kGpu}, {"ram", Tier::kRam},
+                                     {"nvme", Tier::kNvme}});
+  return result;
+}
+
+using Setter = std::function<void(Config&, const Value&)>;
+
+/// Wraps a setter so that "auto" resets the option.
+template <typename Option, typename Read>
+Setter or_auto(Option Config::*member, Read read) {
+  return [member, read](Config& config, const Value& value) {
+    if (is_auto(value)) {
+      (config.*member).reset();
+    } else {
+      config.*member = read(value);
+    }
+  };
+}
+
+using Keys = std::map<std::string, Setter, std::less<>>;
+
+void add_machine_keys(Keys& keys) {
+  keys["model.path"] = [](Config& c, const Value& v) { c.model_path = path_value(v, c); };
+  keys["device"] = [](Config& c, const Value& v) { c.device = device_value(v); };
+  const auto memory_size = [](const Value& v) { return size(v, kMiB, uint64_t{1} << 50); };
+  keys["memory.ram"] = or_auto(&Config::ram_bytes, memory_size);
+  keys["memory.gpu"] = or_auto(&Config::gpu_bytes, memory_size);
+  keys["placement.policy"] = [](Config& c, const Value& v) {
+    c.policy = choice<PlacementPolicy>(v, {{"auto", PlacementPolicy::kAuto},
+                                           {"ram", PlacementPolicy::kRam},
+                                           {"nvme", PlacementPolicy::kNvme}});
+  };
+  keys["compute.threads"] = [](Config& c, const Value& v) {
+    c.compute_threads = is_auto(v) ? 0 : static_cast<uint32_t>(integer(v, 1, 1024));
+  };
+}
+
+void add_stream_keys(Keys& keys) {
+  keys["io.engine"] = [](Config& c, const Value& v) {
+    c.io_engine = choice<EngineChoice>(v, {{"auto", EngineChoice::kAuto},
+                                           {"io_uring", EngineChoice::kUring},
+                                           {"pread", EngineChoice::kPread}});
+  };
+  keys["io.direct"] = [](Config& c, const Value& v) {
+    c.io_direct = choice<DirectChoice>(
+        v, {{"auto", DirectChoice::kAuto}, {"on", DirectChoice::kOn}, {"off", DirectChoice::kOff}});
+  };
+  keys["io.chunk"] = or_auto(&Config::io_chunk_bytes, [](const Value& v) {
+    const uint64_t bytes = size(v, 64 * kKiB, 64 * kMiB);
+    if (bytes % (64 * kKiB) != 0) fail(v, "a multiple of 64KiB");
+    return bytes;
+  });
+  keys["io.depth"] = or_auto(&Config::io_depth, [](const Value& v) {
+    return static_cast<uint32_t>(integer(v, 1, 256));
+  });
+  keys["io.register_buffers"] = or_auto(&Config::io_register_buffers, boolean);
+  keys["stream.unit"] = or_auto(&Config::stream_unit_bytes,
+                                [](const Value& v) { return size(v, 64 * kKiB, 4 * kGiB); });
+  keys["stream.slots"] = or_auto(&Config::stream_slots, [](const Value& v) {
+    return static_cast<uint32_t>(integer(v, 2, 1024));
+  });
+  keys["stream.staging_slabs"] = or_auto(&Config::stream_staging_slabs, [](const Value& v) {
+    return static_cast<uint32_t>(integer(v, 1, 1024));
+  });
+}
+
+void add_work_keys(Keys& keys) {
+  keys["generate.prompts"] = [](Config& c, const Value& v) { c.prompts = text_list(v); };
+  keys["generate.prompt_token_ids"] = [](Config& c, const Value& v) {
+    c.prompt_token_ids = id_lists(v);
+  };
+  keys["generate.max_new_tokens"] = [](Config& c, const Value& v) {
+    c.max_new_tokens = static_cast<uint32_t>(integer(v, 1, 1u << 24));
+  };
+  keys["generate.prefill_chunk"] = [](Config& c, const Value& v) {
+    c.prefill_chunk_tokens = static_cast<uint32_t>(integer(v, 1, 65536));
+  };
+  keys["generate.temperature"] = [](Config& c, const Value& v) {
+    c.temperature = real(v, 0, 100);
+  };
+  keys["generate.top_k"] = [](Config& c, const Value& v) {
+    c.top_k = static_cast<uint32_t>(integer(v, 0, 1u << 24));
+  };
+  keys["generate.top_p"] = [](Config& c, const Value& v) { c.top_p = real(v, 1e-6, 1); };
+  keys["generate.seed"] = [](Config& c, const Value& v) { c.seed = integer(v, 0, UINT64_MAX); };
+  keys["generate.ignore_eos"] = [](Config& c, const Value& v) { c.ignore_eos = boolean(v); };
+  keys["score.chunk"] = [](Config& c, const Value& v) {
+    c.score_chunk_tokens = static_cast<uint32_t>(integer(v, 1, 65536));
+  };
+  keys["score.context"] = or_auto(&Config::score_context_tokens, [](const Value& v) {
+    return static_cast<uint32_t>(integer(v, 2, 1u << 24));
+  });
+  keys["score.logprobs"] = [](Config& c, const Value& v) { c.score_logprobs = boolean(v); };
+  keys["report"] = [](Config& c, const Value& v) { c.report = path_value(v, c); };
+  keys["trace"] = [](Config& c, const Value& v) { c.trace = path_value(v, c); };
+}
+
+const Setter* find_setter(const Keys& keys, const std::string& key) {
+  const auto found = keys.find(key);
+  return found == keys.end() ? nullptr : &found->second;
+}
+
+bool is_section(const Keys& keys, const std::string& key) {
+  if (key == "placement.layers") return true;
+  const auto next = keys.lower_bound(key + ".");
+  return next != keys.end() && next->first.rfind(key + ".", 0) == 0;
+}
+
+size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t above = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      diagonal = above;
+    }
+  }
+  return row[b.size()];
+}
+
+[[noreturn]] void unknown_key(const Keys& keys, const Value& value) {
+  std::string best;
+  size_t best_distance = 4;
+  for (const auto& [key, setter] : keys) {
+    const size_t distance = edit_distance(key, value.key);
+    if (distance < best_distance) {
+      best = key;
+      best_distance = distance;
+    }
+  }
+  throw Error(fmt::format("{}: {}: unknown key{}", value.where, value.key,
+                          best.empty() ? "; configs/README.md lists every key"
+                                       : fmt::format("; did you mean {}?", best)));
+}
+
+void apply(Config& config, const Keys& keys, const Value& value);
+
+void apply_map(Config& config, const Keys& keys, const Value& map) {
+  if (map.node.IsNull() && !map.key.empty()) return;  // an empty section
+  if (!map.node.IsMap()) fail(map, map.key.empty() ? "keys such as model:" : "a section of keys");
+  std::set<std::string> seen;
+  for (const auto& entry : map.node) {
+    const bool in_file = map.where.rfind("--set", 0) != 0;
+    const std::string where =
+        in_file ? fmt::format("{}:{}", config.file.string(), entry.first.Mark().line + 1)
+                : map.where;
+    if (!entry.first.IsScalar()) fail({entry.first, map.key, where}, "plain keys");
+    const std::string name = entry.first.Scalar();
+    const Value child{entry.second, map.key.empty() ? name : map.key + "." + name, where};
+    if (!seen.insert(name).second) {
+      throw Error(fmt::format("{}: {}: the key stands here a second time; keep one", child.where,
+                              child.key));
+    }
+    apply(config, keys, child);
+  }
+}
+
+void apply(Config& config, const Keys& keys, const Value& value) {
+  if (const Setter* setter = find_setter(keys, value.key)) return (*setter)(config, value);
+  if (value.key.rfind("placement.layers.", 0) == 0) {
+    config.overrides.push_back(layer_override(value));
+    return;
+  }
+  if (is_section(keys, value.key)) return apply_map(config, keys, value);
+  unknown_key(keys, value);
+}
+
+YAML::Node parse_yaml(const std::string& text, const std::string& where) {
+  try {
+    return YAML::Load(text);
+  } catch (const YAML::Exception& error) {
+    const std::string line =
+        error.mark.is_null() ? "" : fmt::format(":{}", error.mark.line + 1);
+    throw Error(fmt::format("{}{}: not valid YAML: {}", where, line, error.msg));
+  }
+}
+
+void apply_override(Config& config, const Keys& keys, const std::string& text) {
+  const size_t equals = text.find('=');
+  const std::string where = "--set " + text;
+  if (equals == std::string::npos || equals == 0) {
+    throw Error(fmt::format("{}: expected KEY=VALUE, such as memory.ram=3GiB", where));
+  }
+  Value value{parse_yaml(text.substr(equals + 1), where), text.substr(0, equals), where};
+  if (value.key == "placement.layers") config.overrides.clear();
+  apply(config, keys, value);
+}
+
+}  // namespace
+
+std::string_view tier_name(Tier tier) {
+  return tier == Tier::kGpu ? "gpu" : tier == Tier::kRam ? "ram" : "nvme";
+}
+
+Config parse_config(const std::string& text, const fs::path& file,
+                    const std::vector<std::string>& overrides) {
+  Keys keys;
+  add_machine_keys(keys);
+  add_stream_keys(keys);
+  add_work_keys(keys);
+  Config config;
+  config.file = file;
+  try {
+    apply_map(config, keys, {parse_yaml(text, file.string()), "", file.string()});
+    for (const std::string& item : overrides) apply_override(config, keys, item);
+  } catch (const YAML::Exception& error) {
+    throw Error(fmt::format("{}: not valid YAML: {}", file.string(), error.msg));
+  }
+  if (config.model_path.empty()) {
+    throw Error(fmt::format(
+        "{}: model.path: missing; expected the folder of a Hugging Face checkpoint",
+        file.string()));
+  }
+  return config;
+}
+
+Config load_config(const fs::path& file, const std::vector<std::string>& overrides) {
+  std::error_code error;
+  if (fs::is_directory(file, error)) {
+    throw Error(fmt::format("{}: is a folder; expected a YAML file", file.string()));
+  }
+  std::ifstream in(file);
+  if (!in) {
+    throw Error(fmt::format("cannot read {}: {}; expected a YAML file (see configs/)",
+                            file.string(), errno_text(errno)));
+  }
+  std::stringstream text;
+  text << in.rdbuf();
+  return parse_config(text.str(), file, overrides);
+}
+
+}  // namespace spillway

@@ -1,0 +1,78 @@
+// The run configuration: one YAML file plus --set overrides. Plain data, no behaviour.
+//
+// Every key is documented in configs/README.md. Loading rejects unknown and duplicate keys, wrong
+// types, bad units and impossible values with file, line, key and what was expected.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace spillway {
+
+enum class PlacementPolicy { kAuto, kRam, kNvme };
+enum class EngineChoice { kAuto, kUring, kPread };
+enum class DirectChoice { kAuto, kOn, kOff };
+enum class Tier : uint8_t { kGpu, kRam, kNvme };
+
+std::string_view tier_name(Tier tier);
+
+/// `placement.layers: {"0-3": ram, head: nvme}`: `first..last` are decoder layers, or `name` is
+/// one of embed and head.
+struct LayerOverride {
+  std::string name;
+  uint32_t first = 0;
+  uint32_t last = 0;
+  Tier tier = Tier::kNvme;
+};
+
+struct Config {
+  std::filesystem::path file;  ///< where it came from; for messages
+
+  std::filesystem::path model_path;
+  std::string device = "auto";          ///< auto, host, host-discrete, cuda, cuda:N
+  std::optional<uint64_t> ram_bytes;    ///< memory.ram; empty = auto
+  std::optional<uint64_t> gpu_bytes;    ///< memory.gpu; empty = auto
+  PlacementPolicy policy = PlacementPolicy::kAuto;
+  std::vector<LayerOverride> overrides;
+
+  EngineChoice io_engine = EngineChoice::kAuto;
+  DirectChoice io_direct = DirectChoice::kAuto;
+  std::optional<uint64_t> io_chunk_bytes;
+  std::optional<uint32_t> io_depth;
+  std::optional<bool> io_register_buffers;
+
+  std::optional<uint64_t> stream_unit_bytes;
+  std::optional<uint32_t> stream_slots;
+  std::optional<uint32_t> stream_staging_slabs;
+
+  uint32_t compute_threads = 0;  ///< 0 = every core this process may use
+
+  std::vector<std::string> prompts;
+  std::vector<std::vector<int64_t>> prompt_token_ids;
+  uint32_t max_new_tokens = 128;
+  uint32_t prefill_chunk_tokens = 512;
+  double temperature = 0.0;
+  uint32_t top_k = 0;
+  double top_p = 1.0;
+  uint64_t seed = 0;
+  bool ignore_eos = false;
+
+  uint32_t score_chunk_tokens = 512;
+  std::optional<uint32_t> score_context_tokens;  ///< window; empty = the model's context
+  bool score_logprobs = true;
+
+  std::filesystem::path report;
+  std::filesystem::path trace;
+};
+
+/// Loads `file` and applies `overrides` ("a.b=value", YAML on the right). Throws Error.
+Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides);
+
+/// The same from text; `file` names it in messages and anchors relative paths. For tests, fuzzing.
+Config parse_config(const std::string& text, const std::filesystem::path& file,
+                    const std::vector<std::string>& overrides);
+
+}  // namespace spillway

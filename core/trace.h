@@ -1,0 +1,42 @@
+// Spans of work for a Chrome/Perfetto timeline. Thread-safe; never blocks; drops when full.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "core/clock.h"
+
+namespace spillway {
+
+enum class TraceLane : uint8_t { kRead, kCopy, kCompute, kStall, kPass };
+
+/// Records spans into a table allocated at start. With capacity 0 it is off and costs a compare.
+class Trace {
+ public:
+  Trace(const Clock& clock, size_t capacity);
+
+  bool on() const { return !spans_.empty(); }
+  int64_t now_ns() const { return clock_.now_ns(); }
+  /// `index` is the lane's own number (unit, layer or pass), shown beside the name.
+  void span(TraceLane lane, uint32_t index, int64_t begin_ns, int64_t end_ns, uint64_t bytes);
+  /// Spans that did not fit the table.
+  uint64_t dropped() const;
+  /// Writes Chrome trace JSON. Call when no thread records any more. Throws Error.
+  void write(const std::filesystem::path& file) const;
+
+ private:
+  struct Span {
+    int64_t begin_ns;
+    int64_t end_ns;
+    uint64_t bytes;
+    uint32_t index;
+    TraceLane lane;
+  };
+  const Clock& clock_;
+  std::vector<Span> spans_;
+  std::atomic<uint64_t> used_{0};
+};
+
+}  // namespace spillway

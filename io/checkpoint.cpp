@@ -1,0 +1,137 @@
+#include "io/checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "core/error.h"
+#include "core/units.h"
+#include "io/json_strict.h"
+
+namespace spillway {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint64_t kMaxIndexBytes = 256 * kMiB;
+
+/// tensor name → shard file name, from "weight_map".
+std::map<std::string, std::string> read_weight_map(const fs::path& index) {
+  const nlohmann::json json = load_json_strict(index, kMaxIndexBytes);
+  if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object()) {
+    throw Error(fmt::format("{}: no \"weight_map\" object", index.string()));
+  }
+  std::map<std::string, std::string> map;
+  for (const auto& [name, shard] : json["weight_map"].items()) {
+    if (!shard.is_string()) {
+      throw Error(fmt::format("{}: tensor {}: expected a file name", index.string(), name));
+    }
+    const auto file = shard.get<std::string>();
+    if (file.empty() || fs::path(file).filename() != file) {
+      throw Error(fmt::format("{}: tensor {}: \"{}\" is not a plain file name", index.string(),
+                              name, file));
+    }
+    map[name] = file;
+  }
+  if (map.empty()) throw Error(fmt::format("{}: \"weight_map\" is empty", index.string()));
+  return map;
+}
+
+}  // namespace
+
+Checkpoint Checkpoint::open(const fs::path& directory, DirectChoice direct,
+                            const NoticeSink& notice) {
+  std::error_code error;
+  if (!fs::is_directory(directory, error)) {
+    throw Error(fmt::format(
+        "{}: {}; expected the folder of a Hugging Face checkpoint", directory.string(),
+        error ? errno_text(error.value()) : std::string("no such folder")));
+  }
+  Checkpoint checkpoint;
+  checkpoint.directory_ = directory;
+  const fs::path single = directory / "model.safetensors";
+  const fs::path index = directory / "model.safetensors.index.json";
+  if (fs::exists(single, error)) {
+    checkpoint.add_shard(single, direct);
+  } else if (fs::exists(index, error)) {
+    checkpoint.open_indexed(index, direct);
+  } else {
+    throw Error(fmt::format(
+        "{}: neither model.safetensors nor model.safetensors.index.json is there; only "
+        "safetensors checkpoints are read",
+        directory.string()));
+  }
+  for (const DirectFile& file : checkpoint.files_) {
+    if (file.refused().empty()) continue;
+    notice(fmt::format(
+        "{}: {}: reading through the page cache instead; put the model on ext4 or xfs for the "
+        "faster path",
+        file.info().path, file.refused()));
+    break;
+  }
+  return checkpoint;
+}
+
+void Checkpoint::add_shard(const fs::path& path, DirectChoice direct) {
+  files_.emplace_back(path, direct);
+  const DirectFile& file = files_.back();
+  const uint64_t file_bytes = file.info().bytes;
+  const std::string first = file.read_text(0, std::min<uint64_t>(8, file_bytes));
+  const uint64_t header_bytes = safetensors_header_bytes(first, file_bytes, file.info().path);
+  const std::string header = file.read_text(8, header_bytes);
+  for (TensorEntry& entry : parse_safetensors_header(header, file_bytes, file.info().path)) {
+    entry.file = static_cast<uint32_t>(files_.size() - 1);
+    if (!by_name_.emplace(entry.name, tensors_.size()).second) {
+      throw Error(fmt::format("{}: tensor {} is also in {}", file.info().path, entry.name,
+                              files_[find(entry.name)->file].info().path));
+    }
+    tensors_.push_back(std::move(entry));
+  }
+}
+
+void Checkpoint::open_indexed(const fs::path& index, DirectChoice direct) {
+  const auto weight_map = read_weight_map(index);
+  std::set<std::string> shards;
+  for (const auto& [name, shard] : weight_map) shards.insert(shard);
+  for (const std::string& shard : shards) {
+    std::error_code error;
+    if (!fs::exists(directory_ / shard, error)) {
+      throw Error(fmt::format("{}: lists {}, which is not there; download it again",
+                              index.string(), shard));
+    }
+    add_shard(directory_ / shard, direct);
+  }
+  for (const auto& [name, shard] : weight_map) {
+    const TensorEntry* entry = find(name);
+    if (entry == nullptr || fs::path(files_[entry->file].info().path).filename() != shard) {
+      throw Error(fmt::format("{}: lists tensor {} in {}, but that file does not hold it",
+                              index.string(), name, shard));
+    }
+  }
+  for (const TensorEntry& entry : tensors_) {
+    if (!weight_map.contains(entry.name)) {
+      throw Error(fmt::format("{}: does not list tensor {} of {}", index.string(), entry.name,
+                              files_[entry.file].info().path));
+    }
+  }
+}
+
+const TensorEntry* Checkpoint::find(const std::string& name) const {
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? nullptr : &tensors_[found->second];
+}
+
+uint64_t Checkpoint::payload_bytes() const {
+  uint64_t total = 0;
+  for (const TensorEntry& entry : tensors_) total += entry.bytes;
+  return total;
+}
+
+bool Checkpoint::direct() const {
+  return std::all_of(files_.begin(), files_.end(),
+                     [](const DirectFile& file) { return file.info().direct; });
+}
+
+}  // namespace spillway

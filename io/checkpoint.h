@@ -1,0 +1,39 @@
+// A Hugging Face checkpoint folder: every tensor's place over all shards, fully validated.
+// Never touches payload. Immutable after open(); owns the open files.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "io/direct_file.h"
+#include "io/safetensors.h"
+
+namespace spillway {
+
+class Checkpoint {
+ public:
+  /// Opens model.safetensors, or the shards that model.safetensors.index.json lists. Notices once
+  /// when the file system refuses O_DIRECT. Throws Error for anything that is not whole.
+  static Checkpoint open(const std::filesystem::path& directory, DirectChoice direct,
+                         const NoticeSink& notice);
+
+  const std::vector<DirectFile>& files() const { return files_; }
+  const std::vector<TensorEntry>& tensors() const { return tensors_; }
+  const TensorEntry* find(const std::string& name) const;
+  const std::filesystem::path& directory() const { return directory_; }
+  uint64_t payload_bytes() const;
+  bool direct() const;
+
+ private:
+  void add_shard(const std::filesystem::path& path, DirectChoice direct);
+  void open_indexed(const std::filesystem::path& index, DirectChoice direct);
+
+  std::filesystem::path directory_;
+  std::vector<DirectFile> files_;
+  std::vector<TensorEntry> tensors_;
+  std::unordered_map<std::string, size_t> by_name_;
+};
+
+}  // namespace spillway

@@ -1,0 +1,18 @@
+// JSON from strangers: duplicates rejected, errors that name the file and the byte.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace spillway {
+
+/// Parses `text`; throws Error naming `where` for bad syntax, bad UTF-8 and duplicate keys (which
+/// the library would settle silently). Nesting deeper than 64 is refused.
+nlohmann::json parse_json_strict(std::string_view text, const std::string& where);
+
+/// Reads and parses a whole file of at most `max_bytes`. Throws Error.
+nlohmann::json load_json_strict(const std::filesystem::path& file, uint64_t max_bytes);
+
+}  // namespace spillway

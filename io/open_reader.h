@@ -1,0 +1,21 @@
+// Chooses the reader at run time and says so when it is not the fast one.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "core/config.h"
+#include "core/log.h"
+#include "io/block_reader.h"
+
+namespace spillway {
+
+/// Makes a reader of the given depth; each thread that reads gets its own. The engine takes one of
+/// these, so that tests can hand it a simulated disk.
+using ReaderFactory = std::function<std::unique_ptr<BlockReader>(uint32_t depth)>;
+
+/// Decides once between io_uring and pread. `auto` falls back with one notice that says why and
+/// how to get the fast path; `io_uring` throws Error where it is blocked.
+ReaderFactory choose_reader(EngineChoice choice, const NoticeSink& notice);
+
+}  // namespace spillway

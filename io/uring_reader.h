@@ -1,0 +1,31 @@
+// Reads through io_uring: bounded depth, batched submission, one thread.
+#pragma once
+
+#include <memory>
+
+#include "io/block_reader.h"
+
+namespace spillway {
+
+/// Lifecycle: the ring is made disabled and enabled by the first submit(), because
+/// SINGLE_ISSUER binds it to the thread that enables it. submit() only queues; poll() enters the
+/// kernel once for everything queued. In flight never exceeds depth, so neither ring overflows.
+/// Throws Error when the system has no io_uring or forbids it; open_reader() falls back then.
+class UringReader final : public BlockReader {
+ public:
+  explicit UringReader(uint32_t depth);
+  ~UringReader() override;
+
+  std::string name() const override { return "io_uring"; }
+  uint32_t depth() const override;
+  bool submit(ReadOp& op) override;
+  size_t poll(std::span<ReadCompletion> out) override;
+  void wait() override;
+  bool register_buffers(std::span<const std::span<std::byte>> buffers) override;
+
+ private:
+  struct Ring;
+  std::unique_ptr<Ring> ring_;
+};
+
+}  // namespace spillway

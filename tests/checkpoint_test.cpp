@@ -1,0 +1,181 @@
+#include "io/checkpoint.h"
+
+#include <cstring>
+
+#include "core/error.h"
+#include "io/json_strict.h"
+#include "tests/support.h"
+
+namespace spillway {
+namespace {
+
+using test::error_of;
+using test::Notices;
+using test::TempDir;
+
+std::string file_of(const std::string& header, size_t payload_bytes) {
+  std::string text(8, '\0');
+  const uint64_t length = header.size();
+  std::memcpy(text.data(), &length, 8);
+  return text + header + std::string(payload_bytes, 'x');
+}
+
+std::string tensor(const std::string& name, const std::string& dtype, const std::string& shape,
+                   uint64_t begin, uint64_t end) {
+  return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape +
+         ",\"data_offsets\":[" + std::to_string(begin) + "," + std::to_string(end) + "]}";
+}
+
+std::string header_error(const std::string& header, size_t payload_bytes) {
+  return error_of(
+      [&] { parse_safetensors_header(header, 8 + header.size() + payload_bytes, "m.safetensors"); });
+}
+
+TEST(Safetensors, ReadsAHeader) {
+  const std::string header = "{\"__metadata__\":{\"format\":\"pt\"}," +
+                             tensor("b", "BF16", "[2,3]", 4, 16) + "," +
+                             tensor("a", "F32", "[]", 0, 4) + "}";
+  const auto entries = parse_safetensors_header(header, 8 + header.size() + 16, "m");
+  ASSERT_EQ(entries.size(), 2u);
+  EXPECT_EQ(entries[0].name, "a");
+  EXPECT_EQ(entries[1].offset, 8 + header.size() + 4);
+  EXPECT_EQ(entries[1].bytes, 12u);
+  EXPECT_EQ(entries[1].dtype, DType::kBF16);
+  EXPECT_EQ(entries[1].shape, (std::vector<uint64_t>{2, 3}));
+}
+
+TEST(Safetensors, KeepsTypesItCannotComputeWith) {
+  const std::string header = "{" + tensor("ids", "I64", "[2]", 0, 16) + "}";
+  const auto entries = parse_safetensors_header(header, 8 + header.size() + 16, "m");
+  EXPECT_FALSE(entries[0].dtype);
+  EXPECT_EQ(entries[0].dtype_text, "I64");
+}
+
+struct BadHeader {
+  const char* name;
+  std::string header;
+  size_t payload;
+  const char* expected;
+};
+
+class BadHeaders : public ::testing::TestWithParam<BadHeader> {};
+
+TEST_P(BadHeaders, AreRefusedWithTheReason) {
+  const std::string message = header_error(GetParam().header, GetParam().payload);
+  EXPECT_NE(message.find(GetParam().expected), std::string::npos) << message;
+  EXPECT_NE(message.find("m.safetensors"), std::string::npos) << message;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BadHeaders,
+    ::testing::Values(
+        BadHeader{"not_json", "{", 0, "not valid JSON"},
+        BadHeader{"not_object", "[]", 0, "not a JSON object"},
+        BadHeader{"duplicate",
+                  "{" + tensor("a", "F32", "[1]", 0, 4) + "," + tensor("a", "F32", "[1]", 4, 8) +
+                      "}",
+                  8, "twice"},
+        BadHeader{"overlap",
+                  "{" + tensor("a", "F32", "[2]", 0, 8) + "," + tensor("b", "F32", "[1]", 4, 8) +
+                      "}",
+                  8, "overlaps tensor a"},
+        BadHeader{"beyond", "{" + tensor("a", "F32", "[2]", 0, 8) + "}", 4, "payload"},
+        BadHeader{"size", "{" + tensor("a", "F32", "[3]", 0, 8) + "}", 8, "its shape needs 12"},
+        BadHeader{"overflow",
+                  "{" + tensor("a", "F32", "[4294967296,4294967296,16]", 0, 8) + "}", 8,
+                  "overflows"},
+        BadHeader{"backwards", "{" + tensor("a", "F32", "[1]", 8, 4) + "}", 8, "backwards"},
+        BadHeader{"dtype", "{" + tensor("a", "Q4", "[1]", 0, 4) + "}", 4, "unknown dtype Q4"},
+        BadHeader{"negative", "{" + tensor("a", "F32", "[-1]", 0, 4) + "}", 4, "dimension"},
+        BadHeader{"fields", "{\"a\":{\"dtype\":\"F32\"}}", 4, "expected dtype, shape"},
+        BadHeader{"deep", std::string(100, '[') + std::string(100, ']'), 0, "nested"}),
+    [](const auto& test) { return std::string(test.param.name); });
+
+TEST(Safetensors, HeaderLengthMustFitTheFile) {
+  for (const uint64_t length : {uint64_t{200}, uint64_t{1} << 40, ~uint64_t{0}}) {
+    std::string first(8, '\0');
+    std::memcpy(first.data(), &length, 8);
+    EXPECT_NE(error_of([&] { safetensors_header_bytes(first, 100, "m"); }).find("header claims"),
+              std::string::npos);
+  }
+  EXPECT_NE(error_of([] { safetensors_header_bytes("abc", 3, "m"); }).find("too few"),
+            std::string::npos);
+}
+
+class CheckpointTest : public ::testing::Test {
+ protected:
+  void shard(const std::string& file, const std::string& tensor_name) {
+    test::write_file(dir_ / file, file_of("{" + tensor(tensor_name, "F32", "[2]", 0, 8) + "}", 8));
+  }
+  void index(const std::string& map) {
+    test::write_file(dir_ / "model.safetensors.index.json", "{\"weight_map\":" + map + "}");
+  }
+  Checkpoint open() {
+    return Checkpoint::open(dir_.path(), DirectChoice::kAuto, notices_.sink());
+  }
+  std::string open_error() {
+    return error_of([&] { open(); });
+  }
+  TempDir dir_;
+  Notices notices_;
+};
+
+TEST_F(CheckpointTest, OpensShards) {
+  shard("s1.safetensors", "a");
+  shard("s2.safetensors", "b");
+  index(R"({"a":"s1.safetensors","b":"s2.safetensors"})");
+  const Checkpoint checkpoint = open();
+  ASSERT_NE(checkpoint.find("b"), nullptr);
+  EXPECT_EQ(checkpoint.files()[checkpoint.find("b")->file].info().path,
+            (dir_ / "s2.safetensors").string());
+  EXPECT_EQ(checkpoint.payload_bytes(), 16u);
+  EXPECT_EQ(checkpoint.find("c"), nullptr);
+}
+
+TEST_F(CheckpointTest, MissingFolderAndFiles) {
+  EXPECT_NE(open_error().find("neither model.safetensors"), std::string::npos);
+  const std::string missing = error_of(
+      [&] { Checkpoint::open(dir_ / "none", DirectChoice::kAuto, notices_.sink()); });
+  EXPECT_NE(missing.find("expected the folder"), std::string::npos) << missing;
+}
+
+TEST_F(CheckpointTest, IndexAndHeadersMustAgree) {
+  shard("s1.safetensors", "a");
+  index(R"({"a":"s1.safetensors","b":"s2.safetensors"})");
+  EXPECT_NE(open_error().find("s2.safetensors, which is not there"), std::string::npos);
+  index(R"({"a":"s1.safetensors","b":"s1.safetensors"})");
+  EXPECT_NE(open_error().find("does not hold it"), std::string::npos);
+  shard("s2.safetensors", "c");
+  index(R"({"a":"s1.safetensors","b":"s2.safetensors"})");
+  EXPECT_NE(open_error().find("does not hold it"), std::string::npos);
+  shard("s2.safetensors", "a");
+  EXPECT_NE(open_error().find("is also in"), std::string::npos);
+  index(R"({"a":"../s1.safetensors"})");
+  EXPECT_NE(open_error().find("not a plain file name"), std::string::npos);
+  index("{}");
+  EXPECT_NE(open_error().find("empty"), std::string::npos);
+}
+
+TEST_F(CheckpointTest, UnlistedTensorIsRefused) {
+  test::write_file(dir_ / "s1.safetensors", file_of("{" + tensor("a", "F32", "[1]", 0, 4) + "," +
+                                                        tensor("b", "F32", "[1]", 4, 8) + "}",
+                                                    8));
+  index(R"({"a":"s1.safetensors"})");
+  EXPECT_NE(open_error().find("does not list tensor b"), std::string::npos);
+}
+
+TEST_F(CheckpointTest, TruncatedShard) {
+  const std::string whole = file_of("{" + tensor("a", "F32", "[2]", 0, 8) + "}", 8);
+  for (size_t bytes = 0; bytes < whole.size(); ++bytes) {
+    test::write_file(dir_ / "model.safetensors", whole.substr(0, bytes));
+    EXPECT_FALSE(open_error().empty()) << bytes;
+  }
+}
+
+TEST(JsonStrict, RefusesBadUtf8) {
+  EXPECT_NE(error_of([] { parse_json_strict("{\"a\":\"\xff\"}", "x.json"); }).find("x.json"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace spillway

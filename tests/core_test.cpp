@@ -1,0 +1,137 @@
+#include <cmath>
+#include <fstream>
+#include <random>
+
+#include "core/buffer.h"
+#include "core/dtype.h"
+#include "core/system_memory.h"
+#include "core/trace.h"
+#include "core/units.h"
+#include "tests/support.h"
+
+namespace spillway {
+namespace {
+
+using test::TempDir;
+
+TEST(Units, ParsesSizes) {
+  EXPECT_EQ(parse_size("4096"), 4096u);
+  EXPECT_EQ(parse_size("3GiB"), 3 * kGiB);
+  EXPECT_EQ(parse_size("1.5 GiB"), 3 * kGiB / 2);
+  EXPECT_EQ(parse_size("8GB"), 8'000'000'000u);
+  EXPECT_EQ(parse_size("512MiB"), 512 * kMiB);
+  EXPECT_EQ(parse_size("2mb"), 2'000'000u);
+}
+
+TEST(Units, RefusesWhatIsNoSize) {
+  for (const char* text : {"", "nan", ".nan", "inf", "-1", "3GiBs", "GiB", "1e30GiB", "0x10",
+                           "99999999999999999999"}) {
+    EXPECT_FALSE(parse_size(text).has_value()) << text;
+  }
+}
+
+TEST(Units, PrintsThreeDigits) {
+  EXPECT_EQ(format_bytes(512), "512 B");
+  EXPECT_EQ(format_bytes(3 * kGiB), "3.00 GiB");
+  EXPECT_EQ(format_bytes(400 * kMiB), "400 MiB");
+}
+
+TEST(Dtype, EveryHalfSurvivesTheRoundTrip) {
+  for (uint32_t i = 0; i < 65536; ++i) {
+    const auto raw = static_cast<uint16_t>(i);
+    const float f16 = f32_from_f16(raw);
+    const float bf16 = f32_from_bf16(raw);
+    if (!std::isnan(f16)) {
+      EXPECT_EQ(f16_from_f32(f16), raw);
+    }
+    if (!std::isnan(bf16)) {
+      EXPECT_EQ(bf16_from_f32(bf16), raw);
+    }
+    if (std::isnan(bf16)) {
+      EXPECT_TRUE(std::isnan(f32_from_bf16(bf16_from_f32(bf16))));
+    }
+  }
+}
+
+TEST(Dtype, HalfRoundsToNearestEven) {
+  EXPECT_EQ(f16_from_f32(1.0f + 0x1p-11f), 0x3c00);              // tie to even, down
+  EXPECT_EQ(f16_from_f32(1.0f + 3 * 0x1p-11f), 0x3c02);          // tie to even, up
+  EXPECT_EQ(f16_from_f32(65520.0f), 0x7c00);                     // rounds up to infinity
+  EXPECT_EQ(f16_from_f32(0x1p-25f), 0x0000);                     // tie at half the smallest
+  EXPECT_EQ(bf16_from_f32(std::bit_cast<float>(0x3f808000u)), 0x3f80);
+  EXPECT_EQ(bf16_from_f32(std::bit_cast<float>(0x3f818000u)), 0x3f82);
+}
+
+TEST(HugeBuffer, IsAlignedRoundedAndMovable) {
+  HugeBuffer buffer(3 * kMiB);
+  buffer.touch();
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % kHugePageBytes, 0u);
+  EXPECT_EQ(buffer.bytes(), 4 * kMiB);
+  buffer.data()[buffer.bytes() - 1] = std::byte{7};
+  const HugeBuffer moved(std::move(buffer));
+  EXPECT_EQ(moved.data()[moved.bytes() - 1], std::byte{7});
+}
+
+/// A fake root with /proc and control groups.
+class SystemMemoryTest : public ::testing::Test {
+ protected:
+  void put(const std::string& path, const std::string& content) {
+    std::filesystem::create_directories((root_ / path).parent_path());
+    test::write_file(root_ / path, content);
+  }
+  TempDir root_;
+};
+
+TEST_F(SystemMemoryTest, TakesTheSmallestLimitOnTheWayUp) {
+  put("proc/meminfo", "MemTotal: 32000000 kB\nMemAvailable:   16777216 kB\n");
+  put("proc/self/cgroup", "0::/a/b\n");
+  put("sys/fs/cgroup/a/b/memory.max", "max\n");
+  put("sys/fs/cgroup/a/memory.max", "4294967296\n");
+  put("sys/fs/cgroup/a/memory.current", "2147483648\n");
+  put("sys/fs/cgroup/a/memory.stat", "anon 1\ninactive_file 1073741824\n");
+  const SystemMemory memory = read_system_memory(root_.path());
+  EXPECT_EQ(memory.available_bytes, 16 * kGiB);
+  ASSERT_TRUE(memory.cgroup_room_bytes);
+  EXPECT_EQ(*memory.cgroup_room_bytes, 3 * kGiB);
+  EXPECT_EQ(automatic_ram_budget(memory), 3 * kGiB - 512 * kMiB);
+}
+
+TEST_F(SystemMemoryTest, ReadsVersionOneGroups) {
+  put("proc/meminfo", "MemAvailable:   1048576 kB\n");
+  put("proc/self/cgroup", "5:cpu,memory:/x\n");
+  put("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "734003200\n");
+  put("sys/fs/cgroup/memory/x/memory.usage_in_bytes", "0\n");
+  EXPECT_EQ(read_system_memory(root_.path()).cgroup_room_bytes, 700 * kMiB);
+}
+
+TEST_F(SystemMemoryTest, NoLimitMeansTheMachine) {
+  put("proc/meminfo", "MemAvailable:   16777216 kB\n");
+  put("proc/self/cgroup", "5:memory:/\n");
+  put("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+  const SystemMemory memory = read_system_memory(root_.path());
+  EXPECT_FALSE(memory.cgroup_room_bytes);
+  EXPECT_EQ(automatic_ram_budget(memory), 16 * kGiB - 16 * kGiB / 10);
+}
+
+class FixedClock final : public Clock {
+ public:
+  int64_t now_ns() const override { return 0; }
+};
+
+TEST(Trace, KeepsWhatFitsAndCountsTheRest) {
+  const FixedClock clock;
+  Trace trace(clock, 2);
+  for (int i = 0; i < 3; ++i) trace.span(TraceLane::kRead, 7, 1000, 3000, 42);
+  EXPECT_EQ(trace.dropped(), 1u);
+  const TempDir dir;
+  trace.write(dir / "t.json");
+  const std::string text = test::read_file(dir / "t.json");
+  EXPECT_NE(text.find("\"read unit 7\""), std::string::npos);
+  EXPECT_NE(text.find("\"dur\":2.000"), std::string::npos);
+  EXPECT_NE(text.find("\"dropped\":1"), std::string::npos);
+  const std::string error = test::error_of([&] { trace.write(dir / "no" / "t.json"); });
+  EXPECT_NE(error.find("cannot write trace"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace spillway

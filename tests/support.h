@@ -1,0 +1,56 @@
+// Shared by all tests: seeds, temporary folders, test data, small checkpoints.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace spillway::test {
+
+/// Seed of this run: SPILLWAY_SEED, else fresh each time. Printed by every failing test that uses
+/// it, through SCOPED_TRACE(seed_note(seed)).
+uint64_t run_seed();
+std::string seed_note(uint64_t seed);
+
+/// A folder that is removed at the end of the test.
+class TempDir {
+ public:
+  TempDir();
+  ~TempDir();
+  TempDir(const TempDir&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// Real models and tokenizers; empty when they are not on this machine.
+std::filesystem::path test_data();
+
+void write_file(const std::filesystem::path& path, const std::string& content);
+std::string read_file(const std::filesystem::path& path);
+
+/// Message of the Error that `action` throws; fails the test when it throws none.
+std::string error_of(const std::function<void()>& action);
+
+/// A notice sink that keeps what it is told.
+struct Notices {
+  std::vector<std::string> lines;
+  std::function<void(const std::string&)> sink() {
+    return [this](const std::string& line) { lines.push_back(line); };
+  }
+};
+
+}  // namespace spillway::test
+
+/// Skips with a message where the real test data is absent.
+#define SPILLWAY_NEEDS_TEST_DATA()                                                        \
+  if (::spillway::test::test_data().empty())                                              \
+  GTEST_SKIP() << "no test data: set SPILLWAY_TEST_DATA to a folder with models/ and "    \
+                  "tokenizers/"
