@@ -1,0 +1,19 @@
+// What this CPU can do, read once at start.
+#pragma once
+
+namespace spillway {
+
+enum class Isa { kBaseline, kAvx2, kAvx512 };
+
+/// Best instruction set that both the CPU and the system support.
+Isa detect_isa();
+
+/// True where bf16 dot products run faster than f32 FMA: AMX, or AVX512-BF16 on AMD. On Intel
+/// cores without AMX, vdpbf16ps runs at half the f32 rate (docs/PERFORMANCE.md).
+bool bf16_matmul_is_fast();
+/// True when the CPU has AVX512-BF16 at all.
+bool has_avx512_bf16();
+
+unsigned usable_cores();
+
+}  // namespace spillway

@@ -1,0 +1,305 @@
+#include "kernels/host/host_ops.h"
+
+#include <fmt/format.h>
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "core/error.h"
+#include "core/units.h"
+#include "kernels/host/attention.h"
+#include "kernels/host/gemm.h"
+#include "kernels/host/isa_kernels.h"
+
+namespace spillway {
+namespace {
+
+/// Up to this many rows the own kernels win: weights are read once, at memory speed.
+constexpr uint32_t kMaxGemvRows = 8;
+/// Below this many multiply-adds a second thread costs more than it brings.
+constexpr uint64_t kMinParallelWork = 32 * 1024;
+
+const IsaKernels& kernels_of(Isa isa) {
+  return isa == Isa::kAvx512 ? kAvx512Kernels : isa == Isa::kAvx2 ? kAvx2Kernels : kBaselineKernels;
+}
+
+class HostOps final : public Ops {
+ public:
+  HostOps(const DeviceOptions& options, Isa isa)
+      : isa_(kernels_of(isa)),
+        threads_(options.threads != 0 ? options.threads : usable_cores()),
+        bf16_prompts_(choose_bf16(options.prompt_math)),
+        arena_(static_cast<int>(threads_)) {
+    description_ = fmt::format("{} threads, prompts oneDNN {}, decode {} GEMV", threads_,
+                               bf16_prompts_ ? "bf16" : "f32 tiles",
+                               isa == Isa::kAvx512 ? "AVX-512" : isa == Isa::kAvx2 ? "AVX2" : "SSE2");
+  }
+
+  const char* description() const override { return description_.c_str(); }
+
+  uint64_t workspace_bytes(const OpsLimits& limits) const override {
+    return layout(limits).total_bytes;
+  }
+  void bind_workspace(std::span<std::byte> memory, const OpsLimits& limits) override {
+    const Layout parts = layout(limits);
+    CHECK(memory.size() >= parts.total_bytes);
+    limits_ = limits;
+    input_bf16_ = reinterpret_cast<uint16_t*>(memory.data());
+    panels_ = reinterpret_cast<float*>(memory.data() + parts.input_bytes);
+    panel_floats_ = parts.panel_bytes / sizeof(float);
+    vector_.reserve(limits.max_cols);
+  }
+  uint64_t kv_bytes(const AttentionShape& shape, uint32_t capacity) const override {
+    return host_kv_bytes(shape, capacity);
+  }
+
+  void embed(Stream&, const WeightView& table, std::span<const uint32_t> ids,
+             float* out) override {
+    const uint64_t row_bytes = table.cols * dtype_bytes(table.dtype);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      CHECK(ids[i] < table.rows);
+      to_f32(table.dtype, table.data + ids[i] * row_bytes, out + i * table.cols, table.cols);
+    }
+  }
+
+  void rmsnorm(Stream&, const float* x, const WeightView& weight, uint32_t rows, float epsilon,
+               float* out) override {
+    const float* w = vector_of(weight);
+    const uint32_t cols = weight.cols;
+    for_rows(rows, cols, [&](uint32_t r) {
+      isa_.rmsnorm(x + uint64_t{r} * cols, w, cols, epsilon, out + uint64_t{r} * cols);
+    });
+  }
+
+  void set_input(Stream&, const float* x, uint32_t rows, uint32_t cols) override {
+    CHECK(rows <= limits_.max_rows && cols <= limits_.max_cols);
+    input_ = x;
+    input_rows_ = rows;
+    input_cols_ = cols;
+    input_bf16_ready_ = false;
+  }
+
+  void matmul(Stream&, const WeightView& weight, float* out, uint32_t out_stride) override {
+    CHECK(weight.cols == input_cols_);
+    const bool gemv = input_rows_ <= kMaxGemvRows;
+    const bool bf16 = !gemv && bf16_prompts_ && weight.dtype == DType::kBF16;
+    if (bf16) prepare_bf16_input();
+    const auto panels = static_cast<uint32_t>(ceil_div(weight.rows, kPanelRows));
+    const uint64_t work = uint64_t{weight.rows} * weight.cols;
+    parallel(panels, work, [&](uint32_t panel) {
+      WeightView part = weight;
+      part.rows = std::min(kPanelRows, weight.rows - panel * kPanelRows);
+      part.data += uint64_t{panel} * kPanelRows * weight.cols * dtype_bytes(weight.dtype);
+      float* target = out + panel * kPanelRows;
+      if (gemv) {
+        gemv_panel(part, target, out_stride);
+      } else if (bf16) {
+        gemm_.run(DType::kBF16, input_bf16_, part.data, target, input_rows_, part.rows, part.cols,
+                  out_stride);
+      } else {
+        f32_panel(part, target, out_stride);
+      }
+    });
+  }
+
+  void add_bias(Stream&, float* x, uint32_t rows, const WeightView& bias) override {
+    const float* b = vector_of(bias);
+    for (uint32_t r = 0; r < rows; ++r) isa_.add(x + uint64_t{r} * bias.cols, b, bias.cols);
+  }
+
+  void rope(Stream&, float* x, uint32_t heads, uint32_t head_dim,
+            std::span<const uint32_t> positions,
+            std::span<const float> inverse_frequencies) override {
+    const uint32_t half = head_dim / 2;
+    CHECK(half <= kMaxHalfHead && inverse_frequencies.size() == half);
+    for_rows(static_cast<uint32_t>(positions.size()), heads * head_dim, [&](uint32_t r) {
+      float cosine[kMaxHalfHead];
+      float sine[kMaxHalfHead];
+      for (uint32_t i = 0; i < half; ++i) {
+        const float angle = static_cast<float>(positions[r]) * inverse_frequencies[i];
+        cosine[i] = std::cos(angle);
+        sine[i] = std::sin(angle);
+      }
+      for (uint32_t head = 0; head < heads; ++head) {
+        isa_.rotate(x + (uint64_t{r} * heads + head) * head_dim, cosine, sine, half);
+      }
+    });
+  }
+
+  void kv_append(Stream&, const float* k, const float* v, const AttentionShape& shape,
+                 std::span<const SequenceRows> sequences) override {
+    const uint64_t width = uint64_t{shape.kv_heads} * shape.head_dim;
+    for (const SequenceRows& sequence : sequences) {
+      CHECK(sequence.first_position + sequence.rows <= sequence.kv_capacity);
+      for_rows(sequence.rows, static_cast<uint32_t>(width), [&](uint32_t r) {
+        const uint64_t row = sequence.first_row + r;
+        host_kv_store(k + row * width, v + row * width, shape, sequence,
+                      sequence.first_position + r);
+      });
+    }
+  }
+
+  void attention(Stream&, const float* q, const AttentionShape& shape,
+                 std::span<const SequenceRows> sequences, float* out) override {
+    CHECK(shape.heads % shape.kv_heads == 0);
+    for (const SequenceRows& sequence : sequences) {
+      const auto tiles = static_cast<uint32_t>(ceil_div(sequence.rows, kAttentionTileRows));
+      const uint64_t work = uint64_t{sequence.rows} * shape.heads * shape.head_dim *
+                            (sequence.first_position + sequence.rows);
+      parallel(tiles * shape.kv_heads, work, [&](uint32_t index) {
+        const uint32_t first = index / shape.kv_heads * kAttentionTileRows;
+        const uint32_t count = std::min(kAttentionTileRows, sequence.rows - first);
+        host_attention_tile(isa_, q, shape, sequence, first, count, index % shape.kv_heads, out);
+      });
+    }
+  }
+
+  void silu_mul(Stream&, float* gate, const float* up, uint64_t count) override {
+    for_blocks(count, [&](uint64_t at, uint64_t n) { isa_.silu_mul(gate + at, up + at, n); });
+  }
+
+  void add(Stream&, float* x, const float* y, uint64_t count) override {
+    for_blocks(count, [&](uint64_t at, uint64_t n) { isa_.add(x + at, y + at, n); });
+  }
+
+  void fold_log_softmax(Stream&, const float* logits, uint32_t rows, uint32_t cols,
+                        uint32_t stride, uint32_t first_id, std::span<const uint32_t> targets,
+                        float* running_max, float* running_sum, float* target_logit) override {
+    for_rows(rows, cols, [&](uint32_t r) {
+      const float* row = logits + uint64_t{r} * stride;
+      for (uint32_t at = 0; at < cols; at += kPanelRows) {
+        float maximum = 0;
+        float sum = 0;
+        isa_.max_exp_sum(row + at, std::min(kPanelRows, cols - at), &maximum, &sum);
+        const float top = std::max(running_max[r], maximum);
+        running_sum[r] =
+            running_sum[r] * std::exp(running_max[r] - top) + sum * std::exp(maximum - top);
+        running_max[r] = top;
+      }
+      if (targets[r] >= first_id && targets[r] - first_id < cols) {
+        target_logit[r] = row[targets[r] - first_id];
+      }
+    });
+  }
+
+ private:
+  static constexpr uint32_t kMaxHalfHead = 512;
+  struct Layout {
+    uint64_t input_bytes;
+    uint64_t panel_bytes;  // one thread's
+    uint64_t total_bytes;
+  };
+
+  static bool choose_bf16(PromptMath math) {
+    if (math == PromptMath::kAuto) return bf16_matmul_is_fast();
+    return math == PromptMath::kBf16 && has_avx512_bf16();
+  }
+
+  Layout layout(const OpsLimits& limits) const {
+    Layout parts{};
+    if (limits.max_rows <= kMaxGemvRows) return parts;
+    const uint64_t cols = limits.max_cols;
+    if (bf16_prompts_) parts.input_bytes = align_up(limits.max_rows * cols * 2, 64);
+    parts.panel_bytes = align_up(kPanelRows * cols * sizeof(float), 64);
+    parts.total_bytes = parts.input_bytes + threads_ * parts.panel_bytes;
+    return parts;
+  }
+
+  void to_f32(DType dtype, const std::byte* source, float* target, size_t count) const {
+    if (dtype == DType::kF32) std::memcpy(target, source, count * sizeof(float));
+    if (dtype == DType::kF16) isa_.f16_to_f32(source, target, count);
+    if (dtype == DType::kBF16) isa_.bf16_to_f32(source, target, count);
+  }
+
+  /// A norm weight or bias as f32, valid until the next call.
+  const float* vector_of(const WeightView& view) {
+    vector_.resize(view.cols);
+    to_f32(view.dtype, view.data, vector_.data(), view.cols);
+    return vector_.data();
+  }
+
+  void prepare_bf16_input() {
+    if (input_bf16_ready_) return;
+    for_rows(input_rows_, input_cols_, [&](uint32_t r) {
+      isa_.f32_to_bf16(input_ + uint64_t{r} * input_cols_, input_bf16_ + uint64_t{r} * input_cols_,
+                       input_cols_);
+    });
+    input_bf16_ready_ = true;
+  }
+
+  void gemv_panel(const WeightView& part, float* out, uint32_t out_stride) const {
+    const IsaKernels::Gemv gemv = part.dtype == DType::kF32   ? isa_.gemv_f32
+                                  : part.dtype == DType::kF16 ? isa_.gemv_f16
+                                                              : isa_.gemv_bf16;
+    for (uint32_t r = 0; r < input_rows_; r += 4) {  // the panel stays in L2 between these
+      gemv(input_ + uint64_t{r} * input_cols_, input_cols_, std::min(4u, input_rows_ - r),
+           part.data, part.rows, part.cols, out + uint64_t{r} * out_stride, out_stride);
+    }
+  }
+
+  void f32_panel(const WeightView& part, float* out, uint32_t out_stride) {
+    const void* weights = part.data;
+    if (part.dtype != DType::kF32) {
+      float* scratch =
+          panels_ + static_cast<size_t>(tbb::this_task_arena::current_thread_index()) * panel_floats_;
+      to_f32(part.dtype, part.data, scratch, uint64_t{part.rows} * part.cols);
+      weights = scratch;
+    }
+    gemm_.run(DType::kF32, input_, weights, out, input_rows_, part.rows, part.cols, out_stride);
+  }
+
+  /// body(0..count-1) over the arena's threads; on this thread alone when the work is small.
+  template <typename Body>
+  void parallel(uint32_t count, uint64_t work, const Body& body) {
+    arena_.execute([&] {
+      if (threads_ == 1 || count == 1 || work < kMinParallelWork) {
+        for (uint32_t i = 0; i < count; ++i) body(i);
+      } else {
+        tbb::parallel_for(0u, count, body);
+      }
+    });
+  }
+  template <typename Body>
+  void for_rows(uint32_t rows, uint32_t cols, const Body& body) {
+    parallel(rows, uint64_t{rows} * cols, body);
+  }
+  template <typename Body>
+  void for_blocks(uint64_t count, const Body& body) {
+    constexpr uint64_t kBlock = 16 * 1024;
+    parallel(static_cast<uint32_t>(ceil_div(count, kBlock)), count, [&](uint32_t i) {
+      body(i * kBlock, std::min(kBlock, count - i * kBlock));
+    });
+  }
+
+  const IsaKernels& isa_;
+  const uint32_t threads_;
+  const bool bf16_prompts_;
+  std::string description_;
+  tbb::task_arena arena_;
+  Gemm gemm_;
+  OpsLimits limits_;
+  const float* input_ = nullptr;
+  uint32_t input_rows_ = 0;
+  uint32_t input_cols_ = 0;
+  bool input_bf16_ready_ = false;
+  uint16_t* input_bf16_ = nullptr;
+  float* panels_ = nullptr;
+  uint64_t panel_floats_ = 0;
+  std::vector<float> vector_;
+};
+
+}  // namespace
+
+std::unique_ptr<Ops> make_host_ops(const DeviceOptions& options) {
+  return make_host_ops(options, detect_isa());
+}
+
+std::unique_ptr<Ops> make_host_ops(const DeviceOptions& options, Isa isa) {
+  return std::make_unique<HostOps>(options, isa);
+}
+
+}  // namespace spillway

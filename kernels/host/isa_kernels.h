@@ -1,0 +1,41 @@
+// Inner loops of the host, one table per instruction set. Pure functions on plain arrays: no
+// threads, no allocation, any alignment.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace spillway {
+
+struct IsaKernels {
+  /// out[r*out_stride + n] = x[r*x_stride + :] · w[n, :] for 1..4 rows r and w_rows rows n. Each
+  /// product sums in one fixed order, whatever the number of rows.
+  using Gemv = void (*)(const float* x, size_t x_stride, unsigned rows, const std::byte* w,
+                        unsigned w_rows, size_t cols, float* out, size_t out_stride);
+  Gemv gemv_f32;
+  Gemv gemv_f16;
+  Gemv gemv_bf16;
+  using ToF32 = void (*)(const std::byte* source, float* target, size_t count);
+  ToF32 f16_to_f32;
+  ToF32 bf16_to_f32;
+  void (*f32_to_bf16)(const float* source, uint16_t* target, size_t count);
+  void (*rmsnorm)(const float* x, const float* weight, size_t cols, float epsilon, float* out);
+  void (*silu_mul)(float* gate, const float* up, size_t count);
+  void (*add)(float* x, const float* y, size_t count);
+  /// Rotates one head: pairs (i, i + half) by (cosine[i], sine[i]).
+  void (*rotate)(float* head, const float* cosine, const float* sine, size_t half);
+  /// One block of 16 positions of one KV head for `queries` query rows: online softmax.
+  /// k: [head_dim][16], v: [16][head_dim]; visible[i] = how many of the 16 positions query i sees.
+  /// q, acc: [queries][head_dim] with strides; running_max, running_sum: [queries].
+  void (*attend_block)(const float* const* q, float* const* acc, const uint32_t* visible,
+                       float* running_max, float* running_sum, unsigned queries, const float* k,
+                       const float* v, size_t head_dim, float scale);
+  /// Maximum of x, and sum of exp(x - maximum).
+  void (*max_exp_sum)(const float* x, size_t count, float* maximum, float* sum);
+};
+
+extern const IsaKernels kBaselineKernels;
+extern const IsaKernels kAvx2Kernels;
+extern const IsaKernels kAvx512Kernels;
+
+}  // namespace spillway

@@ -1,0 +1,312 @@
+// Body of isa_*.cpp: included once per instruction set, compiled with its flags. Nothing of the
+// standard library but memcpy may be used here: an inline function compiled with AVX-512 could be
+// the copy that the linker keeps for everybody.
+#include <cstring>
+
+#include "kernels/host/isa_kernels.h"
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace spillway {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr unsigned kLanes = 16;
+#elif defined(__AVX2__)
+constexpr unsigned kLanes = 8;
+#else
+constexpr unsigned kLanes = 4;
+#endif
+
+using Floats = float __attribute__((vector_size(kLanes * 4)));
+using Ints = int32_t __attribute__((vector_size(kLanes * 4)));
+using Words = uint32_t __attribute__((vector_size(kLanes * 4)));
+using Halves = uint16_t __attribute__((vector_size(kLanes * 2)));
+
+inline Floats load(const float* p) {
+  Floats v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+inline void store(float* p, Floats v) { std::memcpy(p, &v, sizeof(v)); }
+inline Floats splat(float x) { return Floats{} + x; }
+
+struct F32 {
+  static constexpr size_t kBytes = 4;
+  static Floats load_lanes(const std::byte* p) {
+    Floats v;
+    std::memcpy(&v, p, sizeof(v));
+    return v;
+  }
+};
+
+struct Bf16 {
+  static constexpr size_t kBytes = 2;
+  static Floats load_lanes(const std::byte* p) {
+    Halves raw;
+    std::memcpy(&raw, p, sizeof(raw));
+    const Words wide = __builtin_convertvector(raw, Words) << 16;
+    return reinterpret_cast<Floats>(wide);
+  }
+};
+
+struct F16 {
+  static constexpr size_t kBytes = 2;
+  static Floats load_lanes(const std::byte* p) {
+#if defined(__AVX512F__)
+    // The masked form: the plain one warns in GCC 12 (bug 105593).
+    return reinterpret_cast<Floats>(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__F16C__)
+    return reinterpret_cast<Floats>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+    // Moves exponent and mantissa into place and rescales by 2^112: exact, subnormals included.
+    Halves raw;
+    std::memcpy(&raw, p, sizeof(raw));
+    const Words wide = __builtin_convertvector(raw, Words);
+    const Words sign = (wide & 0x8000u) << 16;
+    const Words rest = (wide & 0x7fffu) << 13;
+    const Floats scaled = reinterpret_cast<Floats>(rest) * 0x1p112f;
+    const Ints special = (wide & 0x7c00u) == 0x7c00u;
+    const Words bits = (reinterpret_cast<Words>(special) & (rest | 0x7f800000u)) |
+                       (~reinterpret_cast<Words>(special) & reinterpret_cast<Words>(scaled));
+    return reinterpret_cast<Floats>(bits | sign);
+#endif
+  }
+};
+
+/// The last cols % kLanes elements, padded with zeros.
+template <typename T>
+inline Floats load_tail(const std::byte* p, size_t count) {
+  std::byte padded[kLanes * T::kBytes] = {};
+  std::memcpy(padded, p, count * T::kBytes);
+  return T::load_lanes(padded);
+}
+
+/// Pairwise, so that the order is the same for every caller.
+inline float sum_lanes(Floats v) {
+  float lanes[kLanes];
+  std::memcpy(lanes, &v, sizeof(v));
+  for (unsigned width = kLanes / 2; width > 0; width /= 2) {
+    for (unsigned i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  }
+  return lanes[0];
+}
+
+/// R activation rows by N weight rows. Streams N weight rows at once, so that several cache lines
+/// are always on their way: weight bytes read = N * cols * kBytes, the bound of decode.
+template <typename T, unsigned R, unsigned N>
+inline void dot_tile(const float* x, size_t x_stride, const std::byte* w, size_t cols, float* out,
+                     size_t out_stride) {
+  const size_t row_bytes = cols * T::kBytes;
+  Floats sum[R][N] = {};
+  size_t k = 0;
+  for (; k + kLanes <= cols; k += kLanes) {
+    Floats xs[R];
+    for (unsigned r = 0; r < R; ++r) xs[r] = load(x + r * x_stride + k);
+    for (unsigned n = 0; n < N; ++n) {
+      const std::byte* at = w + n * row_bytes + k * T::kBytes;
+      if ((k * T::kBytes) % 64 == 0) __builtin_prefetch(at + 1024);
+      const Floats weight = T::load_lanes(at);
+      for (unsigned r = 0; r < R; ++r) sum[r][n] += xs[r] * weight;
+    }
+  }
+  if (k < cols) {
+    const size_t rest = cols - k;
+    for (unsigned n = 0; n < N; ++n) {
+      const Floats weight = load_tail<T>(w + n * row_bytes + k * T::kBytes, rest);
+      for (unsigned r = 0; r < R; ++r) {
+        const auto* row = reinterpret_cast<const std::byte*>(x + r * x_stride + k);
+        sum[r][n] += load_tail<F32>(row, rest) * weight;
+      }
+    }
+  }
+  for (unsigned r = 0; r < R; ++r) {
+    for (unsigned n = 0; n < N; ++n) out[r * out_stride + n] = sum_lanes(sum[r][n]);
+  }
+}
+
+template <typename T, unsigned R>
+void gemv_rows(const float* x, size_t x_stride, const std::byte* w, unsigned w_rows, size_t cols,
+               float* out, size_t out_stride) {
+  constexpr unsigned kWeightRows = 4;
+  const size_t row_bytes = cols * T::kBytes;
+  unsigned n = 0;
+  for (; n + kWeightRows <= w_rows; n += kWeightRows) {
+    dot_tile<T, R, kWeightRows>(x, x_stride, w + n * row_bytes, cols, out + n, out_stride);
+  }
+  for (; n < w_rows; ++n) {
+    dot_tile<T, R, 1>(x, x_stride, w + n * row_bytes, cols, out + n, out_stride);
+  }
+}
+
+template <typename T>
+void gemv(const float* x, size_t x_stride, unsigned rows, const std::byte* w, unsigned w_rows,
+          size_t cols, float* out, size_t out_stride) {
+  switch (rows) {
+    case 1:
+      return gemv_rows<T, 1>(x, x_stride, w, w_rows, cols, out, out_stride);
+    case 2:
+      return gemv_rows<T, 2>(x, x_stride, w, w_rows, cols, out, out_stride);
+    case 3:
+      return gemv_rows<T, 3>(x, x_stride, w, w_rows, cols, out, out_stride);
+    default:
+      return gemv_rows<T, 4>(x, x_stride, w, w_rows, cols, out, out_stride);
+  }
+}
+
+template <typename T>
+void to_f32(const std::byte* source, float* target, size_t count) {
+  size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    store(target + i, T::load_lanes(source + i * T::kBytes));
+  }
+  if (i < count) {
+    const Floats rest = load_tail<T>(source + i * T::kBytes, count - i);
+    std::memcpy(target + i, &rest, (count - i) * sizeof(float));
+  }
+}
+
+/// Round to nearest even; activations are finite, so NaN needs no care beyond staying NaN-like.
+void f32_to_bf16(const float* source, uint16_t* target, size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, source + i, 4);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const uint32_t quiet_nan = (bits >> 16) | 0x40u;
+    target[i] = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
+  }
+}
+
+/// exp by 2^n * p(r), |r| <= ln2/2; Cephes' coefficients. Relative error below 2e-7; 0 below -87.
+inline Floats exp_lanes(Floats x) {
+  const Floats low = splat(-87.3f);
+  const Floats high = splat(88.3f);
+  const Ints too_low = x < low;
+  x = x < low ? low : x;
+  x = x > high ? high : x;
+  const Floats scaled = x * 1.44269504088896341f;
+  const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Floats rounded = (scaled + magic) - magic;
+  Floats r = x - rounded * 0.693359375f;
+  r = r - rounded * -2.12194440e-4f;
+  Floats p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const Ints exponent = (__builtin_convertvector(rounded, Ints) + 127) << 23;
+  const Floats result = p * reinterpret_cast<Floats>(exponent);
+  return reinterpret_cast<Floats>(reinterpret_cast<Ints>(result) & ~too_low);
+}
+
+void rmsnorm(const float* x, const float* weight, size_t cols, float epsilon, float* out) {
+  Floats sums = {};
+  size_t i = 0;
+  for (; i + kLanes <= cols; i += kLanes) {
+    const Floats v = load(x + i);
+    sums += v * v;
+  }
+  float total = sum_lanes(sums);
+  for (; i < cols; ++i) total += x[i] * x[i];
+  const float scale = 1.0f / __builtin_sqrtf(total / static_cast<float>(cols) + epsilon);
+  for (size_t j = 0; j < cols; ++j) out[j] = x[j] * scale * weight[j];
+}
+
+void silu_mul(float* gate, const float* up, size_t count) {
+  size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Floats g = load(gate + i);
+    store(gate + i, g / (1.0f + exp_lanes(-g)) * load(up + i));
+  }
+  if (i < count) {
+    Floats g = {};
+    Floats u = {};
+    std::memcpy(&g, gate + i, (count - i) * 4);
+    std::memcpy(&u, up + i, (count - i) * 4);
+    const Floats result = g / (1.0f + exp_lanes(-g)) * u;
+    std::memcpy(gate + i, &result, (count - i) * 4);
+  }
+}
+
+void add(float* x, const float* y, size_t count) {
+  for (size_t i = 0; i < count; ++i) x[i] += y[i];
+}
+
+void rotate(float* head, const float* cosine, const float* sine, size_t half) {
+  for (size_t i = 0; i < half; ++i) {
+    const float a = head[i];
+    const float b = head[i + half];
+    head[i] = a * cosine[i] - b * sine[i];
+    head[i + half] = b * cosine[i] + a * sine[i];
+  }
+}
+
+constexpr unsigned kBlock = 16;
+constexpr unsigned kVectors = kBlock / kLanes;
+
+inline void score_block(const float* q, const float* k, size_t head_dim, float scale,
+                        uint32_t visible, float* scores) {
+  Floats sums[kVectors] = {};
+  for (size_t d = 0; d < head_dim; ++d) {
+    const Floats query = splat(q[d]);
+    for (unsigned i = 0; i < kVectors; ++i) sums[i] += query * load(k + d * kBlock + i * kLanes);
+  }
+  for (unsigned i = 0; i < kVectors; ++i) store(scores + i * kLanes, sums[i] * scale);
+  for (unsigned i = visible; i < kBlock; ++i) scores[i] = -1e30f;
+}
+
+void attend_block(const float* const* q, float* const* acc, const uint32_t* visible,
+                  float* running_max, float* running_sum, unsigned queries, const float* k,
+                  const float* v, size_t head_dim, float scale) {
+  for (unsigned i = 0; i < queries; ++i) {
+    if (visible[i] == 0) continue;
+    float scores[kBlock];
+    score_block(q[i], k, head_dim, scale, visible[i], scores);
+    float maximum = running_max[i];
+    for (const float score : scores) maximum = score > maximum ? score : maximum;
+    Floats block_sum = {};
+    for (unsigned j = 0; j < kVectors; ++j) {
+      const Floats p = exp_lanes(load(scores + j * kLanes) - maximum);
+      store(scores + j * kLanes, p);
+      block_sum += p;
+    }
+    const float shrink = exp_lanes(splat(running_max[i] - maximum))[0];
+    running_sum[i] = running_sum[i] * shrink + sum_lanes(block_sum);
+    running_max[i] = maximum;
+    float* out = acc[i];
+    size_t d = 0;
+    for (; d + kLanes <= head_dim; d += kLanes) {
+      Floats sum = load(out + d) * shrink;
+      for (unsigned j = 0; j < kBlock; ++j) sum += scores[j] * load(v + j * head_dim + d);
+      store(out + d, sum);
+    }
+    for (; d < head_dim; ++d) {
+      float sum = out[d] * shrink;
+      for (unsigned j = 0; j < kBlock; ++j) sum += scores[j] * v[j * head_dim + d];
+      out[d] = sum;
+    }
+  }
+}
+
+void max_exp_sum(const float* x, size_t count, float* maximum, float* sum) {
+  float top = x[0];
+  for (size_t i = 1; i < count; ++i) top = x[i] > top ? x[i] : top;
+  Floats sums = {};
+  size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) sums += exp_lanes(load(x + i) - top);
+  float total = sum_lanes(sums);
+  for (; i < count; ++i) total += exp_lanes(splat(x[i] - top))[0];
+  *maximum = top;
+  *sum = total;
+}
+
+constexpr IsaKernels kTable = {gemv<F32>,    gemv<F16>,   gemv<Bf16>, to_f32<F16>,
+                               to_f32<Bf16>, f32_to_bf16, rmsnorm,    silu_mul,
+                               add,          rotate,      attend_block, max_exp_sum};
+
+}  // namespace
+}  // namespace spillway

@@ -1,0 +1,38 @@
+// Devices by name, and the operations that belong to each: the only place that knows CUDA exists.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/device.h"
+#include "kernels/ops.h"
+
+namespace spillway {
+
+/// How the host computes prompts. kAuto: bf16 where the CPU multiplies bf16 faster than f32.
+enum class PromptMath { kAuto, kBf16, kF32 };
+
+struct DeviceOptions {
+  uint32_t threads = 0;        ///< 0 = every core this process may use
+  uint64_t gpu_bytes = 0;      ///< arena of host-discrete; 0 = not limited
+  PromptMath prompt_math = PromptMath::kAuto;
+};
+
+struct ComputeDevice {
+  std::unique_ptr<Device> device;
+  std::unique_ptr<Ops> ops;
+};
+
+/// True for host and host-discrete; cuda joins when its operations are there. Throws Error with
+/// one line for a device that cannot be had.
+std::unique_ptr<Device> open_device(const std::string& name, const DeviceOptions& options);
+std::unique_ptr<Ops> make_ops(const Device& device, const DeviceOptions& options);
+
+/// Name that `auto` stands for on this machine, with a reason when it is not a GPU.
+struct AutoDevice {
+  std::string name;
+  std::string reason;
+};
+AutoDevice choose_device();
+
+}  // namespace spillway
