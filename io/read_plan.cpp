@@ -9,8 +9,6 @@
 namespace spillway {
 namespace {
 
-constexpr uint64_t kMaxGapBytes = 64 * kKiB;
-
 /// A run of ranges (indices in file order) that one aligned stretch of the file covers.
 struct Extent {
   uint32_t file = 0;
@@ -35,7 +33,7 @@ std::vector<Extent> extents_of(std::span<const FileRange> ranges,
     const uint64_t begin = align_down(range.offset, file.alignment);
     const uint64_t end = align_up(range.offset + range.bytes, file.alignment);
     if (extents.empty() || extents.back().file != range.file ||
-        begin > extents.back().end + kMaxGapBytes) {
+        begin > extents.back().end) {
       extents.push_back({range.file, begin, end, {}});
     }
     extents.back().end = std::max(extents.back().end, end);

@@ -48,7 +48,8 @@ struct FileShape {
 };
 
 /// Reads land in the blob in the file's own extents and ranges are viewed there (unified memory).
-/// Neighbouring ranges share an extent; a gap is read over only while it is under 64 KiB.
+/// Ranges whose aligned blocks touch share an extent; gaps are never read over, so that a blob
+/// never exceeds the sum of its ranges, each rounded out to its blocks.
 ReadPlan plan_in_place(std::span<const FileRange> ranges, std::span<const FileShape> files,
                        uint64_t chunk_bytes);
 

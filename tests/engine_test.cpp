@@ -1,0 +1,187 @@
+// The whole engine on real files: host and host-discrete, every reader, random placements.
+#include "tiers/engine.h"
+
+#include <unistd.h>
+
+#include <cstring>
+#include <random>
+
+#include "core/error.h"
+#include "core/units.h"
+#include "io/direct_file.h"
+#include "kernels/registry.h"
+#include "tests/sim/sim_disk.h"
+#include "tests/support.h"
+
+namespace spillway {
+namespace {
+
+struct EngineCase {
+  const char* name;
+  const char* device;
+  EngineChoice engine;
+  DirectChoice direct;
+};
+
+/// One file with a table of embeddings, four layers and a head; contents are sim_byte().
+class EngineTest : public ::testing::TestWithParam<EngineCase> {
+ protected:
+  void SetUp() override {
+    shape_.path = "model";
+    table_ = add_tensor(50, 700, 0);
+    for (int i = 0; i < 4; ++i) {
+      LayerSpec layer{std::to_string(i), {}};
+      layer.tensors.push_back(add_tensor(1, 300, 0));
+      layer.tensors.push_back(add_tensor(400, 1500, 16));
+      layer.tensors.push_back(add_tensor(100, 501, 0));
+      layers_.push_back(layer);
+    }
+    layers_.push_back({"head", {add_tensor(333, 700, 128)}});
+    std::string content(shape_.bytes, '\0');
+    for (uint64_t i = 0; i < shape_.bytes; ++i) {
+      content[i] = static_cast<char>(test::sim_byte(shape_, i));
+    }
+    test::write_file(dir_ / "model", content);
+    file_ = std::make_unique<DirectFile>(dir_ / "model", GetParam().direct);
+    DeviceOptions options;
+    options.gpu_bytes = 4 * kMiB;
+    device_ = open_device(GetParam().device, options);
+  }
+
+  TensorSpec add_tensor(uint64_t rows, uint64_t row_bytes, uint64_t tile_rows) {
+    TensorSpec tensor{"t", 0, shape_.bytes + 13, rows, row_bytes, tile_rows};
+    shape_.bytes = tensor.offset + tensor.bytes();
+    return tensor;
+  }
+
+  /// A plan with random tiers per unit, whatever a planner would say.
+  void make_plan(std::mt19937_64& random) {
+    plan_ = {};
+    plan_.layers = layers_;
+    plan_.embed = {"embed", {table_}};
+    plan_.chunk_bytes = 64 * kKiB * (1 + random() % 3);
+    plan_.io_depth = static_cast<uint32_t>(1 + random() % 9);
+    plan_.register_buffers = random() % 2 == 0;
+    const FileShape shape{shape_.bytes, file_->info().alignment};
+    CutOptions options{100 * kKiB, plan_.chunk_bytes,
+                       device_->unified() ? BlobLayout::kInPlace : BlobLayout::kPacked};
+    plan_.units = cut_units(plan_.layers, {&shape, 1}, options);
+    options.layout = BlobLayout::kInPlace;
+    plan_.embed_units = cut_units({&plan_.embed, 1}, {&shape, 1}, options);
+    Placement& placement = plan_.placement;
+    for (const Unit& unit : plan_.units) {
+      const auto pick = random() % (device_->unified() ? 2 : 3);
+      placement.unit_tiers.push_back(pick == 0 ? Tier::kNvme : pick == 1 ? Tier::kRam : Tier::kGpu);
+      placement.slot_bytes = std::max(placement.slot_bytes, unit.home_bytes);
+    }
+    placement.embed_tier = random() % 2 == 0 ? Tier::kRam : Tier::kNvme;
+    placement.slots = static_cast<uint32_t>(2 + random() % 3);
+    placement.slabs = static_cast<uint32_t>(1 + random() % 4);
+  }
+
+  EngineParts parts(const ReaderFactory& readers) {
+    return {device_.get(), readers, {&file_->info()}, &trace_, &clock_, &stop_};
+  }
+
+  void expect_unit(const LayerLease& lease) {
+    for (size_t i = 0; i < lease.unit().parts.size(); ++i) {
+      const Part& part = lease.unit().parts[i];
+      const TensorSpec& tensor = layers_[lease.unit().layer].tensors[part.tensor];
+      const uint64_t begin = tensor.offset + part.first_row * tensor.row_bytes;
+      for (uint64_t j = 0; j < part.rows * tensor.row_bytes; ++j) {
+        ASSERT_EQ(lease.part(i)[j], test::sim_byte(shape_, begin + j));
+      }
+    }
+  }
+
+  test::TempDir dir_;
+  ReadFile shape_;
+  TensorSpec table_;
+  std::vector<LayerSpec> layers_;
+  std::unique_ptr<DirectFile> file_;
+  std::unique_ptr<Device> device_;
+  StreamPlan plan_;
+  SteadyClock clock_;
+  Trace trace_{clock_, 1000};
+  StopFlag stop_;
+  test::Notices notices_;
+};
+
+TEST_P(EngineTest, FeedsTheRightBytesFromEveryTier) {
+  std::mt19937_64 random(test::run_seed());
+  SCOPED_TRACE(test::seed_note(test::run_seed()));
+  for (int round = 0; round < 6; ++round) {
+    make_plan(random);
+    Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+    uint64_t loaded = 0;
+    engine.load([&](uint64_t done, uint64_t total) {
+      loaded = done;
+      EXPECT_LE(done, total);
+    });
+    engine.start();
+    engine.allow_passes(3);
+    const auto compute = device_->make_stream(StreamKind::kCompute);
+    uint64_t nvme_bytes = 0;
+    for (size_t u = 0; u < plan_.units.size(); ++u) {
+      if (plan_.placement.unit_tiers[u] == Tier::kNvme) nvme_bytes += plan_.units[u].plan.read_bytes;
+    }
+    for (int pass = 0; pass < 3; ++pass) {
+      for (uint32_t u = 0; u < plan_.units.size(); ++u) {
+        const LayerLease lease = engine.acquire(u, *compute);
+        expect_unit(lease);
+        if (HasFatalFailure()) return;
+      }
+      EXPECT_EQ(engine.take_stats().nvme_bytes, nvme_bytes) << "reads only what is not resident";
+    }
+    const std::vector<uint32_t> ids = {0, 49, 7, 7, 20};
+    std::vector<std::byte> rows(ids.size() * 700);
+    engine.gather_rows(ids, rows.data());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      ASSERT_EQ(rows[i], test::sim_byte(shape_, table_.offset + ids[i / 700] * 700 + i % 700));
+    }
+    EXPECT_EQ(engine.take_stats().nvme_bytes == 0, plan_.placement.embed_tier == Tier::kRam);
+  }
+}
+
+TEST_P(EngineTest, TruncationWhileRunningIsOneErrorOnTheModelThread) {
+  std::mt19937_64 random(test::run_seed());
+  make_plan(random);
+  plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kNvme);
+  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+  engine.load([](uint64_t, uint64_t) {});
+  ASSERT_EQ(truncate((dir_ / "model").c_str(), 100000), 0);
+  engine.start();
+  engine.allow_passes(5);
+  const auto compute = device_->make_stream(StreamKind::kCompute);
+  const std::string message = test::error_of([&] {
+    for (uint32_t u = 0; u < 5 * plan_.units.size(); ++u) {
+      engine.acquire(u % static_cast<uint32_t>(plan_.units.size()), *compute);
+    }
+  });
+  EXPECT_NE(message.find("shorter than when it was opened"), std::string::npos) << message;
+}
+
+TEST_P(EngineTest, StopEndsAWaitAndShutsDown) {
+  std::mt19937_64 random(test::run_seed());
+  make_plan(random);
+  plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kNvme);
+  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+  engine.load([](uint64_t, uint64_t) {});
+  engine.start();
+  const auto compute = device_->make_stream(StreamKind::kCompute);
+  stop_.request();  // no pass is allowed, so the wait can only end by the stop
+  EXPECT_THROW(engine.acquire(0, *compute), Stopped);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, EngineTest,
+    ::testing::Values(EngineCase{"host_uring", "host", EngineChoice::kAuto, DirectChoice::kAuto},
+                      EngineCase{"host_pread", "host", EngineChoice::kPread, DirectChoice::kOff},
+                      EngineCase{"discrete_uring", "host-discrete", EngineChoice::kAuto,
+                                 DirectChoice::kAuto},
+                      EngineCase{"discrete_pread", "host-discrete", EngineChoice::kPread,
+                                 DirectChoice::kAuto}),
+    [](const auto& test) { return std::string(test.param.name); });
+
+}  // namespace
+}  // namespace spillway

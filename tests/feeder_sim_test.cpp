@@ -1,0 +1,301 @@
+// The pipeline stepped by hand: simulated disk, simulated device, no thread, no time. Each seed is
+// another interleaving; the bytes of every lease are checked where a kernel would read them.
+#include <random>
+
+#include "core/error.h"
+#include "core/units.h"
+#include "kernels/host/host_device.h"
+#include "tests/sim/sim_device.h"
+#include "tests/sim/sim_disk.h"
+#include "tests/support.h"
+#include "tiers/feeder.h"
+#include "tiers/layer_layout.h"
+
+namespace spillway {
+namespace {
+
+using test::SimDevice;
+using test::SimDisk;
+using test::SimDiskFaults;
+
+class FixedClock final : public Clock {
+ public:
+  int64_t now_ns() const override { return 0; }
+};
+
+struct SimOptions {
+  bool unified = true;
+  uint32_t slots = 2;
+  uint32_t slabs = 1;
+  uint32_t depth = 4;
+  uint32_t device_speed = 3;  ///< operations per tick
+  uint32_t consumer_speed = 2;  ///< ticks between acquisitions
+  bool ram_homes = false;     ///< discrete: every third unit is copied from RAM
+  SimDiskFaults faults;
+};
+
+/// Layers of odd sizes in two files, cut into units; the feeder over them; a consumer.
+class Simulation {
+ public:
+  Simulation(uint64_t seed, const SimOptions& options)
+      : options_(options), random_(seed), disk_(options.depth, seed + 1, options.faults),
+        sim_device_(seed + 2), host_(make_host_device()),
+        device_(options.unified ? *host_ : static_cast<Device&>(sim_device_)) {
+    make_units();
+    uint64_t largest = 0;
+    for (const Unit& unit : units_) largest = std::max(largest, unit.home_bytes);
+    slots_ = std::make_unique<LayerSlots>(device_, options.slots, largest);
+    compute_ = device_.make_stream(StreamKind::kCompute);
+    FeederParts parts;
+    parts.units = units_;
+    parts.files = file_pointers_;
+    parts.reader = &disk_;
+    parts.slots = slots_.get();
+    parts.trace = &trace_;
+    if (!options.unified) {
+      copy_ = device_.make_stream(StreamKind::kCopy);
+      staging_ = std::make_unique<StagingRing>(device_, options.slabs, kChunkBytes);
+      parts.staging = staging_.get();
+      parts.copy_stream = copy_.get();
+    }
+    std::vector<ScheduledUnit> schedule;
+    for (uint32_t u = 0; u < units_.size(); ++u) {
+      const bool ram = options.ram_homes && u % 3 == 0;
+      schedule.push_back({u, ram ? make_home(u) : nullptr, nullptr});
+    }
+    feeder_ = std::make_unique<Feeder>(parts, std::move(schedule), true);
+  }
+
+  /// Runs `passes` passes; every byte of every unit is checked. Throws the feeder's Error.
+  void run(uint64_t passes) {
+    const uint64_t total = passes * units_.size();
+    feeder_->allow(total);
+    uint64_t idle_ticks = 0;
+    uint64_t last_progress = 0;
+    while (consumed_ < total || checks_pending_ > 0) {
+      feeder_->step();
+      expect_counts_add_up();
+      if (random_() % options_.consumer_speed == 0) consume();
+      if (!options_.unified) sim_device_.tick(static_cast<uint32_t>(random_() % (options_.device_speed + 1)));
+      const uint64_t progress = feeder_->published() + consumed_ + checks_done_;
+      idle_ticks = progress == last_progress ? idle_ticks + 1 : 0;
+      last_progress = progress;
+      ASSERT_LT(idle_ticks, 200000u) << "no progress at unit " << consumed_ << " of " << total;
+    }
+    EXPECT_EQ(feeder_->published(), total) << "read past the last pass";
+    EXPECT_EQ(checks_done_, total);
+  }
+
+  void stop() { feeder_->drain(); }
+  const SimDisk& disk() const { return disk_; }
+  size_t unit_count() const { return units_.size(); }
+
+ private:
+  static constexpr uint64_t kChunkBytes = 16 * kKiB;
+
+  void make_units() {
+    files_ = {{-1, "a", 0, 4096, true}, {-1, "bb", 0, 4096, true}};
+    const auto layers = 1 + random_() % 4;
+    for (uint64_t l = 0; l < layers; ++l) {
+      LayerSpec layer;
+      layer.name = std::to_string(l);
+      for (uint64_t t = 0; t < 1 + random_() % 5; ++t) {
+        ReadFile& file = files_[random_() % 2];
+        TensorSpec tensor;
+        tensor.file = static_cast<uint32_t>(&file - files_.data());
+        tensor.offset = file.bytes + random_() % 700;
+        tensor.rows = 1 + random_() % 40;
+        tensor.row_bytes = 2 * (1 + random_() % 2000);
+        tensor.tile_rows = random_() % 2 == 0 ? 0 : 1 + random_() % 3;
+        file.bytes = tensor.offset + tensor.bytes();
+        layer.tensors.push_back(tensor);
+      }
+      layers_.push_back(layer);
+    }
+    std::vector<FileShape> shapes;
+    for (const ReadFile& file : files_) {
+      shapes.push_back({file.bytes, file.alignment});
+      file_pointers_.push_back(&file);
+    }
+    const CutOptions options{20 * kKiB, kChunkBytes,
+                             options_.unified ? BlobLayout::kInPlace : BlobLayout::kPacked};
+    units_ = cut_units(layers_, shapes, options);
+  }
+
+  const std::byte* make_home(uint32_t u) {
+    homes_.push_back(device_.allocate_pinned(units_[u].home_bytes));
+    std::byte* home = homes_.back().data();
+    for_each_byte(units_[u], [&](uint64_t at, std::byte value) { home[at] = value; });
+    return home;
+  }
+
+  /// visit(offset in blob, true byte) for the payload of a unit.
+  template <typename Visit>
+  void for_each_byte(const Unit& unit, const Visit& visit) const {
+    for (const Part& part : unit.parts) {
+      const TensorSpec& tensor = layers_[unit.layer].tensors[part.tensor];
+      const uint64_t begin = tensor.offset + part.first_row * tensor.row_bytes;
+      for (uint64_t i = 0; i < part.rows * tensor.row_bytes; ++i) {
+        visit(part.blob_offset + i, test::sim_byte(files_[tensor.file], begin + i));
+      }
+    }
+  }
+
+  void expect_counts_add_up() {
+    const auto counts = slots_->counts();  // checks the sum itself
+    ASSERT_LE(counts.leased, 1u);
+    ASSERT_LE(disk_.in_flight(), options_.depth);
+  }
+
+  void consume() {
+    const auto slot = slots_->try_acquire(consumed_);
+    if (!slot) return;
+    const Unit& unit = units_[consumed_ % units_.size()];
+    const std::byte* blob = slots_->data(*slot);
+    const uint64_t sequence = consumed_++;
+    const auto check = [this, &unit, blob, sequence] {
+      --checks_pending_;
+      ++checks_done_;
+      bool right = true;
+      for_each_byte(unit, [&](uint64_t at, std::byte value) { right &= blob[at] == value; });
+      EXPECT_TRUE(right) << "wrong bytes at unit " << sequence;
+    };
+    ++checks_pending_;
+    if (options_.unified) {
+      check();
+    } else {
+      compute_->wait(slots_->ready(*slot));
+      SimDevice::launch(*compute_, check);
+    }
+    compute_->record(slots_->consumed(*slot));
+    slots_->release(*slot);
+  }
+
+  SimOptions options_;
+  std::mt19937_64 random_;
+  SimDisk disk_;
+  SimDevice sim_device_;
+  std::unique_ptr<Device> host_;
+  Device& device_;
+  FixedClock clock_;
+  Trace trace_{clock_, 0};
+  std::vector<ReadFile> files_;
+  std::vector<const ReadFile*> file_pointers_;
+  std::vector<LayerSpec> layers_;
+  std::vector<Unit> units_;
+  std::vector<Memory> homes_;
+  std::unique_ptr<LayerSlots> slots_;
+  std::unique_ptr<StagingRing> staging_;
+  std::unique_ptr<Stream> copy_;
+  std::unique_ptr<Stream> compute_;
+  std::unique_ptr<Feeder> feeder_;
+  uint64_t consumed_ = 0;
+  uint64_t checks_pending_ = 0;
+  uint64_t checks_done_ = 0;
+};
+
+struct SimCase {
+  const char* name;
+  SimOptions options;
+};
+
+SimOptions with(bool unified, const std::function<void(SimOptions&)>& change) {
+  SimOptions options;
+  options.unified = unified;
+  change(options);
+  return options;
+}
+
+std::vector<SimCase> healing_cases() {
+  std::vector<SimCase> cases;
+  for (const bool unified : {true, false}) {
+    const auto add = [&](const char* name, const std::function<void(SimOptions&)>& change) {
+      cases.push_back({name, with(unified, change)});
+    };
+    add("calm", [](SimOptions&) {});
+    add("one_read_at_a_time", [](SimOptions& o) { o.depth = 1; });
+    add("many_slots", [](SimOptions& o) { o.slots = 9, o.slabs = 7, o.depth = 16; });
+    add("short_reads", [](SimOptions& o) { o.faults.short_read = 0.4; });
+    add("eagain", [](SimOptions& o) { o.faults.transient = 0.3; });
+    add("eio_once", [](SimOptions& o) { o.faults.io_error = 0.002; });
+    add("queue_full", [](SimOptions& o) { o.faults.queue_full = 0.5; });
+    add("slow_disk_fast_device", [](SimOptions& o) {
+      o.faults.min_latency = 20, o.faults.max_latency = 60, o.device_speed = 30;
+    });
+    add("fast_disk_slow_device", [](SimOptions& o) {
+      o.faults.max_latency = 0, o.device_speed = 1, o.consumer_speed = 9;
+    });
+    add("everything_at_once", [](SimOptions& o) {
+      o.faults.short_read = 0.2, o.faults.transient = 0.2, o.faults.queue_full = 0.2;
+      o.faults.max_latency = 30, o.slots = 3, o.slabs = 3;
+    });
+    if (!unified) add("ram_homes", [](SimOptions& o) { o.ram_homes = true, o.slabs = 2; });
+  }
+  return cases;
+}
+
+class FeederSim : public ::testing::TestWithParam<SimCase> {};
+
+TEST_P(FeederSim, DeliversTheRightBytesInOrder) {
+  for (uint64_t round = 0; round < 25; ++round) {
+    const uint64_t seed = test::run_seed() + round * 1000;
+    SCOPED_TRACE(test::seed_note(seed));
+    Simulation simulation(seed, GetParam().options);
+    simulation.run(3);
+    if (HasFatalFailure()) return;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, FeederSim, ::testing::ValuesIn(healing_cases()),
+                         [](const auto& test) {
+                           return std::string(test.param.options.unified ? "unified_"
+                                                                         : "discrete_") +
+                                  test.param.name;
+                         });
+
+/// Faults that no retry heals end in exactly one Error, then a clean shutdown.
+TEST(FeederSimFaults, FatalFaultsAreOneError) {
+  for (const bool unified : {true, false}) {
+    for (int fault = 0; fault < 3; ++fault) {
+      for (uint64_t round = 0; round < 20; ++round) {
+        const uint64_t seed = test::run_seed() + round;
+        SCOPED_TRACE(test::seed_note(seed));
+        SimOptions options;
+        options.unified = unified;
+        options.slabs = 3;
+        if (fault == 0) options.faults.io_error_forever = true;
+        if (fault == 1) options.faults.fail_after_reads = 3;
+        if (fault == 2) options.faults.truncate_after_reads = 0;
+        Simulation simulation(seed, options);
+        std::string message;
+        try {
+          simulation.run(3);
+          if (fault == 2) continue;  // every wanted byte may lie in the first half
+        } catch (const Error& error) {
+          message = error.what();
+        }
+        EXPECT_NE(message.find("reading"), std::string::npos);
+        EXPECT_NE(message.find("offset"), std::string::npos) << message;
+        simulation.stop();
+        EXPECT_EQ(simulation.disk().in_flight(), 0u);
+      }
+    }
+  }
+}
+
+TEST(FeederSimFaults, StopInMidLayerLeavesNothingInFlight) {
+  for (uint64_t round = 0; round < 20; ++round) {
+    const uint64_t seed = test::run_seed() + round;
+    SCOPED_TRACE(test::seed_note(seed));
+    SimOptions options;
+    options.unified = round % 2 == 0;
+    options.faults.max_latency = 40;
+    Simulation simulation(seed, options);
+    simulation.run(1);
+    simulation.stop();
+    EXPECT_EQ(simulation.disk().in_flight(), 0u);
+  }
+}
+
+}  // namespace
+}  // namespace spillway

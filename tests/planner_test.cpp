@@ -1,0 +1,220 @@
+#include "tiers/planner.h"
+
+#include <rapidcheck.h>
+
+#include <numeric>
+
+#include "core/error.h"
+#include "core/units.h"
+#include "tests/support.h"
+
+namespace spillway {
+namespace {
+
+/// `layers` equal layers of `units_per_layer` units and a head.
+PlanRequest request_of(uint32_t layers, uint32_t units_per_layer, uint64_t unit_bytes,
+                       uint64_t head_bytes) {
+  PlanRequest request;
+  const auto add = [&](uint32_t layer, uint64_t bytes) {
+    request.units.push_back({layer, bytes, align_up(bytes, 4096) + 4096, bytes});
+  };
+  for (uint32_t layer = 0; layer < layers; ++layer) {
+    request.layer_names.push_back(std::to_string(layer));
+    for (uint32_t i = 0; i < units_per_layer; ++i) add(layer, unit_bytes);
+  }
+  request.layer_names.push_back("head");
+  add(layers, head_bytes);
+  request.embed_bytes = head_bytes;
+  request.embed_gather_bytes = 100 * kKiB;
+  request.fixed = {{"KV cache", Tier::kGpu, 3 * kMiB}, {"tables", Tier::kRam, kMiB}};
+  request.ram_budget_bytes = kGiB;
+  request.gpu_budget_bytes = 64 * kMiB;
+  request.slab_bytes = kMiB;
+  request.io_depth = 8;
+  return request;
+}
+
+uint64_t bill_of(const Placement& placement, Tier tier) {
+  return std::accumulate(placement.bill.begin(), placement.bill.end(), uint64_t{0},
+                         [&](uint64_t sum, const MemoryLine& line) {
+                           return sum + (line.tier == tier ? line.bytes : 0);
+                         });
+}
+
+uint64_t count(const Placement& placement, Tier tier) {
+  return static_cast<uint64_t>(
+      std::count(placement.unit_tiers.begin(), placement.unit_tiers.end(), tier));
+}
+
+TEST(Planner, EverythingFits) {
+  PlanRequest request = request_of(8, 2, 10 * kMiB, 20 * kMiB);
+  const Placement placement = plan_placement(request);
+  EXPECT_EQ(count(placement, Tier::kRam), 17u);
+  EXPECT_EQ(placement.slots, 0u) << "nothing streams, so nothing is spent on slots";
+  EXPECT_EQ(placement.embed_tier, Tier::kRam);
+  EXPECT_EQ(placement.nvme_bytes_per_pass, 0u);
+}
+
+TEST(Planner, EmbeddingsAreTheFirstToGo) {
+  PlanRequest request = request_of(8, 2, 10 * kMiB, 20 * kMiB);
+  request.ram_budget_bytes = plan_placement(request).ram_planned_bytes - kMiB;
+  const Placement placement = plan_placement(request);
+  EXPECT_EQ(placement.embed_tier, Tier::kNvme);
+  EXPECT_EQ(placement.nvme_bytes_per_pass, 0u);
+}
+
+TEST(Planner, StreamedLayersAreSpreadEvenly) {
+  for (uint32_t layers = 2; layers <= 40; ++layers) {
+    for (uint32_t kept = 0; kept <= layers; ++kept) {
+      std::vector<uint32_t> streamed;
+      for (uint32_t i = 0; i < layers; ++i) {
+        if (!kept_evenly(i, kept, layers)) streamed.push_back(i);
+      }
+      ASSERT_EQ(streamed.size(), layers - kept);
+      uint32_t least = layers;
+      uint32_t most = 0;
+      for (size_t i = 0; i < streamed.size(); ++i) {
+        const uint32_t next = streamed[(i + 1) % streamed.size()];
+        const uint32_t gap = (next + layers - streamed[i] - 1) % layers + 1;  // around the cycle
+        least = std::min(least, gap);
+        most = std::max(most, gap);
+      }
+      if (!streamed.empty()) {
+        EXPECT_LE(most - least, 1u) << kept << " of " << layers;
+      }
+    }
+  }
+}
+
+TEST(Planner, LeftOverBytesKeepPartOfALayer) {
+  PlanRequest request = request_of(8, 4, 20 * kMiB, 20 * kMiB);
+  request.ram_budget_bytes = 400 * kMiB;
+  const Placement placement = plan_placement(request);
+  EXPECT_GT(placement.ram_planned_bytes + 23 * kMiB, request.ram_budget_bytes);
+  EXPECT_LE(placement.ram_planned_bytes, request.ram_budget_bytes);
+}
+
+TEST(Planner, RefusesWithTheSmallestBudgetThatWorks) {
+  for (const bool unified : {true, false}) {
+    PlanRequest request = request_of(8, 2, 10 * kMiB, 20 * kMiB);
+    request.unified = unified;
+    request.ram_budget_bytes = 8 * kMiB;
+    const std::string message = test::error_of([&] { plan_placement(request); });
+    const size_t at = message.find("at least ");
+    ASSERT_NE(at, std::string::npos) << message;
+    EXPECT_NE(message.find("memory.ram of 8.00 MiB"), std::string::npos) << message;
+    request.ram_budget_bytes = std::stoull(message.substr(at + 9)) * kMiB;
+    const Placement placement = plan_placement(request);
+    EXPECT_EQ(placement.slots, 2u * unified + (unified ? 0u : placement.slots));
+    request.ram_budget_bytes -= 2 * kMiB;
+    EXPECT_FALSE(test::error_of([&] { plan_placement(request); }).empty());
+  }
+}
+
+TEST(Planner, PoliciesAndOverrides) {
+  PlanRequest request = request_of(4, 2, 10 * kMiB, 20 * kMiB);
+  request.policy = PlacementPolicy::kNvme;
+  Placement placement = plan_placement(request);
+  EXPECT_EQ(count(placement, Tier::kNvme), 9u);
+  EXPECT_GE(placement.slots, 2u);
+  request.overrides = {{"", 1, 2, Tier::kRam}, {"head", 0, 0, Tier::kRam}};
+  placement = plan_placement(request);
+  EXPECT_EQ(count(placement, Tier::kRam), 5u);
+  EXPECT_EQ(placement.unit_tiers[2], Tier::kRam);
+  EXPECT_EQ(placement.unit_tiers[0], Tier::kNvme);
+  request.policy = PlacementPolicy::kRam;
+  request.overrides.clear();
+  placement = plan_placement(request);
+  EXPECT_EQ(count(placement, Tier::kRam), 9u);
+  request.ram_budget_bytes = 50 * kMiB;
+  EXPECT_NE(test::error_of([&] { plan_placement(request); }).find("at least"), std::string::npos);
+}
+
+TEST(Planner, BadOverrides) {
+  PlanRequest request = request_of(4, 2, 10 * kMiB, 20 * kMiB);
+  request.overrides = {{"", 1, 4, Tier::kRam}};
+  EXPECT_NE(test::error_of([&] { plan_placement(request); }).find("layers 0 to 3"),
+            std::string::npos);
+  request.overrides = {{"", 1, 1, Tier::kGpu}};
+  EXPECT_NE(test::error_of([&] { plan_placement(request); }).find("not a tier of the host"),
+            std::string::npos);
+  request.overrides = {{"embed", 0, 0, Tier::kRam}};
+  request.embed_bytes = 0;
+  EXPECT_NE(test::error_of([&] { plan_placement(request); }).find("tied"), std::string::npos);
+}
+
+TEST(Planner, ThreeTiers) {
+  PlanRequest request = request_of(10, 2, 10 * kMiB, 20 * kMiB);
+  request.unified = false;
+  request.gpu_budget_bytes = 200 * kMiB;
+  request.ram_budget_bytes = 100 * kMiB;
+  const Placement placement = plan_placement(request);
+  EXPECT_GT(count(placement, Tier::kGpu), 0u);
+  EXPECT_GT(count(placement, Tier::kRam), 0u);
+  EXPECT_GT(count(placement, Tier::kNvme), 0u);
+  request.gpu_budget_bytes = kGiB;
+  EXPECT_EQ(count(plan_placement(request), Tier::kGpu), 21u);
+}
+
+/// Any mix of layer and unit sizes.
+PlanRequest any_request() {
+  PlanRequest request = request_of(0, 0, 0, 0);
+  request.units.clear();
+  request.layer_names.clear();
+  request.unified = *rc::gen::arbitrary<bool>();
+  const bool equal = *rc::gen::arbitrary<bool>();
+  const auto layers = *rc::gen::inRange<uint32_t>(1, 12);
+  std::vector<uint64_t> pattern;
+  for (uint32_t layer = 0; layer <= layers; ++layer) {
+    request.layer_names.push_back(std::to_string(layer));
+    if (layer == 0 || layer == layers || !equal) {
+      pattern = *rc::gen::nonEmpty(
+          rc::gen::container<std::vector<uint64_t>>(rc::gen::inRange<uint64_t>(1, 9000)));
+    }
+    for (const uint64_t kib : pattern) {
+      request.units.push_back({layer, kib * kKiB, align_up(kib * kKiB, 4096) + 4096, kib * kKiB});
+    }
+  }
+  request.embed_bytes = *rc::gen::inRange<uint64_t>(0, 20 * kMiB);
+  return request;
+}
+
+std::optional<Placement> try_plan(const PlanRequest& request) {
+  try {
+    return plan_placement(request);
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
+TEST(PlannerLaws, NoBudgetIsExceededAndTheBillIsExact) {
+  EXPECT_TRUE(rc::check("budgets hold", [] {
+    PlanRequest request = any_request();
+    request.ram_budget_bytes = *rc::gen::inRange<uint64_t>(kMiB, 400 * kMiB);
+    request.gpu_budget_bytes = *rc::gen::inRange<uint64_t>(kMiB, 400 * kMiB);
+    const auto placement = try_plan(request);
+    if (!placement) return;
+    RC_ASSERT(placement->ram_planned_bytes <= request.ram_budget_bytes);
+    RC_ASSERT(placement->ram_planned_bytes == bill_of(*placement, Tier::kRam));
+    RC_ASSERT(placement->gpu_planned_bytes == bill_of(*placement, Tier::kGpu));
+    if (!request.unified) RC_ASSERT(placement->gpu_planned_bytes <= request.gpu_budget_bytes);
+  }));
+}
+
+TEST(PlannerLaws, ALargerBudgetNeverStreamsMore) {
+  EXPECT_TRUE(rc::check("monotone", [] {
+    PlanRequest request = any_request();
+    request.ram_budget_bytes = *rc::gen::inRange<uint64_t>(kMiB, 300 * kMiB);
+    request.gpu_budget_bytes = *rc::gen::inRange<uint64_t>(kMiB, 300 * kMiB);
+    const auto smaller = try_plan(request);
+    request.ram_budget_bytes += *rc::gen::inRange<uint64_t>(0, 60 * kMiB);
+    request.gpu_budget_bytes += *rc::gen::inRange<uint64_t>(0, 60 * kMiB);
+    const auto larger = try_plan(request);
+    if (!smaller) return;
+    RC_ASSERT(larger.has_value());
+    RC_ASSERT(larger->nvme_bytes_per_pass <= smaller->nvme_bytes_per_pass);
+  }));
+}
+
+}  // namespace
+}  // namespace spillway

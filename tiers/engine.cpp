@@ -1,0 +1,195 @@
+#include "tiers/engine.h"
+
+#include "core/error.h"
+
+namespace spillway {
+namespace {
+
+const TensorSpec& embedding_table(const StreamPlan& plan) {
+  if (plan.tied_layer < 0) return plan.embed.tensors[0];
+  return plan.layers[static_cast<size_t>(plan.tied_layer)].tensors[plan.tied_tensor];
+}
+
+}  // namespace
+
+Engine::Engine(const StreamPlan& plan, EngineParts parts)
+    : plan_(plan),
+      parts_(std::move(parts)),
+      store_(*parts_.device, plan.units, plan.placement),
+      slots_(*parts_.device, plan.placement.slots, plan.placement.slot_bytes),
+      rows_(embedding_table(plan), *parts_.files[embedding_table(plan).file], parts_.readers) {
+  if (!parts_.device->unified()) {
+    staging_ = std::make_unique<StagingRing>(*parts_.device, plan.placement.slabs,
+                                             plan.chunk_bytes);
+    copy_stream_ = parts_.device->make_stream(StreamKind::kCopy);
+  }
+  if (!plan.embed_units.empty() && plan.placement.embed_tier == Tier::kRam) {
+    uint64_t bytes = 0;
+    for (const Unit& unit : plan.embed_units) bytes += unit.home_bytes;
+    embed_home_ = parts_.device->allocate_pinned(bytes);
+    std::byte* next = embed_home_.data();
+    for (const Unit& unit : plan.embed_units) {
+      embed_homes_.push_back(next);
+      next += unit.home_bytes;
+    }
+  }
+}
+
+Engine::~Engine() { stop(); }
+
+FeederParts Engine::feeder_parts(BlockReader& reader, std::span<const Unit> units, bool in_place) {
+  FeederParts parts;
+  parts.units = units;
+  parts.files = parts_.files;
+  parts.reader = &reader;
+  parts.slots = &slots_;
+  parts.trace = parts_.trace;
+  if (!in_place) {
+    parts.staging = staging_.get();
+    parts.copy_stream = copy_stream_.get();
+  }
+  return parts;
+}
+
+void Engine::load(const LoadProgress& progress) {
+  std::vector<ScheduledUnit> resident;
+  std::vector<ScheduledUnit> embed;
+  uint64_t total_bytes = 0;
+  for (uint32_t u = 0; u < plan_.units.size(); ++u) {
+    if (store_.home(u) == nullptr) continue;
+    resident.push_back({u, nullptr, store_.home(u)});
+    total_bytes += plan_.units[u].bytes;
+  }
+  for (uint32_t u = 0; u < embed_homes_.size(); ++u) {
+    embed.push_back({u, nullptr, embed_homes_[u]});
+    total_bytes += plan_.embed_units[u].bytes;
+  }
+  uint64_t done_bytes = 0;
+  const bool unified = parts_.device->unified();
+  load_units(plan_.units, std::move(resident), unified, done_bytes, total_bytes, progress);
+  load_units(plan_.embed_units, std::move(embed), true, done_bytes, total_bytes, progress);
+  place_embedding_rows();
+}
+
+void Engine::load_units(std::span<const Unit> units, std::vector<ScheduledUnit> schedule,
+                        bool in_place, uint64_t& done_bytes, uint64_t total_bytes,
+                        const LoadProgress& progress) {
+  if (schedule.empty()) return;
+  const auto reader = parts_.readers(plan_.io_depth);
+  Feeder feeder(feeder_parts(*reader, units, in_place), std::move(schedule), false);
+  try {
+    for (uint64_t published = 0; !feeder.done();) {
+      if (parts_.stop->requested()) throw Stopped{};
+      if (!feeder.step()) {
+        if (feeder.reads_in_flight()) {
+          feeder.wait_for_read();
+        } else if (feeder.copies_in_flight()) {
+          feeder.wait_for_copy();
+        }
+      }
+      for (; published < feeder.published(); ++published) {
+        done_bytes += units[feeder.scheduled(published).unit].bytes;
+        progress(done_bytes, total_bytes);
+      }
+    }
+  } catch (...) {
+    feeder.drain();
+    if (copy_stream_ != nullptr) copy_stream_->sync();
+    throw;
+  }
+  if (copy_stream_ != nullptr) {  // the slabs and homes are at rest before anybody uses them
+    copy_stream_->sync();
+    if (staging_ != nullptr) staging_->recycle();
+  }
+}
+
+/// Rows of the input embeddings that lie in RAM need no reads.
+void Engine::place_embedding_rows() {
+  if (plan_.tied_layer < 0) {
+    if (embed_homes_.empty()) return;
+    return add_embedding_units(plan_.embed_units, 0,
+                               [&](size_t u) { return embed_homes_[u]; });
+  }
+  add_embedding_units(plan_.units, plan_.tied_tensor, [&](size_t u) -> const std::byte* {
+    const bool holds = plan_.units[u].layer == static_cast<uint32_t>(plan_.tied_layer);
+    const bool host = parts_.device->unified() || store_.tier(static_cast<uint32_t>(u)) == Tier::kRam;
+    return holds && host ? store_.home(static_cast<uint32_t>(u)) : nullptr;
+  });
+}
+
+void Engine::add_embedding_units(std::span<const Unit> units, uint32_t tensor,
+                                 const std::function<const std::byte*(size_t)>& home) {
+  for (size_t u = 0; u < units.size(); ++u) {
+    const std::byte* blob = home(u);
+    if (blob == nullptr) continue;
+    for (const Part& part : units[u].parts) {
+      if (part.tensor == tensor) {
+        rows_.add_resident(part.first_row, part.rows, blob + part.blob_offset);
+      }
+    }
+  }
+}
+
+void Engine::start() {
+  std::vector<ScheduledUnit> schedule;
+  for (uint32_t u = 0; u < plan_.units.size(); ++u) {
+    if (!store_.usable_in_place(u)) schedule.push_back({u, store_.home(u), nullptr});
+  }
+  reader_ = parts_.readers(plan_.io_depth);
+  reader_name_ = reader_->name();
+  if (schedule.empty()) return;
+  FeederParts parts = feeder_parts(*reader_, plan_.units, parts_.device->unified());
+  const std::span<std::byte> arena = staging_ != nullptr ? staging_->arena() : slots_.arena();
+  if (plan_.register_buffers && reader_->register_buffers({&arena, 1})) registered_ = 0;
+  parts.registered_slots = registered_;
+  feeder_ = std::make_unique<Feeder>(parts, std::move(schedule), true);
+  thread_ = std::make_unique<FeederThread>(*feeder_, *parts_.stop);
+}
+
+void Engine::allow_passes(uint64_t passes) {
+  if (feeder_ == nullptr) return;
+  feeder_->allow(passes * feeder_->schedule_size());
+  thread_->wake();
+}
+
+void Engine::stop() noexcept {
+  if (thread_ != nullptr) thread_->stop();
+}
+
+LayerLease Engine::acquire(uint32_t unit, Stream& compute) {
+  const Unit& wanted = plan_.units[unit];
+  if (store_.usable_in_place(unit)) {
+    if (parts_.stop->requested()) throw Stopped{};
+    return LayerLease(nullptr, &wanted, store_.home(unit), 0, nullptr);
+  }
+  const uint64_t sequence = next_sequence_++;
+  CHECK(feeder_->scheduled(sequence).unit == unit);
+  auto slot = slots_.try_acquire(sequence);
+  if (!slot) {
+    const int64_t begin_ns = parts_.clock->now_ns();
+    thread_->wait_published(sequence);
+    slot = slots_.try_acquire(sequence);
+    CHECK(slot.has_value());
+    const int64_t end_ns = parts_.clock->now_ns();
+    stats_.stall_ns += end_ns - begin_ns;
+    parts_.trace->span(TraceLane::kStall, unit, begin_ns, end_ns, wanted.bytes);
+  }
+  if (store_.home(unit) == nullptr) stats_.nvme_bytes += wanted.plan.read_bytes;
+  if (!parts_.device->unified()) {
+    stats_.copied_bytes += wanted.bytes;
+    compute.wait(slots_.ready(*slot));
+  }
+  return LayerLease(this, &wanted, slots_.data(*slot), *slot, &compute);
+}
+
+void Engine::release(uint32_t slot, Stream& compute) {
+  compute.record(slots_.consumed(slot));
+  slots_.release(slot);
+  thread_->wake();
+}
+
+void Engine::gather_rows(std::span<const uint32_t> ids, std::byte* out) {
+  stats_.nvme_bytes += rows_.gather(ids, out);
+}
+
+}  // namespace spillway

@@ -1,0 +1,102 @@
+// The tiers put together: allocates every arena at start, loads the resident homes, then feeds
+// units to a model pass after pass. Owner of store, slots, slabs, readers and the feeder's thread.
+//
+// Thread rule: one model thread calls; the feeder runs on a thread of its own between start() and
+// stop().
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "core/stop.h"
+#include "io/open_reader.h"
+#include "tiers/feeder.h"
+#include "tiers/feeder_thread.h"
+#include "tiers/layer_feed.h"
+#include "tiers/layer_slots.h"
+#include "tiers/layer_store.h"
+#include "tiers/planner.h"
+#include "tiers/row_source.h"
+#include "tiers/staging_ring.h"
+
+namespace spillway {
+
+/// What to stream, decided beforehand. Plain data.
+struct StreamPlan {
+  std::vector<LayerSpec> layers;
+  std::vector<Unit> units;        ///< of the layers, in schedule order
+  LayerSpec embed;                ///< the input embeddings: one tensor
+  std::vector<Unit> embed_units;  ///< empty when tied to the last layer
+  int32_t tied_layer = -1;        ///< layer and tensor that hold the input embeddings, when tied
+  uint32_t tied_tensor = 0;
+  Placement placement;
+  uint64_t chunk_bytes = 0;
+  uint32_t io_depth = 0;
+  bool register_buffers = true;
+};
+
+struct EngineParts {
+  Device* device = nullptr;
+  ReaderFactory readers;
+  std::vector<const ReadFile*> files;
+  Trace* trace = nullptr;
+  const Clock* clock = nullptr;
+  const StopFlag* stop = nullptr;
+};
+
+/// Called while loading with bytes done and bytes in all.
+using LoadProgress = std::function<void(uint64_t done_bytes, uint64_t total_bytes)>;
+
+class Engine final : public LayerFeed {
+ public:
+  /// Allocates. `plan` outlives the engine.
+  Engine(const StreamPlan& plan, EngineParts parts);
+  ~Engine() override;
+
+  /// Fills the resident homes through a Feeder, with the home as the target. Throws Error, Stopped.
+  void load(const LoadProgress& progress);
+  /// Starts the feeder's thread; it reads ahead as far as allow_passes() lets it.
+  void start();
+  /// The feeder may read for passes 0..passes-1: nothing is read that no pass will use.
+  void allow_passes(uint64_t passes);
+  /// Ends the feeder's thread. Idempotent.
+  void stop() noexcept;
+
+  LayerLease acquire(uint32_t unit, Stream& compute) override;
+  FeedStats take_stats() override { return std::exchange(stats_, {}); }
+  /// Copies embedding rows to host memory; counts what was read.
+  void gather_rows(std::span<const uint32_t> ids, std::byte* out);
+
+  const std::string& reader_name() const { return reader_name_; }
+  bool buffers_registered() const { return registered_ >= 0; }
+  const Placement& placement() const { return plan_.placement; }
+
+ private:
+  void release(uint32_t slot, Stream& compute) override;
+  FeederParts feeder_parts(BlockReader& reader, std::span<const Unit> units, bool in_place);
+  void load_units(std::span<const Unit> units, std::vector<ScheduledUnit> schedule, bool in_place,
+                  uint64_t& done_bytes, uint64_t total_bytes, const LoadProgress& progress);
+  void place_embedding_rows();
+  void add_embedding_units(std::span<const Unit> units, uint32_t tensor,
+                           const std::function<const std::byte*(size_t)>& home);
+
+  const StreamPlan& plan_;
+  EngineParts parts_;
+  LayerStore store_;
+  Memory embed_home_;
+  std::vector<std::byte*> embed_homes_;
+  LayerSlots slots_;
+  std::unique_ptr<StagingRing> staging_;
+  std::unique_ptr<Stream> copy_stream_;
+  RowSource rows_;
+  std::string reader_name_;
+  int32_t registered_ = -1;
+  std::unique_ptr<BlockReader> reader_;
+  std::unique_ptr<Feeder> feeder_;
+  std::unique_ptr<FeederThread> thread_;
+  uint64_t next_sequence_ = 0;
+  FeedStats stats_;
+};
+
+}  // namespace spillway

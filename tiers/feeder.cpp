@@ -1,0 +1,182 @@
+#include "tiers/feeder.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace spillway {
+namespace {
+
+constexpr uint32_t kLoadingFills = 4;
+
+uint64_t tag_of(uint32_t fill, uint32_t chunk) { return (uint64_t{fill} << 32) | chunk; }
+
+}  // namespace
+
+Feeder::Feeder(const FeederParts& parts, std::vector<ScheduledUnit> schedule, bool cyclic)
+    : parts_(parts),
+      schedule_(std::move(schedule)),
+      cyclic_(cyclic),
+      pump_(*parts.reader),
+      fills_(cyclic ? parts.slots->count() : kLoadingFills),
+      slab_uses_(parts.staging == nullptr ? 0 : parts.staging->count()) {
+  if (!cyclic_) allow(schedule_.size());
+}
+
+bool Feeder::step() {
+  bool moved = collect_reads();
+  if (parts_.staging != nullptr) moved |= parts_.staging->recycle();
+  moved |= publish();
+  moved |= begin_fills();
+  moved |= submit_reads();
+  return moved;
+}
+
+bool Feeder::collect_reads() {
+  if (pump_.active() == 0) return false;
+  const auto finished = pump_.poll();
+  for (const uint64_t tag : finished) {
+    if (parts_.staging == nullptr) {
+      finish_chunk(static_cast<uint32_t>(tag >> 32), static_cast<uint32_t>(tag));
+    } else {
+      scatter(static_cast<uint32_t>(tag));
+    }
+  }
+  return !finished.empty();
+}
+
+/// Copies a slab's pieces to their places; the slab is free again once they ran.
+void Feeder::scatter(uint32_t slab) {
+  const SlabUse use = slab_uses_[slab];
+  const Fill& fill = fills_[use.fill];
+  const auto& pieces = unit_of(fill).plan.pieces;
+  auto piece = std::lower_bound(pieces.begin(), pieces.end(), use.chunk,
+                                [](const ScatterPiece& p, uint32_t chunk) { return p.chunk < chunk; });
+  for (; piece != pieces.end() && piece->chunk == use.chunk; ++piece) {
+    parts_.copy_stream->copy(fill.target + piece->blob_offset,
+                             parts_.staging->data(slab) + piece->chunk_offset, piece->bytes);
+  }
+  parts_.staging->copying(slab, *parts_.copy_stream);
+  finish_chunk(use.fill, use.chunk);
+}
+
+void Feeder::finish_chunk(uint32_t index, uint32_t chunk) {
+  Fill& fill = fills_[index];
+  CHECK(chunk < unit_of(fill).plan.chunks.size());
+  if (++fill.chunks_done == unit_of(fill).plan.chunks.size()) complete(fill);
+}
+
+/// All bytes are there, or on the copy stream in front of `ready`.
+void Feeder::complete(Fill& fill) {
+  fill.complete = true;
+  const bool to_slot = scheduled(fill.sequence).target == nullptr;
+  if (to_slot && parts_.copy_stream != nullptr) {
+    parts_.copy_stream->record(parts_.slots->ready(fill.slot));
+  }
+  if (parts_.trace->on()) {
+    const bool copied = scheduled(fill.sequence).ram_home != nullptr;
+    parts_.trace->span(copied ? TraceLane::kCopy : TraceLane::kRead,
+                       scheduled(fill.sequence).unit, fill.begin_ns, parts_.trace->now_ns(),
+                       unit_of(fill).bytes);
+  }
+}
+
+bool Feeder::publish() {
+  bool any = false;
+  while (fill_count_ > 0 && fills_[first_fill_].complete) {
+    const Fill& fill = fills_[first_fill_];
+    CHECK(fill.sequence == published_);
+    if (scheduled(fill.sequence).target == nullptr) {
+      parts_.slots->publish(fill.slot, fill.sequence);
+    }
+    ++published_;
+    first_fill_ = fill_index(1);
+    --fill_count_;
+    any = true;
+  }
+  return any;
+}
+
+bool Feeder::begin_fills() {
+  bool any = false;
+  while (fill_count_ < fills_.size() && next_sequence_ < limit_.load(std::memory_order_acquire) &&
+         begin_fill()) {
+    any = true;
+  }
+  return any;
+}
+
+bool Feeder::begin_fill() {
+  const ScheduledUnit& scheduled_unit = scheduled(next_sequence_);
+  Fill fill;
+  fill.sequence = next_sequence_;
+  fill.target = scheduled_unit.target;
+  if (fill.target == nullptr) {
+    const bool unified = parts_.copy_stream == nullptr;
+    const auto slot = parts_.slots->take_free(unified);
+    if (!slot) return false;
+    fill.slot = *slot;
+    fill.target = parts_.slots->data(*slot);
+    // The copies wait for the slot's last use on the device; the CPU goes on.
+    if (!unified) parts_.copy_stream->wait(parts_.slots->consumed(*slot));
+  }
+  if (parts_.trace->on()) fill.begin_ns = parts_.trace->now_ns();
+  const uint32_t index = fill_index(fill_count_);
+  fills_[index] = fill;
+  ++fill_count_;
+  ++next_sequence_;
+  if (scheduled_unit.ram_home != nullptr) {
+    CHECK(parts_.copy_stream != nullptr);
+    parts_.copy_stream->copy(fill.target, scheduled_unit.ram_home,
+                             unit_of(fill).plan.blob_bytes);
+    complete(fills_[index]);
+  }
+  return true;
+}
+
+bool Feeder::submit_reads() {
+  bool any = false;
+  for (uint32_t nth = 0; nth < fill_count_; ++nth) {
+    const uint32_t index = fill_index(nth);
+    const Fill& fill = fills_[index];
+    if (scheduled(fill.sequence).ram_home != nullptr) continue;
+    while (fill.next_chunk < unit_of(fill).plan.chunks.size()) {
+      if (!submit_chunk(index)) return any;
+      any = true;
+    }
+  }
+  return any;
+}
+
+bool Feeder::submit_chunk(uint32_t index) {
+  if (pump_.full()) return false;
+  Fill& fill = fills_[index];
+  const ReadChunk& chunk = unit_of(fill).plan.chunks[fill.next_chunk];
+  ReadRequest request;
+  request.file = parts_.files[chunk.file];
+  request.offset = chunk.offset;
+  request.bytes = chunk.bytes;
+  request.needed = chunk.needed;
+  if (parts_.staging == nullptr) {
+    request.target = fill.target + chunk.blob_offset;
+    request.tag = tag_of(index, fill.next_chunk);
+    const bool to_slot = scheduled(fill.sequence).target == nullptr;
+    request.buffer_index = to_slot ? parts_.registered_slots : -1;
+    if (!pump_.start(request)) return false;
+  } else {
+    const auto slab = parts_.staging->take_free();
+    if (!slab) return false;
+    request.target = parts_.staging->data(*slab);
+    request.tag = *slab;
+    request.buffer_index = parts_.registered_slots;
+    slab_uses_[*slab] = {index, fill.next_chunk};
+    if (!pump_.start(request)) {
+      parts_.staging->put_back(*slab);
+      return false;
+    }
+  }
+  ++fill.next_chunk;
+  return true;
+}
+
+}  // namespace spillway

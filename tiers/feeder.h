@@ -1,0 +1,123 @@
+// The pipeline as a state machine with no thread inside: walks a schedule of units and moves bytes
+// home → slab → slot. One step() never blocks and never allocates; a test steps it with a simulated
+// disk and device, FeederThread gives it a thread.
+//
+// One step, in this order:
+//   1. collect reads      every completion is judged (io/read_outcome.h); a bad one throws once
+//   2. recycle slabs      those whose copies are over
+//   3. publish            finished fills, strictly in schedule order
+//   4. begin fills        a free target for the next unit, while the limit allows
+//   5. submit reads       oldest fill first, so that the head of the line always progresses
+//
+// Invariants: fills in flight <= targets; reads in flight <= reader depth; a unit is published
+// once, after all of its bytes are there (or ordered before `ready` on the copy stream).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/clock.h"
+#include "core/device.h"
+#include "core/trace.h"
+#include "io/read_pump.h"
+#include "tiers/layer_layout.h"
+#include "tiers/layer_slots.h"
+#include "tiers/staging_ring.h"
+
+namespace spillway {
+
+/// Where a scheduled unit comes from and, when loading, where it goes.
+struct ScheduledUnit {
+  uint32_t unit = 0;
+  const std::byte* ram_home = nullptr;  ///< copied from here; null = read from storage
+  std::byte* target = nullptr;          ///< fixed target (loading a home); null = a slot
+};
+
+/// What the feeder works with. All outlive it.
+struct FeederParts {
+  std::span<const Unit> units;
+  std::span<const ReadFile* const> files;
+  BlockReader* reader = nullptr;
+  StagingRing* staging = nullptr;  ///< null on unified memory: reads land in the target
+  LayerSlots* slots = nullptr;
+  Stream* copy_stream = nullptr;   ///< null on unified memory
+  Trace* trace = nullptr;
+  int32_t registered_slots = -1;   ///< index of the registered buffer that holds all slots, or -1
+};
+
+class Feeder {
+ public:
+  /// `cyclic`: the schedule repeats for ever (running); otherwise it ends (loading homes).
+  Feeder(const FeederParts& parts, std::vector<ScheduledUnit> schedule, bool cyclic);
+
+  /// Does what can be done now. True when anything moved. Throws Error when a read failed for good.
+  bool step();
+
+  /// Units with a sequence below `limit` may be begun. Any thread. Sequence = pass * schedule size
+  /// + place in the schedule.
+  void allow(uint64_t limit) { limit_.store(limit, std::memory_order_release); }
+  uint64_t published() const { return published_; }
+  bool done() const { return published_ == limit_.load(std::memory_order_acquire); }
+  size_t schedule_size() const { return schedule_.size(); }
+  const ScheduledUnit& scheduled(uint64_t sequence) const {
+    return schedule_[sequence % schedule_.size()];
+  }
+
+  /// What an idle step waits for: a driver blocks on the first that holds.
+  bool reads_in_flight() const { return pump_.active() > 0; }
+  bool copies_in_flight() const {
+    return parts_.staging != nullptr && parts_.staging->copying_count() > 0;
+  }
+  void wait_for_read() { pump_.wait(); }
+  void wait_for_copy() { parts_.staging->wait_for_copy(); }
+  /// Waits for reads in flight and forgets them; before targets go away.
+  void drain() noexcept { pump_.drain(); }
+
+ private:
+  struct Fill {
+    uint64_t sequence = 0;
+    uint32_t slot = 0;
+    std::byte* target = nullptr;
+    uint32_t next_chunk = 0;
+    uint32_t chunks_done = 0;
+    bool complete = false;
+    int64_t begin_ns = 0;
+  };
+  /// Which chunk a read in flight fills; by slab on a discrete device.
+  struct SlabUse {
+    uint32_t fill = 0;
+    uint32_t chunk = 0;
+  };
+
+  bool collect_reads();
+  bool publish();
+  bool begin_fills();
+  bool submit_reads();
+  bool begin_fill();
+  bool submit_chunk(uint32_t fill_index);
+  void finish_chunk(uint32_t fill_index, uint32_t chunk);
+  void scatter(uint32_t slab);
+  void complete(Fill& fill);
+  const Unit& unit_of(const Fill& fill) const {
+    return parts_.units[scheduled(fill.sequence).unit];
+  }
+  uint32_t fill_index(uint32_t nth) const {
+    return static_cast<uint32_t>((first_fill_ + nth) % fills_.size());
+  }
+
+  FeederParts parts_;
+  std::vector<ScheduledUnit> schedule_;
+  bool cyclic_;
+  ReadPump pump_;
+  std::vector<Fill> fills_;  // a ring, oldest first
+  uint32_t first_fill_ = 0;
+  uint32_t fill_count_ = 0;
+  std::vector<SlabUse> slab_uses_;
+  uint64_t next_sequence_ = 0;
+  uint64_t published_ = 0;
+  std::atomic<uint64_t> limit_{0};
+};
+
+}  // namespace spillway

@@ -1,0 +1,66 @@
+#include "tiers/layer_slots.h"
+
+#include "core/error.h"
+
+namespace spillway {
+
+LayerSlots::LayerSlots(Device& device, uint32_t count, uint64_t slot_bytes)
+    : slot_bytes_(slot_bytes), slots_(count) {
+  if (count > 0) memory_ = device.allocate(count * slot_bytes);
+  for (Slot& slot : slots_) {
+    slot.ready = device.make_event();
+    slot.consumed = device.make_event();
+  }
+}
+
+void LayerSlots::move(Slot& slot, State from, State to) {
+  CHECK(slot.state == from);
+  slot.state = to;
+}
+
+std::optional<uint32_t> LayerSlots::take_free(bool drained) {
+  const std::lock_guard lock(mutex_);
+  for (uint32_t i = 0; i < slots_.size(); ++i) {
+    if (slots_[i].state != State::kFree) continue;
+    if (drained && !slots_[i].consumed->done()) continue;
+    move(slots_[i], State::kFree, State::kFilling);
+    return i;
+  }
+  return std::nullopt;
+}
+
+void LayerSlots::publish(uint32_t slot, uint64_t sequence) {
+  const std::lock_guard lock(mutex_);
+  move(slots_[slot], State::kFilling, State::kReady);
+  slots_[slot].sequence = sequence;
+}
+
+std::optional<uint32_t> LayerSlots::try_acquire(uint64_t sequence) {
+  const std::lock_guard lock(mutex_);
+  for (uint32_t i = 0; i < slots_.size(); ++i) {
+    if (slots_[i].state != State::kReady || slots_[i].sequence != sequence) continue;
+    move(slots_[i], State::kReady, State::kLeased);
+    return i;
+  }
+  return std::nullopt;
+}
+
+void LayerSlots::release(uint32_t slot) {
+  const std::lock_guard lock(mutex_);
+  move(slots_[slot], State::kLeased, State::kFree);
+}
+
+LayerSlots::Counts LayerSlots::counts() const {
+  const std::lock_guard lock(mutex_);
+  Counts counts;
+  for (const Slot& slot : slots_) {
+    if (slot.state == State::kFree) ++counts.free;
+    if (slot.state == State::kFilling) ++counts.filling;
+    if (slot.state == State::kReady) ++counts.ready;
+    if (slot.state == State::kLeased) ++counts.leased;
+  }
+  CHECK(counts.free + counts.filling + counts.ready + counts.leased == slots_.size());
+  return counts;
+}
+
+}  // namespace spillway

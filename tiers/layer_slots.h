@@ -1,0 +1,66 @@
+// The double buffer: M >= 2 device-side unit buffers, free → filling → ready → leased → free.
+//
+// Owner: memory and events. Thread rule: the feeder thread takes and publishes, the model thread
+// acquires and releases; one short lock guards the states. Counts per state always add up to M.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/device.h"
+
+namespace spillway {
+
+class LayerSlots {
+ public:
+  enum class State : uint8_t { kFree, kFilling, kReady, kLeased };
+
+  LayerSlots(Device& device, uint32_t count, uint64_t slot_bytes);
+
+  uint32_t count() const { return static_cast<uint32_t>(slots_.size()); }
+  uint64_t slot_bytes() const { return slot_bytes_; }
+  std::span<std::byte> arena() const { return {memory_.data(), memory_.bytes()}; }
+  std::byte* data(uint32_t slot) const { return memory_.data() + slot * slot_bytes_; }
+  /// Recorded on the copy stream when the slot is full, and on the compute stream when it was used.
+  Event& ready(uint32_t slot) { return *slots_[slot].ready; }
+  Event& consumed(uint32_t slot) { return *slots_[slot].consumed; }
+
+  /// A free slot, now filling; with `drained`, only one whose consumed event was passed already
+  /// (reads land in it directly, with no stream to order them). Empty when there is none.
+  std::optional<uint32_t> take_free(bool drained);
+  /// A filled slot is handed over under its place in the schedule.
+  void publish(uint32_t slot, uint64_t sequence);
+  /// The slot that holds `sequence`, now leased; empty while it is not there.
+  std::optional<uint32_t> try_acquire(uint64_t sequence);
+  void release(uint32_t slot);
+
+  struct Counts {
+    uint32_t free = 0;
+    uint32_t filling = 0;
+    uint32_t ready = 0;
+    uint32_t leased = 0;
+  };
+  Counts counts() const;
+
+ private:
+  struct Slot {
+    State state = State::kFree;
+    uint64_t sequence = 0;
+    std::unique_ptr<Event> ready;
+    std::unique_ptr<Event> consumed;
+  };
+  void move(Slot& slot, State from, State to);
+
+  uint64_t slot_bytes_;
+  Memory memory_;
+  mutable std::mutex mutex_;
+  std::vector<Slot> slots_;
+};
+
+}  // namespace spillway

@@ -1,0 +1,76 @@
+// Decides once which unit lives where. A pure function: sizes and budgets in, placement and an
+// exact memory bill out.
+//
+// Why no cache: layers are visited in a fixed cycle, and LRU over a cyclic scan larger than the
+// cache hits nothing. So residency is decided beforehand, and streamed layers are spread evenly
+// between resident ones, which keeps the disk busy while resident layers compute.
+//
+// Laws (tests/planner_test.cpp): no budget is exceeded; a larger budget never streams more bytes;
+// equal-size layers are spaced evenly within one.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+
+namespace spillway {
+
+/// What the planner must know of a unit.
+struct UnitSize {
+  uint32_t layer = 0;
+  uint64_t bytes = 0;
+  uint64_t home_bytes = 0;
+  uint64_t read_bytes = 0;
+};
+
+/// One line of the bill. Tier kGpu = device memory (kRam on a unified device).
+struct MemoryLine {
+  std::string name;
+  Tier tier = Tier::kRam;
+  uint64_t bytes = 0;
+};
+
+struct PlanRequest {
+  bool unified = true;
+  uint64_t ram_budget_bytes = 0;
+  uint64_t gpu_budget_bytes = 0;
+  std::vector<UnitSize> units;           ///< schedule order, layers ascending
+  std::vector<std::string> layer_names;  ///< the last one may be of another size ("head")
+  uint64_t embed_bytes = 0;              ///< home of the input embeddings; 0 = tied to the head
+  uint64_t embed_gather_bytes = 0;       ///< buffers to gather rows from the file instead
+  std::vector<MemoryLine> fixed;         ///< KV cache, activations, tables: needed in any case
+  PlacementPolicy policy = PlacementPolicy::kAuto;
+  std::vector<LayerOverride> overrides;
+  std::optional<uint32_t> slots;
+  std::optional<uint32_t> staging_slabs;
+  uint64_t slab_bytes = 0;
+  uint32_t io_depth = 0;
+};
+
+struct Placement {
+  std::vector<Tier> unit_tiers;
+  Tier embed_tier = Tier::kNvme;  ///< kRam, or kNvme: gathered row by row
+  uint32_t slots = 0;
+  uint64_t slot_bytes = 0;
+  uint32_t slabs = 0;
+  std::vector<MemoryLine> bill;
+  uint64_t ram_planned_bytes = 0;
+  uint64_t gpu_planned_bytes = 0;
+  uint64_t nvme_bytes_per_pass = 0;    ///< read from storage in every pass
+  uint64_t copied_bytes_per_pass = 0;  ///< sent to a discrete device in every pass
+};
+
+/// Rounding of every RAM allocation: whole huge pages.
+uint64_t ram_cost(uint64_t bytes);
+
+/// Throws Error when no placement can work, naming the smallest budget that would.
+Placement plan_placement(const PlanRequest& request);
+
+/// Which of `count` equal items are kept when `kept` of them are, spread evenly: the streamed ones
+/// are spaced within one of each other.
+bool kept_evenly(uint64_t index, uint64_t kept, uint64_t count);
+
+}  // namespace spillway

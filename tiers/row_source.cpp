@@ -1,0 +1,95 @@
+#include "tiers/row_source.h"
+
+#include <cstring>
+
+#include "core/error.h"
+#include "core/units.h"
+
+namespace spillway {
+namespace {
+
+constexpr uint32_t kDepth = 32;
+
+/// Room for a row at any offset, rounded out to whole blocks.
+uint64_t block_bytes(const TensorSpec& table, uint32_t alignment) {
+  return align_up(table.row_bytes, alignment) + alignment;
+}
+
+}  // namespace
+
+uint64_t RowSource::buffer_bytes(const TensorSpec& table, uint32_t alignment) {
+  return kDepth * block_bytes(table, alignment);
+}
+
+RowSource::RowSource(const TensorSpec& table, const ReadFile& file, const ReaderFactory& readers)
+    : table_(table),
+      file_(file),
+      reader_(readers(kDepth)),
+      block_bytes_(block_bytes(table, file.alignment)),
+      buffers_(buffer_bytes(table, file.alignment)),
+      pump_(std::make_unique<ReadPump>(*reader_)) {
+  for (uint32_t i = 0; i < reader_->depth(); ++i) free_buffers_.push_back(i);
+}
+
+void RowSource::add_resident(uint64_t first_row, uint64_t rows, const std::byte* data) {
+  spans_.push_back({first_row, rows, data});
+}
+
+const std::byte* RowSource::resident(uint64_t row) const {
+  for (const Span& span : spans_) {
+    if (row >= span.first_row && row - span.first_row < span.rows) {
+      return span.data + (row - span.first_row) * table_.row_bytes;
+    }
+  }
+  return nullptr;
+}
+
+bool RowSource::start_read(uint32_t index, uint64_t row, uint32_t buffer) {
+  const uint64_t offset = table_.offset + row * table_.row_bytes;
+  const uint64_t begin = align_down(offset, file_.alignment);
+  const uint64_t end = align_up(offset + table_.row_bytes, file_.alignment);
+  ReadRequest request;
+  request.file = &file_;
+  request.offset = begin;
+  request.target = buffers_.data() + buffer * block_bytes_;
+  request.bytes = static_cast<uint32_t>(end - begin);
+  request.needed = static_cast<uint32_t>(offset + table_.row_bytes - begin);
+  request.tag = (uint64_t{index} << 32) | buffer;
+  return pump_->start(request);
+}
+
+uint64_t RowSource::finish_reads(std::span<const uint32_t> ids, std::byte* out) {
+  uint64_t bytes = 0;
+  const auto finished = pump_->poll();
+  for (const uint64_t tag : finished) {
+    const auto index = static_cast<uint32_t>(tag >> 32);
+    const auto buffer = static_cast<uint32_t>(tag);
+    const uint64_t offset = table_.offset + ids[index] * table_.row_bytes;
+    const uint64_t skip = offset % file_.alignment;
+    std::memcpy(out + index * table_.row_bytes, buffers_.data() + buffer * block_bytes_ + skip,
+                table_.row_bytes);
+    free_buffers_.push_back(buffer);
+    bytes += align_up(skip + table_.row_bytes, file_.alignment);
+  }
+  if (finished.empty()) pump_->wait();
+  return bytes;
+}
+
+uint64_t RowSource::gather(std::span<const uint32_t> ids, std::byte* out) {
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < ids.size(); ++i) {
+    CHECK(ids[i] < table_.rows);
+    if (const std::byte* row = resident(ids[i])) {
+      std::memcpy(out + i * table_.row_bytes, row, table_.row_bytes);
+      continue;
+    }
+    while (free_buffers_.empty() || !start_read(i, ids[i], free_buffers_.back())) {
+      bytes += finish_reads(ids, out);
+    }
+    free_buffers_.pop_back();
+  }
+  while (pump_->active() > 0) bytes += finish_reads(ids, out);
+  return bytes;
+}
+
+}  // namespace spillway

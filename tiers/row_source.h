@@ -1,0 +1,50 @@
+// Rows of a table (input embeddings), from resident homes where they are, else from the file, a few
+// aligned blocks a row: a table is never streamed whole for the rows of a few tokens.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/buffer.h"
+#include "io/open_reader.h"
+#include "io/read_pump.h"
+#include "tiers/layer_layout.h"
+
+namespace spillway {
+
+/// One thread.
+class RowSource {
+ public:
+  /// Bytes of buffers that reading rows takes.
+  static uint64_t buffer_bytes(const TensorSpec& table, uint32_t alignment);
+
+  RowSource(const TensorSpec& table, const ReadFile& file, const ReaderFactory& readers);
+
+  /// Rows [first, first+count) lie in host memory from now on.
+  void add_resident(uint64_t first_row, uint64_t rows, const std::byte* data);
+  /// Copies the rows, packed, to `out` (host memory) and returns the bytes read from storage.
+  uint64_t gather(std::span<const uint32_t> ids, std::byte* out);
+
+ private:
+  struct Span {
+    uint64_t first_row;
+    uint64_t rows;
+    const std::byte* data;
+  };
+  const std::byte* resident(uint64_t row) const;
+  bool start_read(uint32_t index, uint64_t row, uint32_t buffer);
+  uint64_t finish_reads(std::span<const uint32_t> ids, std::byte* out);
+
+  TensorSpec table_;
+  const ReadFile& file_;
+  std::vector<Span> spans_;
+  std::unique_ptr<BlockReader> reader_;
+  uint64_t block_bytes_;
+  HugeBuffer buffers_;
+  std::unique_ptr<ReadPump> pump_;
+  std::vector<uint32_t> free_buffers_;
+};
+
+}  // namespace spillway
