@@ -31,8 +31,7 @@ ReadOutcome classify_read(ReadOp& op, int32_t result, std::string& message) {
       return retry_or_fail(op, op.transient_retries, kMaxTransientRetries, error, message);
     }
     if (error == EIO) {
-      return retry_or_fail(op, op.error_retries, kMaxErrorRetries, error,
-                           message);
+      return retry_or_fail(op, op.error_retries, kMaxErrorRetries, error, message);
     }
     message = failure(op, errno_text(error));
     return ReadOutcome::kFailed;
@@ -52,7 +51,12 @@ ReadOutcome classify_read(ReadOp& op, int32_t result, std::string& message) {
   }
   const auto whole = static_cast<uint32_t>(align_down(got, op.file->alignment));
   if (whole == 0) {  // under one block: read the same block again, a bounded number of times
-    return retry_or_fail(op, op.transient_retries, kMaxTransientRetries, EIO, message);
+    if (++op.transient_retries <= kMaxTransientRetries) return ReadOutcome::kAgain;
+    message = failure(
+        op, fmt::format("only {} bytes arrive after {} retries; the file is shorter than when it "
+                        "was opened",
+                        got, kMaxTransientRetries));
+    return ReadOutcome::kFailed;
   }
   op.done += whole;
   return ReadOutcome::kAgain;

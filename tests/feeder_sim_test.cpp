@@ -264,7 +264,7 @@ TEST(FeederSimFaults, FatalFaultsAreOneError) {
         options.unified = unified;
         options.slabs = 3;
         if (fault == 0) options.faults.io_error_forever = true;
-        if (fault == 1) options.faults.fail_after_reads = 3;
+        if (fault == 1) options.faults.fail_after_reads = 1;
         if (fault == 2) options.faults.truncate_after_reads = 0;
         Simulation simulation(seed, options);
         std::string message;
