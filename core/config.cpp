@@ -200,6 +200,11 @@ void add_machine_keys(Keys& keys) {
                                            {"ram", PlacementPolicy::kRam},
                                            {"nvme", PlacementPolicy::kNvme}});
   };
+  keys["compute.prompt_math"] = [](Config& c, const Value& v) {
+    c.prompt_math = choice<PromptMath>(v, {{"auto", PromptMath::kAuto},
+                                           {"bf16", PromptMath::kBf16},
+                                           {"f32", PromptMath::kF32}});
+  };
   keys["compute.threads"] = [](Config& c, const Value& v) {
     c.compute_threads = is_auto(v) ? 0 : static_cast<uint32_t>(integer(v, 1, 1024));
   };

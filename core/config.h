@@ -15,6 +15,8 @@ namespace spillway {
 enum class PlacementPolicy { kAuto, kRam, kNvme };
 enum class EngineChoice { kAuto, kUring, kPread };
 enum class DirectChoice { kAuto, kOn, kOff };
+/// How the host computes prompts. kAuto: bf16 where the CPU multiplies bf16 faster than f32.
+enum class PromptMath { kAuto, kBf16, kF32 };
 enum class Tier : uint8_t { kGpu, kRam, kNvme };
 
 std::string_view tier_name(Tier tier);
@@ -49,6 +51,7 @@ struct Config {
   std::optional<uint32_t> stream_staging_slabs;
 
   uint32_t compute_threads = 0;  ///< 0 = every core this process may use
+  PromptMath prompt_math = PromptMath::kAuto;
 
   std::vector<std::string> prompts;
   std::vector<std::vector<int64_t>> prompt_token_ids;

@@ -62,6 +62,7 @@ class Ops {
   /// KV cache of one layer and sequence with room for `capacity` positions.
   virtual uint64_t kv_bytes(const AttentionShape& shape, uint32_t capacity) const = 0;
 
+  virtual void zero(Stream& stream, std::byte* data, uint64_t bytes) = 0;
   /// out[i, :] = table[ids[i], :]. ids are host memory.
   virtual void embed(Stream& stream, const WeightView& table, std::span<const uint32_t> ids,
                      float* out) = 0;

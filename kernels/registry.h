@@ -4,23 +4,16 @@
 #include <memory>
 #include <string>
 
+#include "core/config.h"
 #include "core/device.h"
 #include "kernels/ops.h"
 
 namespace spillway {
 
-/// How the host computes prompts. kAuto: bf16 where the CPU multiplies bf16 faster than f32.
-enum class PromptMath { kAuto, kBf16, kF32 };
-
 struct DeviceOptions {
   uint32_t threads = 0;        ///< 0 = every core this process may use
   uint64_t gpu_bytes = 0;      ///< arena of host-discrete; 0 = not limited
   PromptMath prompt_math = PromptMath::kAuto;
-};
-
-struct ComputeDevice {
-  std::unique_ptr<Device> device;
-  std::unique_ptr<Ops> ops;
 };
 
 /// True for host and host-discrete; cuda joins when its operations are there. Throws Error with

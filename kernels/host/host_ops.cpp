@@ -57,6 +57,8 @@ class HostOps final : public Ops {
     return host_kv_bytes(shape, capacity);
   }
 
+  void zero(Stream&, std::byte* data, uint64_t bytes) override { std::memset(data, 0, bytes); }
+
   void embed(Stream&, const WeightView& table, std::span<const uint32_t> ids,
              float* out) override {
     const uint64_t row_bytes = table.cols * dtype_bytes(table.dtype);

@@ -1,0 +1,145 @@
+// spillway inspect: what a checkpoint holds; --verify reads all of it.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <map>
+
+#include "cli/commands.h"
+#include "cli/report.h"
+#include "cli/terminal.h"
+#include "core/error.h"
+#include "core/units.h"
+#include "io/checksum.h"
+#include "model/model_config.h"
+#include "model/weight_map.h"
+
+namespace spillway {
+namespace {
+
+struct InspectOptions {
+  std::string directory;
+  bool json = false;
+  bool verify = false;
+};
+
+/// The architecture line, or why the engine cannot run this model; tensors are shown either way.
+std::string architecture_of(const Checkpoint& checkpoint, nlohmann::ordered_json& json) {
+  try {
+    const ModelConfig config = load_model_config(checkpoint.directory());
+    json["architecture"] = config.architecture;
+    json["layers"] = config.layers;
+    json["hidden"] = config.hidden;
+    json["heads"] = config.heads;
+    json["kv_heads"] = config.kv_heads;
+    json["head_dim"] = config.head_dim;
+    json["vocab"] = config.vocab;
+    json["context"] = config.context;
+    map_weights(config, checkpoint);
+    json["supported"] = true;
+    return fmt::format("{}: {} layers, hidden {}, {} heads ({} KV) of {}, vocabulary {}, context {}",
+                       config.architecture, config.layers, config.hidden, config.heads,
+                       config.kv_heads, config.head_dim, config.vocab, config.context);
+  } catch (const Error& error) {
+    json["supported"] = false;
+    json["reason"] = error.what();
+    return fmt::format("cannot be run: {}", error.what());
+  }
+}
+
+struct Verification {
+  std::map<std::string, std::string> hashes;
+  uint64_t bytes = 0;
+  double seconds = 0;
+};
+
+Verification verify(const Checkpoint& checkpoint, const StopFlag& stop, const NoticeSink& notice) {
+  const SteadyClock clock;
+  Progress progress(clock, false);
+  Verification result;
+  const int64_t begin_ns = clock.now_ns();
+  const auto sums = checksum_tensors(
+      checkpoint, choose_reader(EngineChoice::kAuto, notice), stop,
+      [&](uint64_t done, uint64_t total) {
+        const double elapsed = seconds(clock.now_ns() - begin_ns);
+        const double left = elapsed * static_cast<double>(total - done) / static_cast<double>(done);
+        progress.show(fmt::format("reading {} of {}, {}, {} left", format_bytes(done),
+                                  format_bytes(total), rate_text(done, elapsed),
+                                  format_duration(left)));
+        result.bytes = done;
+      });
+  result.seconds = seconds(clock.now_ns() - begin_ns);
+  for (const TensorChecksum& sum : sums) {
+    result.hashes[sum.name] = fmt::format("{:016x}", sum.xxh3);
+  }
+  return result;
+}
+
+int inspect(const InspectOptions& options, const StopFlag& stop) {
+  const NoticeSink notice = stderr_notices();
+  const Checkpoint checkpoint =
+      Checkpoint::open(options.directory, DirectChoice::kAuto, notice);
+  nlohmann::ordered_json json;
+  const std::string architecture = architecture_of(checkpoint, json);
+  Verification verification;
+  if (options.verify) verification = verify(checkpoint, stop, notice);
+  Table table(options.verify ? "lllrl" : "lllr");
+  table.row({"tensor", "dtype", "shape", "bytes"});
+  if (options.verify) table.row({"", "", "", "", "XXH3"});
+  std::map<std::string, uint64_t> by_dtype;
+  json["tensors"] = nlohmann::ordered_json::array();
+  for (const TensorEntry& entry : checkpoint.tensors()) {
+    by_dtype[entry.dtype_text] += entry.bytes;
+    std::vector<std::string> cells = {entry.name, entry.dtype_text,
+                                      fmt::format("[{}]", fmt::join(entry.shape, ", ")),
+                                      format_bytes(entry.bytes)};
+    nlohmann::ordered_json row = {{"name", entry.name},
+                                  {"dtype", entry.dtype_text},
+                                  {"shape", entry.shape},
+                                  {"bytes", entry.bytes},
+                                  {"file", checkpoint.files()[entry.file].info().path},
+                                  {"offset", entry.offset}};
+    if (options.verify) {
+      cells.push_back(verification.hashes[entry.name]);
+      row["xxh3"] = verification.hashes[entry.name];
+    }
+    table.row(std::move(cells));
+    json["tensors"].push_back(std::move(row));
+  }
+  json["payload_bytes"] = checkpoint.payload_bytes();
+  json["bytes_by_dtype"] = by_dtype;
+  json["files"] = checkpoint.files().size();
+  if (options.verify) {
+    json["verify"] = {{"bytes", verification.bytes},
+                      {"seconds", verification.seconds},
+                      {"bytes_per_second", static_cast<double>(verification.bytes) /
+                                               std::max(verification.seconds, 1e-9)}};
+  }
+  if (options.json) {
+    fmt::print("{}\n", json.dump(1));
+    return 0;
+  }
+  fmt::print("{}\n\n{}\n", architecture, table.text());
+  fmt::print("{} tensors in {} file(s), {}", checkpoint.tensors().size(),
+             checkpoint.files().size(), format_bytes(checkpoint.payload_bytes()));
+  for (const auto& [dtype, bytes] : by_dtype) fmt::print(", {} {}", format_bytes(bytes), dtype);
+  fmt::print("\n");
+  if (options.verify) {
+    fmt::print("read {} in {:.2f} s, {}\n", format_bytes(verification.bytes), verification.seconds,
+               rate_text(verification.bytes, verification.seconds));
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_inspect_command(CommandContext& context) {
+  auto options = std::make_shared<InspectOptions>();
+  CLI::App* command = context.app.add_subcommand("inspect", "Show what a checkpoint holds");
+  command->add_option("MODEL_DIR", options->directory, "Folder of a checkpoint")->required();
+  command->add_flag("--json", options->json, "Print JSON");
+  command->add_flag("--verify", options->verify, "Read everything; print rate and checksums");
+  context.on(command,
+             [options, &context_stop = context.stop] { return inspect(*options, context_stop); });
+}
+
+}  // namespace spillway

@@ -1,0 +1,74 @@
+// spillway plan: where every layer goes and the memory bill; no weights are read.
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "cli/commands.h"
+#include "cli/report.h"
+#include "cli/terminal.h"
+#include "model/generate.h"
+
+namespace spillway {
+namespace {
+
+struct PlanOptions {
+  std::string config;
+  std::vector<std::string> overrides;
+  bool json = false;
+};
+
+/// The configured prompts, or one that fills a chunk when there are none.
+Workload workload_of(const Config& config, const Model& model) {
+  if (!config.prompts.empty() || !config.prompt_token_ids.empty()) {
+    return generation_workload(config, model, make_prompts(config, model));
+  }
+  const uint32_t tokens =
+      std::min(config.prefill_chunk_tokens, std::max(1u, model.config.context - 1));
+  return generation_workload(config, model, {{"", std::vector<uint32_t>(tokens, 0)}});
+}
+
+int plan(const PlanOptions& options) {
+  const NoticeSink notice = stderr_notices();
+  const Config config = load_config(options.config, options.overrides);
+  const Model model = open_model(config.model_path, config.io_direct, notice);
+  const Machine machine = open_machine(config, notice);
+  const RunPlan plan = plan_run(config, model, machine, workload_of(config, model));
+  if (!options.json) {
+    fmt::print("{}", plan_text(model, machine, plan));
+    return 0;
+  }
+  const Placement& placement = plan.stream.placement;
+  nlohmann::ordered_json json;
+  json["device"] = machine.device->name();
+  json["model"] = {{"architecture", model.config.architecture},
+                   {"weight_bytes", model.weights.weight_bytes}};
+  json["placement"] = placement_json(plan);
+  json["memory"] = {{"ram_budget_bytes", plan.ram_budget_bytes},
+                    {"ram_planned_bytes", placement.ram_planned_bytes},
+                    {"gpu_budget_bytes", plan.gpu_budget_bytes},
+                    {"gpu_planned_bytes", placement.gpu_planned_bytes},
+                    {"bill", bill_json(plan)}};
+  json["slots"] = placement.slots;
+  json["slot_bytes"] = placement.slot_bytes;
+  json["nvme_bytes_per_pass"] = placement.nvme_bytes_per_pass;
+  json["copied_bytes_per_pass"] = placement.copied_bytes_per_pass;
+  json["prefill_chunk_tokens"] = plan.limits.max_rows;
+  fmt::print("{}\n", json.dump(1));
+  return 0;
+}
+
+}  // namespace
+
+void add_plan_command(CommandContext& context) {
+  auto options = std::make_shared<PlanOptions>();
+  CLI::App* command = context.app.add_subcommand(
+      "plan", "Show where every layer goes and what memory is needed; reads no weights");
+  command->add_option("CONFIG", options->config, "YAML file (configs/README.md)")->required();
+  command->add_option("--set", options->overrides, "Override a key: --set memory.ram=3GiB")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command->add_flag("--json", options->json, "Print JSON");
+  context.on(command, [options] { return plan(*options); });
+}
+
+}  // namespace spillway

@@ -1,0 +1,148 @@
+// spillway run: answers prompts.
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "cli/commands.h"
+#include "cli/report.h"
+#include "cli/terminal.h"
+#include "core/error.h"
+#include "core/units.h"
+#include "model/generate.h"
+
+namespace spillway {
+namespace {
+
+constexpr size_t kTraceSpans = size_t{1} << 20;
+
+struct RunOptions {
+  std::string config;
+  std::vector<std::string> prompts;
+  std::vector<std::string> overrides;
+  std::string report;
+  std::string trace;
+  bool quiet = false;
+};
+
+Config read_config(const RunOptions& options) {
+  Config config = load_config(options.config, options.overrides);
+  if (!options.prompts.empty()) {
+    config.prompts = options.prompts;
+    config.prompt_token_ids.clear();
+  }
+  if (!options.report.empty()) config.report = options.report;
+  if (!options.trace.empty()) config.trace = options.trace;
+  return config;
+}
+
+std::string progress_line(const GenerationProgress& progress, double elapsed,
+                          double decode_seconds, uint32_t decode_tokens) {
+  const PassRecord& pass = *progress.pass;
+  if (progress.prompt_tokens_left > 0) {
+    return fmt::format("prompt: {} tokens left, {:.1f} tokens/s, {}", progress.prompt_tokens_left,
+                       pass.tokens / pass.seconds, rate_text(pass.feed.nvme_bytes, pass.seconds));
+  }
+  const double rate = decode_seconds > 0 ? decode_tokens / decode_seconds : 0;
+  const double left =
+      rate > 0 ? (progress.most_tokens - progress.new_tokens) / rate : 0;
+  return fmt::format("{}/{} tokens, {:.2f} tokens/s, NVMe {}, stalled {:.0f} %, {} passed, {} left",
+                     progress.new_tokens, progress.most_tokens, rate,
+                     rate_text(pass.feed.nvme_bytes, pass.seconds),
+                     100 * seconds(pass.feed.stall_ns) / pass.seconds, format_duration(elapsed),
+                     format_duration(left));
+}
+
+void print_outputs(const std::vector<Prompt>& prompts, const GenerationResult& result) {
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const Output& output = result.outputs[i];
+    if (prompts.size() > 1) fmt::print("--- prompt {} ({})\n", i + 1, output.finish_reason);
+    if (output.text.empty()) {
+      fmt::print("{}\n", nlohmann::json(output.ids).dump());
+    } else {
+      fmt::print("{}\n", output.text);
+    }
+  }
+}
+
+nlohmann::ordered_json outputs_json(const std::vector<Prompt>& prompts,
+                                    const GenerationResult& result) {
+  auto rows = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const Output& output = result.outputs[i];
+    rows.push_back({{"prompt", prompts[i].text},
+                    {"prompt_token_ids", prompts[i].ids},
+                    {"output_token_ids", output.ids},
+                    {"text", output.text},
+                    {"finish_reason", output.finish_reason}});
+  }
+  return rows;
+}
+
+int run(const RunOptions& options, const StopFlag& stop) {
+  const SteadyClock clock;
+  const NoticeSink notice = stderr_notices();
+  const Config config = read_config(options);
+  const Model model = open_model(config.model_path, config.io_direct, notice);
+  const std::vector<Prompt> prompts = make_prompts(config, model);
+  Machine machine = open_machine(config, notice);
+  const ReaderFactory readers = choose_reader(config.io_engine, notice);
+  Trace trace(clock, config.trace.empty() ? 0 : kTraceSpans);
+  const Workload workload = generation_workload(config, model, prompts);
+  const RunPlan plan = plan_run(config, model, machine, workload);
+  Progress progress(clock, options.quiet);
+  Runtime runtime({&config, &model, &machine, &plan, readers, &trace, &clock, &stop}, workload);
+  try {
+    runtime.load([&](uint64_t done, uint64_t total) {
+      progress.show(fmt::format("loading {} of {}", format_bytes(done), format_bytes(total)));
+    });
+  } catch (const Stopped&) {
+    progress.clear();
+    fmt::print(stderr, "spillway: stopped while loading\n");
+    return kExitInterrupted;
+  }
+  const int64_t begin_ns = clock.now_ns();
+  double decode_seconds = 0;
+  uint32_t decode_tokens = 0;
+  const GenerationResult result =
+      generate(runtime, config, prompts, [&](const GenerationProgress& state) {
+        if (state.pass->kind == PassRecord::Kind::kDecode) {
+          decode_seconds += state.pass->seconds;
+          decode_tokens += state.pass->tokens;
+        }
+        progress.show(progress_line(state, seconds(clock.now_ns() - begin_ns), decode_seconds,
+                                    decode_tokens));
+      });
+  progress.clear();
+  print_outputs(prompts, result);
+  if (!options.quiet) fmt::print("\n{}", passes_text(result.passes));
+  if (!config.report.empty()) {
+    auto report = common_report(config, model, machine, plan, runtime.engine(), result.passes);
+    report["interrupted"] = result.interrupted;
+    report["outputs"] = outputs_json(prompts, result);
+    write_report(config.report, report);
+  }
+  if (!config.trace.empty()) trace.write(config.trace);
+  return result.interrupted ? kExitInterrupted : 0;
+}
+
+}  // namespace
+
+void add_run_command(CommandContext& context) {
+  auto options = std::make_shared<RunOptions>();
+  CLI::App* command = context.app.add_subcommand("run", "Answer prompts with a model");
+  command->add_option("CONFIG", options->config, "YAML file (configs/README.md)")->required();
+  command
+      ->add_option("--prompt", options->prompts,
+                   "Prompt text, instead of the file's; repeat for more")
+      ->type_name("TEXT")
+      ->allow_extra_args(false);
+  command->add_option("--set", options->overrides, "Override a key: --set memory.ram=3GiB")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command->add_option("--report", options->report, "Write a JSON report")->type_name("FILE");
+  command->add_option("--trace", options->trace, "Write a Perfetto timeline")->type_name("FILE");
+  command->add_flag("--quiet", options->quiet, "Print the texts only");
+  context.on(command, [options, &context_stop = context.stop] { return run(*options, context_stop); });
+}
+
+}  // namespace spillway

@@ -1,0 +1,156 @@
+// spillway score: log-likelihood and perplexity of given texts or token ids.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <fstream>
+#include <sstream>
+
+#include "cli/commands.h"
+#include "cli/report.h"
+#include "cli/terminal.h"
+#include "core/error.h"
+#include "core/units.h"
+#include "io/json_strict.h"
+#include "model/score.h"
+
+namespace spillway {
+namespace {
+
+constexpr uint64_t kMaxIdsBytes = uint64_t{1} << 30;
+constexpr size_t kTraceSpans = size_t{1} << 20;
+
+struct ScoreOptions {
+  std::string config;
+  std::string text_file;
+  std::string ids_file;
+  std::vector<std::string> overrides;
+  std::string report;
+  std::string trace;
+  bool quiet = false;
+};
+
+std::vector<uint32_t> ids_of(const nlohmann::json& list, const std::string& file) {
+  std::vector<uint32_t> ids;
+  for (const auto& item : list) {
+    if (!item.is_number_unsigned() || item.get<uint64_t>() > UINT32_MAX) {
+      throw Error(fmt::format("{}: {} is not a token id", file, item.dump()));
+    }
+    ids.push_back(item.get<uint32_t>());
+  }
+  return ids;
+}
+
+/// A JSON list of ids, or a list of such lists.
+std::vector<std::vector<uint32_t>> read_ids(const std::string& file) {
+  const nlohmann::json json = load_json_strict(file, kMaxIdsBytes);
+  if (!json.is_array() || json.empty()) {
+    throw Error(fmt::format("{}: expected a JSON list of token ids, or a list of lists", file));
+  }
+  if (!json[0].is_array()) return {ids_of(json, file)};
+  std::vector<std::vector<uint32_t>> lists;
+  for (const auto& item : json) {
+    if (!item.is_array()) throw Error(fmt::format("{}: expected lists only", file));
+    lists.push_back(ids_of(item, file));
+  }
+  return lists;
+}
+
+std::vector<uint32_t> read_text(const std::string& file, const Model& model) {
+  if (model.tokenizer == nullptr) {
+    throw Error(fmt::format("{}: no tokenizer; give --token-ids-file instead",
+                            model.checkpoint.directory().string()));
+  }
+  std::ifstream in(file, std::ios::binary);
+  std::stringstream text;
+  text << in.rdbuf();
+  if (!in) throw Error(fmt::format("cannot read {}: {}", file, errno_text(errno)));
+  try {
+    return model.tokenizer->encode_prompt(text.str());
+  } catch (const Error& error) {
+    throw Error(fmt::format("{}: {}", file, error.what()));
+  }
+}
+
+nlohmann::ordered_json result_json(nlohmann::ordered_json report, const ScoreResult& result,
+                                   bool logprobs) {
+  report["interrupted"] = result.interrupted;
+  report["mean_nll"] = result.mean_nll;
+  report["perplexity"] = result.perplexity;
+  report["tokens"] = result.tokens;
+  if (logprobs) report["logprobs"] = result.logprobs;
+  return report;
+}
+
+int run_score(const ScoreOptions& options, const StopFlag& stop) {
+  const SteadyClock clock;
+  const NoticeSink notice = stderr_notices();
+  Config config = load_config(options.config, options.overrides);
+  if (!options.report.empty()) config.report = options.report;
+  if (!options.trace.empty()) config.trace = options.trace;
+  const Model model = open_model(config.model_path, config.io_direct, notice);
+  const auto texts = options.ids_file.empty()
+                         ? std::vector<std::vector<uint32_t>>{read_text(options.text_file, model)}
+                         : read_ids(options.ids_file);
+  check_score_texts(model, texts);
+  Machine machine = open_machine(config, notice);
+  const ReaderFactory readers = choose_reader(config.io_engine, notice);
+  Trace trace(clock, config.trace.empty() ? 0 : kTraceSpans);
+  const Workload workload = scoring_workload(config, model, texts);
+  const RunPlan plan = plan_run(config, model, machine, workload);
+  Progress progress(clock, options.quiet);
+  Runtime runtime({&config, &model, &machine, &plan, readers, &trace, &clock, &stop}, workload);
+  try {
+    runtime.load([&](uint64_t done, uint64_t total) {
+      progress.show(fmt::format("loading {} of {}", format_bytes(done), format_bytes(total)));
+    });
+  } catch (const Stopped&) {
+    progress.clear();
+    fmt::print(stderr, "spillway: stopped while loading\n");
+    return kExitInterrupted;
+  }
+  const int64_t begin_ns = clock.now_ns();
+  const ScoreResult result = score(
+      runtime, config, texts, [&](const PassRecord& pass, uint64_t done, uint64_t total) {
+        const double elapsed = seconds(clock.now_ns() - begin_ns);
+        const double rate = static_cast<double>(done) / elapsed;
+        progress.show(fmt::format("{}/{} tokens, {:.1f} tokens/s, NVMe {}, {} left", done, total,
+                                  rate, rate_text(pass.feed.nvme_bytes, pass.seconds),
+                                  format_duration(static_cast<double>(total - done) / rate)));
+      });
+  progress.clear();
+  fmt::print("mean NLL {:.6f}, perplexity {:.4f} over {} tokens\n", result.mean_nll,
+             result.perplexity, result.tokens);
+  if (!options.quiet) fmt::print("\n{}", passes_text(result.passes));
+  if (!config.report.empty()) {
+    write_report(config.report,
+                 result_json(common_report(config, model, machine, plan, runtime.engine(),
+                                           result.passes),
+                             result, config.score_logprobs));
+  }
+  if (!config.trace.empty()) trace.write(config.trace);
+  return result.interrupted ? kExitInterrupted : 0;
+}
+
+}  // namespace
+
+void add_score_command(CommandContext& context) {
+  auto options = std::make_shared<ScoreOptions>();
+  CLI::App* command =
+      context.app.add_subcommand("score", "Log-likelihood and perplexity of a text");
+  command->add_option("CONFIG", options->config, "YAML file (configs/README.md)")->required();
+  auto* input = command->add_option_group("input");
+  input->add_option("--text-file", options->text_file, "Text to score")->type_name("FILE");
+  input->add_option("--token-ids-file", options->ids_file, "JSON list of ids, or list of lists")
+      ->type_name("FILE");
+  input->require_option(1);
+  command->add_option("--set", options->overrides, "Override a key: --set memory.ram=3GiB")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command->add_option("--report", options->report, "Write a JSON report")->type_name("FILE");
+  command->add_option("--trace", options->trace, "Write a Perfetto timeline")->type_name("FILE");
+  command->add_flag("--quiet", options->quiet, "Print the result line only");
+  context.on(command,
+             [options, &context_stop = context.stop] { return run_score(*options, context_stop); });
+}
+
+}  // namespace spillway

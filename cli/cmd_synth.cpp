@@ -1,0 +1,128 @@
+// spillway synth: a checkpoint with random weights, written at disk speed.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "cli/commands.h"
+#include "cli/report.h"
+#include "cli/terminal.h"
+#include "core/error.h"
+#include "core/units.h"
+#include "model/synthetic.h"
+
+namespace spillway {
+namespace {
+
+struct SynthOptions {
+  std::string directory;
+  std::string like;
+  uint32_t layers = 0;
+  uint32_t hidden = 0;
+  uint32_t intermediate = 0;
+  uint32_t heads = 0;
+  uint32_t kv_heads = 0;
+  uint32_t vocab = 0;
+  std::string dtype = "bf16";
+  uint32_t shards = 1;
+  uint64_t seed = 0;
+};
+
+ModelConfig config_of(const SynthOptions& options) {
+  ModelConfig config;
+  if (!options.like.empty()) {
+    config = preset_config(options.like);
+    if (config.architecture.empty()) {
+      throw Error(fmt::format("--like {}: no such preset; there are {}", options.like,
+                              fmt::join(preset_names(), ", ")));
+    }
+  } else {
+    config = preset_config("tiny");
+    config.layers = config.hidden = config.intermediate = config.heads = config.vocab = 0;
+    config.context = 4096;
+  }
+  const auto take = [](uint32_t given, uint32_t& field) {
+    if (given != 0) field = given;
+  };
+  const bool reshaped = options.hidden != 0 || options.heads != 0;
+  take(options.layers, config.layers);
+  take(options.hidden, config.hidden);
+  take(options.intermediate, config.intermediate);
+  take(options.heads, config.heads);
+  take(options.vocab, config.vocab);
+  if (options.like.empty() || options.heads != 0) config.kv_heads = config.heads;
+  take(options.kv_heads, config.kv_heads);
+  if (config.layers == 0 || config.hidden == 0 || config.intermediate == 0 || config.heads == 0 ||
+      config.vocab == 0) {
+    throw Error(
+        "give --like PRESET, or all of --layers --hidden --intermediate --heads --vocab");
+  }
+  if (config.heads % config.kv_heads != 0) throw Error("--kv-heads must divide --heads");
+  if (reshaped) {
+    if (config.hidden % config.heads != 0 || (config.hidden / config.heads) % 2 != 0) {
+      throw Error("--hidden must be an even multiple of --heads");
+    }
+    config.head_dim = config.hidden / config.heads;
+  }
+  if (config.vocab < 258) {
+    throw Error("--vocab must be 258 or more: 256 bytes and two special tokens");
+  }
+  return config;
+}
+
+int synth(const SynthOptions& options, const StopFlag& stop) {
+  SyntheticOptions synthetic;
+  synthetic.model = config_of(options);
+  std::string dtype = options.dtype;
+  for (char& c : dtype) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  const auto parsed = parse_dtype(dtype);
+  if (!parsed) throw Error(fmt::format("--dtype {}: expected bf16, f16 or f32", options.dtype));
+  synthetic.dtype = *parsed;
+  synthetic.shards = options.shards;
+  synthetic.seed = options.seed;
+  const SteadyClock clock;
+  Progress progress(clock, false);
+  const int64_t begin_ns = clock.now_ns();
+  uint64_t bytes = 0;
+  write_synthetic(options.directory, synthetic, stop, [&](uint64_t done, uint64_t total) {
+    bytes = total;
+    const double elapsed = seconds(clock.now_ns() - begin_ns);
+    const double left = elapsed * static_cast<double>(total - done) / static_cast<double>(done);
+    progress.show(fmt::format("writing {} of {}, {}, {} left", format_bytes(done),
+                              format_bytes(total), rate_text(done, elapsed),
+                              format_duration(left)));
+  });
+  progress.clear();
+  fmt::print("{}: {} in {:.1f} s\n", options.directory, format_bytes(bytes),
+             seconds(clock.now_ns() - begin_ns));
+  return 0;
+}
+
+}  // namespace
+
+void add_synth_command(CommandContext& context) {
+  auto options = std::make_shared<SynthOptions>();
+  CLI::App* command =
+      context.app.add_subcommand("synth", "Write a checkpoint with random weights");
+  command->add_option("DIR", options->directory, "New folder to write")->required();
+  command
+      ->add_option("--like", options->like,
+                   fmt::format("Shape of a known model: {}", fmt::join(preset_names(), ", ")))
+      ->type_name("PRESET");
+  const auto natural = [&](const char* name, uint32_t& field, const char* text) {
+    command->add_option(name, field, text)->type_name("N")->check(CLI::Range(1u, 1u << 24));
+  };
+  natural("--layers", options->layers, "Decoder layers");
+  natural("--hidden", options->hidden, "Hidden size");
+  natural("--intermediate", options->intermediate, "MLP size");
+  natural("--heads", options->heads, "Attention heads");
+  natural("--kv-heads", options->kv_heads, "Key/value heads (default: as many as heads)");
+  natural("--vocab", options->vocab, "Vocabulary, at least 258");
+  command->add_option("--dtype", options->dtype, "bf16, f16 or f32")->capture_default_str();
+  command->add_option("--shards", options->shards, "Files to spread the weights over")
+      ->check(CLI::Range(1u, 10000u))
+      ->capture_default_str();
+  command->add_option("--seed", options->seed, "Seed of the weights")->capture_default_str();
+  context.on(command,
+             [options, &context_stop = context.stop] { return synth(*options, context_stop); });
+}
+
+}  // namespace spillway

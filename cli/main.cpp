@@ -1,0 +1,65 @@
+// spillway: runs transformer models larger than the memory they are given.
+#include <csignal>
+#include <cstdio>
+#include <new>
+#include <vector>
+
+#include "cli/commands.h"
+#include "core/error.h"
+
+namespace {
+
+// The one global: a signal handler can reach nothing else.
+spillway::StopFlag* stop_on_signal = nullptr;
+
+extern "C" void on_signal(int) { stop_on_signal->request(); }
+
+/// The first Ctrl-C ends the run cleanly; a second one kills, for whoever cannot wait.
+void install_signal_handler(spillway::StopFlag& stop) {
+  stop_on_signal = &stop;
+  struct sigaction action {};
+  action.sa_handler = on_signal;
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  spillway::StopFlag stop;
+  install_signal_handler(stop);
+  CLI::App app{
+      "Runs transformer models larger than the memory they are given: layers are placed on RAM "
+      "and NVMe by a planner, and what spilled is streamed.",
+      "spillway"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", SPILLWAY_VERSION);
+  app.footer("Start with: spillway plan configs/quickstart.yaml");
+  spillway::Command chosen;
+  spillway::CommandContext context{
+      app, stop, [&](CLI::App* subcommand, spillway::Command command) {
+        subcommand->callback([&chosen, command = std::move(command)] { chosen = command; });
+      }};
+  spillway::add_run_command(context);
+  spillway::add_score_command(context);
+  spillway::add_plan_command(context);
+  spillway::add_inspect_command(context);
+  spillway::add_tokenize_command(context);
+  spillway::add_synth_command(context);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  try {
+    return chosen();
+  } catch (const spillway::Error& error) {
+    std::fprintf(stderr, "spillway: %s\n", error.what());
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "spillway: out of memory; lower memory.ram\n");
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "spillway: %s\n", error.what());
+  }
+  return 1;
+}

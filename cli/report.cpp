@@ -1,0 +1,208 @@
+#include "cli/report.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <fstream>
+
+#include "cli/terminal.h"
+#include "core/error.h"
+#include "core/system_memory.h"
+#include "core/units.h"
+
+namespace spillway {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+/// Consecutive layers of one tier as one line: "0-3".
+struct LayerRange {
+  std::string first;
+  std::string last;
+  Tier tier = Tier::kNvme;
+  uint64_t bytes = 0;
+  std::string name() const { return first == last ? first : first + "-" + last; }
+};
+
+std::vector<LayerRange> ranges_of(const std::vector<LayerPlacement>& table) {
+  std::vector<LayerRange> ranges;
+  for (size_t i = 0; i < table.size(); ++i) {
+    const LayerPlacement& row = table[i];
+    const bool decoder = row.layer != "embed" && row.layer != "head";
+    const bool split = (i > 0 && table[i - 1].layer == row.layer) ||
+                       (i + 1 < table.size() && table[i + 1].layer == row.layer);
+    const bool previous_plain = !ranges.empty() && ranges.back().last != "embed" &&
+                                i > 0 && table[i - 1].layer != row.layer &&
+                                !(i > 1 && table[i - 2].layer == table[i - 1].layer);
+    if (decoder && !split && previous_plain && ranges.back().tier == row.tier) {
+      ranges.back().last = row.layer;
+      ranges.back().bytes += row.bytes;
+    } else {
+      ranges.push_back({row.layer, row.layer, row.tier, row.bytes});
+    }
+  }
+  return ranges;
+}
+
+std::string dtype_summary(const Model& model) {
+  uint64_t bytes[3] = {};
+  for (const auto& layer : model.weights.weights) {
+    for (const Weight& weight : layer) {
+      bytes[static_cast<size_t>(weight.dtype)] += uint64_t{weight.spec.rows} * weight.spec.cols;
+    }
+  }
+  size_t most = 0;
+  for (size_t i = 1; i < 3; ++i) {
+    if (bytes[i] > bytes[most]) most = i;
+  }
+  return std::string(dtype_name(static_cast<DType>(most)));
+}
+
+}  // namespace
+
+Json placement_json(const RunPlan& plan) {
+  Json rows = Json::array();
+  for (const LayerPlacement& row : placement_table(plan)) {
+    rows.push_back({{"layer", row.layer}, {"tier", tier_name(row.tier)}, {"bytes", row.bytes}});
+  }
+  return rows;
+}
+
+Json bill_json(const RunPlan& plan) {
+  Json rows = Json::array();
+  for (const MemoryLine& line : plan.stream.placement.bill) {
+    rows.push_back({{"name", line.name}, {"tier", tier_name(line.tier)}, {"bytes", line.bytes}});
+  }
+  return rows;
+}
+
+Json common_report(const Config& config, const Model& model, const Machine& machine,
+                   const RunPlan& plan, const Engine& engine,
+                   const std::vector<PassRecord>& passes) {
+  const ProcessMemory memory = read_process_memory();
+  const Placement& placement = plan.stream.placement;
+  Json report;
+  report["device"] = machine.device->name();
+  report["compute"] = machine.ops->description();
+  report["model"] = {{"path", config.model_path.string()},
+                     {"architecture", model.config.architecture},
+                     {"weight_bytes", model.weights.weight_bytes}};
+  report["placement"] = placement_json(plan);
+  report["memory"] = {{"ram_budget_bytes", plan.ram_budget_bytes},
+                      {"ram_planned_bytes", placement.ram_planned_bytes},
+                      {"peak_rss_bytes", memory.peak_rss_bytes},
+                      {"gpu_budget_bytes", plan.gpu_budget_bytes},
+                      {"gpu_planned_bytes", placement.gpu_planned_bytes},
+                      {"huge_pages", memory.huge_page_bytes > 0},
+                      {"huge_page_bytes", memory.huge_page_bytes},
+                      {"bill", bill_json(plan)}};
+  report["io"] = {{"engine", engine.reader_name()},
+                  {"direct", model.checkpoint.direct()},
+                  {"depth", plan.stream.io_depth},
+                  {"chunk_bytes", plan.stream.chunk_bytes},
+                  {"registered_buffers", engine.buffers_registered()},
+                  {"slots", placement.slots},
+                  {"slot_bytes", placement.slot_bytes},
+                  {"nvme_bytes_per_pass", placement.nvme_bytes_per_pass},
+                  {"copied_bytes_per_pass", placement.copied_bytes_per_pass}};
+  Json rows = Json::array();
+  for (const PassRecord& pass : passes) {
+    rows.push_back({{"kind", pass_kind_name(pass.kind)},
+                    {"tokens", pass.tokens},
+                    {"seconds", pass.seconds},
+                    {"nvme_bytes", pass.feed.nvme_bytes},
+                    {"copied_bytes", pass.feed.copied_bytes},
+                    {"stall_seconds", seconds(pass.feed.stall_ns)}});
+  }
+  report["passes"] = rows;
+  return report;
+}
+
+void write_report(const std::filesystem::path& file, const Json& report) {
+  std::filesystem::path temporary = file;
+  temporary += ".partial";
+  std::ofstream out(temporary);
+  // Generated text may hold anything a tokenizer gives; malformed UTF-8 is replaced, not thrown at.
+  out << report.dump(1, ' ', false, Json::error_handler_t::replace) << "\n";
+  out.close();
+  int error = out ? 0 : errno;
+  if (error == 0 && std::rename(temporary.c_str(), file.c_str()) != 0) error = errno;
+  if (error != 0) {
+    std::error_code ignored;
+    std::filesystem::remove(temporary, ignored);
+    throw Error(fmt::format("cannot write report {}: {}", file.string(), errno_text(error)));
+  }
+}
+
+std::string plan_text(const Model& model, const Machine& machine, const RunPlan& plan) {
+  const Placement& placement = plan.stream.placement;
+  std::string text = fmt::format(
+      "model   {}, {} layers, {} of {} weights\ndevice  {}: {}\n\n", model.config.architecture,
+      model.config.layers, format_bytes(model.weights.weight_bytes), dtype_summary(model),
+      machine.device->name(), machine.ops->description());
+  Table layers("llr");
+  layers.row({"layer", "tier", "bytes"});
+  for (const LayerRange& range : ranges_of(placement_table(plan))) {
+    const bool gathered = range.first == "embed" && range.tier == Tier::kNvme;
+    layers.row({range.name(), gathered ? "nvme (row by row)" : std::string(tier_name(range.tier)),
+                format_bytes(range.bytes)});
+  }
+  text += layers.text() + "\n";
+  Table bill("llr");
+  bill.row({"memory", "tier", "bytes"});
+  for (const MemoryLine& line : placement.bill) {
+    bill.row({line.name, std::string(tier_name(line.tier)), format_bytes(line.bytes)});
+  }
+  bill.row({"total", "ram",
+            fmt::format("{} of {}", format_bytes(placement.ram_planned_bytes),
+                        format_bytes(plan.ram_budget_bytes))});
+  if (!machine.device->unified()) {
+    bill.row({"total", "gpu",
+              fmt::format("{} of {}", format_bytes(placement.gpu_planned_bytes),
+                          format_bytes(plan.gpu_budget_bytes))});
+  }
+  text += bill.text() + "\n";
+  text += fmt::format("each pass reads {} from NVMe", format_bytes(placement.nvme_bytes_per_pass));
+  if (!machine.device->unified()) {
+    text += fmt::format(" and copies {} to the device",
+                        format_bytes(placement.copied_bytes_per_pass));
+  }
+  text += fmt::format("; prompts run {} tokens per pass\n", plan.limits.max_rows);
+  return text;
+}
+
+std::string rate_text(uint64_t bytes, double seconds) {
+  if (bytes == 0 || seconds <= 0) return "-";
+  return fmt::format("{:.2f} GB/s", static_cast<double>(bytes) / seconds / 1e9);
+}
+
+std::string passes_text(const std::vector<PassRecord>& passes) {
+  Table table("lrrrrrrrr");
+  table.row({"phase", "passes", "tokens", "seconds", "tokens/s", "s/pass", "NVMe read", "NVMe rate",
+             "stalled"});
+  for (const auto kind :
+       {PassRecord::Kind::kPrefill, PassRecord::Kind::kDecode, PassRecord::Kind::kScore}) {
+    uint64_t count = 0;
+    uint64_t tokens = 0;
+    uint64_t bytes = 0;
+    double total = 0;
+    double stalled = 0;
+    for (const PassRecord& pass : passes) {
+      if (pass.kind != kind) continue;
+      ++count;
+      tokens += pass.tokens;
+      bytes += pass.feed.nvme_bytes;
+      total += pass.seconds;
+      stalled += seconds(pass.feed.stall_ns);
+    }
+    if (count == 0) continue;
+    table.row({pass_kind_name(kind), fmt::to_string(count), fmt::to_string(tokens),
+               fmt::format("{:.2f}", total),
+               fmt::format("{:.2f}", static_cast<double>(tokens) / total),
+               fmt::format("{:.3f}", total / static_cast<double>(count)), format_bytes(bytes),
+               rate_text(bytes, total), fmt::format("{:.0f} %", 100 * stalled / total)});
+  }
+  return table.text();
+}
+
+}  // namespace spillway

@@ -1,0 +1,33 @@
+// The JSON report of a run, and the tables printed beside it. Other programs depend on its names.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+#include "model/runtime.h"
+
+namespace spillway {
+
+nlohmann::ordered_json placement_json(const RunPlan& plan);
+nlohmann::ordered_json bill_json(const RunPlan& plan);
+
+/// What run and score have in common: device, model, placement, memory, io, passes.
+nlohmann::ordered_json common_report(const Config& config, const Model& model,
+                                     const Machine& machine, const RunPlan& plan,
+                                     const Engine& engine, const std::vector<PassRecord>& passes);
+
+/// Writes through a temporary name, so that no half report is ever seen. Throws Error.
+void write_report(const std::filesystem::path& file, const nlohmann::ordered_json& report);
+
+/// Layers by tier, the memory bill and what streams in each pass.
+std::string plan_text(const Model& model, const Machine& machine, const RunPlan& plan);
+/// One line per kind of pass: tokens/s, bytes/s, share of time stalled.
+std::string passes_text(const std::vector<PassRecord>& passes);
+
+/// "3.12 GB/s"; "-" when nothing was read.
+std::string rate_text(uint64_t bytes, double seconds);
+
+}  // namespace spillway

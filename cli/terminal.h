@@ -1,0 +1,52 @@
+// What a person sees: notices, a progress line with time left, tables that align.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/clock.h"
+#include "core/log.h"
+
+namespace spillway {
+
+/// Prints notices to stderr as "note: …", once each.
+NoticeSink stderr_notices();
+
+/// One line on stderr that is rewritten in place on a terminal; elsewhere a plain line now and
+/// then. One thread.
+class Progress {
+ public:
+  Progress(const Clock& clock, bool quiet);
+  ~Progress() { clear(); }
+  Progress(const Progress&) = delete;
+  void show(const std::string& line);
+  void clear();
+
+ private:
+  const Clock& clock_;
+  bool quiet_;
+  bool terminal_;
+  bool shown_ = false;
+  int64_t last_ns_ = 0;
+};
+
+/// "1:05" or "2:00:09".
+std::string format_duration(double seconds);
+
+/// Columns padded to their widest cell; numbers to the right. The first row is the heading.
+class Table {
+ public:
+  /// `alignment`: one of 'l', 'r' per column.
+  explicit Table(std::string alignment) : alignment_(std::move(alignment)) {}
+  void row(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
+  std::string text() const;
+
+ private:
+  std::string alignment_;
+  std::vector<std::vector<std::string>> rows_;
+};
+
+bool stdout_is_terminal();
+
+}  // namespace spillway

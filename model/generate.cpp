@@ -1,0 +1,214 @@
+#include "model/generate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "model/sampler.h"
+
+namespace spillway {
+namespace {
+
+void check_ids(const std::vector<uint32_t>& ids, const Model& model, const std::string& what) {
+  if (ids.empty()) throw Error(fmt::format("{} is empty; give at least one token", what));
+  for (const uint32_t id : ids) {
+    if (id >= model.config.vocab) {
+      throw Error(fmt::format("{}: token id {} is outside the vocabulary of {}", what, id,
+                              model.config.vocab));
+    }
+  }
+  if (ids.size() >= model.config.context) {
+    throw Error(fmt::format("{} has {} tokens but the model's context is {}; shorten it", what,
+                            ids.size(), model.config.context));
+  }
+}
+
+struct Sequence {
+  const Prompt* prompt = nullptr;
+  Sampler sampler;
+  uint32_t most_new = 0;  ///< bounded by the context
+  uint32_t fed = 0;       ///< tokens whose keys and values are cached
+  Output output;
+  bool done() const { return !output.finish_reason.empty(); }
+  bool prefilling() const { return fed < prompt->ids.size(); }
+};
+
+class Generator {
+ public:
+  Generator(Runtime& runtime, const Config& config, const std::vector<Prompt>& prompts,
+            const GenerationObserver& observer)
+      : runtime_(runtime), config_(config), observer_(observer) {
+    const SamplingOptions sampling{config.temperature, config.top_k, config.top_p, config.seed};
+    const ModelConfig& model = runtime.model().config;
+    for (const Prompt& prompt : prompts) {
+      const auto room = model.context - static_cast<uint32_t>(prompt.ids.size());
+      Sequence sequence{&prompt, Sampler(sampling, model.vocab, sequences_.size()),
+                        std::min(config.max_new_tokens, room), 0, {}};
+      prompt_tokens_ += static_cast<uint32_t>(prompt.ids.size());
+      most_tokens_ += sequence.most_new;
+      longest_ = std::max(longest_, sequence.most_new);
+      sequences_.push_back(std::move(sequence));
+    }
+  }
+
+  GenerationResult run() {
+    GenerationResult result;
+    const uint32_t rows = runtime_.plan().limits.max_rows;
+    const uint32_t prompt_passes = (prompt_tokens_ + rows - 1) / rows;
+    runtime_.engine().start();
+    runtime_.engine().allow_passes(prompt_passes + longest_ - 1);
+    try {
+      uint32_t prompt_left = prompt_tokens_;
+      while (true) {
+        const Batch batch = prompt_left > 0 ? prompt_batch(rows) : decode_batch();
+        if (batch.ids.empty()) break;
+        const auto kind =
+            prompt_left > 0 ? PassRecord::Kind::kPrefill : PassRecord::Kind::kDecode;
+        if (prompt_left > 0) prompt_left -= static_cast<uint32_t>(batch.ids.size());
+        result.passes.push_back(run_pass(runtime_, batch, kind));
+        take_tokens(batch);
+        observer_({&result.passes.back(), new_tokens_, most_tokens_, prompt_left});
+      }
+    } catch (const Stopped&) {
+      result.interrupted = true;
+    }
+    runtime_.engine().stop();
+    for (Sequence& sequence : sequences_) {
+      if (!sequence.done()) sequence.output.finish_reason = "interrupted";
+      if (const Tokenizer* tokenizer = runtime_.model().tokenizer.get()) {
+        sequence.output.text = tokenizer->decode(sequence.output.ids);
+      }
+      result.outputs.push_back(std::move(sequence.output));
+    }
+    return result;
+  }
+
+ private:
+  void add_rows(Batch& batch, uint32_t index, std::span<const uint32_t> ids, bool wants_logits) {
+    Sequence& sequence = sequences_[index];
+    const auto first_row = static_cast<uint32_t>(batch.ids.size());
+    const auto rows = static_cast<uint32_t>(ids.size());
+    batch.sequences.push_back({index, first_row, rows, sequence.fed});
+    batch.ids.insert(batch.ids.end(), ids.begin(), ids.end());
+    sequence.fed += rows;
+    if (wants_logits) {
+      batch.logit_rows.push_back(first_row + rows - 1);
+      logit_owners_.push_back(index);
+    }
+  }
+
+  /// As many prompt tokens as one pass holds, sequence after sequence.
+  Batch prompt_batch(uint32_t rows) {
+    Batch batch;
+    logit_owners_.clear();
+    for (uint32_t i = 0; i < sequences_.size(); ++i) {
+      const Sequence& sequence = sequences_[i];
+      const auto room = rows - static_cast<uint32_t>(batch.ids.size());
+      if (!sequence.prefilling() || room == 0) continue;
+      const auto left = static_cast<uint32_t>(sequence.prompt->ids.size()) - sequence.fed;
+      const uint32_t count = std::min(room, left);
+      add_rows(batch, i, std::span(sequence.prompt->ids).subspan(sequence.fed, count),
+               count == left);
+    }
+    return batch;
+  }
+
+  /// The newest token of every sequence that goes on.
+  Batch decode_batch() {
+    Batch batch;
+    logit_owners_.clear();
+    for (uint32_t i = 0; i < sequences_.size(); ++i) {
+      if (sequences_[i].done()) continue;
+      add_rows(batch, i, std::span(sequences_[i].output.ids).last(1), true);
+    }
+    return batch;
+  }
+
+  void take_tokens(const Batch& batch) {
+    CHECK(batch.logit_rows.size() == logit_owners_.size());
+    for (uint32_t i = 0; i < logit_owners_.size(); ++i) {
+      Sequence& sequence = sequences_[logit_owners_[i]];
+      const uint32_t id = sequence.sampler.pick(runtime_.forward().logits(i));
+      const auto& ends = runtime_.model().config.end_tokens;
+      sequence.output.ids.push_back(id);
+      ++new_tokens_;
+      if (!config_.ignore_eos && std::find(ends.begin(), ends.end(), id) != ends.end()) {
+        sequence.output.finish_reason = "stop";
+      } else if (sequence.output.ids.size() >= sequence.most_new) {
+        sequence.output.finish_reason =
+            sequence.most_new < config_.max_new_tokens ? "context" : "length";
+      }
+    }
+  }
+
+  Runtime& runtime_;
+  const Config& config_;
+  const GenerationObserver& observer_;
+  std::vector<Sequence> sequences_;
+  std::vector<uint32_t> logit_owners_;
+  uint32_t prompt_tokens_ = 0;
+  uint32_t most_tokens_ = 0;
+  uint32_t longest_ = 0;
+  uint32_t new_tokens_ = 0;
+};
+
+}  // namespace
+
+std::vector<Prompt> make_prompts(const Config& config, const Model& model) {
+  std::vector<Prompt> prompts;
+  for (const std::string& text : config.prompts) {
+    if (model.tokenizer == nullptr) {
+      throw Error(fmt::format(
+          "{}: no tokenizer.json and no tokenizer.model; give generate.prompt_token_ids instead "
+          "of texts",
+          model.checkpoint.directory().string()));
+    }
+    const std::string what = fmt::format("prompt {}", prompts.size() + 1);
+    if (text.empty()) throw Error(fmt::format("{} is empty; write some text", what));
+    Prompt prompt{text, {}};
+    try {
+      prompt.ids = model.tokenizer->encode_prompt(text);
+    } catch (const Error& error) {
+      throw Error(fmt::format("{}: {}", what, error.what()));
+    }
+    check_ids(prompt.ids, model, what);
+    prompts.push_back(std::move(prompt));
+  }
+  for (const auto& ids : config.prompt_token_ids) {
+    Prompt prompt{"", {ids.begin(), ids.end()}};
+    check_ids(prompt.ids, model, fmt::format("prompt {}", prompts.size() + 1));
+    prompts.push_back(std::move(prompt));
+  }
+  if (prompts.empty()) {
+    throw Error(fmt::format(
+        "{}: nothing to do: give generate.prompts, generate.prompt_token_ids or --prompt TEXT",
+        config.file.string()));
+  }
+  return prompts;
+}
+
+Workload generation_workload(const Config& config, const Model& model,
+                             const std::vector<Prompt>& prompts) {
+  Workload workload;
+  uint64_t prompt_tokens = 0;
+  for (const Prompt& prompt : prompts) {
+    const auto length = static_cast<uint32_t>(prompt.ids.size());
+    prompt_tokens += length;
+    workload.kv_lengths.push_back(
+        static_cast<uint32_t>(std::min<uint64_t>(uint64_t{length} + config.max_new_tokens,
+                                                 model.config.context)));
+  }
+  workload.min_rows = static_cast<uint32_t>(prompts.size());
+  workload.chunk_rows =
+      static_cast<uint32_t>(std::min<uint64_t>(prompt_tokens, config.prefill_chunk_tokens));
+  workload.logit_rows = static_cast<uint32_t>(prompts.size());
+  return workload;
+}
+
+GenerationResult generate(Runtime& runtime, const Config& config,
+                          const std::vector<Prompt>& prompts, const GenerationObserver& observer) {
+  return Generator(runtime, config, prompts, observer).run();
+}
+
+}  // namespace spillway

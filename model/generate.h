@@ -1,0 +1,52 @@
+// Text generation: all prompts of a run form one batch, so that each pass over the weights serves
+// every sequence.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/config.h"
+#include "model/runtime.h"
+
+namespace spillway {
+
+struct Prompt {
+  std::string text;  ///< empty when only ids were given
+  std::vector<uint32_t> ids;
+};
+
+/// Prompts of a configuration, tokenized and checked: not empty, inside the vocabulary, shorter
+/// than the context. Throws Error naming the prompt.
+std::vector<Prompt> make_prompts(const Config& config, const Model& model);
+
+Workload generation_workload(const Config& config, const Model& model,
+                             const std::vector<Prompt>& prompts);
+
+struct Output {
+  std::vector<uint32_t> ids;
+  std::string text;
+  std::string finish_reason;  ///< stop, length, context, interrupted
+};
+
+struct GenerationResult {
+  std::vector<Output> outputs;
+  std::vector<PassRecord> passes;
+  bool interrupted = false;
+};
+
+/// Called after each pass.
+struct GenerationProgress {
+  const PassRecord* pass = nullptr;
+  uint32_t new_tokens = 0;   ///< of all sequences so far
+  uint32_t most_tokens = 0;  ///< if none stops early
+  uint32_t prompt_tokens_left = 0;
+};
+using GenerationObserver = std::function<void(const GenerationProgress&)>;
+
+/// Starts the engine, runs every sequence to its end, stops the engine. A stop request ends it
+/// early with what there is. Throws Error when a pass fails.
+GenerationResult generate(Runtime& runtime, const Config& config,
+                          const std::vector<Prompt>& prompts, const GenerationObserver& observer);
+
+}  // namespace spillway

@@ -1,0 +1,57 @@
+// The architecture of a model, read from a checkpoint's config.json and generation_config.json.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+namespace spillway {
+
+struct RopeScaling {
+  enum class Kind { kNone, kLinear, kLlama3 };
+  Kind kind = Kind::kNone;
+  double factor = 1;
+  double low_freq_factor = 1;
+  double high_freq_factor = 4;
+  double original_max_positions = 8192;
+};
+
+struct ModelConfig {
+  std::string architecture;
+  uint32_t layers = 0;
+  uint32_t hidden = 0;
+  uint32_t intermediate = 0;
+  uint32_t heads = 0;
+  uint32_t kv_heads = 0;
+  uint32_t head_dim = 0;
+  uint32_t vocab = 0;
+  uint32_t context = 0;  ///< positions; a sliding window, where one is active, bounds it
+  double rms_epsilon = 1e-6;
+  double rope_theta = 10000;
+  RopeScaling rope_scaling;
+  bool tied_embeddings = false;
+  bool qkv_bias = false;
+  bool output_bias = false;  ///< attention output projection
+  bool mlp_bias = false;
+  bool qk_norm = false;
+  std::vector<uint32_t> end_tokens;  ///< generation_config.json, else config.json
+
+  uint32_t q_width() const { return heads * head_dim; }
+  uint32_t kv_width() const { return kv_heads * head_dim; }
+  /// head_dim/2 rotation speeds, scaling applied. Llama 3 formula: transformers'
+  /// modeling_rope_utils, `_compute_llama3_parameters`.
+  std::vector<float> rope_inverse_frequencies() const;
+};
+
+/// Reads and validates; throws Error with file, key and what was expected. Unknown architectures
+/// are refused with the list of supported ones.
+ModelConfig load_model_config(const std::filesystem::path& directory);
+/// The same from parsed JSON; `where` names it in messages.
+ModelConfig parse_model_config(const nlohmann::json& json, const std::string& where);
+
+/// One line that names every architecture this version computes.
+std::string supported_architectures();
+
+}  // namespace spillway

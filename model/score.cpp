@@ -1,0 +1,166 @@
+#include "model/score.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+
+namespace spillway {
+namespace {
+
+uint32_t window_of(const Config& config, const Model& model) {
+  return std::min(config.score_context_tokens.value_or(model.config.context),
+                  model.config.context);
+}
+
+std::vector<uint64_t> lengths_of(const std::vector<std::vector<uint32_t>>& texts) {
+  std::vector<uint64_t> lengths;
+  for (const auto& text : texts) lengths.push_back(text.size());
+  return lengths;
+}
+
+Batch make_batch(const ScoreBatch& plan, const std::vector<std::vector<uint32_t>>& texts) {
+  Batch batch;
+  for (uint32_t s = 0; s < plan.slices.size(); ++s) {
+    const ScoreSlice& slice = plan.slices[s];
+    const auto& text = texts[slice.text];
+    batch.sequences.push_back({s, static_cast<uint32_t>(batch.ids.size()), slice.count,
+                               static_cast<uint32_t>(slice.begin - slice.window_begin)});
+    const uint64_t window_end = slice.window_begin + plan.kv_lengths[s];
+    for (uint64_t i = slice.begin; i < slice.begin + slice.count; ++i) {
+      batch.ids.push_back(text[i]);
+      // A window's last token predicts what the next window scores.
+      batch.targets.push_back(i + 1 < window_end ? text[i + 1] : UINT32_MAX);
+    }
+  }
+  return batch;
+}
+
+}  // namespace
+
+std::vector<ScoreBatch> plan_scoring(const std::vector<uint64_t>& text_tokens, uint32_t chunk,
+                                     uint32_t window) {
+  CHECK(chunk >= 1 && window >= 2);
+  std::vector<ScoreBatch> batches;
+  ScoreBatch open;
+  uint32_t open_rows = 0;
+  const auto flush = [&] {
+    if (!open.slices.empty()) batches.push_back(std::exchange(open, {}));
+    open_rows = 0;
+  };
+  for (uint32_t text = 0; text < text_tokens.size(); ++text) {
+    for (uint64_t begin = 0; begin + 1 < text_tokens[text]; begin += window - 1) {
+      const auto length =
+          static_cast<uint32_t>(std::min<uint64_t>(window, text_tokens[text] - begin));
+      if (open_rows + length > chunk) flush();
+      if (length <= chunk) {
+        open.slices.push_back({text, begin, begin, length});
+        open.kv_lengths.push_back(length);
+        open_rows += length;
+        continue;
+      }
+      for (uint32_t at = 0; at < length; at += chunk) {
+        const uint32_t count = std::min(chunk, length - at);
+        batches.push_back({{{text, begin, begin + at, count}}, {length}});
+      }
+    }
+  }
+  flush();
+  return batches;
+}
+
+void check_score_texts(const Model& model, const std::vector<std::vector<uint32_t>>& texts) {
+  bool any = false;
+  for (size_t t = 0; t < texts.size(); ++t) {
+    for (const uint32_t id : texts[t]) {
+      if (id >= model.config.vocab) {
+        throw Error(fmt::format("text {}: token id {} is outside the vocabulary of {}", t + 1, id,
+                                model.config.vocab));
+      }
+    }
+    any |= texts[t].size() >= 2;
+  }
+  if (!any) throw Error("nothing to score: no text has two tokens or more");
+}
+
+Workload scoring_workload(const Config& config, const Model& model,
+                          const std::vector<std::vector<uint32_t>>& texts) {
+  Workload workload;
+  workload.scoring = true;
+  uint64_t longest_text = 0;
+  uint64_t tokens = 0;
+  for (const auto& text : texts) {
+    longest_text = std::max<uint64_t>(longest_text, text.size());
+    tokens += text.size();
+  }
+  const uint32_t window = window_of(config, model);
+  workload.chunk_rows =
+      static_cast<uint32_t>(std::min<uint64_t>(tokens, config.score_chunk_tokens));
+  // Room for the longest window, and for a chunk full of short ones, each rounded up to a block.
+  const auto longest = static_cast<uint32_t>(std::min<uint64_t>(longest_text, window));
+  workload.kv_lengths = {longest};
+  for (const ScoreBatch& batch :
+       plan_scoring(lengths_of(texts), std::max(1u, workload.chunk_rows), window)) {
+    const auto blocks = [](const std::vector<uint32_t>& lengths) {
+      uint64_t total = 0;
+      for (const uint32_t length : lengths) total += (length + 15) / 16;
+      return total;
+    };
+    if (blocks(batch.kv_lengths) > blocks(workload.kv_lengths)) {
+      workload.kv_lengths = batch.kv_lengths;
+    }
+  }
+  return workload;
+}
+
+ScoreResult score(Runtime& runtime, const Config& config,
+                  const std::vector<std::vector<uint32_t>>& texts,
+                  const ScoreObserver& observer) {
+  const Model& model = runtime.model();
+  const auto batches = plan_scoring(lengths_of(texts), runtime.plan().limits.max_rows,
+                                    window_of(config, model));
+  uint64_t total = 0;
+  for (const ScoreBatch& batch : batches) {
+    for (const ScoreSlice& slice : batch.slices) total += slice.count;
+  }
+  ScoreResult result;
+  result.logprobs.resize(texts.size());
+  double nll = 0;
+  uint64_t done = 0;
+  runtime.engine().start();
+  runtime.engine().allow_passes(batches.size());
+  try {
+    for (const ScoreBatch& plan : batches) {
+      const Batch batch = make_batch(plan, texts);
+      runtime.cache().assign(runtime.ops(), model.config, plan.kv_lengths);
+      result.passes.push_back(run_pass(runtime, batch, PassRecord::Kind::kScore));
+      const auto logprobs = runtime.forward().log_probabilities();
+      for (const BatchSequence& rows : batch.sequences) {
+        for (uint32_t r = rows.first_row; r < rows.first_row + rows.rows; ++r) {
+          if (batch.targets[r] == UINT32_MAX) continue;
+          if (!std::isfinite(logprobs[r])) {
+            throw Error("the model computed a log-probability that is not a number; the "
+                        "checkpoint is damaged");
+          }
+          result.logprobs[plan.slices[rows.sequence].text].push_back(logprobs[r]);
+          nll -= double{logprobs[r]};
+          ++result.tokens;
+        }
+      }
+      done += batch.ids.size();
+      observer(result.passes.back(), done, total);
+    }
+  } catch (const Stopped&) {
+    result.interrupted = true;
+  }
+  runtime.engine().stop();
+  if (result.tokens > 0) {
+    result.mean_nll = nll / static_cast<double>(result.tokens);
+    result.perplexity = std::exp(result.mean_nll);
+  }
+  return result;
+}
+
+}  // namespace spillway

@@ -1,0 +1,57 @@
+// Scoring: one forward pass per chunk over given tokens; log-probability of every token but the
+// first of each text.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "core/config.h"
+#include "model/runtime.h"
+
+namespace spillway {
+
+/// Rows of one text inside a batch. A window is a stretch of a text that starts with an empty
+/// cache; `window_begin` is its first token.
+struct ScoreSlice {
+  uint32_t text = 0;
+  uint64_t window_begin = 0;
+  uint64_t begin = 0;  ///< first token fed
+  uint32_t count = 0;
+};
+
+/// What one pass scores. `kv_lengths`: positions that each slice's window will have in all.
+struct ScoreBatch {
+  std::vector<ScoreSlice> slices;
+  std::vector<uint32_t> kv_lengths;
+};
+
+/// Cuts texts into windows of at most `window` tokens that overlap by one, so that every token but
+/// a text's first is scored once, and packs them into passes of at most `chunk` rows. Windows
+/// longer than a chunk go alone, in several passes. Pure.
+std::vector<ScoreBatch> plan_scoring(const std::vector<uint64_t>& text_tokens, uint32_t chunk,
+                                     uint32_t window);
+
+Workload scoring_workload(const Config& config, const Model& model,
+                          const std::vector<std::vector<uint32_t>>& texts);
+
+struct ScoreResult {
+  double mean_nll = 0;
+  double perplexity = 0;
+  uint64_t tokens = 0;                        ///< scored
+  std::vector<std::vector<float>> logprobs;   ///< per text, from its second token on
+  std::vector<PassRecord> passes;
+  bool interrupted = false;
+};
+
+/// Called after each pass with tokens fed so far and in all.
+using ScoreObserver =
+    std::function<void(const PassRecord& pass, uint64_t done_tokens, uint64_t total_tokens)>;
+
+/// Throws Error when a pass fails.
+ScoreResult score(Runtime& runtime, const Config& config,
+                  const std::vector<std::vector<uint32_t>>& texts, const ScoreObserver& observer);
+
+/// Throws Error for ids outside the vocabulary, or when no text has two tokens.
+void check_score_texts(const Model& model, const std::vector<std::vector<uint32_t>>& texts);
+
+}  // namespace spillway

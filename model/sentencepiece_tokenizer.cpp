@@ -1,0 +1,91 @@
+// tokenizer.model through the SentencePiece library.
+#include <fmt/format.h>
+#include <sentencepiece_processor.h>
+
+#include "core/error.h"
+#include "model/tokenizer.h"
+#include "model/unicode.h"
+
+namespace spillway {
+namespace {
+
+constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
+
+class SentencePieceTokenizer final : public Tokenizer {
+ public:
+  explicit SentencePieceTokenizer(const std::filesystem::path& file) {
+    const auto status = processor_.Load(file.string());
+    if (!status.ok()) {
+      throw Error(fmt::format("{}: not a SentencePiece model: {}", file.string(),
+                              status.ToString()));
+    }
+    for (int id = 0; id < processor_.GetPieceSize(); ++id) {
+      if (processor_.IsControl(id)) {
+        AddedToken token;
+        token.content = processor_.IdToPiece(id);
+        token.id = static_cast<uint32_t>(id);
+        token.special = true;
+        control_.push_back(token);
+      }
+    }
+    if (processor_.bos_id() >= 0) bos_ = {static_cast<uint32_t>(processor_.bos_id())};
+    std::vector<std::string> pieces;
+    processor_.Encode("a", &pieces).IgnoreError();
+    drops_first_space_ = !pieces.empty() && pieces[0].rfind(kSpaceMark, 0) == 0;
+  }
+
+  std::vector<uint32_t> encode(std::string_view text) const override {
+    if (!is_valid_utf8(text)) throw Error("the text is not valid UTF-8");
+    std::vector<uint32_t> ids;
+    for (const TextPiece& piece : split_at_tokens(text, control_, false)) {
+      if (piece.token != nullptr) {
+        ids.push_back(piece.token->id);
+        continue;
+      }
+      std::vector<int> part;
+      const auto status = processor_.Encode({piece.text.data(), piece.text.size()}, &part);
+      if (!status.ok()) throw Error(fmt::format("cannot encode text: {}", status.ToString()));
+      for (const int id : part) ids.push_back(static_cast<uint32_t>(id));
+    }
+    return ids;
+  }
+
+  std::string token_bytes(uint32_t id, bool at_start) const override {
+    if (id >= vocab_size()) return "";
+    const int piece_id = static_cast<int>(id);
+    if (processor_.IsControl(piece_id)) return "";
+    const std::string& piece = processor_.IdToPiece(piece_id);
+    if (processor_.IsByte(piece_id)) {  // "<0x0A>"
+      return std::string(1, static_cast<char>(std::stoi(piece.substr(3, 2), nullptr, 16)));
+    }
+    if (processor_.IsUnknown(piece_id)) return " \xE2\x81\x87 ";  // the library's mark, U+2047
+    std::string text;
+    for (size_t at = 0; at < piece.size();) {
+      if (piece.compare(at, kSpaceMark.size(), kSpaceMark) == 0) {
+        text += ' ';
+        at += kSpaceMark.size();
+      } else {
+        text += piece[at++];
+      }
+    }
+    if (at_start && drops_first_space_ && !text.empty() && text[0] == ' ') text.erase(0, 1);
+    return text;
+  }
+
+  const std::vector<uint32_t>& bos() const override { return bos_; }
+  uint32_t vocab_size() const override { return static_cast<uint32_t>(processor_.GetPieceSize()); }
+
+ private:
+  sentencepiece::SentencePieceProcessor processor_;
+  std::vector<AddedToken> control_;
+  std::vector<uint32_t> bos_;
+  bool drops_first_space_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Tokenizer> load_sentencepiece(const std::filesystem::path& file) {
+  return std::make_unique<SentencePieceTokenizer>(file);
+}
+
+}  // namespace spillway

@@ -1,0 +1,113 @@
+#include "model/weight_map.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "core/error.h"
+#include "kernels/ops.h"
+
+namespace spillway {
+namespace {
+
+WeightSpec vector_of(std::string name, uint32_t size) { return {std::move(name), 1, size, true}; }
+
+void add_linear(std::vector<WeightSpec>& list, const std::string& name, uint32_t outputs,
+                uint32_t inputs, bool bias) {
+  list.push_back({name + ".weight", outputs, inputs, false});
+  if (bias) list.push_back(vector_of(name + ".bias", outputs));
+}
+
+struct Found {
+  TensorSpec tensor;
+  Weight weight;
+};
+
+Found locate(const WeightSpec& spec, const ModelConfig& config, const Checkpoint& checkpoint) {
+  const TensorEntry* entry = checkpoint.find(spec.name);
+  if (entry == nullptr) {
+    throw Error(fmt::format("{}: tensor {} is missing; {} needs it",
+                            checkpoint.directory().string(), spec.name, config.architecture));
+  }
+  const std::string& path = checkpoint.files()[entry->file].info().path;
+  const auto expected = spec.vector ? std::vector<uint64_t>{spec.cols}
+                                    : std::vector<uint64_t>{spec.rows, spec.cols};
+  if (entry->shape != expected) {
+    throw Error(fmt::format("{}: tensor {} has shape [{}] but config.json asks for [{}]", path,
+                            spec.name, fmt::join(entry->shape, ", "), fmt::join(expected, ", ")));
+  }
+  if (!entry->dtype) {
+    throw Error(fmt::format("{}: tensor {} is {}; weights must be F32, F16 or BF16", path,
+                            spec.name, entry->dtype_text));
+  }
+  Found found;
+  found.weight = {spec, *entry->dtype};
+  found.tensor = {spec.name,
+                  entry->file,
+                  entry->offset,
+                  spec.rows,
+                  uint64_t{spec.cols} * dtype_bytes(*entry->dtype),
+                  spec.vector ? 0 : uint64_t{kPanelRows}};
+  return found;
+}
+
+}  // namespace
+
+std::vector<WeightSpec> decoder_weights(const ModelConfig& config, uint32_t index) {
+  const std::string prefix = fmt::format("model.layers.{}.", index);
+  const std::string attention = prefix + "self_attn.";
+  std::vector<WeightSpec> list;
+  list.push_back(vector_of(prefix + "input_layernorm.weight", config.hidden));
+  add_linear(list, attention + "q_proj", config.q_width(), config.hidden, config.qkv_bias);
+  add_linear(list, attention + "k_proj", config.kv_width(), config.hidden, config.qkv_bias);
+  add_linear(list, attention + "v_proj", config.kv_width(), config.hidden, config.qkv_bias);
+  if (config.qk_norm) {
+    list.push_back(vector_of(attention + "q_norm.weight", config.head_dim));
+    list.push_back(vector_of(attention + "k_norm.weight", config.head_dim));
+  }
+  add_linear(list, attention + "o_proj", config.hidden, config.q_width(), config.output_bias);
+  list.push_back(vector_of(prefix + "post_attention_layernorm.weight", config.hidden));
+  add_linear(list, prefix + "mlp.gate_proj", config.intermediate, config.hidden, config.mlp_bias);
+  add_linear(list, prefix + "mlp.up_proj", config.intermediate, config.hidden, config.mlp_bias);
+  add_linear(list, prefix + "mlp.down_proj", config.hidden, config.intermediate, config.mlp_bias);
+  return list;
+}
+
+std::vector<WeightSpec> head_weights(const ModelConfig& config) {
+  std::vector<WeightSpec> list = {vector_of("model.norm.weight", config.hidden)};
+  list.push_back(config.tied_embeddings
+                     ? embedding_weight(config)
+                     : WeightSpec{"lm_head.weight", config.vocab, config.hidden, false});
+  return list;
+}
+
+WeightSpec embedding_weight(const ModelConfig& config) {
+  return {"model.embed_tokens.weight", config.vocab, config.hidden, false};
+}
+
+WeightMap map_weights(const ModelConfig& config, const Checkpoint& checkpoint) {
+  WeightMap map;
+  map.tied = config.tied_embeddings;
+  const auto add_layer = [&](std::string name, const std::vector<WeightSpec>& specs) {
+    LayerSpec layer{std::move(name), {}};
+    std::vector<Weight> weights;
+    for (const WeightSpec& spec : specs) {
+      Found found = locate(spec, config, checkpoint);
+      layer.tensors.push_back(std::move(found.tensor));
+      weights.push_back(std::move(found.weight));
+    }
+    map.weight_bytes += layer.bytes();
+    map.layers.push_back(std::move(layer));
+    map.weights.push_back(std::move(weights));
+  };
+  for (uint32_t i = 0; i < config.layers; ++i) {
+    add_layer(fmt::to_string(i), decoder_weights(config, i));
+  }
+  add_layer("head", head_weights(config));
+  Found embed = locate(embedding_weight(config), config, checkpoint);
+  map.embed = {"embed", {embed.tensor}};
+  map.embed_weight = embed.weight;
+  if (!map.tied) map.weight_bytes += map.embed.bytes();
+  return map;
+}
+
+}  // namespace spillway

@@ -1,0 +1,47 @@
+// Which tensors a model needs, in the order of their use, and where the checkpoint has them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/dtype.h"
+#include "io/checkpoint.h"
+#include "model/model_config.h"
+#include "tiers/layer_layout.h"
+
+namespace spillway {
+
+/// A tensor the architecture has; vectors have rows = 1.
+struct WeightSpec {
+  std::string name;
+  uint32_t rows = 0;
+  uint32_t cols = 0;
+  bool vector = false;  ///< stored with one dimension
+};
+
+/// Tensors of decoder layer `index`, and of the head, in the order in which Forward uses them.
+std::vector<WeightSpec> decoder_weights(const ModelConfig& config, uint32_t index);
+std::vector<WeightSpec> head_weights(const ModelConfig& config);
+WeightSpec embedding_weight(const ModelConfig& config);
+
+struct Weight {
+  WeightSpec spec;
+  DType dtype = DType::kF32;
+};
+
+/// The model's layers over a checkpoint: decoder layers "0".. and "head". weights[l][t] describes
+/// layers[l].tensors[t].
+struct WeightMap {
+  std::vector<LayerSpec> layers;
+  std::vector<std::vector<Weight>> weights;
+  LayerSpec embed;
+  Weight embed_weight;
+  bool tied = false;
+  uint64_t weight_bytes = 0;  ///< all that the model needs, the tied table once
+};
+
+/// Throws Error naming the tensor that is missing, or has the wrong shape or dtype.
+WeightMap map_weights(const ModelConfig& config, const Checkpoint& checkpoint);
+
+}  // namespace spillway
