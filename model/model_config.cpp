@@ -35,8 +35,10 @@ class ConfigReader {
 
   uint32_t natural(const std::string& key, uint64_t low, uint64_t high) const {
     const std::string expected = fmt::format("a whole number from {} to {}", low, high);
-    if (!has(key) || !(*json_)[key].is_number_unsigned()) fail(key, expected);
-    const auto value = (*json_)[key].get<uint64_t>();
+    if (!has(key) || !(*json_)[key].is_number_integer()) fail(key, expected);
+    const Json& number = (*json_)[key];
+    if (!number.is_number_unsigned() && number.get<int64_t>() < 0) fail(key, expected);
+    const auto value = number.get<uint64_t>();
     if (value < low || value > high) fail(key, expected);
     return static_cast<uint32_t>(value);
   }

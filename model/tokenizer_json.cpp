@@ -498,6 +498,8 @@ std::unique_ptr<Tokenizer> build(const Json& json, const std::string& where,
     return std::make_unique<JsonTokenizer>(json, where, add_bos, bos_content);
   } catch (const Json::exception& error) {
     throw Error(fmt::format("{}: not a tokenizer: {}", where, error.what()));
+  } catch (const BadPattern& error) {
+    throw Error(fmt::format("{}: {}", where, error.what()));
   }
 }
 

@@ -104,7 +104,7 @@ Regex::Regex(const std::string& pattern) : impl_(std::make_unique<Impl>()) {
   if (impl_->code == nullptr) {
     PCRE2_UCHAR message[160] = {};
     pcre2_get_error_message(error, message, sizeof(message));
-    throw Error(fmt::format("the pattern \"{}\" is not a regular expression: {} at {}", pattern,
+    throw BadPattern(fmt::format("the pattern \"{}\" is not a regular expression: {} at {}", pattern,
                             reinterpret_cast<const char*>(message), offset));
   }
   pcre2_jit_compile(impl_->code, PCRE2_JIT_COMPLETE);  // optional: matching works without

@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/error.h"
+
 namespace spillway {
 
 bool is_valid_utf8(std::string_view text);
@@ -23,10 +25,16 @@ size_t incomplete_tail(std::string_view text);
 enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
 std::string normalize(std::string_view text, NormalForm form);
 
+/// A pattern that does not compile, or a text it cannot be matched on.
+class BadPattern : public Error {
+ public:
+  using Error::Error;
+};
+
 /// A compiled pattern over UTF-8 with Unicode classes. Move-only, thread-safe to search.
 class Regex {
  public:
-  /// Throws Error naming the pattern and the place of the mistake.
+  /// Throws BadPattern naming the pattern and the place of the mistake.
   explicit Regex(const std::string& pattern);
   ~Regex();
   Regex(Regex&&) noexcept;

@@ -1,0 +1,315 @@
+// Models from end to end: goldens of real checkpoints, the same bits from every placement.
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "core/error.h"
+#include "core/units.h"
+#include "tests/run_helper.h"
+
+namespace spillway {
+namespace {
+
+using test::make_checkpoint;
+using test::run_model;
+using test::score_model;
+using Json = nlohmann::json;
+
+Json load(const std::filesystem::path& path) { return Json::parse(test::read_file(path)); }
+
+Config base_config(const std::filesystem::path& model) {
+  Config config;
+  config.file = "test.yaml";
+  config.model_path = model;
+  config.device = "host";
+  config.ram_bytes = kGiB;
+  config.gpu_bytes = 512 * kMiB;
+  return config;
+}
+
+struct GoldenCase {
+  std::string model;
+  uint32_t layers;
+  test::PlacementCase placement;
+};
+
+std::vector<GoldenCase> golden_cases() {
+  std::vector<GoldenCase> cases;
+  for (const auto& placement : test::placement_cases(6)) {
+    cases.push_back({"stories15M", 6, placement});
+  }
+  for (const auto& placement : test::placement_cases(5)) {
+    cases.push_back({"stories260K", 5, placement});
+  }
+  return cases;
+}
+
+class Goldens : public ::testing::TestWithParam<GoldenCase> {
+ protected:
+  void SetUp() override {
+    SPILLWAY_NEEDS_TEST_DATA();
+    directory_ = test::test_data() / "models" / GetParam().model;
+    config_ = base_config(directory_);
+    GetParam().placement.apply(config_);
+  }
+  std::filesystem::path directory_;
+  Config config_;
+};
+
+TEST_P(Goldens, GreedyTokens) {
+  const Json goldens = load(directory_ / "golden_greedy.json");
+  config_.max_new_tokens = 64;
+  config_.ignore_eos = true;
+  for (const Json& golden : goldens) config_.prompts.push_back(golden["prompt"]);
+  const auto outcome = run_model(config_);
+  ASSERT_EQ(outcome.result.outputs.size(), goldens.size());
+  for (size_t i = 0; i < goldens.size(); ++i) {
+    EXPECT_EQ(outcome.result.outputs[i].ids,
+              goldens[i]["output_token_ids"].get<std::vector<uint32_t>>());
+    EXPECT_EQ(outcome.result.outputs[i].text, goldens[i]["text"]);
+  }
+}
+
+TEST_P(Goldens, MeanNll) {
+  const Json golden = load(directory_ / "golden_logits_ids.json");
+  const auto result = score_model(config_, {golden["token_ids"].get<std::vector<uint32_t>>()});
+  EXPECT_NEAR(result.mean_nll, golden["mean_nll"].get<double>(), 1e-4);
+  EXPECT_NEAR(result.perplexity, golden["perplexity"].get<double>(), 1e-3);
+  EXPECT_EQ(result.tokens, golden["token_ids"].size() - 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Goldens, ::testing::ValuesIn(golden_cases()), [](const auto& test) {
+  return test.param.model + "_" + test.param.placement.name;
+});
+
+struct BitCase {
+  const char* name;
+  const char* architecture;
+  DType dtype;
+  bool tied;
+};
+
+class SameEverywhere : public ::testing::TestWithParam<BitCase> {};
+
+/// Decode and prompt logits, and scores, compared as bits.
+TEST_P(SameEverywhere, LogitsAreBitIdentical) {
+  const test::TempDir dir;
+  ModelConfig shape = test::small_shape(GetParam().architecture);
+  shape.tied_embeddings = GetParam().tied;
+  shape.vocab = 1024 + 37;  // the last tile is not whole
+  make_checkpoint(dir / "m", shape, GetParam().dtype, 3, test::run_seed());
+  SCOPED_TRACE(test::seed_note(test::run_seed()));
+  std::vector<uint32_t> long_prompt;
+  for (uint32_t i = 0; i < 70; ++i) long_prompt.push_back((i * 37 + 5) % shape.vocab);
+  const std::vector<Prompt> prompts = {{"", long_prompt}, {"", {1, 2, 3}}, {"", {7}}};
+  std::vector<float> logits;
+  std::vector<std::vector<uint32_t>> ids;
+  std::vector<std::vector<float>> logprobs;
+  for (const auto& placement : test::placement_cases(shape.layers)) {
+    SCOPED_TRACE(placement.name);
+    Config config = base_config(dir / "m");
+    config.max_new_tokens = 6;
+    config.prefill_chunk_tokens = 48;
+    config.ignore_eos = true;
+    placement.apply(config);
+    const auto outcome = run_model(config, &prompts);
+    config.score_chunk_tokens = 32;
+    const auto scores = score_model(config, {long_prompt, {9, 8, 7}});
+    std::vector<std::vector<uint32_t>> outputs;
+    for (const Output& output : outcome.result.outputs) outputs.push_back(output.ids);
+    if (logits.empty()) {
+      logits = outcome.logits;
+      ids = outputs;
+      logprobs = scores.logprobs;
+    }
+    EXPECT_EQ(outcome.logits, logits);
+    EXPECT_EQ(outputs, ids);
+    EXPECT_EQ(scores.logprobs, logprobs);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, SameEverywhere,
+    ::testing::Values(BitCase{"llama_bf16", "LlamaForCausalLM", DType::kBF16, false},
+                      BitCase{"llama_f16_tied", "LlamaForCausalLM", DType::kF16, true},
+                      BitCase{"mistral_f32", "MistralForCausalLM", DType::kF32, false},
+                      BitCase{"qwen2_bf16_tied", "Qwen2ForCausalLM", DType::kBF16, true},
+                      BitCase{"qwen3_bf16", "Qwen3ForCausalLM", DType::kBF16, false}),
+    [](const auto& test) { return std::string(test.param.name); });
+
+class SmallModel : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    make_checkpoint(dir_ / "m", test::small_shape("LlamaForCausalLM"), DType::kBF16, 1, 1);
+    config_ = base_config(dir_ / "m");
+    config_.max_new_tokens = 8;
+    config_.ignore_eos = true;
+  }
+  test::TempDir dir_;
+  Config config_;
+};
+
+TEST_F(SmallModel, ASequenceDoesNotDependOnItsNeighbours) {
+  config_.prompts = {"alone"};
+  const auto alone = run_model(config_);
+  config_.prompts = {"something longer comes first", "alone", "x"};
+  const auto together = run_model(config_);
+  EXPECT_EQ(together.result.outputs[1].ids, alone.result.outputs[0].ids);
+}
+
+TEST_F(SmallModel, PassesReadWhatIsNotResidentAndNoMore) {
+  config_.prompts = {"hello"};
+  config_.policy = PlacementPolicy::kNvme;
+  const auto outcome = run_model(config_);
+  ASSERT_EQ(outcome.result.passes.size(), 8u);
+  const uint64_t streamed = outcome.plan.stream.placement.nvme_bytes_per_pass;
+  for (const PassRecord& pass : outcome.result.passes) {
+    EXPECT_GE(pass.feed.nvme_bytes, streamed);
+    EXPECT_LE(pass.feed.nvme_bytes, streamed + pass.tokens * 8192u) << "plus embedding rows";
+  }
+  EXPECT_EQ(outcome.result.passes[0].kind, PassRecord::Kind::kPrefill);
+  EXPECT_EQ(outcome.result.passes[1].kind, PassRecord::Kind::kDecode);
+}
+
+TEST_F(SmallModel, LongPromptsRunInChunks) {
+  config_.prompts = {std::string(100, 'a'), "b"};
+  config_.prefill_chunk_tokens = 32;
+  const auto chunked = run_model(config_);
+  uint32_t prefills = 0;
+  for (const PassRecord& pass : chunked.result.passes) {
+    if (pass.kind == PassRecord::Kind::kPrefill) {
+      ++prefills;
+      EXPECT_LE(pass.tokens, 32u);
+    }
+  }
+  EXPECT_EQ(prefills, 4u);  // 101 + 2 tokens
+  config_.prefill_chunk_tokens = 512;
+  const auto whole = run_model(config_);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(whole.result.outputs[i].ids, chunked.result.outputs[i].ids);
+  }
+}
+
+TEST_F(SmallModel, SamplingIsSeeded) {
+  config_.prompts = {"hello", "hello"};
+  config_.temperature = 1.0;
+  config_.top_k = 50;
+  config_.top_p = 0.95;
+  config_.seed = 3;
+  const auto first = run_model(config_);
+  EXPECT_EQ(run_model(config_).result.outputs[0].ids, first.result.outputs[0].ids);
+  EXPECT_NE(first.result.outputs[0].ids, first.result.outputs[1].ids);
+  config_.seed = 4;
+  EXPECT_NE(run_model(config_).result.outputs[0].ids, first.result.outputs[0].ids);
+}
+
+TEST_F(SmallModel, StopsAtTheContext) {
+  config_.prompt_token_ids = {std::vector<int64_t>(1020, 5)};
+  config_.max_new_tokens = 50;
+  const auto outcome = run_model(config_);
+  EXPECT_EQ(outcome.result.outputs[0].ids.size(), 4u);
+  EXPECT_EQ(outcome.result.outputs[0].finish_reason, "context");
+}
+
+TEST_F(SmallModel, BadPromptsAreOneLine) {
+  const auto complaint = [&](const std::function<void()>& change) {
+    config_ = base_config(dir_ / "m");
+    change();
+    return test::error_of([&] { run_model(config_); });
+  };
+  EXPECT_NE(complaint([&] { config_.prompts = {""}; }).find("prompt 1 is empty"),
+            std::string::npos);
+  EXPECT_NE(complaint([] {}).find("nothing to do"), std::string::npos);
+  EXPECT_NE(complaint([&] { config_.prompts = {"bad \xff\xfe"}; }).find("not valid UTF-8"),
+            std::string::npos);
+  EXPECT_NE(complaint([&] { config_.prompts = {std::string(2000, 'x')}; })
+                .find("context is 1024"),
+            std::string::npos);
+  EXPECT_NE(complaint([&] { config_.prompt_token_ids = {{5, 99999}}; })
+                .find("99999 is outside the vocabulary of 1024"),
+            std::string::npos);
+}
+
+TEST_F(SmallModel, ABudgetThatCannotWorkNamesOneThatDoes) {
+  config_.prompts = {std::string(300, 'x')};
+  config_.ram_bytes = 4 * kMiB;
+  const std::string message = test::error_of([&] { run_model(config_); });
+  const size_t at = message.find("at least ");
+  ASSERT_NE(at, std::string::npos) << message;
+  const auto least = std::stoull(message.substr(at + 9)) * kMiB;
+  config_.ram_bytes = least;
+  const auto tight = run_model(config_);
+  EXPECT_LT(tight.plan.limits.max_rows, 301u) << "prompt chunks gave way to the budget";
+}
+
+TEST_F(SmallModel, ScoringWindowsCoverEveryTokenOnce) {
+  std::vector<uint32_t> text(200);
+  for (uint32_t i = 0; i < text.size(); ++i) text[i] = (i * 31) % 1024;
+  config_.score_context_tokens = 64;
+  config_.score_chunk_tokens = 40;
+  const auto result = score_model(config_, {text, {1}, {2, 3}});
+  EXPECT_EQ(result.logprobs[0].size(), 199u);
+  EXPECT_EQ(result.logprobs[1].size(), 0u);
+  EXPECT_EQ(result.logprobs[2].size(), 1u);
+  EXPECT_EQ(result.tokens, 200u);
+  // A chunk border changes nothing but rounding.
+  config_.score_chunk_tokens = 512;
+  const auto whole = score_model(config_, {text, {1}, {2, 3}});
+  EXPECT_NEAR(result.mean_nll, whole.mean_nll, 1e-5);
+  EXPECT_NE(test::error_of([&] { score_model(config_, {{1}}); }).find("nothing to score"),
+            std::string::npos);
+}
+
+TEST(Scoring, PlansTileTheTexts) {
+  std::mt19937_64 random(test::run_seed());
+  SCOPED_TRACE(test::seed_note(test::run_seed()));
+  for (int round = 0; round < 200; ++round) {
+    std::vector<uint64_t> lengths;
+    for (uint64_t i = 0; i < 1 + random() % 6; ++i) lengths.push_back(random() % 100);
+    const auto chunk = static_cast<uint32_t>(1 + random() % 40);
+    const auto window = static_cast<uint32_t>(2 + random() % 60);
+    std::vector<std::vector<int>> scored(lengths.size());
+    for (size_t t = 0; t < lengths.size(); ++t) scored[t].resize(lengths[t]);
+    for (const ScoreBatch& batch : plan_scoring(lengths, chunk, window)) {
+      uint32_t rows = 0;
+      for (size_t s = 0; s < batch.slices.size(); ++s) {
+        const ScoreSlice& slice = batch.slices[s];
+        rows += slice.count;
+        ASSERT_LE(slice.begin + slice.count, slice.window_begin + batch.kv_lengths[s]);
+        ASSERT_LE(batch.kv_lengths[s], window);
+        for (uint64_t i = slice.begin; i < slice.begin + slice.count; ++i) {
+          if (i + 1 < slice.window_begin + batch.kv_lengths[s]) ++scored[slice.text][i + 1];
+        }
+      }
+      ASSERT_LE(rows, chunk);
+    }
+    for (const auto& text : scored) {
+      for (size_t i = 1; i < text.size(); ++i) ASSERT_EQ(text[i], 1);
+    }
+  }
+}
+
+TEST(RealLogits, MatchTheReference) {
+  SPILLWAY_NEEDS_TEST_DATA();
+  for (const char* name : {"stories15M", "stories260K"}) {
+    const auto directory = test::test_data() / "models" / name;
+    const Json golden = load(directory / "golden_logits_ids.json");
+    const auto ids = golden["token_ids"].get<std::vector<uint32_t>>();
+    const std::string file = test::read_file(directory / "golden_logits.npy");
+    const size_t vocab = golden["shape"][1];
+    std::vector<float> reference(ids.size() * vocab);
+    std::memcpy(reference.data(), file.data() + file.size() - reference.size() * 4,
+                reference.size() * 4);
+    Config config = base_config(directory);
+    config.max_new_tokens = 1;
+    const std::vector<Prompt> prompts = {{"", ids}};
+    const auto logits = run_model(config, &prompts).logits;
+    for (size_t i = 0; i < vocab; ++i) {
+      ASSERT_NEAR(logits[i], reference[(ids.size() - 1) * vocab + i], 2e-3) << name << " " << i;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace spillway

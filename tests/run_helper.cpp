@@ -1,0 +1,122 @@
+#include "tests/run_helper.h"
+
+#include "core/units.h"
+
+namespace spillway::test {
+namespace {
+
+struct Session {
+  explicit Session(const Config& config)
+      : model(open_model(config.model_path, config.io_direct, notices.sink())),
+        machine(open_machine(config, notices.sink())),
+        readers(choose_reader(config.io_engine, notices.sink())) {}
+
+  std::unique_ptr<Runtime> start(const Config& config, const Workload& workload) {
+    plan = plan_run(config, model, machine, workload);
+    auto runtime = std::make_unique<Runtime>(
+        Runtime::Parts{&config, &model, &machine, &plan, readers, &trace, &clock, &stop}, workload);
+    runtime->load([](uint64_t, uint64_t) {});
+    return runtime;
+  }
+
+  Notices notices;
+  SteadyClock clock;
+  Trace trace{clock, 0};
+  StopFlag stop;
+  Model model;
+  Machine machine;
+  ReaderFactory readers;
+  RunPlan plan;
+};
+
+}  // namespace
+
+RunOutcome run_model(const Config& config, const std::vector<Prompt>* given) {
+  Session session(config);
+  const auto prompts = given != nullptr ? *given : make_prompts(config, session.model);
+  const auto runtime = session.start(config, generation_workload(config, session.model, prompts));
+  RunOutcome outcome;
+  outcome.result = generate(*runtime, config, prompts, [](const GenerationProgress&) {});
+  const auto logits = runtime->forward().logits(0);
+  outcome.logits.assign(logits.begin(), logits.end());
+  outcome.plan = session.plan;
+  outcome.notices = session.notices.lines;
+  return outcome;
+}
+
+ScoreResult score_model(const Config& config, const std::vector<std::vector<uint32_t>>& texts,
+                        RunPlan* plan) {
+  Session session(config);
+  check_score_texts(session.model, texts);
+  const auto runtime = session.start(config, scoring_workload(config, session.model, texts));
+  if (plan != nullptr) *plan = session.plan;
+  return score(*runtime, config, texts, [](const PassRecord&, uint64_t, uint64_t) {});
+}
+
+ModelConfig small_shape(const std::string& architecture) {
+  ModelConfig shape = preset_config("tiny");
+  shape.architecture = architecture;
+  shape.qkv_bias = architecture == "Qwen2ForCausalLM";
+  shape.qk_norm = architecture == "Qwen3ForCausalLM";
+  return shape;
+}
+
+void make_checkpoint(const std::filesystem::path& directory, const ModelConfig& shape, DType dtype,
+                     uint32_t shards, uint64_t seed) {
+  SyntheticOptions options;
+  options.model = shape;
+  options.dtype = dtype;
+  options.shards = shards;
+  options.seed = seed;
+  const StopFlag stop;
+  write_synthetic(directory, options, stop, [](uint64_t, uint64_t) {});
+}
+
+std::vector<PlacementCase> placement_cases(uint32_t layers) {
+  const auto overrides = [layers](Config& c, const std::vector<Tier>& pattern) {
+    for (uint32_t i = 0; i < layers; ++i) {
+      c.overrides.push_back({"", i, i, pattern[i % pattern.size()]});
+    }
+  };
+  return {
+      {"ram", [](Config& c) { c.policy = PlacementPolicy::kRam; }},
+      {"nvme", [](Config& c) { c.policy = PlacementPolicy::kNvme; }},
+      {"mixed",
+       [overrides](Config& c) {
+         c.policy = PlacementPolicy::kNvme;
+         overrides(c, {Tier::kRam, Tier::kNvme, Tier::kNvme});
+       }},
+      {"nvme_small_units_pread",
+       [](Config& c) {
+         c.policy = PlacementPolicy::kNvme;
+         c.stream_unit_bytes = 64 * kKiB;
+         c.stream_slots = 2;
+         c.io_engine = EngineChoice::kPread;
+         c.io_direct = DirectChoice::kOff;
+         c.io_chunk_bytes = 64 * kKiB;
+         c.io_depth = 1;
+       }},
+      {"discrete_ram",
+       [](Config& c) {
+         c.device = "host-discrete";
+         c.policy = PlacementPolicy::kRam;
+       }},
+      {"discrete_nvme",
+       [](Config& c) {
+         c.device = "host-discrete";
+         c.policy = PlacementPolicy::kNvme;
+         c.stream_slots = 3;
+         c.stream_staging_slabs = 2;
+         c.io_chunk_bytes = 128 * kKiB;
+       }},
+      {"discrete_gpu", [](Config& c) { c.device = "host-discrete"; }},
+      {"discrete_three_tiers",
+       [overrides](Config& c) {
+         c.device = "host-discrete";
+         c.policy = PlacementPolicy::kNvme;
+         overrides(c, {Tier::kGpu, Tier::kRam, Tier::kNvme});
+       }},
+  };
+}
+
+}  // namespace spillway::test

@@ -1,0 +1,36 @@
+// Runs a model in-process from a Config: what cmd_run does, with everything observable.
+#pragma once
+
+#include <functional>
+
+#include "model/generate.h"
+#include "model/score.h"
+#include "model/synthetic.h"
+#include "tests/support.h"
+
+namespace spillway::test {
+
+struct RunOutcome {
+  GenerationResult result;
+  RunPlan plan;
+  std::vector<float> logits;  ///< of the last pass, first sequence
+  std::vector<std::string> notices;
+};
+RunOutcome run_model(const Config& config, const std::vector<Prompt>* prompts = nullptr);
+
+ScoreResult score_model(const Config& config, const std::vector<std::vector<uint32_t>>& texts,
+                        RunPlan* plan = nullptr);
+
+/// A small random checkpoint of the given shape.
+ModelConfig small_shape(const std::string& architecture);
+void make_checkpoint(const std::filesystem::path& directory, const ModelConfig& shape, DType dtype,
+                     uint32_t shards, uint64_t seed);
+
+/// Placements worth comparing: name and what it changes. Budgets are for small models.
+struct PlacementCase {
+  std::string name;
+  std::function<void(Config&)> apply;
+};
+std::vector<PlacementCase> placement_cases(uint32_t layers);
+
+}  // namespace spillway::test

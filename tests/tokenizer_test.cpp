@@ -1,0 +1,229 @@
+#include "model/tokenizer.h"
+
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "core/error.h"
+#include "model/bpe.h"
+#include "model/unicode.h"
+#include "tests/support.h"
+
+namespace spillway {
+namespace {
+
+using Json = nlohmann::json;
+
+struct FamilyCase {
+  const char* name;
+  const char* folder;
+  const char* file;
+};
+
+class Families : public ::testing::TestWithParam<FamilyCase> {};
+
+TEST_P(Families, ReproduceTheGoldensAndDecodeBack) {
+  SPILLWAY_NEEDS_TEST_DATA();
+  const auto folder = test::test_data() / "tokenizers" / GetParam().folder;
+  const auto tokenizer = std::string(GetParam().file) == "tokenizer.json"
+                             ? load_tokenizer_json(folder / GetParam().file)
+                             : load_sentencepiece(folder / GetParam().file);
+  const Json goldens = Json::parse(test::read_file(folder / "golden_encode.json"));
+  ASSERT_GT(goldens.size(), 40u);
+  for (const Json& golden : goldens) {
+    const auto text = golden["text"].get<std::string>();
+    const auto ids = golden["ids"].get<std::vector<uint32_t>>();
+    EXPECT_EQ(tokenizer->encode(text), ids) << text;
+    if (normalize(text, NormalForm::kNfc) == text) {
+      EXPECT_EQ(tokenizer->decode(ids), text);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, Families,
+    ::testing::Values(FamilyCase{"gpt2", "gpt2", "tokenizer.json"},
+                      FamilyCase{"llama3", "llama3", "tokenizer.json"},
+                      FamilyCase{"qwen", "qwen2_5", "tokenizer.json"},
+                      FamilyCase{"llama2_json", "llama2_tinyllama", "tokenizer.json"},
+                      FamilyCase{"llama2_sentencepiece", "llama2_tinyllama", "tokenizer.model"}),
+    [](const auto& test) { return std::string(test.param.name); });
+
+TEST(RealTokenizers, SpecialTokensInPromptsAndBos) {
+  SPILLWAY_NEEDS_TEST_DATA();
+  const auto root = test::test_data() / "tokenizers";
+  const auto llama3 = load_tokenizer(root / "llama3");
+  EXPECT_EQ(llama3->encode("<|begin_of_text|>Hello"), (std::vector<uint32_t>{128000, 9906}));
+  EXPECT_EQ(llama3->decode(std::vector<uint32_t>{128000, 9906}), "Hello");
+  const auto llama2 = load_tokenizer(root / "llama2_tinyllama");
+  EXPECT_EQ(llama2->encode_prompt("Hello"), (std::vector<uint32_t>{1, 15043}));
+  EXPECT_EQ(llama2->encode_prompt("<s>Hello"), (std::vector<uint32_t>{1, 15043})) << "not twice";
+  const auto qwen = load_tokenizer(root / "qwen2_5");
+  EXPECT_EQ(qwen->encode_prompt("Hello"), (std::vector<uint32_t>{9707})) << "add_bos_token: false";
+  const auto bare = load_sentencepiece(root / "llama2_tinyllama" / "tokenizer.model");
+  EXPECT_EQ(bare->encode_prompt("Hello"), (std::vector<uint32_t>{1, 15043}));
+  EXPECT_EQ(bare->encode("</s>Hello"), (std::vector<uint32_t>{2, 15043}));
+}
+
+TEST(RealTokenizers, StreamingNeverPrintsHalfACharacter) {
+  SPILLWAY_NEEDS_TEST_DATA();
+  for (const char* folder : {"gpt2", "llama2_tinyllama", "llama3"}) {
+    const auto tokenizer = load_tokenizer(test::test_data() / "tokenizers" / folder);
+    const std::string text = "🚀 ⅞ ទ្រ — 我想 Ω";
+    TextStream stream(*tokenizer);
+    std::string all;
+    for (const uint32_t id : tokenizer->encode(text)) {
+      const std::string part = stream.add(id);
+      EXPECT_TRUE(is_valid_utf8(part));
+      all += part;
+    }
+    EXPECT_EQ(all + stream.finish(), text) << folder;
+  }
+}
+
+/// Smallest tokenizer.json with the given parts.
+std::string tokenizer_json(const std::string& extra, const std::string& merges = "[]") {
+  return R"({"model":{"type":"BPE","vocab":{"a":0,"b":1,"ab":2,"c":3,"abc":4,"<s>":5,"▁":6,)"
+         R"("<0xC3>":7,"<0xA9>":8,"<unk>":9},"merges":)" +
+         merges + R"(,"byte_fallback":true,"unk_token":"<unk>","fuse_unk":true})" + extra + "}";
+}
+
+std::unique_ptr<Tokenizer> parse(const std::string& json) {
+  return parse_tokenizer_json(json, "t.json", std::nullopt, "");
+}
+
+TEST(TokenizerJson, BothSpellingsOfMerges) {
+  for (const char* merges : {R"(["a b","ab c"])", R"([["a","b"],["ab","c"]])"}) {
+    EXPECT_EQ(parse(tokenizer_json("", merges))->encode("abcab"), (std::vector<uint32_t>{4, 2}));
+  }
+}
+
+TEST(TokenizerJson, ByteFallbackAndUnknown) {
+  const auto tokenizer = parse(tokenizer_json(""));
+  EXPECT_EQ(tokenizer->encode("aé"), (std::vector<uint32_t>{0, 7, 8}));
+  EXPECT_EQ(tokenizer->encode("aXYb"), (std::vector<uint32_t>{0, 9, 1})) << "fused";
+  EXPECT_EQ(tokenizer->decode(std::vector<uint32_t>{0, 7, 8}), "aé");
+  EXPECT_EQ(tokenizer->decode(std::vector<uint32_t>{0, 7}), "a\xEF\xBF\xBD");
+}
+
+TEST(TokenizerJson, AddedTokenFlags) {
+  const auto tokenizer = parse(tokenizer_json(
+      R"(,"added_tokens":[{"id":10,"content":"<x>","special":true,"lstrip":true,"rstrip":true},)"
+      R"({"id":11,"content":"ca","single_word":true,"normalized":false},)"
+      R"({"id":12,"content":"<x>!","special":true}])"));
+  EXPECT_EQ(tokenizer->encode("a  <x>  b"), (std::vector<uint32_t>{0, 10, 1}));
+  EXPECT_EQ(tokenizer->encode("a<x>!b"), (std::vector<uint32_t>{0, 12, 1})) << "longest";
+  EXPECT_EQ(tokenizer->encode("ca"), (std::vector<uint32_t>{11}));
+  EXPECT_EQ(tokenizer->encode("cab"), (std::vector<uint32_t>{3, 0, 1})) << "not a word of its own";
+}
+
+TEST(TokenizerJson, BosFollowsTheConfiguration) {
+  const std::string with_template = tokenizer_json(
+      R"(,"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>"}},)"
+      R"({"Sequence":{"id":"A"}}]})");
+  EXPECT_EQ(parse(with_template)->bos(), (std::vector<uint32_t>{5}));
+  EXPECT_TRUE(parse(tokenizer_json(""))->bos().empty());
+  EXPECT_TRUE(parse_tokenizer_json(with_template, "t", false, "")->bos().empty());
+  EXPECT_EQ(parse_tokenizer_json(tokenizer_json(""), "t", true, "<s>")->bos(),
+            (std::vector<uint32_t>{5}));
+}
+
+TEST(TokenizerJson, MetaspaceSchemes) {
+  const auto ids = [](const std::string& scheme, const std::string& text) {
+    return parse(tokenizer_json(
+                     R"(,"pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":")" +
+                     scheme + R"("})"))
+        ->encode(text);
+  };
+  EXPECT_EQ(ids("always", "a b"), (std::vector<uint32_t>{6, 0, 6, 1}));
+  EXPECT_EQ(ids("never", "a b"), (std::vector<uint32_t>{0, 6, 1}));
+  EXPECT_EQ(ids("first", "a"), (std::vector<uint32_t>{6, 0}));
+}
+
+struct BadTokenizer {
+  const char* name;
+  std::string json;
+  const char* expected;
+};
+
+class BadTokenizers : public ::testing::TestWithParam<BadTokenizer> {};
+
+TEST_P(BadTokenizers, AreRefusedByName) {
+  const std::string message = test::error_of([] { parse(GetParam().json); });
+  EXPECT_NE(message.find(GetParam().expected), std::string::npos) << message;
+  EXPECT_NE(message.find("t.json"), std::string::npos) << message;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BadTokenizers,
+    ::testing::Values(
+        BadTokenizer{"syntax", "{", "not valid JSON"}, BadTokenizer{"list", "[]", "JSON object"},
+        BadTokenizer{"no_model", "{}", "no \"model\""},
+        BadTokenizer{"unigram", R"({"model":{"type":"Unigram","vocab":{}}})", "Unigram"},
+        BadTokenizer{"merge", tokenizer_json("", R"(["a z"])"), "merge"},
+        BadTokenizer{"merge_type", tokenizer_json("", "[3]"), "merge"},
+        BadTokenizer{"ids", R"({"model":{"vocab":{"a":0,"b":0},"merges":[]}})", "share the id"},
+        BadTokenizer{"id_type", R"({"model":{"vocab":{"a":-1},"merges":[]}})", "token id"},
+        BadTokenizer{"normalizer", tokenizer_json(R"(,"normalizer":{"type":"Lowercase"})"),
+                     "Lowercase"},
+        BadTokenizer{"pre", tokenizer_json(R"(,"pre_tokenizer":{"type":"Whitespace"})"),
+                     "Whitespace"},
+        BadTokenizer{"regex",
+                     tokenizer_json(R"(,"pre_tokenizer":{"type":"Split","behavior":"Isolated",)"
+                                    R"("pattern":{"Regex":"("}})"),
+                     "regular expression"},
+        BadTokenizer{"decoder", tokenizer_json(R"(,"decoder":{"type":"WordPiece"})"), "WordPiece"},
+        BadTokenizer{"bos", tokenizer_json(R"(,"post_processor":{"type":"TemplateProcessing",)"
+                                           R"("single":[{"SpecialToken":{"id":"<zz>"}}]})"),
+                     "<zz>"}),
+    [](const auto& test) { return std::string(test.param.name); });
+
+TEST(Bpe, AgreesWithThePlainAlgorithm) {
+  std::mt19937_64 random(test::run_seed());
+  SCOPED_TRACE(test::seed_note(test::run_seed()));
+  for (int round = 0; round < 50; ++round) {
+    Bpe bpe;
+    std::vector<std::string> tokens = {"a", "b", "c"};
+    for (uint32_t i = 0; i < 3; ++i) bpe.add_token(tokens[i], i);
+    std::vector<std::pair<std::string, std::string>> merges;
+    for (int i = 0; i < 12; ++i) {
+      const std::string left = tokens[random() % tokens.size()];
+      const std::string right = tokens[random() % tokens.size()];
+      if (!bpe.add_token(left + right, static_cast<uint32_t>(tokens.size()))) continue;
+      tokens.push_back(left + right);
+      ASSERT_TRUE(bpe.add_merge(left, right));
+      merges.emplace_back(left, right);
+    }
+    std::vector<std::string> parts;
+    std::vector<uint32_t> symbols;
+    for (int i = 0; i < 40; ++i) {
+      symbols.push_back(static_cast<uint32_t>(random() % 3));
+      parts.push_back(tokens[symbols.back()]);
+    }
+    bool merged = true;
+    while (merged) {  // the lowest rank that applies, at its leftmost place
+      merged = false;
+      for (const auto& [left, right] : merges) {
+        for (size_t i = 0; i + 1 < parts.size() && !merged; ++i) {
+          if (parts[i] != left || parts[i + 1] != right) continue;
+          parts[i] += parts[i + 1];
+          parts.erase(parts.begin() + static_cast<ptrdiff_t>(i) + 1);
+          merged = true;
+        }
+        if (merged) break;
+      }
+    }
+    std::vector<std::string> result;
+    for (const uint32_t id : bpe.merge(symbols)) result.push_back(*bpe.token_of(id));
+    ASSERT_EQ(result, parts);
+  }
+}
+
+TEST(Unicode, TailsAndMalformedBytes) {
+  EXPECT_EQ(incomplete_tail("a\xF0\x9F"), 2u);
+  EXPECT_EQ(incomplete_tail("a\xC3\xA9"), 0u);
+  EXPECT_EQ(incomplete_tail("\xA9"), 0u);
+  EXPECT_EQ(replace_malformed("a\xFFz"), "a\xEF\xBF\xBDz");
+}
+
+}  // namespace
+}  // namespace spillway
