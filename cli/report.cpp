@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <cerrno>
 #include <fstream>
 
@@ -15,31 +16,39 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-/// Consecutive layers of one tier as one line: "0-3".
+/// Consecutive layers that live on the same tiers, as one line: "0-15".
 struct LayerRange {
   std::string first;
   std::string last;
-  Tier tier = Tier::kNvme;
-  uint64_t bytes = 0;
+  std::array<uint64_t, 3> bytes{};  // by Tier
+  bool decoder() const { return last != "embed" && last != "head"; }
   std::string name() const { return first == last ? first : first + "-" + last; }
+  bool same_tiers(const LayerRange& other) const {
+    for (size_t i = 0; i < bytes.size(); ++i) {
+      if ((bytes[i] > 0) != (other.bytes[i] > 0)) return false;
+    }
+    return true;
+  }
 };
 
 std::vector<LayerRange> ranges_of(const std::vector<LayerPlacement>& table) {
-  std::vector<LayerRange> ranges;
-  for (size_t i = 0; i < table.size(); ++i) {
-    const LayerPlacement& row = table[i];
-    const bool decoder = row.layer != "embed" && row.layer != "head";
-    const bool split = (i > 0 && table[i - 1].layer == row.layer) ||
-                       (i + 1 < table.size() && table[i + 1].layer == row.layer);
-    const bool previous_plain = !ranges.empty() && ranges.back().last != "embed" &&
-                                i > 0 && table[i - 1].layer != row.layer &&
-                                !(i > 1 && table[i - 2].layer == table[i - 1].layer);
-    if (decoder && !split && previous_plain && ranges.back().tier == row.tier) {
-      ranges.back().last = row.layer;
-      ranges.back().bytes += row.bytes;
-    } else {
-      ranges.push_back({row.layer, row.layer, row.tier, row.bytes});
+  std::vector<LayerRange> layers;
+  for (const LayerPlacement& row : table) {
+    if (layers.empty() || layers.back().last != row.layer) {
+      layers.push_back({row.layer, row.layer, {}});
     }
+    layers.back().bytes[static_cast<size_t>(row.tier)] += row.bytes;
+  }
+  std::vector<LayerRange> ranges;
+  for (const LayerRange& layer : layers) {
+    const bool joins = !ranges.empty() && ranges.back().decoder() && layer.decoder() &&
+                       ranges.back().same_tiers(layer);
+    if (!joins) {
+      ranges.push_back(layer);
+      continue;
+    }
+    ranges.back().last = layer.last;
+    for (size_t i = 0; i < layer.bytes.size(); ++i) ranges.back().bytes[i] += layer.bytes[i];
   }
   return ranges;
 }
@@ -140,12 +149,20 @@ std::string plan_text(const Model& model, const Machine& machine, const RunPlan&
       "model   {}, {} layers, {} of {} weights\ndevice  {}: {}\n\n", model.config.architecture,
       model.config.layers, format_bytes(model.weights.weight_bytes), dtype_summary(model),
       machine.device->name(), machine.ops->description());
-  Table layers("llr");
-  layers.row({"layer", "tier", "bytes"});
+  const bool unified = machine.device->unified();
+  const auto cell = [](uint64_t bytes) { return bytes == 0 ? "-" : format_bytes(bytes); };
+  Table layers(unified ? "lrrl" : "lrrrl");
+  layers.row(unified ? std::vector<std::string>{"layer", "ram", "nvme", ""}
+                     : std::vector<std::string>{"layer", "gpu", "ram", "nvme", ""});
   for (const LayerRange& range : ranges_of(placement_table(plan))) {
-    const bool gathered = range.first == "embed" && range.tier == Tier::kNvme;
-    layers.row({range.name(), gathered ? "nvme (row by row)" : std::string(tier_name(range.tier)),
-                format_bytes(range.bytes)});
+    std::vector<std::string> cells = {range.name()};
+    for (const Tier tier : {Tier::kGpu, Tier::kRam, Tier::kNvme}) {
+      if (unified && tier == Tier::kGpu) continue;
+      cells.push_back(cell(range.bytes[static_cast<size_t>(tier)]));
+    }
+    const bool gathered = range.first == "embed" && range.bytes[2] > 0;
+    cells.emplace_back(gathered ? "rows as needed" : "");
+    layers.row(std::move(cells));
   }
   text += layers.text() + "\n";
   Table bill("llr");
@@ -156,14 +173,14 @@ std::string plan_text(const Model& model, const Machine& machine, const RunPlan&
   bill.row({"total", "ram",
             fmt::format("{} of {}", format_bytes(placement.ram_planned_bytes),
                         format_bytes(plan.ram_budget_bytes))});
-  if (!machine.device->unified()) {
+  if (!unified) {
     bill.row({"total", "gpu",
               fmt::format("{} of {}", format_bytes(placement.gpu_planned_bytes),
                           format_bytes(plan.gpu_budget_bytes))});
   }
   text += bill.text() + "\n";
   text += fmt::format("each pass reads {} from NVMe", format_bytes(placement.nvme_bytes_per_pass));
-  if (!machine.device->unified()) {
+  if (!unified) {
     text += fmt::format(" and copies {} to the device",
                         format_bytes(placement.copied_bytes_per_pass));
   }

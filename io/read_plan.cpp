@@ -42,13 +42,19 @@ std::vector<Extent> extents_of(std::span<const FileRange> ranges,
   return extents;
 }
 
+/// Cuts an extent into aligned chunks of nearly equal size: a tail of one block would cost a read of
+/// its own. `longest` bounds them where they must fit a slab.
 void add_chunks(ReadPlan& plan, const Extent& extent, const FileShape& file, uint64_t chunk_bytes,
-                uint64_t blob_offset) {
-  for (uint64_t at = extent.begin; at < extent.end; at += chunk_bytes) {
+                bool longest, uint64_t blob_offset) {
+  const uint64_t length = extent.end - extent.begin;
+  const uint64_t count = longest ? ceil_div(length, chunk_bytes)
+                                 : std::max<uint64_t>(1, (length + chunk_bytes / 2) / chunk_bytes);
+  const uint64_t each = align_up(ceil_div(length, count), file.alignment);
+  for (uint64_t at = extent.begin; at < extent.end; at += each) {
     ReadChunk chunk;
     chunk.file = extent.file;
     chunk.offset = at;
-    chunk.bytes = static_cast<uint32_t>(std::min(chunk_bytes, extent.end - at));
+    chunk.bytes = static_cast<uint32_t>(std::min(each, extent.end - at));
     chunk.needed = static_cast<uint32_t>(std::min<uint64_t>(chunk.bytes, file.bytes - at));
     chunk.blob_offset = blob_offset + (at - extent.begin);
     plan.read_bytes += chunk.bytes;
@@ -83,7 +89,7 @@ ReadPlan plan_in_place(std::span<const FileRange> ranges, std::span<const FileSh
   for (const Extent& extent : extents_of(ranges, files)) {
     const FileShape& file = files[extent.file];
     const uint64_t blob_offset = align_up(plan.blob_bytes, file.alignment);
-    add_chunks(plan, extent, file, align_up(chunk_bytes, file.alignment), blob_offset);
+    add_chunks(plan, extent, file, align_up(chunk_bytes, file.alignment), false, blob_offset);
     for (const size_t index : extent.ranges) {
       plan.view_offsets[index] = blob_offset + (ranges[index].offset - extent.begin);
     }
@@ -103,7 +109,7 @@ ReadPlan plan_scattered(std::span<const FileRange> ranges, std::span<const FileS
   for (const Extent& extent : extents_of(ranges, files)) {
     const FileShape& file = files[extent.file];
     const size_t first_chunk = plan.chunks.size();
-    add_chunks(plan, extent, file, align_up(chunk_bytes, file.alignment), 0);
+    add_chunks(plan, extent, file, align_up(chunk_bytes, file.alignment), true, 0);
     for (const size_t index : extent.ranges) {
       add_pieces(plan, ranges[index], first_chunk, plan.view_offsets[index]);
     }

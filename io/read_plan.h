@@ -47,6 +47,7 @@ struct FileShape {
   uint32_t alignment = 4096;
 };
 
+/// Chunks are of about `chunk_bytes`, half as much again at most.
 /// Reads land in the blob in the file's own extents and ranges are viewed there (unified memory).
 /// Ranges whose aligned blocks touch share an extent; gaps are never read over, so that a blob
 /// never exceeds the sum of its ranges, each rounded out to its blocks.

@@ -13,9 +13,9 @@ namespace {
 
 /// Small enough that a handful of slots costs a few percent of a budget; large enough that the
 /// cost per unit vanishes (docs/PERFORMANCE.md).
-constexpr uint64_t kUnitBytes = 16 * kMiB;
+constexpr uint64_t kUnitBytes = 4 * kMiB;
 constexpr uint64_t kChunkBytes = kMiB;
-constexpr uint32_t kDepth = 16;
+constexpr uint32_t kDepth = 8;
 constexpr uint32_t kMinChunkRows = 16;
 
 std::vector<FileShape> file_shapes(const Checkpoint& checkpoint) {

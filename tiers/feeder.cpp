@@ -27,7 +27,6 @@ bool Feeder::step() {
   bool moved = collect_reads();
   if (parts_.staging != nullptr) moved |= parts_.staging->recycle();
   moved |= publish();
-  moved |= begin_fills();
   moved |= submit_reads();
   return moved;
 }
@@ -92,21 +91,16 @@ bool Feeder::publish() {
     ++published_;
     first_fill_ = fill_index(1);
     --fill_count_;
-    any = true;
-  }
-  return any;
-}
-
-bool Feeder::begin_fills() {
-  bool any = false;
-  while (fill_count_ < fills_.size() && next_sequence_ < limit_.load(std::memory_order_acquire) &&
-         begin_fill()) {
+    --submitting_;
     any = true;
   }
   return any;
 }
 
 bool Feeder::begin_fill() {
+  if (fill_count_ == fills_.size() || next_sequence_ >= limit_.load(std::memory_order_acquire)) {
+    return false;
+  }
   const ScheduledUnit& scheduled_unit = scheduled(next_sequence_);
   Fill fill;
   fill.sequence = next_sequence_;
@@ -134,18 +128,24 @@ bool Feeder::begin_fill() {
   return true;
 }
 
+/// A unit is begun only when all reads before it are on their way: while the disk is the bottleneck
+/// few slots are in use, and the ones just used are used again while they are still in cache.
 bool Feeder::submit_reads() {
   bool any = false;
-  for (uint32_t nth = 0; nth < fill_count_; ++nth) {
-    const uint32_t index = fill_index(nth);
-    const Fill& fill = fills_[index];
-    if (scheduled(fill.sequence).ram_home != nullptr) continue;
-    while (fill.next_chunk < unit_of(fill).plan.chunks.size()) {
-      if (!submit_chunk(index)) return any;
-      any = true;
+  while (true) {
+    while (submitting_ < fill_count_) {
+      const uint32_t index = fill_index(submitting_);
+      const Fill& fill = fills_[index];
+      const bool reads = scheduled(fill.sequence).ram_home == nullptr;
+      while (reads && fill.next_chunk < unit_of(fill).plan.chunks.size()) {
+        if (!submit_chunk(index)) return any;
+        any = true;
+      }
+      ++submitting_;
     }
+    if (pump_.full() || !begin_fill()) return any;
+    any = true;
   }
-  return any;
 }
 
 bool Feeder::submit_chunk(uint32_t index) {

@@ -6,8 +6,9 @@
 //   1. collect reads      every completion is judged (io/read_outcome.h); a bad one throws once
 //   2. recycle slabs      those whose copies are over
 //   3. publish            finished fills, strictly in schedule order
-//   4. begin fills        a free target for the next unit, while the limit allows
-//   5. submit reads       oldest fill first, so that the head of the line always progresses
+//   4. submit reads       oldest fill first, so that the head of the line always progresses; when
+//                         all are on their way, a free target for the next unit, while the limit
+//                         allows
 //
 // Invariants: fills in flight <= targets; reads in flight <= reader depth; a unit is published
 // once, after all of its bytes are there (or ordered before `ready` on the copy stream).
@@ -93,7 +94,6 @@ class Feeder {
 
   bool collect_reads();
   bool publish();
-  bool begin_fills();
   bool submit_reads();
   bool begin_fill();
   bool submit_chunk(uint32_t fill_index);
@@ -114,6 +114,7 @@ class Feeder {
   std::vector<Fill> fills_;  // a ring, oldest first
   uint32_t first_fill_ = 0;
   uint32_t fill_count_ = 0;
+  uint32_t submitting_ = 0;  // fills before this one (from the oldest) are wholly submitted
   std::vector<SlabUse> slab_uses_;
   uint64_t next_sequence_ = 0;
   uint64_t published_ = 0;

@@ -10,128 +10,82 @@
 namespace spillway {
 namespace {
 
-/// Slots together ride out the time that resident layers compute, while the disk goes on.
-constexpr uint64_t kAutoSlotBytes = 96 * kMiB;
+/// Slots stay few and small on purpose: what was just read is still in the CPU's caches when the
+/// matmul reads it, and on many machines the reads themselves are faster (docs/PERFORMANCE.md).
+constexpr uint64_t kAutoSlotBytes = 32 * kMiB;
 constexpr uint32_t kMinSlots = 2;
+constexpr uint32_t kMinAutoSlots = 4;
 constexpr uint32_t kMaxAutoSlots = 16;
 
-struct LayerUnits {
-  std::vector<uint32_t> units;
-  uint64_t home_bytes = 0;
-};
-
-/// Order in which units become resident, for `kept` of the equal layers kept whole. Everything that
-/// a budget can buy is a prefix of this list, so a larger budget buys no less.
-class ResidencyOrder {
+/// Which of the candidate units a budget keeps.
+///
+/// evenly(): the most that can be kept spaced within one of each other, then the first of the rest
+/// that still fit. Keeping more units needs a budget that the larger set exceeded before, so a
+/// larger budget never keeps fewer bytes.
+/// nested(): units in bit-reversed order; what a budget keeps is a prefix, and stays one when
+/// another tier takes units away. With two tiers to fill, only this keeps the law in both budgets.
+class Residency {
  public:
-  ResidencyOrder(const PlanRequest& request, const std::vector<bool>& candidate)
-      : request_(request) {
-    layers_.resize(request.layer_names.size());
-    for (uint32_t u = 0; u < request.units.size(); ++u) {
-      if (!candidate[u]) continue;
-      LayerUnits& layer = layers_[request.units[u].layer];
-      layer.units.push_back(u);
-      layer.home_bytes += request.units[u].home_bytes;
+  Residency(const std::vector<UnitSize>& units, const std::vector<bool>& candidate)
+      : units_(units) {
+    for (uint32_t u = 0; u < units.size(); ++u) {
+      if (candidate[u]) candidates_.push_back(u);
     }
-    find_equal_layers();
   }
 
-  /// The units that `budget` bytes hold.
-  std::vector<uint32_t> choose(uint64_t budget) const {
-    if (equal_.empty()) return fill(nested_order(others_), budget);
-    const uint64_t each = layers_[equal_[0]].home_bytes;
-    const uint64_t kept = std::min<uint64_t>(equal_.size(), budget / each);
+  std::vector<uint32_t> evenly(uint64_t budget) const {
+    // Huge models have tens of thousands of units; a step of a thousandth is fine enough for them.
+    const uint64_t count = candidates_.size();
+    const uint64_t step = std::max<uint64_t>(1, count / 1024);
+    uint64_t kept = count;
+    while (kept > 0 && kept_bytes(kept) > budget) kept -= std::min(kept, step);
     std::vector<uint32_t> chosen;
     std::vector<uint32_t> rest;
-    for (uint64_t i = 0; i < equal_.size(); ++i) {
-      const auto& units = layers_[equal_[i]].units;
-      if (kept_evenly(i, kept, equal_.size())) {
-        chosen.insert(chosen.end(), units.begin(), units.end());
-      } else if (rest.empty()) {
-        rest = units;  // what is left of the budget keeps the first units of one streamed layer
-      }
+    for (uint64_t i = 0; i < count; ++i) {
+      (kept_evenly(i, kept, count) ? chosen : rest).push_back(candidates_[i]);
     }
-    if (kept == equal_.size()) rest = nested_order(others_);
-    const auto more = fill(rest, budget - kept * each);
-    chosen.insert(chosen.end(), more.begin(), more.end());
-    return chosen;
+    return with_prefix(std::move(chosen), rest, budget - kept_bytes(kept));
   }
 
-  /// Budgets at which choose() gives something new.
-  std::vector<uint64_t> steps() const {
-    std::vector<uint64_t> result = {0};
-    const auto add = [&](const std::vector<uint32_t>& units, uint64_t base) {
-      for (const uint32_t unit : units) result.push_back(base += request_.units[unit].home_bytes);
-    };
-    uint64_t base = 0;
-    if (!equal_.empty()) {
-      const LayerUnits& layer = layers_[equal_[0]];
-      for (size_t i = 0; i < equal_.size(); ++i) add(layer.units, i * layer.home_bytes);
-      base = equal_.size() * layer.home_bytes;
+  std::vector<uint32_t> nested(uint64_t budget) const {
+    // Reversed over all units, not the candidates: the order must not change when some are taken.
+    std::vector<bool> candidate(units_.size());
+    for (const uint32_t unit : candidates_) candidate[unit] = true;
+    std::vector<uint32_t> order;
+    uint64_t span = 1;
+    while (span < units_.size()) span *= 2;
+    for (uint64_t i = 0; i < span; ++i) {
+      uint64_t reversed = 0;
+      for (uint64_t bit = 1, mirror = span / 2; bit < span; bit *= 2, mirror /= 2) {
+        if ((i & bit) != 0) reversed |= mirror;
+      }
+      if (reversed < units_.size() && candidate[reversed]) {
+        order.push_back(static_cast<uint32_t>(reversed));
+      }
     }
-    add(nested_order(others_), base);
-    return result;
+    return with_prefix({}, order, budget);
   }
 
  private:
-  /// The largest set of layers that are cut alike is spread evenly; the others follow.
-  void find_equal_layers() {
-    std::vector<std::vector<uint64_t>> shapes;
-    std::vector<std::vector<uint32_t>> members;
-    for (uint32_t i = 0; i < layers_.size(); ++i) {
-      if (layers_[i].units.empty()) continue;
-      std::vector<uint64_t> shape;
-      for (const uint32_t u : layers_[i].units) shape.push_back(request_.units[u].home_bytes);
-      const auto found = std::find(shapes.begin(), shapes.end(), shape);
-      const auto at = static_cast<size_t>(found - shapes.begin());
-      if (found == shapes.end()) {
-        shapes.push_back(shape);
-        members.emplace_back();
-      }
-      members[at].push_back(i);
+  uint64_t kept_bytes(uint64_t kept) const {
+    uint64_t bytes = 0;
+    for (uint64_t i = 0; i < candidates_.size(); ++i) {
+      if (kept_evenly(i, kept, candidates_.size())) bytes += units_[candidates_[i]].home_bytes;
     }
-    size_t best = 0;
-    for (size_t i = 1; i < members.size(); ++i) {
-      if (members[i].size() > members[best].size()) best = i;
-    }
-    for (size_t i = 0; i < members.size(); ++i) {
-      auto& target = i == best ? equal_ : others_;
-      target.insert(target.end(), members[i].begin(), members[i].end());
-    }
-    std::sort(others_.begin(), others_.end());
+    return bytes;
   }
-
-  /// Units of unequal layers, layers in bit-reversed order: every prefix is spread out.
-  std::vector<uint32_t> nested_order(const std::vector<uint32_t>& layers) const {
-    std::vector<uint32_t> order;
-    size_t span = 1;
-    while (span < layers.size()) span *= 2;
-    for (size_t i = 0; i < span; ++i) {
-      size_t reversed = 0;
-      for (size_t bit = 1, mirror = span / 2; bit < span; bit *= 2, mirror /= 2) {
-        if ((i & bit) != 0) reversed |= mirror;
-      }
-      if (reversed >= layers.size()) continue;
-      const auto& units = layers_[layers[reversed]].units;
-      order.insert(order.end(), units.begin(), units.end());
-    }
-    return order;
-  }
-
-  std::vector<uint32_t> fill(const std::vector<uint32_t>& order, uint64_t budget) const {
-    std::vector<uint32_t> chosen;
-    for (const uint32_t unit : order) {
-      if (request_.units[unit].home_bytes > budget) break;
-      budget -= request_.units[unit].home_bytes;
+  std::vector<uint32_t> with_prefix(std::vector<uint32_t> chosen,
+                                    const std::vector<uint32_t>& rest, uint64_t budget) const {
+    for (const uint32_t unit : rest) {
+      if (units_[unit].home_bytes > budget) break;
+      budget -= units_[unit].home_bytes;
       chosen.push_back(unit);
     }
     return chosen;
   }
 
-  const PlanRequest& request_;
-  std::vector<LayerUnits> layers_;
-  std::vector<uint32_t> equal_;
-  std::vector<uint32_t> others_;
+  const std::vector<UnitSize>& units_;
+  std::vector<uint32_t> candidates_;
 };
 
 /// One attempt's tiers, and what they cost.
@@ -201,7 +155,7 @@ class Planner {
   uint64_t slots_wanted() const {
     if (request_.slots) return *request_.slots;
     const uint64_t wanted = ceil_div(kAutoSlotBytes, max_home_bytes_);
-    return std::clamp<uint64_t>(wanted, kMinSlots + 1, kMaxAutoSlots);
+    return std::clamp<uint64_t>(wanted, kMinAutoSlots, kMaxAutoSlots);
   }
 
   uint32_t slabs_wanted() const {
@@ -264,10 +218,19 @@ class Planner {
     // Slots first: a home bought with bytes that one more slot needs would be lost again when the
     // budget grows.
     const bool all_slots = slots >= slots_wanted();
-    if (request_.unified) return finish(base, embed, slots, candidate, 0, all_slots ? ram_room : 0);
-    const uint64_t gpu_room =
-        all_slots ? request_.gpu_budget_bytes - least.gpu_planned_bytes : 0;
-    return discrete(base, embed, slots, candidate, ram_room, gpu_room);
+    Attempt attempt = base;
+    if (request_.unified) {
+      if (all_slots) keep(attempt, Residency(request_.units, candidate).evenly(ram_room), Tier::kRam);
+      return bill(attempt, embed, slots);
+    }
+    if (all_slots) {
+      const auto chosen = Residency(request_.units, candidate)
+                              .nested(request_.gpu_budget_bytes - least.gpu_planned_bytes);
+      keep(attempt, chosen, Tier::kGpu);
+      for (const uint32_t unit : chosen) candidate[unit] = false;
+    }
+    keep(attempt, Residency(request_.units, candidate).nested(ram_room), Tier::kRam);
+    return bill(attempt, embed, slots);
   }
 
   /// Bytes of homes that still fit below a budget; the rounding of what is there may be used up.
@@ -290,41 +253,8 @@ class Planner {
     if (tier == Tier::kGpu) attempt.gpu_home_bytes += request_.units[unit].home_bytes;
   }
 
-  Attempt with_homes(Attempt attempt, std::vector<bool> candidate, uint64_t gpu_bytes,
-                     uint64_t ram_bytes) const {
-    if (gpu_bytes > 0) {
-      for (const uint32_t unit : ResidencyOrder(request_, candidate).choose(gpu_bytes)) {
-        place(attempt, unit, Tier::kGpu);
-        candidate[unit] = false;
-      }
-    }
-    for (const uint32_t unit : ResidencyOrder(request_, candidate).choose(ram_bytes)) {
-      place(attempt, unit, Tier::kRam);
-    }
-    return attempt;
-  }
-
-  Placement finish(const Attempt& base, Tier embed, uint32_t slots,
-                   const std::vector<bool>& candidate, uint64_t gpu_bytes,
-                   uint64_t ram_bytes) const {
-    return bill(with_homes(base, candidate, gpu_bytes, ram_bytes), embed, slots);
-  }
-
-  /// Units are not all of one size, so that a fuller GPU could leave RAM a worse fit. Trying every
-  /// step up to the budget and taking the least streamed keeps the law.
-  Placement discrete(const Attempt& base, Tier embed, uint32_t slots,
-                     const std::vector<bool>& candidate, uint64_t ram_room,
-                     uint64_t gpu_room) const {
-    std::optional<Placement> best;
-    for (const uint64_t step : ResidencyOrder(request_, candidate).steps()) {
-      if (step > gpu_room) continue;
-      Placement next = finish(base, embed, slots, candidate, step, ram_room);
-      if (!best || std::pair(next.nvme_bytes_per_pass, next.copied_bytes_per_pass) <
-                       std::pair(best->nvme_bytes_per_pass, best->copied_bytes_per_pass)) {
-        best = std::move(next);
-      }
-    }
-    return *best;
+  void keep(Attempt& attempt, const std::vector<uint32_t>& units, Tier tier) const {
+    for (const uint32_t unit : units) place(attempt, unit, tier);
   }
 
   Placement bill(const Attempt& attempt, Tier embed, uint32_t slots) const {

@@ -2,11 +2,12 @@
 // exact memory bill out.
 //
 // Why no cache: layers are visited in a fixed cycle, and LRU over a cyclic scan larger than the
-// cache hits nothing. So residency is decided beforehand, and streamed layers are spread evenly
-// between resident ones, which keeps the disk busy while resident layers compute.
+// cache hits nothing. So residency is decided beforehand. It is decided per unit, not per layer:
+// with streamed units spread evenly between resident ones, a few small slots are enough to keep
+// the disk busy while resident units compute, and the budget is used to the last unit.
 //
 // Laws (tests/planner_test.cpp): no budget is exceeded; a larger budget never streams more bytes;
-// equal-size layers are spaced evenly within one.
+// streamed units are spaced evenly, within one on unified memory.
 #pragma once
 
 #include <cstdint>
