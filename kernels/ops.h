@@ -42,7 +42,7 @@ inline constexpr uint32_t kKvBlockPositions = 16;
 
 /// Weight rows that a matmul works on at a time. Results do not depend on how a matrix is cut, as
 /// long as cuts fall on multiples of it: tiers cuts units there.
-inline constexpr uint32_t kPanelRows = 128;
+inline constexpr uint32_t kPanelRows = 64;
 
 /// The largest shapes a run will use, from which the workspace is sized.
 struct OpsLimits {

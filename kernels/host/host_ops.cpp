@@ -19,7 +19,11 @@ namespace spillway {
 namespace {
 
 /// Up to this many rows the own kernels win: weights are read once, at memory speed.
-constexpr uint32_t kMaxGemvRows = 8;
+constexpr uint32_t kMaxGemvRows = 32;
+/// Weight rows that one thread takes at a time in decode.
+constexpr uint32_t kGemvSliceRows = 32;
+/// Activation rows per oneDNN call.
+constexpr uint32_t kGemmRows = 512;
 /// Below this many multiply-adds a second thread costs more than it brings.
 constexpr uint64_t kMinParallelWork = 32 * 1024;
 
@@ -90,20 +94,22 @@ class HostOps final : public Ops {
     const bool gemv = input_rows_ <= kMaxGemvRows;
     const bool bf16 = !gemv && bf16_prompts_ && weight.dtype == DType::kBF16;
     if (bf16) prepare_bf16_input();
+    if (gemv) return gemv_tiles(weight, out, out_stride);
+    // Cut by panels and by rows: both borders are fixed, so that results do not depend on threads.
     const auto panels = static_cast<uint32_t>(ceil_div(weight.rows, kPanelRows));
-    const uint64_t work = uint64_t{weight.rows} * weight.cols;
-    parallel(panels, work, [&](uint32_t panel) {
-      WeightView part = weight;
-      part.rows = std::min(kPanelRows, weight.rows - panel * kPanelRows);
-      part.data += uint64_t{panel} * kPanelRows * weight.cols * dtype_bytes(weight.dtype);
-      float* target = out + panel * kPanelRows;
-      if (gemv) {
-        gemv_panel(part, target, out_stride);
-      } else if (bf16) {
-        gemm_.run(DType::kBF16, input_bf16_, part.data, target, input_rows_, part.rows, part.cols,
-                  out_stride);
+    const auto blocks = static_cast<uint32_t>(ceil_div(input_rows_, kGemmRows));
+    parallel(panels * blocks, UINT64_MAX, [&](uint32_t index) {
+      const uint32_t panel = index / blocks * kPanelRows;
+      const uint32_t row = index % blocks * kGemmRows;
+      const uint32_t rows = std::min(kGemmRows, input_rows_ - row);
+      const WeightView part = rows_of(weight, panel, kPanelRows);
+      float* target = out + uint64_t{row} * out_stride + panel;
+      if (bf16) {
+        gemm_.run(DType::kBF16, input_bf16_ + uint64_t{row} * input_cols_, part.data, target, rows,
+                  part.rows, part.cols, out_stride);
       } else {
-        f32_panel(part, target, out_stride);
+        gemm_.run(DType::kF32, input_ + uint64_t{row} * input_cols_, f32_weights(part), target,
+                  rows, part.rows, part.cols, out_stride);
       }
     });
   }
@@ -233,25 +239,35 @@ class HostOps final : public Ops {
     input_bf16_ready_ = true;
   }
 
-  void gemv_panel(const WeightView& part, float* out, uint32_t out_stride) const {
-    const IsaKernels::Gemv gemv = part.dtype == DType::kF32   ? isa_.gemv_f32
-                                  : part.dtype == DType::kF16 ? isa_.gemv_f16
-                                                              : isa_.gemv_bf16;
-    for (uint32_t r = 0; r < input_rows_; r += 4) {  // the panel stays in L2 between these
-      gemv(input_ + uint64_t{r} * input_cols_, input_cols_, std::min(4u, input_rows_ - r),
-           part.data, part.rows, part.cols, out + uint64_t{r} * out_stride, out_stride);
-    }
+  static WeightView rows_of(WeightView weight, uint32_t first, uint32_t count) {
+    weight.data += uint64_t{first} * weight.cols * dtype_bytes(weight.dtype);
+    weight.rows = std::min(count, weight.rows - first);
+    return weight;
   }
 
-  void f32_panel(const WeightView& part, float* out, uint32_t out_stride) {
-    const void* weights = part.data;
-    if (part.dtype != DType::kF32) {
-      float* scratch =
-          panels_ + static_cast<size_t>(tbb::this_task_arena::current_thread_index()) * panel_floats_;
-      to_f32(part.dtype, part.data, scratch, uint64_t{part.rows} * part.cols);
-      weights = scratch;
-    }
-    gemm_.run(DType::kF32, input_, weights, out, input_rows_, part.rows, part.cols, out_stride);
+  void gemv_tiles(const WeightView& weight, float* out, uint32_t out_stride) {
+    const IsaKernels::Gemv gemv = weight.dtype == DType::kF32   ? isa_.gemv_f32
+                                  : weight.dtype == DType::kF16 ? isa_.gemv_f16
+                                                                : isa_.gemv_bf16;
+    const auto slices = static_cast<uint32_t>(ceil_div(weight.rows, kGemvSliceRows));
+    const uint64_t work = uint64_t{weight.rows} * weight.cols * input_rows_;
+    parallel(slices, work, [&](uint32_t slice) {
+      const uint32_t first = slice * kGemvSliceRows;
+      const WeightView part = rows_of(weight, first, kGemvSliceRows);
+      for (uint32_t r = 0; r < input_rows_; r += 4) {  // the slice stays in cache between these
+        gemv(input_ + uint64_t{r} * input_cols_, input_cols_, std::min(4u, input_rows_ - r),
+             part.data, part.rows, part.cols, out + uint64_t{r} * out_stride + first, out_stride);
+      }
+    });
+  }
+
+  /// The panel as f32: itself, or converted into this thread's scratch.
+  const void* f32_weights(const WeightView& part) {
+    if (part.dtype == DType::kF32) return part.data;
+    float* scratch =
+        panels_ + static_cast<size_t>(tbb::this_task_arena::current_thread_index()) * panel_floats_;
+    to_f32(part.dtype, part.data, scratch, uint64_t{part.rows} * part.cols);
+    return scratch;
   }
 
   /// body(0..count-1) over the arena's threads; on this thread alone when the work is small.

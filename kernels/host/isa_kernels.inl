@@ -107,7 +107,7 @@ inline void dot_tile(const float* x, size_t x_stride, const std::byte* w, size_t
     for (unsigned r = 0; r < R; ++r) xs[r] = load(x + r * x_stride + k);
     for (unsigned n = 0; n < N; ++n) {
       const std::byte* at = w + n * row_bytes + k * T::kBytes;
-      if ((k * T::kBytes) % 64 == 0) __builtin_prefetch(at + 1024);
+      if ((k * T::kBytes) % 64 == 0) __builtin_prefetch(at + 768);
       const Floats weight = T::load_lanes(at);
       for (unsigned r = 0; r < R; ++r) sum[r][n] += xs[r] * weight;
     }
