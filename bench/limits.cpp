@@ -1,7 +1,5 @@
 #include "bench/limits.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -15,6 +13,9 @@
 #include "core/units.h"
 #include "io/direct_file.h"
 #include "io/uring_reader.h"
+
+// From <omp.h>, which not every compiler that reads this file has.
+extern "C" void omp_set_num_threads(int threads);
 
 namespace spillway::bench {
 namespace {

@@ -194,6 +194,7 @@ std::string rate_text(uint64_t bytes, double seconds) {
 }
 
 std::string passes_text(const std::vector<PassRecord>& passes) {
+  if (passes.empty()) return "stopped before the first pass\n";
   Table table("lrrrrrrrr");
   table.row({"phase", "passes", "tokens", "seconds", "tokens/s", "s/pass", "NVMe read", "NVMe rate",
              "stalled"});

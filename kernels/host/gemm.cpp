@@ -1,7 +1,6 @@
 #include "kernels/host/gemm.h"
 
 #include <fmt/format.h>
-#include <omp.h>
 
 #include <map>
 #include <mutex>
@@ -9,6 +8,9 @@
 #include <tuple>
 
 #include "core/error.h"
+
+// From <omp.h>, which not every compiler that reads this file has.
+extern "C" void omp_set_num_threads(int threads);
 
 namespace spillway {
 namespace {

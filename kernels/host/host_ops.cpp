@@ -204,7 +204,10 @@ class HostOps final : public Ops {
 
   static bool choose_bf16(PromptMath math) {
     if (math == PromptMath::kAuto) return bf16_matmul_is_fast();
-    return math == PromptMath::kBf16 && has_avx512_bf16();
+    if (math == PromptMath::kBf16 && !has_avx512_bf16()) {
+      throw Error("compute.prompt_math: bf16 needs AVX512-BF16, which this CPU lacks; use auto");
+    }
+    return math == PromptMath::kBf16;
   }
 
   Layout layout(const OpsLimits& limits) const {

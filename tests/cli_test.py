@@ -1,0 +1,295 @@
+#!/usr/bin/env python3
+"""The program as a user meets it: every command, exit codes, one line per mistake, reports, signals,
+memory promises. Usage: cli_test.py SPILLWAY_BINARY [unittest arguments]"""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+SPILLWAY = ""
+MIB = 1024 * 1024
+
+
+def call(*arguments, **options):
+    arguments = [a if isinstance(a, bytes) else str(a) for a in arguments]
+    return subprocess.run([SPILLWAY, *arguments], capture_output=True, text=True,
+                          errors="replace", timeout=300, **options)
+
+
+class Cli(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.root = pathlib.Path(tempfile.mkdtemp(prefix="spillway-cli-"))
+        cls.model = cls.root / "model"
+        done = call("synth", cls.model, "--like", "tiny", "--shards", "2")
+        assert done.returncode == 0, done.stderr
+        cls.wide = cls.root / "wide"  # larger than the budgets of these tests
+        done = call("synth", cls.wide, "--layers", 8, "--hidden", 1024, "--intermediate", 4096,
+                    "--heads", 16, "--vocab", 8192)
+        assert done.returncode == 0, done.stderr
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.root)
+
+    def config(self, model=None, **sections):
+        values = {"model": {"path": str(model or self.model)}, "device": "host",
+                  "memory": {"ram": "256MiB"},
+                  "generate": {"prompts": ["Hello"], "max_new_tokens": 4, "ignore_eos": True}}
+        for name, section in sections.items():
+            if isinstance(section, dict):
+                values.setdefault(name, {}).update(section)
+            else:
+                values[name] = section
+        path = self.root / f"{self.id()}.yaml"
+        path.write_text(json.dumps(values))  # JSON is YAML
+        return path
+
+    def fails(self, *arguments, says, code=1, **options):
+        done = call(*arguments, **options)
+        self.assertEqual(done.returncode, code, done.stderr)
+        if code == 1:
+            errors = [l for l in done.stderr.splitlines() if not l.startswith("note:")]
+            self.assertEqual(len(errors), 1, done.stderr)
+            self.assertTrue(errors[0].startswith("spillway: "), done.stderr)
+        for text in says if isinstance(says, tuple) else (says,):
+            self.assertIn(text, done.stderr)
+
+    # What works
+
+    def test_run_reports_what_it_did(self):
+        report = self.root / "report.json"
+        trace = self.root / "trace.json"
+        done = call("run", self.config(), "--prompt", "One", "--prompt", "Two words", "--report",
+                    report, "--trace", trace, "--set", "placement.policy=nvme")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("decode", done.stdout)
+        data = json.loads(report.read_text())
+        self.assertEqual([o["prompt"] for o in data["outputs"]], ["One", "Two words"])
+        for output in data["outputs"]:
+            self.assertEqual(len(output["output_token_ids"]), 4)
+            self.assertEqual(output["finish_reason"], "length")
+            self.assertEqual(output["prompt_token_ids"][0], 256)
+        self.assertEqual(data["passes"][0]["kind"], "prefill")
+        self.assertEqual(set(data["passes"][1]), {"kind", "tokens", "seconds", "nvme_bytes",
+                                                  "copied_bytes", "stall_seconds"})
+        self.assertEqual({p["tier"] for p in data["placement"]}, {"nvme"})
+        for key in ("ram_budget_bytes", "ram_planned_bytes", "peak_rss_bytes", "gpu_budget_bytes",
+                    "gpu_planned_bytes", "huge_pages"):
+            self.assertIn(key, data["memory"])
+        self.assertIn(data["io"]["engine"], ("io_uring", "pread"))
+        events = json.loads(trace.read_text())["traceEvents"]
+        names = {e["args"]["name"] for e in events if e["name"] == "thread_name"}
+        self.assertEqual(names, {"reads", "copies", "compute", "stalls", "passes"})
+        self.assertTrue(any(e["name"].startswith("read unit") for e in events))
+
+    def test_quiet_prints_the_text_only(self):
+        done = call("run", self.config(), "--quiet")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(len(done.stdout.splitlines()), 1)
+
+    def test_score(self):
+        ids = self.root / "ids.json"
+        ids.write_text("[[1,2,3,4,5],[6,7]]")
+        report = self.root / "score.json"
+        done = call("score", self.config(), "--token-ids-file", ids, "--report", report)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        data = json.loads(report.read_text())
+        self.assertEqual(data["tokens"], 5)
+        self.assertEqual([len(l) for l in data["logprobs"]], [4, 1])
+        text = self.root / "text.txt"
+        text.write_text("Some text to score.")
+        done = call("score", self.config(), "--text-file", text)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("perplexity", done.stdout)
+
+    def test_plan(self):
+        done = call("plan", self.config(self.wide, memory={"ram": "96MiB"}), "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        data = json.loads(done.stdout)
+        self.assertEqual(sum(l["bytes"] for l in data["memory"]["bill"]),
+                         data["memory"]["ram_planned_bytes"])
+        self.assertLessEqual(data["memory"]["ram_planned_bytes"], 96 * MIB)
+        self.assertGreater(data["nvme_bytes_per_pass"], 0)
+        self.assertIn("each pass reads", call("plan", self.config()).stdout)
+
+    def test_inspect_and_verify(self):
+        done = call("inspect", self.model, "--json", "--verify")
+        data = json.loads(done.stdout)
+        self.assertTrue(data["supported"])
+        first = {t["name"]: t["xxh3"] for t in data["tensors"]}
+        again = json.loads(call("inspect", self.model, "--json", "--verify").stdout)
+        self.assertEqual(first, {t["name"]: t["xxh3"] for t in again["tensors"]})
+        self.assertIn("LlamaForCausalLM", call("inspect", self.model).stdout)
+
+    def test_tokenize(self):
+        done = call("tokenize", self.model, "--text", "héllo")
+        ids = json.loads(done.stdout)
+        self.assertEqual(ids, list("héllo".encode()))
+        done = call("tokenize", self.model, "--text", json.dumps(ids), "--decode")
+        self.assertEqual(done.stdout, "héllo\n")
+        self.assertEqual(json.loads(call("tokenize", self.model, "--text", "").stdout), [])
+
+    def test_token_ids_need_no_tokenizer(self):
+        bare = self.root / "bare"
+        shutil.copytree(self.model, bare)
+        (bare / "tokenizer.json").unlink()
+        path = self.config(bare, generate={"prompts": [], "prompt_token_ids": [5, 6]})
+        self.assertEqual(call("run", path).returncode, 0)
+        self.fails("run", self.config(bare), says=("no tokenizer.json", "prompt_token_ids"))
+
+    # Memory and signals
+
+    def test_peak_memory_stays_under_the_budget(self):
+        for budget in (64, 128):
+            report = self.root / f"rss{budget}.json"
+            done = call("run", self.config(self.wide, memory={"ram": f"{budget}MiB"}), "--report",
+                        report)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            memory = json.loads(report.read_text())["memory"]
+            self.assertLessEqual(memory["ram_planned_bytes"], budget * MIB)
+            self.assertLessEqual(memory["peak_rss_bytes"], (budget + 96) * MIB)
+
+    def test_runs_inside_a_memory_cgroup(self):
+        group = pathlib.Path("/sys/fs/cgroup/memory/spillway-cli-test")
+        limit = "memory.limit_in_bytes"
+        if not group.parent.is_dir():
+            group = pathlib.Path("/sys/fs/cgroup/spillway-cli-test")
+            limit = "memory.max"
+        try:
+            group.mkdir(exist_ok=True)
+            (group / limit).write_text(str((64 + 96) * MIB))
+        except OSError as error:
+            self.skipTest(f"no memory control group can be made here: {error}")
+        try:
+            done = call("run", self.config(self.wide, memory={"ram": "64MiB"}),
+                        preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())))
+            self.assertEqual(done.returncode, 0, done.stderr)
+        finally:
+            group.rmdir()
+
+    def test_ctrl_c_stops_cleanly_and_still_reports(self):
+        report = self.root / "stopped.json"
+        path = self.config(self.wide, memory={"ram": "64MiB"},
+                           generate={"max_new_tokens": 400})
+        trace = self.root / "stopped-trace.json"
+        process = subprocess.Popen([SPILLWAY, "run", path, "--report", report, "--trace", trace],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while self.threads(process.pid) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)  # the feeder's thread shows that passes have begun
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 130, errors)
+        data = json.loads(report.read_text())
+        self.assertTrue(data["interrupted"])
+        self.assertEqual(data["outputs"][0]["finish_reason"], "interrupted")
+        self.assertFalse(list(self.root.glob("*.partial")))
+
+    @staticmethod
+    def threads(pid):
+        try:
+            return len(os.listdir(f"/proc/{pid}/task"))
+        except OSError:
+            return 0
+
+    # Mistakes
+
+    def test_wrong_usage_is_exit_2(self):
+        for arguments in ((), ("fly",), ("run",), ("run", "x.yaml", "--no-such"),
+                          ("score", "x.yaml"), ("tokenize", self.model),
+                          ("synth", self.root / "q", "--layers", "zero")):
+            self.assertEqual(call(*arguments).returncode, 2, arguments)
+        self.assertEqual(call("--help").returncode, 0)
+        self.assertEqual(call("run", "--help").returncode, 0)
+
+    def test_bad_configuration(self):
+        self.fails("run", self.root / "none.yaml", says="cannot read")
+        self.fails("run", self.config(), "--set", "memory.ram=.nan", says=("memory.ram", "a size"))
+        self.fails("run", self.config(), "--set", "memory.rom=1", says="did you mean memory.ram?")
+        self.fails("run", self.config(memory={"ram": "2MiB"}), says=("at least", "memory.ram"))
+        self.fails("run", self.config(), "--prompt", "", says="prompt 1 is empty")
+        self.fails("run", self.config(), "--prompt", "x" * 3000, says="context is 1024")
+        self.fails("run", self.config(generate={"prompts": [], "prompt_token_ids": [70000]}),
+                   says="outside the vocabulary")
+        self.fails("run", self.config(), "--prompt", b"\xff\xfe", says="not valid UTF-8")
+        self.fails("run", self.config(device="cuda:7"), says="device cuda:7")
+
+    def test_bad_model_folders(self):
+        self.fails("run", self.config(self.root / "nowhere"), says="nowhere")
+        self.fails("inspect", self.root / "nowhere", says="expected the folder")
+        empty = self.root / "empty"
+        empty.mkdir()
+        self.fails("run", self.config(empty), says="config.json")
+
+        def broken(name, change):
+            folder = self.root / name
+            shutil.copytree(self.model, folder)
+            change(folder)
+            return folder
+
+        def cut(folder):
+            shard = next(folder.glob("model-00002*"))
+            os.truncate(shard, shard.stat().st_size // 2)
+
+        self.fails("run", self.config(broken("cut", cut)), says="model-00002-of-00002")
+        self.fails("run", self.config(broken(
+            "lost", lambda f: next(f.glob("model-00002*")).unlink())), says="not there")
+        self.fails("run", self.config(broken("arch", lambda f: (f / "config.json").write_text(
+            (f / "config.json").read_text().replace("Llama", "Mamba")))),
+            says=("MambaForCausalLM is not supported", "Qwen3ForCausalLM"))
+        self.fails("run", self.config(broken(
+            "tok", lambda f: (f / "tokenizer.json").write_text("{\"model\": 3"))),
+            says="tokenizer.json")
+        if os.getuid() != 0:
+            self.fails("run", self.config(broken(
+                "secret", lambda f: (f / "config.json").chmod(0))), says="Permission denied")
+
+    def test_synth_leaves_nothing_behind(self):
+        target = self.root / "huge"
+        self.fails("synth", target, "--like", "llama-3-70b", "--layers", 60000, "--dtype", "f32",
+                   says=("are needed but", "free"))
+        self.assertFalse(target.exists())
+        self.fails("synth", self.model, "--like", "tiny", says="not empty")
+        self.fails("synth", target, "--like", "gpt-5", says="no such preset")
+        self.fails("synth", target, "--layers", 2, says="give --like")
+        self.fails("synth", "/proc/nope", "--like", "tiny", says="/proc/nope")
+
+    def test_full_disk_during_synth(self):
+        if os.getuid() != 0:
+            self.skipTest("mounting a small file system needs root")
+        mount = self.root / "small"
+        mount.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=70m", "none", mount]).returncode:
+            self.skipTest("no tmpfs can be mounted here")
+        try:
+            filler = mount / "filler"
+            filler.write_bytes(b"x" * 4 * MIB)
+            self.fails("synth", mount / "m", "--like", "tiny", "--dtype", "f32", says="free")
+            self.assertEqual([filler], list(mount.iterdir()))
+        finally:
+            subprocess.run(["umount", mount], check=True)
+
+    def test_unwritable_report(self):
+        self.fails("run", self.config(), "--report", "/proc/report.json", says="cannot write report")
+
+    def test_corrupt_weights_are_told(self):
+        folder = self.root / "nan"
+        shutil.copytree(self.model, folder)
+        data = json.loads(call("inspect", folder, "--json").stdout)
+        tensor = next(t for t in data["tensors"] if t["name"] == "model.norm.weight")
+        with open(tensor["file"], "r+b") as file:
+            file.seek(tensor["offset"])
+            file.write(b"\xc0\x7f" * (tensor["bytes"] // 2))
+        self.fails("run", self.config(folder), says="not a number")
+
+
+if __name__ == "__main__":
+    SPILLWAY = sys.argv.pop(1)
+    unittest.main()

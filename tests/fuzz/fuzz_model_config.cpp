@@ -1,0 +1,21 @@
+// config.json.
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "core/error.h"
+#include <nlohmann/json.hpp>
+
+#include "io/json_strict.h"
+#include "model/model_config.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  try {
+    const auto json = spillway::parse_json_strict(text, "fuzz");
+    const auto config = spillway::parse_model_config(json, "fuzz");
+    (void)config.rope_inverse_frequencies();
+  } catch (const spillway::Error&) {  // the only way out that bad input may take
+  }
+  return 0;
+}
