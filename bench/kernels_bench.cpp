@@ -49,9 +49,15 @@ void matmul(benchmark::State& state, DType dtype) {
                          benchmark::Counter::kIsRate);
 }
 
-void matmul_bf16(benchmark::State& state) { matmul(state, DType::kBF16); }
-void matmul_f16(benchmark::State& state) { matmul(state, DType::kF16); }
-void matmul_f32(benchmark::State& state) { matmul(state, DType::kF32); }
+void matmul_bf16(benchmark::State& state) {
+  matmul(state, DType::kBF16);
+}
+void matmul_f16(benchmark::State& state) {
+  matmul(state, DType::kF16);
+}
+void matmul_f32(benchmark::State& state) {
+  matmul(state, DType::kF32);
+}
 BENCHMARK(matmul_bf16)->Arg(1)->Arg(4)->Arg(8)->Arg(16)->Arg(64)->Arg(512)->UseRealTime();
 BENCHMARK(matmul_f16)->Arg(1)->Arg(512)->UseRealTime();
 BENCHMARK(matmul_f32)->Arg(1)->Arg(512)->UseRealTime();

@@ -148,9 +148,10 @@ class Report {
       fmt::print("{}\n", json_.dump(1));
       return;
     }
-    fmt::print("| what | min / median / max | limit, same run | share of limit |\n"
-               "| --- | --- | --- | --- |\n{}",
-               rows_);
+    fmt::print(
+        "| what | min / median / max | limit, same run | share of limit |\n"
+        "| --- | --- | --- | --- |\n{}",
+        rows_);
   }
 
  private:
@@ -217,9 +218,10 @@ void resident_arms(const Options& options, Report& report) {
     const auto passes = bench.run();
     const DecodeTotals totals = decode_totals(passes);
     decode.add(bytes * totals.passes / totals.seconds);
-    const double flops = 2.0 * passes[0].tokens *
-                         (bytes - static_cast<double>(bench.model().weights.layers.back().bytes())) /
-                         static_cast<double>(dtype_bytes(bench.model().weights.weights[0][1].dtype));
+    const double flops =
+        2.0 * passes[0].tokens *
+        (bytes - static_cast<double>(bench.model().weights.layers.back().bytes())) /
+        static_cast<double>(dtype_bytes(bench.model().weights.weights[0][1].dtype));
     prompt.add(flops / passes[0].seconds);
     prompt_tokens.add(passes[0].tokens / passes[0].seconds);
     fmt::print(stderr, "run {}: memory {:.1f} GB/s, decode {:.1f} GB/s, prompt {:.0f} GFLOP/s\n",

@@ -68,8 +68,12 @@ void read_file(benchmark::State& state, EngineChoice engine) {
   state.SetBytesProcessed(static_cast<int64_t>(state.iterations() * file.info().bytes));
 }
 
-void uring(benchmark::State& state) { read_file(state, EngineChoice::kAuto); }
-void pread_threads(benchmark::State& state) { read_file(state, EngineChoice::kPread); }
+void uring(benchmark::State& state) {
+  read_file(state, EngineChoice::kAuto);
+}
+void pread_threads(benchmark::State& state) {
+  read_file(state, EngineChoice::kPread);
+}
 BENCHMARK(uring)->ArgsProduct({{256, 1024, 4096}, {4, 16}})->UseRealTime();
 BENCHMARK(pread_threads)->Args({1024, 8})->UseRealTime();
 

@@ -36,9 +36,10 @@ std::string architecture_of(const Checkpoint& checkpoint, nlohmann::ordered_json
     json["context"] = config.context;
     map_weights(config, checkpoint);
     json["supported"] = true;
-    return fmt::format("{}: {} layers, hidden {}, {} heads ({} KV) of {}, vocabulary {}, context {}",
-                       config.architecture, config.layers, config.hidden, config.heads,
-                       config.kv_heads, config.head_dim, config.vocab, config.context);
+    return fmt::format(
+        "{}: {} layers, hidden {}, {} heads ({} KV) of {}, vocabulary {}, context {}",
+        config.architecture, config.layers, config.hidden, config.heads, config.kv_heads,
+        config.head_dim, config.vocab, config.context);
   } catch (const Error& error) {
     json["supported"] = false;
     json["reason"] = error.what();
@@ -76,8 +77,7 @@ Verification verify(const Checkpoint& checkpoint, const StopFlag& stop, const No
 
 int inspect(const InspectOptions& options, const StopFlag& stop) {
   const NoticeSink notice = stderr_notices();
-  const Checkpoint checkpoint =
-      Checkpoint::open(options.directory, DirectChoice::kAuto, notice);
+  const Checkpoint checkpoint = Checkpoint::open(options.directory, DirectChoice::kAuto, notice);
   nlohmann::ordered_json json;
   const std::string architecture = architecture_of(checkpoint, json);
   Verification verification;
@@ -119,8 +119,8 @@ int inspect(const InspectOptions& options, const StopFlag& stop) {
     return 0;
   }
   fmt::print("{}\n\n{}\n", architecture, table.text());
-  fmt::print("{} tensors in {} file(s), {}", checkpoint.tensors().size(),
-             checkpoint.files().size(), format_bytes(checkpoint.payload_bytes()));
+  fmt::print("{} tensors in {} file(s), {}", checkpoint.tensors().size(), checkpoint.files().size(),
+             format_bytes(checkpoint.payload_bytes()));
   for (const auto& [dtype, bytes] : by_dtype) fmt::print(", {} {}", format_bytes(bytes), dtype);
   fmt::print("\n");
   if (options.verify) {

@@ -35,16 +35,15 @@ Config read_config(const RunOptions& options) {
   return config;
 }
 
-std::string progress_line(const GenerationProgress& progress, double elapsed,
-                          double decode_seconds, uint32_t decode_tokens) {
+std::string progress_line(const GenerationProgress& progress, double elapsed, double decode_seconds,
+                          uint32_t decode_tokens) {
   const PassRecord& pass = *progress.pass;
   if (progress.prompt_tokens_left > 0) {
     return fmt::format("prompt: {} tokens left, {:.1f} tokens/s, {}", progress.prompt_tokens_left,
                        pass.tokens / pass.seconds, rate_text(pass.feed.nvme_bytes, pass.seconds));
   }
   const double rate = decode_seconds > 0 ? decode_tokens / decode_seconds : 0;
-  const double left =
-      rate > 0 ? (progress.most_tokens - progress.new_tokens) / rate : 0;
+  const double left = rate > 0 ? (progress.most_tokens - progress.new_tokens) / rate : 0;
   return fmt::format("{}/{} tokens, {:.2f} tokens/s, NVMe {}, stalled {:.0f} %, {} passed, {} left",
                      progress.new_tokens, progress.most_tokens, rate,
                      rate_text(pass.feed.nvme_bytes, pass.seconds),
@@ -142,7 +141,8 @@ void add_run_command(CommandContext& context) {
   command->add_option("--report", options->report, "Write a JSON report")->type_name("FILE");
   command->add_option("--trace", options->trace, "Write a Perfetto timeline")->type_name("FILE");
   command->add_flag("--quiet", options->quiet, "Print the texts only");
-  context.on(command, [options, &context_stop = context.stop] { return run(*options, context_stop); });
+  context.on(command,
+             [options, &context_stop = context.stop] { return run(*options, context_stop); });
 }
 
 }  // namespace spillway

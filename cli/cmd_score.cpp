@@ -109,8 +109,8 @@ int run_score(const ScoreOptions& options, const StopFlag& stop) {
     return kExitInterrupted;
   }
   const int64_t begin_ns = clock.now_ns();
-  const ScoreResult result = score(
-      runtime, config, texts, [&](const PassRecord& pass, uint64_t done, uint64_t total) {
+  const ScoreResult result =
+      score(runtime, config, texts, [&](const PassRecord& pass, uint64_t done, uint64_t total) {
         const double elapsed = seconds(clock.now_ns() - begin_ns);
         const double rate = static_cast<double>(done) / elapsed;
         progress.show(fmt::format("{}/{} tokens, {:.1f} tokens/s, NVMe {}, {} left", done, total,
@@ -122,10 +122,9 @@ int run_score(const ScoreOptions& options, const StopFlag& stop) {
              result.perplexity, result.tokens);
   if (!options.quiet) fmt::print("\n{}", passes_text(result.passes));
   if (!config.report.empty()) {
-    write_report(config.report,
-                 result_json(common_report(config, model, machine, plan, runtime.engine(),
-                                           result.passes),
-                             result, config.score_logprobs));
+    write_report(config.report, result_json(common_report(config, model, machine, plan,
+                                                          runtime.engine(), result.passes),
+                                            result, config.score_logprobs));
   }
   if (!config.trace.empty()) trace.write(config.trace);
   return result.interrupted ? kExitInterrupted : 0;

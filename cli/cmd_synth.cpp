@@ -52,8 +52,7 @@ ModelConfig config_of(const SynthOptions& options) {
   take(options.kv_heads, config.kv_heads);
   if (config.layers == 0 || config.hidden == 0 || config.intermediate == 0 || config.heads == 0 ||
       config.vocab == 0) {
-    throw Error(
-        "give --like PRESET, or all of --layers --hidden --intermediate --heads --vocab");
+    throw Error("give --like PRESET, or all of --layers --hidden --intermediate --heads --vocab");
   }
   if (config.heads % config.kv_heads != 0) throw Error("--kv-heads must divide --heads");
   if (reshaped) {
@@ -100,8 +99,7 @@ int synth(const SynthOptions& options, const StopFlag& stop) {
 
 void add_synth_command(CommandContext& context) {
   auto options = std::make_shared<SynthOptions>();
-  CLI::App* command =
-      context.app.add_subcommand("synth", "Write a checkpoint with random weights");
+  CLI::App* command = context.app.add_subcommand("synth", "Write a checkpoint with random weights");
   command->add_option("DIR", options->directory, "New folder to write")->required();
   command
       ->add_option("--like", options->like,

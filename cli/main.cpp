@@ -12,7 +12,9 @@ namespace {
 // The one global: a signal handler can reach nothing else.
 spillway::StopFlag* stop_on_signal = nullptr;
 
-extern "C" void on_signal(int) { stop_on_signal->request(); }
+extern "C" void on_signal(int) {
+  stop_on_signal->request();
+}
 
 /// The first Ctrl-C ends the run cleanly; a second one kills, for whoever cannot wait.
 void install_signal_handler(spillway::StopFlag& stop) {

@@ -145,10 +145,10 @@ void write_report(const std::filesystem::path& file, const Json& report) {
 
 std::string plan_text(const Model& model, const Machine& machine, const RunPlan& plan) {
   const Placement& placement = plan.stream.placement;
-  std::string text = fmt::format(
-      "model   {}, {} layers, {} of {} weights\ndevice  {}: {}\n\n", model.config.architecture,
-      model.config.layers, format_bytes(model.weights.weight_bytes), dtype_summary(model),
-      machine.device->name(), machine.ops->description());
+  std::string text = fmt::format("model   {}, {} layers, {} of {} weights\ndevice  {}: {}\n\n",
+                                 model.config.architecture, model.config.layers,
+                                 format_bytes(model.weights.weight_bytes), dtype_summary(model),
+                                 machine.device->name(), machine.ops->description());
   const bool unified = machine.device->unified();
   const auto cell = [](uint64_t bytes) { return bytes == 0 ? "-" : format_bytes(bytes); };
   Table layers(unified ? "lrrl" : "lrrrl");
@@ -181,8 +181,8 @@ std::string plan_text(const Model& model, const Machine& machine, const RunPlan&
   text += bill.text() + "\n";
   text += fmt::format("each pass reads {} from NVMe", format_bytes(placement.nvme_bytes_per_pass));
   if (!unified) {
-    text += fmt::format(" and copies {} to the device",
-                        format_bytes(placement.copied_bytes_per_pass));
+    text +=
+        fmt::format(" and copies {} to the device", format_bytes(placement.copied_bytes_per_pass));
   }
   text += fmt::format("; prompts run {} tokens per pass\n", plan.limits.max_rows);
   return text;

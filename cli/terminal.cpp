@@ -23,7 +23,10 @@ NoticeSink stderr_notices() {
 }
 
 Progress::Progress(const Clock& clock, bool quiet)
-    : clock_(clock), quiet_(quiet), terminal_(isatty(STDERR_FILENO) != 0), last_ns_(clock.now_ns()) {
+    : clock_(clock),
+      quiet_(quiet),
+      terminal_(isatty(STDERR_FILENO) != 0),
+      last_ns_(clock.now_ns()) {
   if (terminal_) last_ns_ -= kTerminalPeriodNs;
 }
 
@@ -71,6 +74,8 @@ std::string Table::text() const {
   return text;
 }
 
-bool stdout_is_terminal() { return isatty(STDOUT_FILENO) != 0; }
+bool stdout_is_terminal() {
+  return isatty(STDOUT_FILENO) != 0;
+}
 
 }  // namespace spillway

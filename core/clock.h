@@ -17,6 +17,8 @@ class SteadyClock final : public Clock {
   int64_t now_ns() const override;
 };
 
-inline double seconds(int64_t duration_ns) { return static_cast<double>(duration_ns) * 1e-9; }
+inline double seconds(int64_t duration_ns) {
+  return static_cast<double>(duration_ns) * 1e-9;
+}
 
 }  // namespace spillway

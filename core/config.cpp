@@ -96,7 +96,9 @@ Enum choice(const Value& value, const std::vector<std::pair<std::string, Enum>>&
   fail(value, expected);
 }
 
-bool is_auto(const Value& value) { return value.node.IsScalar() && value.node.Scalar() == "auto"; }
+bool is_auto(const Value& value) {
+  return value.node.IsScalar() && value.node.Scalar() == "auto";
+}
 
 fs::path path_value(const Value& value, const Config& config) {
   const std::string text = text_of(value, "a path");
@@ -168,8 +170,8 @@ LayerOverride layer_override(const Value& value) {
     }
     if (result.last < result.first) fail(value, expected);
   }
-  result.tier = choice<Tier>(value, {{"gpu", Tier::kGpu}, {"ram", Tier::kRam},
-                                     {"nvme", Tier::kNvme}});
+  result.tier =
+      choice<Tier>(value, {{"gpu", Tier::kGpu}, {"ram", Tier::kRam}, {"nvme", Tier::kNvme}});
   return result;
 }
 
@@ -201,9 +203,8 @@ void add_machine_keys(Keys& keys) {
                                            {"nvme", PlacementPolicy::kNvme}});
   };
   keys["compute.prompt_math"] = [](Config& c, const Value& v) {
-    c.prompt_math = choice<PromptMath>(v, {{"auto", PromptMath::kAuto},
-                                           {"bf16", PromptMath::kBf16},
-                                           {"f32", PromptMath::kF32}});
+    c.prompt_math = choice<PromptMath>(
+        v, {{"auto", PromptMath::kAuto}, {"bf16", PromptMath::kBf16}, {"f32", PromptMath::kF32}});
   };
   keys["compute.threads"] = [](Config& c, const Value& v) {
     c.compute_threads = is_auto(v) ? 0 : static_cast<uint32_t>(integer(v, 1, 1024));
@@ -225,9 +226,8 @@ void add_stream_keys(Keys& keys) {
     if (bytes % (64 * kKiB) != 0) fail(v, "a multiple of 64KiB");
     return bytes;
   });
-  keys["io.depth"] = or_auto(&Config::io_depth, [](const Value& v) {
-    return static_cast<uint32_t>(integer(v, 1, 256));
-  });
+  keys["io.depth"] = or_auto(
+      &Config::io_depth, [](const Value& v) { return static_cast<uint32_t>(integer(v, 1, 256)); });
   keys["io.register_buffers"] = or_auto(&Config::io_register_buffers, boolean);
   keys["stream.unit"] = or_auto(&Config::stream_unit_bytes,
                                 [](const Value& v) { return size(v, 64 * kKiB, 4 * kGiB); });
@@ -250,9 +250,7 @@ void add_work_keys(Keys& keys) {
   keys["generate.prefill_chunk"] = [](Config& c, const Value& v) {
     c.prefill_chunk_tokens = static_cast<uint32_t>(integer(v, 1, 65536));
   };
-  keys["generate.temperature"] = [](Config& c, const Value& v) {
-    c.temperature = real(v, 0, 100);
-  };
+  keys["generate.temperature"] = [](Config& c, const Value& v) { c.temperature = real(v, 0, 100); };
   keys["generate.top_k"] = [](Config& c, const Value& v) {
     c.top_k = static_cast<uint32_t>(integer(v, 0, 1u << 24));
   };
@@ -347,8 +345,7 @@ YAML::Node parse_yaml(const std::string& text, const std::string& where) {
   try {
     return YAML::Load(text);
   } catch (const YAML::Exception& error) {
-    const std::string line =
-        error.mark.is_null() ? "" : fmt::format(":{}", error.mark.line + 1);
+    const std::string line = error.mark.is_null() ? "" : fmt::format(":{}", error.mark.line + 1);
     throw Error(fmt::format("{}{}: not valid YAML: {}", where, line, error.msg));
   }
 }
@@ -385,9 +382,9 @@ Config parse_config(const std::string& text, const fs::path& file,
     throw Error(fmt::format("{}: not valid YAML: {}", file.string(), error.msg));
   }
   if (config.model_path.empty()) {
-    throw Error(fmt::format(
-        "{}: model.path: missing; expected the folder of a Hugging Face checkpoint",
-        file.string()));
+    throw Error(
+        fmt::format("{}: model.path: missing; expected the folder of a Hugging Face checkpoint",
+                    file.string()));
   }
   return config;
 }

@@ -34,9 +34,9 @@ struct Config {
   std::filesystem::path file;  ///< where it came from; for messages
 
   std::filesystem::path model_path;
-  std::string device = "auto";          ///< auto, host, host-discrete, cuda, cuda:N
-  std::optional<uint64_t> ram_bytes;    ///< memory.ram; empty = auto
-  std::optional<uint64_t> gpu_bytes;    ///< memory.gpu; empty = auto
+  std::string device = "auto";        ///< auto, host, host-discrete, cuda, cuda:N
+  std::optional<uint64_t> ram_bytes;  ///< memory.ram; empty = auto
+  std::optional<uint64_t> gpu_bytes;  ///< memory.gpu; empty = auto
   PlacementPolicy policy = PlacementPolicy::kAuto;
   std::vector<LayerOverride> overrides;
 

@@ -11,7 +11,9 @@ namespace spillway {
 
 enum class DType : uint8_t { kF32, kF16, kBF16 };
 
-constexpr size_t dtype_bytes(DType dtype) { return dtype == DType::kF32 ? 4 : 2; }
+constexpr size_t dtype_bytes(DType dtype) {
+  return dtype == DType::kF32 ? 4 : 2;
+}
 
 /// "F32", "F16", "BF16": the names safetensors uses.
 std::string_view dtype_name(DType dtype);

@@ -7,8 +7,8 @@
 namespace spillway {
 
 std::string errno_text(int error_number) {
-  return std::generic_category().message(error_number) + " (errno " +
-         std::to_string(error_number) + ")";
+  return std::generic_category().message(error_number) + " (errno " + std::to_string(error_number) +
+         ")";
 }
 
 void check_failed(const char* file, int line, const char* condition) {

@@ -23,8 +23,8 @@ std::string errno_text(int error_number);
 }  // namespace spillway
 
 /// A broken invariant is a bug of ours: say where and stop. Never in inner loops.
-#define CHECK(condition)                                                  \
-  do {                                                                    \
-    if (!(condition)) [[unlikely]]                                        \
-      ::spillway::check_failed(__FILE__, __LINE__, #condition);           \
+#define CHECK(condition)                                        \
+  do {                                                          \
+    if (!(condition)) [[unlikely]]                              \
+      ::spillway::check_failed(__FILE__, __LINE__, #condition); \
   } while (false)

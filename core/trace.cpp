@@ -36,8 +36,7 @@ LaneName lane_name(TraceLane lane) {
 
 Trace::Trace(const Clock& clock, size_t capacity) : clock_(clock), spans_(capacity) {}
 
-void Trace::span(TraceLane lane, uint32_t index, int64_t begin_ns, int64_t end_ns,
-                 uint64_t bytes) {
+void Trace::span(TraceLane lane, uint32_t index, int64_t begin_ns, int64_t end_ns, uint64_t bytes) {
   if (spans_.empty()) return;
   const uint64_t slot = used_.fetch_add(1, std::memory_order_relaxed);
   if (slot < spans_.size()) spans_[slot] = {begin_ns, end_ns, bytes, index, lane};
@@ -65,7 +64,8 @@ void Trace::write(const std::filesystem::path& file) const {
   for (size_t i = 0; i < count; ++i) {
     const Span& span = spans_[i];
     out << fmt::format(
-        R"({{"ph":"X","pid":1,"tid":{},"name":"{} {}","ts":{:.3f},"dur":{:.3f},"args":{{"bytes":{}}}}},)"
+        R"({{"ph":"X","pid":1,"tid":{},"name":"{} {}","ts":{:.3f},"dur":{:.3f},)"
+        R"("args":{{"bytes":{}}}}},)"
         "\n",
         static_cast<int>(span.lane), lane_name(span.lane).span, span.index,
         static_cast<double>(span.begin_ns - origin_ns) / 1e3,

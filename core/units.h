@@ -19,7 +19,9 @@ constexpr uint64_t align_down(uint64_t value, uint64_t alignment) {
 constexpr uint64_t align_up(uint64_t value, uint64_t alignment) {
   return align_down(value + alignment - 1, alignment);
 }
-constexpr uint64_t ceil_div(uint64_t value, uint64_t by) { return (value + by - 1) / by; }
+constexpr uint64_t ceil_div(uint64_t value, uint64_t by) {
+  return (value + by - 1) / by;
+}
 
 /// Reads "3GiB", "1.5 GB", "512MiB", "4096" (plain bytes). Units: B, KB, KiB, MB, MiB, GB, GiB,
 /// TB, TiB, any case. Empty result: not a size (NaN, negative, unknown unit, too large).

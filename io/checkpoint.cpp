@@ -45,9 +45,9 @@ Checkpoint Checkpoint::open(const fs::path& directory, DirectChoice direct,
                             const NoticeSink& notice) {
   std::error_code error;
   if (!fs::is_directory(directory, error)) {
-    throw Error(fmt::format(
-        "{}: {}; expected the folder of a Hugging Face checkpoint", directory.string(),
-        error ? errno_text(error.value()) : std::string("no such folder")));
+    throw Error(fmt::format("{}: {}; expected the folder of a Hugging Face checkpoint",
+                            directory.string(),
+                            error ? errno_text(error.value()) : std::string("no such folder")));
   }
   Checkpoint checkpoint;
   checkpoint.directory_ = directory;
@@ -58,10 +58,10 @@ Checkpoint Checkpoint::open(const fs::path& directory, DirectChoice direct,
   } else if (fs::exists(index, error)) {
     checkpoint.open_indexed(index, direct);
   } else {
-    throw Error(fmt::format(
-        "{}: neither model.safetensors nor model.safetensors.index.json is there; only "
-        "safetensors checkpoints are read",
-        directory.string()));
+    throw Error(
+        fmt::format("{}: neither model.safetensors nor model.safetensors.index.json is there; only "
+                    "safetensors checkpoints are read",
+                    directory.string()));
   }
   for (const DirectFile& file : checkpoint.files_) {
     if (file.refused().empty()) continue;
@@ -98,8 +98,8 @@ void Checkpoint::open_indexed(const fs::path& index, DirectChoice direct) {
   for (const std::string& shard : shards) {
     std::error_code error;
     if (!fs::exists(directory_ / shard, error)) {
-      throw Error(fmt::format("{}: lists {}, which is not there; download it again",
-                              index.string(), shard));
+      throw Error(fmt::format("{}: lists {}, which is not there; download it again", index.string(),
+                              shard));
     }
     add_shard(directory_ / shard, direct);
   }

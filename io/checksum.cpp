@@ -18,7 +18,8 @@ constexpr uint32_t kDepth = 16;
 
 /// Reads one file front to back, several chunks at a time, and hands them on in order.
 template <typename Use>
-void read_in_order(const ReadFile& file, BlockReader& reader, const StopFlag& stop, const Use& use) {
+void read_in_order(const ReadFile& file, BlockReader& reader, const StopFlag& stop,
+                   const Use& use) {
   const HugeBuffer buffers(kDepth * kChunkBytes);
   std::vector<bool> ready(kDepth);
   ReadPump pump(reader);

@@ -85,8 +85,8 @@ DirectFile::DirectFile(const std::filesystem::path& path, DirectChoice choice) {
 
   info_.alignment = direct_alignment(fd);
   const int direct_fd = open_or_errno(info_.path, O_DIRECT);
-  const int error = direct_fd < 0 ? -direct_fd
-                                  : probe_direct_read(direct_fd, info_.alignment, info_.bytes);
+  const int error =
+      direct_fd < 0 ? -direct_fd : probe_direct_read(direct_fd, info_.alignment, info_.bytes);
   if (error == 0) {
     close(fd);
     info_.fd = direct_fd;

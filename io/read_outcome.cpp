@@ -11,8 +11,8 @@ namespace spillway {
 namespace {
 
 std::string failure(const ReadOp& op, const std::string& cause) {
-  return fmt::format("{}: reading {} bytes at offset {} failed: {}", op.file->path,
-                     op.next_bytes(), op.next_offset(), cause);
+  return fmt::format("{}: reading {} bytes at offset {} failed: {}", op.file->path, op.next_bytes(),
+                     op.next_offset(), cause);
 }
 
 ReadOutcome retry_or_fail(ReadOp& op, uint32_t& retries, uint32_t limit, int error,

@@ -15,9 +15,9 @@ struct ReadOp {
   uint64_t offset = 0;          ///< aligned
   std::byte* target = nullptr;  ///< aligned
   uint32_t bytes = 0;           ///< aligned
-  uint32_t needed = 0;          ///< fewest bytes that complete it: less than `bytes` at a file's end
-  int32_t buffer_index = -1;    ///< registered buffer that holds target, or -1
-  uint64_t tag = 0;             ///< the owner's
+  uint32_t needed = 0;        ///< fewest bytes that complete it: less than `bytes` at a file's end
+  int32_t buffer_index = -1;  ///< registered buffer that holds target, or -1
+  uint64_t tag = 0;           ///< the owner's
 
   uint32_t done = 0;  ///< delivered so far, a multiple of the alignment while unfinished
   uint32_t transient_retries = 0;

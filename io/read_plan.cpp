@@ -32,8 +32,7 @@ std::vector<Extent> extents_of(std::span<const FileRange> ranges,
     CHECK(range.bytes > 0 && range.offset + range.bytes <= file.bytes);
     const uint64_t begin = align_down(range.offset, file.alignment);
     const uint64_t end = align_up(range.offset + range.bytes, file.alignment);
-    if (extents.empty() || extents.back().file != range.file ||
-        begin > extents.back().end) {
+    if (extents.empty() || extents.back().file != range.file || begin > extents.back().end) {
       extents.push_back({range.file, begin, end, {}});
     }
     extents.back().end = std::max(extents.back().end, end);
@@ -42,8 +41,8 @@ std::vector<Extent> extents_of(std::span<const FileRange> ranges,
   return extents;
 }
 
-/// Cuts an extent into aligned chunks of nearly equal size: a tail of one block would cost a read of
-/// its own. `longest` bounds them where they must fit a slab.
+/// Cuts an extent into aligned chunks of nearly equal size: a tail of one block would cost a read
+/// of its own. `longest` bounds them where they must fit a slab.
 void add_chunks(ReadPlan& plan, const Extent& extent, const FileShape& file, uint64_t chunk_bytes,
                 bool longest, uint64_t blob_offset) {
   const uint64_t length = extent.end - extent.begin;

@@ -12,7 +12,9 @@ ReadPump::ReadPump(BlockReader& reader)
   for (ReadOp& op : ops_) free_.push_back(&op);
 }
 
-ReadPump::~ReadPump() { drain(); }
+ReadPump::~ReadPump() {
+  drain();
+}
 
 bool ReadPump::start(const ReadRequest& request) {
   if (free_.empty()) return false;

@@ -18,10 +18,10 @@ using Json = nlohmann::json;
 /// Bits of every element type that the format defines.
 std::optional<uint64_t> element_bits(const std::string& dtype) {
   static const std::map<std::string, uint64_t> kBits = {
-      {"BOOL", 8},   {"U8", 8},        {"I8", 8},        {"F8_E5M2", 8}, {"F8_E4M3", 8},
-      {"F8_E8M0", 8}, {"F4", 4},       {"F6_E2M3", 6},   {"F6_E3M2", 6}, {"I16", 16},
-      {"U16", 16},   {"F16", 16},      {"BF16", 16},     {"I32", 32},    {"U32", 32},
-      {"F32", 32},   {"C64", 64},      {"F64", 64},      {"I64", 64},    {"U64", 64}};
+      {"BOOL", 8},    {"U8", 8},   {"I8", 8},      {"F8_E5M2", 8}, {"F8_E4M3", 8},
+      {"F8_E8M0", 8}, {"F4", 4},   {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"I16", 16},
+      {"U16", 16},    {"F16", 16}, {"BF16", 16},   {"I32", 32},    {"U32", 32},
+      {"F32", 32},    {"C64", 64}, {"F64", 64},    {"I64", 64},    {"U64", 64}};
   const auto found = kBits.find(dtype);
   return found == kBits.end() ? std::nullopt : std::optional(found->second);
 }
@@ -53,9 +53,8 @@ class HeaderParser {
 
   TensorEntry entry(const std::string& name, const Json& value) const {
     if (!value.is_object() || !value.contains("dtype") || !value["dtype"].is_string() ||
-        !value.contains("shape") || !value["shape"].is_array() ||
-        !value.contains("data_offsets") || !value["data_offsets"].is_array() ||
-        value["data_offsets"].size() != 2) {
+        !value.contains("shape") || !value["shape"].is_array() || !value.contains("data_offsets") ||
+        !value["data_offsets"].is_array() || value["data_offsets"].size() != 2) {
       fail(name, "expected dtype, shape and two data_offsets");
     }
     TensorEntry result;

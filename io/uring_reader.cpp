@@ -38,7 +38,8 @@ struct UringReader::Ring {
 
   void enable() {
     // liburing 2.3 declares io_uring_enable_rings() but its shared library does not export it.
-    if (syscall(__NR_io_uring_register, ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0) < 0) {
+    if (syscall(__NR_io_uring_register, ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0) <
+        0) {
       throw Error(fmt::format("io_uring: enabling the ring failed: {}", errno_text(errno)));
     }
     enabled = true;
@@ -73,7 +74,9 @@ UringReader::~UringReader() {
   io_uring_queue_exit(&ring_->ring);
 }
 
-uint32_t UringReader::depth() const { return ring_->depth; }
+uint32_t UringReader::depth() const {
+  return ring_->depth;
+}
 
 bool UringReader::submit(ReadOp& op) {
   if (ring_->in_flight >= ring_->depth) return false;
@@ -111,8 +114,7 @@ void UringReader::wait() {
   // A bounded wait: a stop request is noticed even when a device never answers.
   __kernel_timespec limit{0, 100'000'000};
   io_uring_cqe* entry = nullptr;
-  Ring::check_entered(
-      io_uring_submit_and_wait_timeout(&ring_->ring, &entry, 1, &limit, nullptr));
+  Ring::check_entered(io_uring_submit_and_wait_timeout(&ring_->ring, &entry, 1, &limit, nullptr));
 }
 
 bool UringReader::register_buffers(std::span<const std::span<std::byte>> buffers) {

@@ -1,7 +1,8 @@
 // The operations a transformer pass needs, on a stream of some device. f32 activations and
 // accumulation; weights as stored. No operation knows layers, files or tiers.
 //
-// Thread rule: one thread at a time. Pointers are device memory and stay valid until the stream ran.
+// Thread rule: one thread at a time. Pointers are device memory and stay valid until the stream
+// ran.
 #pragma once
 
 #include <cstddef>

@@ -15,9 +15,9 @@ namespace {
 [[noreturn]] void refuse_cuda(const std::string& name) {
 #ifdef SPILLWAY_HAS_CUDA
   const std::string state = cuda_state();
-  throw Error(fmt::format(
-      "device {}: {}; this version computes on the host only: use device: host or auto", name,
-      state));
+  throw Error(
+      fmt::format("device {}: {}; this version computes on the host only: use device: host or auto",
+                  name, state));
 #else
   throw Error(fmt::format(
       "device {}: CUDA is not built in; use device: host, or configure with SPILLWAY_CUDA=ON",

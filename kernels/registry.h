@@ -11,8 +11,8 @@
 namespace spillway {
 
 struct DeviceOptions {
-  uint32_t threads = 0;        ///< 0 = every core this process may use
-  uint64_t gpu_bytes = 0;      ///< arena of host-discrete; 0 = not limited
+  uint32_t threads = 0;    ///< 0 = every core this process may use
+  uint64_t gpu_bytes = 0;  ///< arena of host-discrete; 0 = not limited
   PromptMath prompt_math = PromptMath::kAuto;
 };
 

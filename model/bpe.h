@@ -32,9 +32,7 @@ class Bpe {
   struct Hash : std::hash<std::string_view> {
     using is_transparent = void;
   };
-  static uint64_t pair_key(uint32_t left, uint32_t right) {
-    return (uint64_t{left} << 32) | right;
-  }
+  static uint64_t pair_key(uint32_t left, uint32_t right) { return (uint64_t{left} << 32) | right; }
   std::unordered_map<std::string, uint32_t, Hash, std::equal_to<>> ids_;
   std::unordered_map<uint32_t, const std::string*> tokens_;
   std::unordered_map<uint64_t, Merge> merges_;

@@ -202,7 +202,8 @@ void Forward::decoder_layer(Cursor& cursor, uint32_t layer, const Batch& batch) 
   attention_block(cursor, layer, batch);
   mlp_block(cursor, static_cast<uint32_t>(batch.ids.size()));
   if (trace_.on()) {
-    trace_.span(TraceLane::kCompute, layer, begin_ns, trace_.now_ns(), weights_.layers[layer].bytes());
+    trace_.span(TraceLane::kCompute, layer, begin_ns, trace_.now_ns(),
+                weights_.layers[layer].bytes());
   }
 }
 
@@ -219,9 +220,8 @@ void Forward::attention_block(Cursor& cursor, uint32_t layer, const Batch& batch
   const auto rows = static_cast<uint32_t>(batch.ids.size());
   const auto epsilon = static_cast<float>(config_.rms_epsilon);
   Buffers& b = buffers_;
-  cursor.whole([&](const WeightView& weight) {
-    ops_.rmsnorm(stream_, b.x, weight, rows, epsilon, b.norm);
-  });
+  cursor.whole(
+      [&](const WeightView& weight) { ops_.rmsnorm(stream_, b.x, weight, rows, epsilon, b.norm); });
   ops_.set_input(stream_, b.norm, rows, config_.hidden);
   linear(cursor, b.q, rows, config_.q_width(), config_.qkv_bias);
   linear(cursor, b.k, rows, config_.kv_width(), config_.qkv_bias);
@@ -247,9 +247,8 @@ void Forward::attention_block(Cursor& cursor, uint32_t layer, const Batch& batch
 void Forward::mlp_block(Cursor& cursor, uint32_t rows) {
   const auto epsilon = static_cast<float>(config_.rms_epsilon);
   Buffers& b = buffers_;
-  cursor.whole([&](const WeightView& weight) {
-    ops_.rmsnorm(stream_, b.x, weight, rows, epsilon, b.norm);
-  });
+  cursor.whole(
+      [&](const WeightView& weight) { ops_.rmsnorm(stream_, b.x, weight, rows, epsilon, b.norm); });
   ops_.set_input(stream_, b.norm, rows, config_.hidden);
   linear(cursor, b.gate, rows, config_.intermediate, config_.mlp_bias);
   linear(cursor, b.up, rows, config_.intermediate, config_.mlp_bias);
@@ -278,9 +277,10 @@ void Forward::generation_head(Cursor& cursor, const Batch& batch) {
   for (uint32_t i = 0; i < rows; ++i) {
     if (batch.logit_rows[i] == i) continue;
     CHECK(batch.logit_rows[i] > i);  // ascending: no row is overwritten before it moved
-    stream_.copy(reinterpret_cast<std::byte*>(b.x + uint64_t{i} * config_.hidden),
-                 reinterpret_cast<const std::byte*>(b.x + uint64_t{batch.logit_rows[i]} * config_.hidden),
-                 config_.hidden * sizeof(float));
+    stream_.copy(
+        reinterpret_cast<std::byte*>(b.x + uint64_t{i} * config_.hidden),
+        reinterpret_cast<const std::byte*>(b.x + uint64_t{batch.logit_rows[i]} * config_.hidden),
+        config_.hidden * sizeof(float));
   }
   cursor.whole([&](const WeightView& weight) {
     if (rows == 0) return;  // a prompt chunk that ends no prompt: the head only passes by

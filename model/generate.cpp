@@ -43,8 +43,11 @@ class Generator {
     const ModelConfig& model = runtime.model().config;
     for (const Prompt& prompt : prompts) {
       const auto room = model.context - static_cast<uint32_t>(prompt.ids.size());
-      Sequence sequence{&prompt, Sampler(sampling, model.vocab, sequences_.size()),
-                        std::min(config.max_new_tokens, room), 0, {}};
+      Sequence sequence{&prompt,
+                        Sampler(sampling, model.vocab, sequences_.size()),
+                        std::min(config.max_new_tokens, room),
+                        0,
+                        {}};
       prompt_tokens_ += static_cast<uint32_t>(prompt.ids.size());
       most_tokens_ += sequence.most_new;
       longest_ = std::max(longest_, sequence.most_new);
@@ -63,8 +66,7 @@ class Generator {
       while (true) {
         const Batch batch = prompt_left > 0 ? prompt_batch(rows) : decode_batch();
         if (batch.ids.empty()) break;
-        const auto kind =
-            prompt_left > 0 ? PassRecord::Kind::kPrefill : PassRecord::Kind::kDecode;
+        const auto kind = prompt_left > 0 ? PassRecord::Kind::kPrefill : PassRecord::Kind::kDecode;
         if (prompt_left > 0) prompt_left -= static_cast<uint32_t>(batch.ids.size());
         result.passes.push_back(run_pass(runtime_, batch, kind));
         take_tokens(batch);
@@ -195,9 +197,8 @@ Workload generation_workload(const Config& config, const Model& model,
   for (const Prompt& prompt : prompts) {
     const auto length = static_cast<uint32_t>(prompt.ids.size());
     prompt_tokens += length;
-    workload.kv_lengths.push_back(
-        static_cast<uint32_t>(std::min<uint64_t>(uint64_t{length} + config.max_new_tokens,
-                                                 model.config.context)));
+    workload.kv_lengths.push_back(static_cast<uint32_t>(
+        std::min<uint64_t>(uint64_t{length} + config.max_new_tokens, model.config.context)));
   }
   workload.min_rows = static_cast<uint32_t>(prompts.size());
   workload.chunk_rows =

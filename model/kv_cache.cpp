@@ -29,8 +29,7 @@ KvCache::KvCache(Device& device, Ops& ops, Stream& stream, const ModelConfig& co
   assign(ops, config, lengths);
 }
 
-void KvCache::assign(const Ops& ops, const ModelConfig& config,
-                     std::span<const uint32_t> lengths) {
+void KvCache::assign(const Ops& ops, const ModelConfig& config, std::span<const uint32_t> lengths) {
   CHECK(bytes(ops, config, lengths) <= memory_.bytes());
   sequences_.clear();
   uint64_t offset = 0;

@@ -18,8 +18,8 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr uint64_t kMaxConfigBytes = 16 * kMiB;
-constexpr std::array kArchitectures = {"LlamaForCausalLM", "MistralForCausalLM",
-                                       "Qwen2ForCausalLM", "Qwen3ForCausalLM"};
+constexpr std::array kArchitectures = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM",
+                                       "Qwen3ForCausalLM"};
 
 class ConfigReader {
  public:
@@ -31,7 +31,9 @@ class ConfigReader {
     throw Error(fmt::format("{}: {}: expected {}, got {}", where_, key, expected,
                             json_->contains(key) ? (*json_)[key].dump() : "nothing"));
   }
-  bool has(const std::string& key) const { return json_->contains(key) && !(*json_)[key].is_null(); }
+  bool has(const std::string& key) const {
+    return json_->contains(key) && !(*json_)[key].is_null();
+  }
 
   uint32_t natural(const std::string& key, uint64_t low, uint64_t high) const {
     const std::string expected = fmt::format("a whole number from {} to {}", low, high);
@@ -81,8 +83,8 @@ std::string read_architecture(const ConfigReader& reader) {
   for (const char* known : kArchitectures) {
     if (name == known) return name;
   }
-  throw Error(fmt::format("{}: architecture {} is not supported; supported are {}",
-                          reader.where(), name, supported_architectures()));
+  throw Error(fmt::format("{}: architecture {} is not supported; supported are {}", reader.where(),
+                          name, supported_architectures()));
 }
 
 /// "rope_scaling" of transformers 4, "rope_parameters" of 5; the kind is "rope_type" or "type".
@@ -105,9 +107,10 @@ RopeScaling read_rope_scaling(const ConfigReader& reader) {
       section->fail("high_freq_factor", "more than low_freq_factor");
     }
   } else {
-    throw Error(fmt::format("{}: rope_type {} is not supported; supported are default, linear, "
-                            "llama3",
-                            section->where(), kind));
+    throw Error(
+        fmt::format("{}: rope_type {} is not supported; supported are default, linear, "
+                    "llama3",
+                    section->where(), kind));
   }
   return scaling;
 }
@@ -143,16 +146,19 @@ std::vector<uint32_t> token_list(const ConfigReader& reader, const std::string& 
 
 }  // namespace
 
-std::string supported_architectures() { return fmt::format("{}", fmt::join(kArchitectures, ", ")); }
+std::string supported_architectures() {
+  return fmt::format("{}", fmt::join(kArchitectures, ", "));
+}
 
 ModelConfig parse_model_config(const Json& json, const std::string& where) {
   const ConfigReader reader(json, where);
   ModelConfig config;
   config.architecture = read_architecture(reader);
   if (reader.has("quantization_config")) {
-    throw Error(fmt::format("{}: quantized checkpoints are not supported; use one with F32, F16 or "
-                            "BF16 weights",
-                            where));
+    throw Error(
+        fmt::format("{}: quantized checkpoints are not supported; use one with F32, F16 or "
+                    "BF16 weights",
+                    where));
   }
   constexpr uint64_t kMaxWidth = 1 << 20;
   config.layers = reader.natural("num_hidden_layers", 1, 10000);
@@ -173,7 +179,8 @@ ModelConfig parse_model_config(const Json& json, const std::string& where) {
     }
     config.head_dim = config.hidden / config.heads;
   }
-  if (config.head_dim % 2 != 0 || config.head_dim > 1024) reader.fail("head_dim", "an even number up to 1024");
+  if (config.head_dim % 2 != 0 || config.head_dim > 1024)
+    reader.fail("head_dim", "an even number up to 1024");
   if (uint64_t{config.heads} * config.head_dim > kMaxWidth) {
     reader.fail("num_attention_heads", fmt::format("heads * head_dim up to {}", kMaxWidth));
   }
@@ -198,8 +205,8 @@ ModelConfig load_model_config(const std::filesystem::path& directory) {
   const auto file = directory / "config.json";
   std::error_code error;
   if (!std::filesystem::is_directory(directory, error)) {
-    throw Error(fmt::format("{}: no such folder; expected a Hugging Face checkpoint",
-                            directory.string()));
+    throw Error(
+        fmt::format("{}: no such folder; expected a Hugging Face checkpoint", directory.string()));
   }
   ModelConfig config = parse_model_config(load_json_strict(file, kMaxConfigBytes), file.string());
   const auto generation = directory / "generation_config.json";

@@ -64,8 +64,8 @@ PlanRequest request_for(const Config& config, const Model& model, const Machine&
   for (const LayerSpec& layer : stream.layers) request.layer_names.push_back(layer.name);
   for (const Unit& unit : stream.embed_units) request.embed_bytes += unit.home_bytes;
   const TensorSpec& table = stream.embed.tensors[0];
-  request.embed_gather_bytes = RowSource::buffer_bytes(
-      table, model.checkpoint.files()[table.file].info().alignment);
+  request.embed_gather_bytes =
+      RowSource::buffer_bytes(table, model.checkpoint.files()[table.file].info().alignment);
   request.policy = config.policy;
   request.overrides = config.overrides;
   request.slots = config.stream_slots;
@@ -78,8 +78,7 @@ PlanRequest request_for(const Config& config, const Model& model, const Machine&
       {"KV cache", Tier::kGpu, KvCache::bytes(ops, shape, workload.kv_lengths)},
       {"activations", Tier::kGpu,
        Forward::activation_bytes(shape, model.weights, limits, unit_bytes)},
-      {"kernel workspace", Tier::kGpu,
-       ops.workspace_bytes(Forward::ops_limits(shape, limits))},
+      {"kernel workspace", Tier::kGpu, ops.workspace_bytes(Forward::ops_limits(shape, limits))},
       {"token rows", Tier::kRam, Forward::host_row_bytes(model.weights, limits)},
       {"logits", Tier::kRam, Forward::host_result_bytes(shape, limits)},
       {"tables and tokenizer", Tier::kRam, heap_in_use_bytes()},
@@ -124,8 +123,8 @@ RunPlan plan_run(const Config& config, const Model& model, const Machine& machin
   uint32_t rows = std::max(workload.chunk_rows, workload.min_rows);
   while (true) {
     plan.limits = {rows, workload.logit_rows, workload.scoring};
-    const PlanRequest request = request_for(config, model, machine, plan.stream, workload,
-                                            plan.limits, plan.unit_bytes);
+    const PlanRequest request =
+        request_for(config, model, machine, plan.stream, workload, plan.limits, plan.unit_bytes);
     plan.ram_budget_bytes = request.ram_budget_bytes;
     plan.gpu_budget_bytes = request.unified ? 0 : request.gpu_budget_bytes;
     try {
@@ -161,16 +160,16 @@ std::vector<LayerPlacement> placement_table(const RunPlan& plan) {
 
 Runtime::Runtime(const Parts& parts, const Workload& workload)
     : parts_(parts),
-      engine_(parts.plan->stream, {parts.machine->device.get(),
-                                   parts.readers,
-                                   [&] {
-                                     std::vector<const ReadFile*> files;
-                                     for (const DirectFile& file : parts.model->checkpoint.files()) {
-                                       files.push_back(&file.info());
-                                     }
-                                     return files;
-                                   }(),
-                                   parts.trace, parts.clock, parts.stop}),
+      engine_(parts.plan->stream,
+              {parts.machine->device.get(), parts.readers,
+               [&] {
+                 std::vector<const ReadFile*> files;
+                 for (const DirectFile& file : parts.model->checkpoint.files()) {
+                   files.push_back(&file.info());
+                 }
+                 return files;
+               }(),
+               parts.trace, parts.clock, parts.stop}),
       stream_(parts.machine->device->make_stream(StreamKind::kCompute)),
       cache_(*parts.machine->device, *parts.machine->ops, *stream_, parts.model->config,
              workload.kv_lengths),

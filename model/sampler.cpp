@@ -32,9 +32,8 @@ uint32_t Sampler::pick(std::span<const float> logits) {
   const auto higher = [](const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
   };
-  const size_t keep = options_.top_k == 0
-                          ? candidates_.size()
-                          : std::min<size_t>(options_.top_k, candidates_.size());
+  const size_t keep = options_.top_k == 0 ? candidates_.size()
+                                          : std::min<size_t>(options_.top_k, candidates_.size());
   std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<ptrdiff_t>(keep),
                     candidates_.end(), higher);
   candidates_.resize(keep);

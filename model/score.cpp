@@ -11,8 +11,7 @@ namespace spillway {
 namespace {
 
 uint32_t window_of(const Config& config, const Model& model) {
-  return std::min(config.score_context_tokens.value_or(model.config.context),
-                  model.config.context);
+  return std::min(config.score_context_tokens.value_or(model.config.context), model.config.context);
 }
 
 std::vector<uint64_t> lengths_of(const std::vector<std::vector<uint32_t>>& texts) {
@@ -116,11 +115,10 @@ Workload scoring_workload(const Config& config, const Model& model,
 }
 
 ScoreResult score(Runtime& runtime, const Config& config,
-                  const std::vector<std::vector<uint32_t>>& texts,
-                  const ScoreObserver& observer) {
+                  const std::vector<std::vector<uint32_t>>& texts, const ScoreObserver& observer) {
   const Model& model = runtime.model();
-  const auto batches = plan_scoring(lengths_of(texts), runtime.plan().limits.max_rows,
-                                    window_of(config, model));
+  const auto batches =
+      plan_scoring(lengths_of(texts), runtime.plan().limits.max_rows, window_of(config, model));
   uint64_t total = 0;
   for (const ScoreBatch& batch : batches) {
     for (const ScoreSlice& slice : batch.slices) total += slice.count;
@@ -141,8 +139,9 @@ ScoreResult score(Runtime& runtime, const Config& config,
         for (uint32_t r = rows.first_row; r < rows.first_row + rows.rows; ++r) {
           if (batch.targets[r] == UINT32_MAX) continue;
           if (!std::isfinite(logprobs[r])) {
-            throw Error("the model computed a log-probability that is not a number; the "
-                        "checkpoint is damaged");
+            throw Error(
+                "the model computed a log-probability that is not a number; the "
+                "checkpoint is damaged");
           }
           result.logprobs[plan.slices[rows.sequence].text].push_back(logprobs[r]);
           nll -= double{logprobs[r]};

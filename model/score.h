@@ -37,8 +37,8 @@ Workload scoring_workload(const Config& config, const Model& model,
 struct ScoreResult {
   double mean_nll = 0;
   double perplexity = 0;
-  uint64_t tokens = 0;                        ///< scored
-  std::vector<std::vector<float>> logprobs;   ///< per text, from its second token on
+  uint64_t tokens = 0;                       ///< scored
+  std::vector<std::vector<float>> logprobs;  ///< per text, from its second token on
   std::vector<PassRecord> passes;
   bool interrupted = false;
 };

@@ -16,8 +16,8 @@ class SentencePieceTokenizer final : public Tokenizer {
   explicit SentencePieceTokenizer(const std::filesystem::path& file) {
     const auto status = processor_.Load(file.string());
     if (!status.ok()) {
-      throw Error(fmt::format("{}: not a SentencePiece model: {}", file.string(),
-                              status.ToString()));
+      throw Error(
+          fmt::format("{}: not a SentencePiece model: {}", file.string(), status.ToString()));
     }
     for (int id = 0; id < processor_.GetPieceSize(); ++id) {
       if (processor_.IsControl(id)) {

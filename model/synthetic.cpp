@@ -50,7 +50,7 @@ constexpr Preset kPresets[] = {
 
 /// Quantile function of the normal distribution (P. J. Acklam's rational approximation).
 double normal_quantile(double p) {
-  constexpr double a[] = {-3.969683028665376e+01, 2.209460984245205e+02, -2.759285104469687e+02,
+  constexpr double a[] = {-3.969683028665376e+01, 2.209460984245205e+02,  -2.759285104469687e+02,
                           1.383577518672690e+02,  -3.066479806614716e+01, 2.506628277459239e+00};
   constexpr double b[] = {-5.447609879822406e+01, 1.615858368580409e+02, -1.556989798598866e+02,
                           6.680131188771972e+01, -1.328068155288572e+01};
@@ -132,13 +132,13 @@ class WrittenFiles {
   explicit WrittenFiles(const fs::path& directory) : directory_(directory) {
     std::error_code error;
     if (fs::exists(directory, error) && !fs::is_empty(directory, error)) {
-      throw Error(fmt::format("{}: exists and is not empty; choose another folder",
-                              directory.string()));
+      throw Error(
+          fmt::format("{}: exists and is not empty; choose another folder", directory.string()));
     }
     made_ = fs::create_directories(directory, error);
     if (error) {
-      throw Error(fmt::format("cannot make folder {}: {}", directory.string(),
-                              errno_text(error.value())));
+      throw Error(
+          fmt::format("cannot make folder {}: {}", directory.string(), errno_text(error.value())));
     }
   }
   WrittenFiles(const WrittenFiles&) = delete;
@@ -208,8 +208,7 @@ class FileWriter {
     const int error = errno;
     std::string advice;
     if (error == ENOSPC) advice = "; free some space or choose a smaller model, nothing was kept";
-    throw Error(
-        fmt::format("cannot {} {}: {}{}", what, path_.string(), errno_text(error), advice));
+    throw Error(fmt::format("cannot {} {}: {}{}", what, path_.string(), errno_text(error), advice));
   }
   void flush(uint64_t bytes) {
     uint64_t done = 0;
@@ -251,16 +250,14 @@ class SyntheticWriter {
     write_text("tokenizer.json", tokenizer_json());
     Json weight_map = Json::object();
     for (size_t s = 0; s < shards_.size(); ++s) {
-      const std::string name =
-          shards_.size() == 1
-              ? "model.safetensors"
-              : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, shards_.size());
+      const std::string name = shards_.size() == 1 ? "model.safetensors"
+                                                   : fmt::format("model-{:05}-of-{:05}.safetensors",
+                                                                 s + 1, shards_.size());
       write_shard(name, shards_[s]);
       for (const SyntheticTensor& tensor : shards_[s]) weight_map[tensor.spec.name] = name;
     }
     if (shards_.size() > 1) {
-      const Json index = {{"metadata", {{"total_size", total_bytes_}}},
-                          {"weight_map", weight_map}};
+      const Json index = {{"metadata", {{"total_size", total_bytes_}}}, {"weight_map", weight_map}};
       write_text("model.safetensors.index.json", index.dump(1));
     }
     written_.keep();
@@ -298,10 +295,10 @@ class SyntheticWriter {
     if (statvfs(directory_.c_str(), &info) != 0) return;  // writing will tell
     const uint64_t free_bytes = uint64_t{info.f_bavail} * info.f_frsize;
     if (free_bytes < total_bytes_ + 64 * kMiB) {
-      throw Error(fmt::format("{}: {} are needed but {} are free; free some space or choose a "
-                              "smaller model",
-                              directory_.string(), format_bytes(total_bytes_),
-                              format_bytes(free_bytes)));
+      throw Error(
+          fmt::format("{}: {} are needed but {} are free; free some space or choose a "
+                      "smaller model",
+                      directory_.string(), format_bytes(total_bytes_), format_bytes(free_bytes)));
     }
   }
 
@@ -346,17 +343,20 @@ class SyntheticWriter {
       vocab[fmt::format("\u0120w{}", id)] = id;  // U+0120 stands for a space
     }
     const auto special = [](uint32_t id, const char* content) {
-      return Json{{"id", id},         {"content", content}, {"single_word", false},
-                  {"lstrip", false},  {"rstrip", false},    {"normalized", false},
+      return Json{{"id", id},        {"content", content}, {"single_word", false},
+                  {"lstrip", false}, {"rstrip", false},    {"normalized", false},
                   {"special", true}};
     };
-    const Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false},
-                             {"trim_offsets", true}, {"use_regex", true}};
+    const Json byte_level = {{"type", "ByteLevel"},
+                             {"add_prefix_space", false},
+                             {"trim_offsets", true},
+                             {"use_regex", true}};
     const Json single = Json::array({{{"SpecialToken", {{"id", "<|begin|>"}, {"type_id", 0}}}},
                                      {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}});
     const Json json = {
         {"version", "1.0"},
-        {"added_tokens", {special(kFirstSpecial, "<|begin|>"), special(kFirstSpecial + 1, "<|end|>")}},
+        {"added_tokens",
+         {special(kFirstSpecial, "<|begin|>"), special(kFirstSpecial + 1, "<|end|>")}},
         {"normalizer", nullptr},
         {"pre_tokenizer", byte_level},
         {"post_processor", {{"type", "TemplateProcessing"}, {"single", single}}},
@@ -370,8 +370,8 @@ class SyntheticWriter {
     uint64_t offset = 0;
     for (const SyntheticTensor& tensor : tensors) {
       const uint64_t bytes = tensor.elements() * dtype_bytes(options_.dtype);
-      const Json shape = tensor.spec.vector ? Json{tensor.spec.cols}
-                                            : Json{tensor.spec.rows, tensor.spec.cols};
+      const Json shape =
+          tensor.spec.vector ? Json{tensor.spec.cols} : Json{tensor.spec.rows, tensor.spec.cols};
       header[tensor.spec.name] = {{"dtype", dtype_name(options_.dtype)},
                                   {"shape", shape},
                                   {"data_offsets", {offset, offset + bytes}}};
@@ -418,8 +418,8 @@ class SyntheticWriter {
         count / kMinPerThread, 1, std::max(1u, std::thread::hardware_concurrency()));
     const uint64_t each = align_up(ceil_div(count, threads), 4);
     const auto fill_part = [&](uint64_t begin) {
-      source_.fill(tensor.number, tensor.spec.vector, first + begin,
-                   std::min(each, count - begin), out + begin * dtype_bytes(options_.dtype));
+      source_.fill(tensor.number, tensor.spec.vector, first + begin, std::min(each, count - begin),
+                   out + begin * dtype_bytes(options_.dtype));
     };
     std::vector<std::jthread> helpers;
     for (uint64_t begin = each; begin < count; begin += each) {

@@ -1,4 +1,5 @@
-// Synthetic checkpoints: real layout, random weights, for trying out sizes nobody wants to download.
+// Synthetic checkpoints: real layout, random weights, for trying out sizes nobody wants to
+// download.
 #pragma once
 
 #include <cstdint>

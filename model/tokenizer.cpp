@@ -10,7 +10,9 @@
 namespace spillway {
 namespace {
 
-bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
+bool is_space(char c) {
+  return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
 
 bool is_word(std::string_view text, size_t at) {
   const uint32_t c = utf8_code_point(text, at);
@@ -36,8 +38,8 @@ bool matches(std::string_view text, size_t at, const AddedToken& token) {
 
 }  // namespace
 
-std::vector<TextPiece> split_at_tokens(std::string_view text,
-                                       const std::vector<AddedToken>& tokens, bool normalized) {
+std::vector<TextPiece> split_at_tokens(std::string_view text, const std::vector<AddedToken>& tokens,
+                                       bool normalized) {
   std::vector<TextPiece> pieces;
   std::vector<const AddedToken*> by_first[256];
   for (const AddedToken& token : tokens) {
@@ -99,7 +101,9 @@ std::string TextStream::add(uint32_t id) {
   return ready;
 }
 
-std::string TextStream::finish() { return replace_malformed(std::exchange(pending_, {})); }
+std::string TextStream::finish() {
+  return replace_malformed(std::exchange(pending_, {}));
+}
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& directory) {
   std::error_code error;

@@ -72,7 +72,7 @@ struct TextPiece {
   const AddedToken* token = nullptr;  ///< set: this piece is the token
 };
 /// `normalized` picks the tokens that are matched after normalization, or those before.
-std::vector<TextPiece> split_at_tokens(std::string_view text,
-                                       const std::vector<AddedToken>& tokens, bool normalized);
+std::vector<TextPiece> split_at_tokens(std::string_view text, const std::vector<AddedToken>& tokens,
+                                       bool normalized);
 
 }  // namespace spillway

@@ -374,7 +374,8 @@ class JsonTokenizer final : public Tokenizer {
     if (!*add_bos) return bos_.clear();
     if (!bos_.empty()) return;
     const auto id = content_id(bos_content);
-    if (!id) fail(fmt::format("add_bos_token is set but bos_token \"{}\" is no token", bos_content));
+    if (!id)
+      fail(fmt::format("add_bos_token is set but bos_token \"{}\" is no token", bos_content));
     bos_.push_back(*id);
   }
 

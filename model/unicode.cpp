@@ -75,8 +75,8 @@ size_t incomplete_tail(std::string_view text) {
 
 std::string normalize(std::string_view text, NormalForm form) {
   int options = UTF8PROC_STABLE;
-  options |= form == NormalForm::kNfc || form == NormalForm::kNfkc ? UTF8PROC_COMPOSE
-                                                                   : UTF8PROC_DECOMPOSE;
+  options |=
+      form == NormalForm::kNfc || form == NormalForm::kNfkc ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
   if (form == NormalForm::kNfkc || form == NormalForm::kNfkd) options |= UTF8PROC_COMPAT;
   utf8proc_uint8_t* mapped = nullptr;
   const auto bytes = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
@@ -104,8 +104,8 @@ Regex::Regex(const std::string& pattern) : impl_(std::make_unique<Impl>()) {
   if (impl_->code == nullptr) {
     PCRE2_UCHAR message[160] = {};
     pcre2_get_error_message(error, message, sizeof(message));
-    throw BadPattern(fmt::format("the pattern \"{}\" is not a regular expression: {} at {}", pattern,
-                            reinterpret_cast<const char*>(message), offset));
+    throw BadPattern(fmt::format("the pattern \"{}\" is not a regular expression: {} at {}",
+                                 pattern, reinterpret_cast<const char*>(message), offset));
   }
   pcre2_jit_compile(impl_->code, PCRE2_JIT_COMPLETE);  // optional: matching works without
 }

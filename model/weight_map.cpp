@@ -9,7 +9,9 @@
 namespace spillway {
 namespace {
 
-WeightSpec vector_of(std::string name, uint32_t size) { return {std::move(name), 1, size, true}; }
+WeightSpec vector_of(std::string name, uint32_t size) {
+  return {std::move(name), 1, size, true};
+}
 
 void add_linear(std::vector<WeightSpec>& list, const std::string& name, uint32_t outputs,
                 uint32_t inputs, bool bias) {
@@ -29,8 +31,8 @@ Found locate(const WeightSpec& spec, const ModelConfig& config, const Checkpoint
                             checkpoint.directory().string(), spec.name, config.architecture));
   }
   const std::string& path = checkpoint.files()[entry->file].info().path;
-  const auto expected = spec.vector ? std::vector<uint64_t>{spec.cols}
-                                    : std::vector<uint64_t>{spec.rows, spec.cols};
+  const auto expected =
+      spec.vector ? std::vector<uint64_t>{spec.cols} : std::vector<uint64_t>{spec.rows, spec.cols};
   if (entry->shape != expected) {
     throw Error(fmt::format("{}: tensor {} has shape [{}] but config.json asks for [{}]", path,
                             spec.name, fmt::join(entry->shape, ", "), fmt::join(expected, ", ")));

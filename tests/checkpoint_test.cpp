@@ -27,8 +27,9 @@ std::string tensor(const std::string& name, const std::string& dtype, const std:
 }
 
 std::string header_error(const std::string& header, size_t payload_bytes) {
-  return error_of(
-      [&] { parse_safetensors_header(header, 8 + header.size() + payload_bytes, "m.safetensors"); });
+  return error_of([&] {
+    parse_safetensors_header(header, 8 + header.size() + payload_bytes, "m.safetensors");
+  });
 }
 
 TEST(Safetensors, ReadsAHeader) {
@@ -71,18 +72,17 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         BadHeader{"not_json", "{", 0, "not valid JSON"},
         BadHeader{"not_object", "[]", 0, "not a JSON object"},
-        BadHeader{"duplicate",
-                  "{" + tensor("a", "F32", "[1]", 0, 4) + "," + tensor("a", "F32", "[1]", 4, 8) +
-                      "}",
-                  8, "twice"},
-        BadHeader{"overlap",
-                  "{" + tensor("a", "F32", "[2]", 0, 8) + "," + tensor("b", "F32", "[1]", 4, 8) +
-                      "}",
-                  8, "overlaps tensor a"},
+        BadHeader{
+            "duplicate",
+            "{" + tensor("a", "F32", "[1]", 0, 4) + "," + tensor("a", "F32", "[1]", 4, 8) + "}", 8,
+            "twice"},
+        BadHeader{
+            "overlap",
+            "{" + tensor("a", "F32", "[2]", 0, 8) + "," + tensor("b", "F32", "[1]", 4, 8) + "}", 8,
+            "overlaps tensor a"},
         BadHeader{"beyond", "{" + tensor("a", "F32", "[2]", 0, 8) + "}", 4, "payload"},
         BadHeader{"size", "{" + tensor("a", "F32", "[3]", 0, 8) + "}", 8, "its shape needs 12"},
-        BadHeader{"overflow",
-                  "{" + tensor("a", "F32", "[4294967296,4294967296,16]", 0, 8) + "}", 8,
+        BadHeader{"overflow", "{" + tensor("a", "F32", "[4294967296,4294967296,16]", 0, 8) + "}", 8,
                   "overflows"},
         BadHeader{"backwards", "{" + tensor("a", "F32", "[1]", 8, 4) + "}", 8, "backwards"},
         BadHeader{"dtype", "{" + tensor("a", "Q4", "[1]", 0, 4) + "}", 4, "unknown dtype Q4"},
@@ -110,9 +110,7 @@ class CheckpointTest : public ::testing::Test {
   void index(const std::string& map) {
     test::write_file(dir_ / "model.safetensors.index.json", "{\"weight_map\":" + map + "}");
   }
-  Checkpoint open() {
-    return Checkpoint::open(dir_.path(), DirectChoice::kAuto, notices_.sink());
-  }
+  Checkpoint open() { return Checkpoint::open(dir_.path(), DirectChoice::kAuto, notices_.sink()); }
   std::string open_error() {
     return error_of([&] { open(); });
   }
@@ -134,8 +132,8 @@ TEST_F(CheckpointTest, OpensShards) {
 
 TEST_F(CheckpointTest, MissingFolderAndFiles) {
   EXPECT_NE(open_error().find("neither model.safetensors"), std::string::npos);
-  const std::string missing = error_of(
-      [&] { Checkpoint::open(dir_ / "none", DirectChoice::kAuto, notices_.sink()); });
+  const std::string missing =
+      error_of([&] { Checkpoint::open(dir_ / "none", DirectChoice::kAuto, notices_.sink()); });
   EXPECT_NE(missing.find("expected the folder"), std::string::npos) << missing;
 }
 

@@ -129,8 +129,7 @@ TEST(Config, BadOverridesSayWhichOne) {
   const std::string base = "model: {path: m}";
   EXPECT_NE(complaint(base, {"memory.ram"}).find("KEY=VALUE"), std::string::npos);
   EXPECT_NE(complaint(base, {"memory.rm=1"}).find("--set memory.rm=1"), std::string::npos);
-  EXPECT_NE(complaint(base, {"io.depth=x"}).find("--set io.depth=x: io.depth"),
-            std::string::npos);
+  EXPECT_NE(complaint(base, {"io.depth=x"}).find("--set io.depth=x: io.depth"), std::string::npos);
 }
 
 TEST(Config, MissingFileIsOneLine) {

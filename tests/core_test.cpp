@@ -54,10 +54,10 @@ TEST(Dtype, EveryHalfSurvivesTheRoundTrip) {
 }
 
 TEST(Dtype, HalfRoundsToNearestEven) {
-  EXPECT_EQ(f16_from_f32(1.0f + 0x1p-11f), 0x3c00);              // tie to even, down
-  EXPECT_EQ(f16_from_f32(1.0f + 3 * 0x1p-11f), 0x3c02);          // tie to even, up
-  EXPECT_EQ(f16_from_f32(65520.0f), 0x7c00);                     // rounds up to infinity
-  EXPECT_EQ(f16_from_f32(0x1p-25f), 0x0000);                     // tie at half the smallest
+  EXPECT_EQ(f16_from_f32(1.0f + 0x1p-11f), 0x3c00);      // tie to even, down
+  EXPECT_EQ(f16_from_f32(1.0f + 3 * 0x1p-11f), 0x3c02);  // tie to even, up
+  EXPECT_EQ(f16_from_f32(65520.0f), 0x7c00);             // rounds up to infinity
+  EXPECT_EQ(f16_from_f32(0x1p-25f), 0x0000);             // tie at half the smallest
   EXPECT_EQ(bf16_from_f32(std::bit_cast<float>(0x3f808000u)), 0x3f80);
   EXPECT_EQ(bf16_from_f32(std::bit_cast<float>(0x3f818000u)), 0x3f82);
 }

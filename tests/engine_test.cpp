@@ -123,7 +123,8 @@ TEST_P(EngineTest, FeedsTheRightBytesFromEveryTier) {
     const auto compute = device_->make_stream(StreamKind::kCompute);
     uint64_t nvme_bytes = 0;
     for (size_t u = 0; u < plan_.units.size(); ++u) {
-      if (plan_.placement.unit_tiers[u] == Tier::kNvme) nvme_bytes += plan_.units[u].plan.read_bytes;
+      if (plan_.placement.unit_tiers[u] == Tier::kNvme)
+        nvme_bytes += plan_.units[u].plan.read_bytes;
     }
     for (int pass = 0; pass < 3; ++pass) {
       for (uint32_t u = 0; u < plan_.units.size(); ++u) {
@@ -175,12 +176,11 @@ TEST_P(EngineTest, StopEndsAWaitAndShutsDown) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, EngineTest,
-    ::testing::Values(EngineCase{"host_uring", "host", EngineChoice::kAuto, DirectChoice::kAuto},
-                      EngineCase{"host_pread", "host", EngineChoice::kPread, DirectChoice::kOff},
-                      EngineCase{"discrete_uring", "host-discrete", EngineChoice::kAuto,
-                                 DirectChoice::kAuto},
-                      EngineCase{"discrete_pread", "host-discrete", EngineChoice::kPread,
-                                 DirectChoice::kAuto}),
+    ::testing::Values(
+        EngineCase{"host_uring", "host", EngineChoice::kAuto, DirectChoice::kAuto},
+        EngineCase{"host_pread", "host", EngineChoice::kPread, DirectChoice::kOff},
+        EngineCase{"discrete_uring", "host-discrete", EngineChoice::kAuto, DirectChoice::kAuto},
+        EngineCase{"discrete_pread", "host-discrete", EngineChoice::kPread, DirectChoice::kAuto}),
     [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace

@@ -28,9 +28,9 @@ struct SimOptions {
   uint32_t slots = 2;
   uint32_t slabs = 1;
   uint32_t depth = 4;
-  uint32_t device_speed = 3;  ///< operations per tick
+  uint32_t device_speed = 3;    ///< operations per tick
   uint32_t consumer_speed = 2;  ///< ticks between acquisitions
-  bool ram_homes = false;     ///< discrete: every third unit is copied from RAM
+  bool ram_homes = false;       ///< discrete: every third unit is copied from RAM
   SimDiskFaults faults;
 };
 
@@ -38,8 +38,11 @@ struct SimOptions {
 class Simulation {
  public:
   Simulation(uint64_t seed, const SimOptions& options)
-      : options_(options), random_(seed), disk_(options.depth, seed + 1, options.faults),
-        sim_device_(seed + 2), host_(make_host_device()),
+      : options_(options),
+        random_(seed),
+        disk_(options.depth, seed + 1, options.faults),
+        sim_device_(seed + 2),
+        host_(make_host_device()),
         device_(options.unified ? *host_ : static_cast<Device&>(sim_device_)) {
     make_units();
     uint64_t largest = 0;
@@ -76,7 +79,8 @@ class Simulation {
       feeder_->step();
       expect_counts_add_up();
       if (random_() % options_.consumer_speed == 0) consume();
-      if (!options_.unified) sim_device_.tick(static_cast<uint32_t>(random_() % (options_.device_speed + 1)));
+      if (!options_.unified)
+        sim_device_.tick(static_cast<uint32_t>(random_() % (options_.device_speed + 1)));
       const uint64_t progress = feeder_->published() + consumed_ + checks_done_;
       idle_ticks = progress == last_progress ? idle_ticks + 1 : 0;
       last_progress = progress;
@@ -222,9 +226,8 @@ std::vector<SimCase> healing_cases() {
     add("slow_disk_fast_device", [](SimOptions& o) {
       o.faults.min_latency = 20, o.faults.max_latency = 60, o.device_speed = 30;
     });
-    add("fast_disk_slow_device", [](SimOptions& o) {
-      o.faults.max_latency = 0, o.device_speed = 1, o.consumer_speed = 9;
-    });
+    add("fast_disk_slow_device",
+        [](SimOptions& o) { o.faults.max_latency = 0, o.device_speed = 1, o.consumer_speed = 9; });
     add("everything_at_once", [](SimOptions& o) {
       o.faults.short_read = 0.2, o.faults.transient = 0.2, o.faults.queue_full = 0.2;
       o.faults.max_latency = 30, o.slots = 3, o.slabs = 3;
@@ -246,12 +249,10 @@ TEST_P(FeederSim, DeliversTheRightBytesInOrder) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, FeederSim, ::testing::ValuesIn(healing_cases()),
-                         [](const auto& test) {
-                           return std::string(test.param.options.unified ? "unified_"
-                                                                         : "discrete_") +
-                                  test.param.name;
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    All, FeederSim, ::testing::ValuesIn(healing_cases()), [](const auto& test) {
+      return std::string(test.param.options.unified ? "unified_" : "discrete_") + test.param.name;
+    });
 
 /// Faults that no retry heals end in exactly one Error, then a clean shutdown.
 TEST(FeederSimFaults, FatalFaultsAreOneError) {

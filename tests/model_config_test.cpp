@@ -57,8 +57,11 @@ TEST(ModelConfig, RopeScalings) {
   EXPECT_FLOAT_EQ(plain[1], static_cast<float>(std::pow(500000.0, -2.0 / 128)));
   json["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 4.0}};
   EXPECT_FLOAT_EQ(parse_model_config(json, "c").rope_inverse_frequencies()[5], plain[5] / 4);
-  json["rope_scaling"] = {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0},
-                          {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 8192}};
+  json["rope_scaling"] = {{"rope_type", "llama3"},
+                          {"factor", 8.0},
+                          {"low_freq_factor", 1.0},
+                          {"high_freq_factor", 4.0},
+                          {"original_max_position_embeddings", 8192}};
   const auto scaled = parse_model_config(json, "c").rope_inverse_frequencies();
   EXPECT_FLOAT_EQ(scaled[0], plain[0]);
   EXPECT_FLOAT_EQ(scaled[63], plain[63] / 8);
@@ -113,8 +116,7 @@ TEST(WeightMap, MissingAndMisshapenTensors) {
     std::string changed = config;
     changed.replace(changed.find(from), from.size(), to);
     test::write_file(dir / "m" / "config.json", changed);
-    return test::error_of(
-        [&] { open_model(dir / "m", DirectChoice::kAuto, notices.sink()); });
+    return test::error_of([&] { open_model(dir / "m", DirectChoice::kAuto, notices.sink()); });
   };
   EXPECT_NE(complaint("\"num_hidden_layers\": 4", "\"num_hidden_layers\": 5")
                 .find("model.layers.4.input_layernorm.weight is missing"),
@@ -142,8 +144,8 @@ TEST(Synthetic, RefusesAFolderInUse) {
   const test::TempDir dir;
   test::write_file(dir / "mine", "x");
   EXPECT_NE(test::error_of([&] {
-              test::make_checkpoint(dir.path(), test::small_shape("LlamaForCausalLM"),
-                                    DType::kBF16, 1, 0);
+              test::make_checkpoint(dir.path(), test::small_shape("LlamaForCausalLM"), DType::kBF16,
+                                    1, 0);
             }).find("not empty"),
             std::string::npos);
   EXPECT_TRUE(std::filesystem::exists(dir / "mine"));

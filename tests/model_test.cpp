@@ -16,7 +16,9 @@ using test::run_model;
 using test::score_model;
 using Json = nlohmann::json;
 
-Json load(const std::filesystem::path& path) { return Json::parse(test::read_file(path)); }
+Json load(const std::filesystem::path& path) {
+  return Json::parse(test::read_file(path));
+}
 
 Config base_config(const std::filesystem::path& model) {
   Config config;
@@ -223,11 +225,11 @@ TEST_F(SmallModel, BadPromptsAreOneLine) {
   EXPECT_NE(complaint([] {}).find("nothing to do"), std::string::npos);
   EXPECT_NE(complaint([&] { config_.prompts = {"bad \xff\xfe"}; }).find("not valid UTF-8"),
             std::string::npos);
-  EXPECT_NE(complaint([&] { config_.prompts = {std::string(2000, 'x')}; })
-                .find("context is 1024"),
+  EXPECT_NE(complaint([&] { config_.prompts = {std::string(2000, 'x')}; }).find("context is 1024"),
             std::string::npos);
-  EXPECT_NE(complaint([&] { config_.prompt_token_ids = {{5, 99999}}; })
-                .find("99999 is outside the vocabulary of 1024"),
+  EXPECT_NE(complaint([&] {
+              config_.prompt_token_ids = {{5, 99999}};
+            }).find("99999 is outside the vocabulary of 1024"),
             std::string::npos);
 }
 

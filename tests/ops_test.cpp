@@ -1,5 +1,5 @@
-// One body per operation, run for every instruction set, dtype and prompt mode this CPU has, against
-// plain double-precision loops. Inputs are random at each run; outputs are poisoned before.
+// One body per operation, run for every instruction set, dtype and prompt mode this CPU has,
+// against plain double-precision loops. Inputs are random at each run; outputs are poisoned before.
 #include "kernels/ops.h"
 
 #include <cmath>
@@ -302,8 +302,7 @@ INSTANTIATE_TEST_SUITE_P(All, OpsTest,
                          ::testing::Values(OpsCase{"baseline", Isa::kBaseline, PromptMath::kF32},
                                            OpsCase{"avx2", Isa::kAvx2, PromptMath::kF32},
                                            OpsCase{"avx512", Isa::kAvx512, PromptMath::kF32},
-                                           OpsCase{"avx512_bf16", Isa::kAvx512,
-                                                   PromptMath::kBf16}),
+                                           OpsCase{"avx512_bf16", Isa::kAvx512, PromptMath::kBf16}),
                          [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace

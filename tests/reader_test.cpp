@@ -8,8 +8,8 @@
 #include "core/units.h"
 #include "io/direct_file.h"
 #include "io/open_reader.h"
-#include "io/read_pump.h"
 #include "io/pread_reader.h"
+#include "io/read_pump.h"
 #include "io/uring_reader.h"
 #include "tests/sim/sim_disk.h"
 #include "tests/support.h"
@@ -59,8 +59,7 @@ TEST_P(Readers, DeliverTheFileToTheLastByte) {
       request.target = buffer.data() + next;
       request.bytes =
           static_cast<uint32_t>(std::min<uint64_t>(kChunk, align_up(shape.bytes - next, 4096)));
-      request.needed =
-          static_cast<uint32_t>(std::min<uint64_t>(request.bytes, shape.bytes - next));
+      request.needed = static_cast<uint32_t>(std::min<uint64_t>(request.bytes, shape.bytes - next));
       request.buffer_index = registered ? 0 : -1;
       if (!pump.start(request)) break;
       next += kChunk;
@@ -75,13 +74,12 @@ TEST_P(Readers, DeliverTheFileToTheLastByte) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, Readers,
-    ::testing::Values(ReaderCase{"uring_direct", EngineChoice::kAuto, DirectChoice::kAuto, false},
-                      ReaderCase{"uring_registered", EngineChoice::kAuto, DirectChoice::kAuto,
-                                 true},
-                      ReaderCase{"uring_buffered", EngineChoice::kAuto, DirectChoice::kOff, false},
-                      ReaderCase{"pread_direct", EngineChoice::kPread, DirectChoice::kAuto, false},
-                      ReaderCase{"pread_buffered", EngineChoice::kPread, DirectChoice::kOff,
-                                 false}),
+    ::testing::Values(
+        ReaderCase{"uring_direct", EngineChoice::kAuto, DirectChoice::kAuto, false},
+        ReaderCase{"uring_registered", EngineChoice::kAuto, DirectChoice::kAuto, true},
+        ReaderCase{"uring_buffered", EngineChoice::kAuto, DirectChoice::kOff, false},
+        ReaderCase{"pread_direct", EngineChoice::kPread, DirectChoice::kAuto, false},
+        ReaderCase{"pread_buffered", EngineChoice::kPread, DirectChoice::kOff, false}),
     [](const auto& test) { return std::string(test.param.name); });
 
 TEST(Readers, TruncatedWhileRunningIsOneError) {
@@ -123,19 +121,22 @@ TEST(DirectFile, TmpfsFallsBackOrReads) {
   EXPECT_EQ(file.read_text(1, 3), "ell");
   if (!file.info().direct) {
     EXPECT_NE(file.refused().find("tmpfs refuses O_DIRECT"), std::string::npos);
-    EXPECT_NE(test::error_of([&] { const DirectFile strict(path, DirectChoice::kOn); })
-                  .find("ext4 or xfs"),
+    EXPECT_NE(test::error_of([&] {
+                const DirectFile strict(path, DirectChoice::kOn);
+              }).find("ext4 or xfs"),
               std::string::npos);
   }
   std::filesystem::remove(path, error);
 }
 
 TEST(DirectFile, MissingAndFolder) {
-  EXPECT_NE(test::error_of([] { const DirectFile f("/nowhere/x", DirectChoice::kAuto); })
-                .find("cannot open /nowhere/x: No such file"),
+  EXPECT_NE(test::error_of([] {
+              const DirectFile f("/nowhere/x", DirectChoice::kAuto);
+            }).find("cannot open /nowhere/x: No such file"),
             std::string::npos);
-  EXPECT_NE(test::error_of([] { const DirectFile f("/tmp", DirectChoice::kAuto); })
-                .find("not a regular file"),
+  EXPECT_NE(test::error_of([] {
+              const DirectFile f("/tmp", DirectChoice::kAuto);
+            }).find("not a regular file"),
             std::string::npos);
 }
 

@@ -50,7 +50,7 @@ struct Notices {
 }  // namespace spillway::test
 
 /// Skips with a message where the real test data is absent.
-#define SPILLWAY_NEEDS_TEST_DATA()                                                        \
-  if (::spillway::test::test_data().empty())                                              \
-  GTEST_SKIP() << "no test data: set SPILLWAY_TEST_DATA to a folder with models/ and "    \
+#define SPILLWAY_NEEDS_TEST_DATA()                                                     \
+  if (::spillway::test::test_data().empty())                                           \
+  GTEST_SKIP() << "no test data: set SPILLWAY_TEST_DATA to a folder with models/ and " \
                   "tokenizers/"

@@ -129,9 +129,10 @@ TEST(TokenizerJson, BosFollowsTheConfiguration) {
 
 TEST(TokenizerJson, MetaspaceSchemes) {
   const auto ids = [](const std::string& scheme, const std::string& text) {
-    return parse(tokenizer_json(
-                     R"(,"pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":")" +
-                     scheme + R"("})"))
+    return parse(
+               tokenizer_json(
+                   R"(,"pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":")" +
+                   scheme + R"("})"))
         ->encode(text);
   };
   EXPECT_EQ(ids("always", "a b"), (std::vector<uint32_t>{6, 0, 6, 1}));
@@ -172,8 +173,9 @@ INSTANTIATE_TEST_SUITE_P(
                                     R"("pattern":{"Regex":"("}})"),
                      "regular expression"},
         BadTokenizer{"decoder", tokenizer_json(R"(,"decoder":{"type":"WordPiece"})"), "WordPiece"},
-        BadTokenizer{"bos", tokenizer_json(R"(,"post_processor":{"type":"TemplateProcessing",)"
-                                           R"("single":[{"SpecialToken":{"id":"<zz>"}}]})"),
+        BadTokenizer{"bos",
+                     tokenizer_json(R"(,"post_processor":{"type":"TemplateProcessing",)"
+                                    R"("single":[{"SpecialToken":{"id":"<zz>"}}]})"),
                      "<zz>"}),
     [](const auto& test) { return std::string(test.param.name); });
 

@@ -19,8 +19,8 @@ Engine::Engine(const StreamPlan& plan, EngineParts parts)
       slots_(*parts_.device, plan.placement.slots, plan.placement.slot_bytes),
       rows_(embedding_table(plan), *parts_.files[embedding_table(plan).file], parts_.readers) {
   if (!parts_.device->unified()) {
-    staging_ = std::make_unique<StagingRing>(*parts_.device, plan.placement.slabs,
-                                             plan.chunk_bytes);
+    staging_ =
+        std::make_unique<StagingRing>(*parts_.device, plan.placement.slabs, plan.chunk_bytes);
     copy_stream_ = parts_.device->make_stream(StreamKind::kCopy);
   }
   if (!plan.embed_units.empty() && plan.placement.embed_tier == Tier::kRam) {
@@ -35,7 +35,9 @@ Engine::Engine(const StreamPlan& plan, EngineParts parts)
   }
 }
 
-Engine::~Engine() { stop(); }
+Engine::~Engine() {
+  stop();
+}
 
 FeederParts Engine::feeder_parts(BlockReader& reader, std::span<const Unit> units, bool in_place) {
   FeederParts parts;
@@ -107,12 +109,12 @@ void Engine::load_units(std::span<const Unit> units, std::vector<ScheduledUnit> 
 void Engine::place_embedding_rows() {
   if (plan_.tied_layer < 0) {
     if (embed_homes_.empty()) return;
-    return add_embedding_units(plan_.embed_units, 0,
-                               [&](size_t u) { return embed_homes_[u]; });
+    return add_embedding_units(plan_.embed_units, 0, [&](size_t u) { return embed_homes_[u]; });
   }
   add_embedding_units(plan_.units, plan_.tied_tensor, [&](size_t u) -> const std::byte* {
     const bool holds = plan_.units[u].layer == static_cast<uint32_t>(plan_.tied_layer);
-    const bool host = parts_.device->unified() || store_.tier(static_cast<uint32_t>(u)) == Tier::kRam;
+    const bool host =
+        parts_.device->unified() || store_.tier(static_cast<uint32_t>(u)) == Tier::kRam;
     return holds && host ? store_.home(static_cast<uint32_t>(u)) : nullptr;
   });
 }

@@ -9,7 +9,9 @@ namespace {
 
 constexpr uint32_t kLoadingFills = 4;
 
-uint64_t tag_of(uint32_t fill, uint32_t chunk) { return (uint64_t{fill} << 32) | chunk; }
+uint64_t tag_of(uint32_t fill, uint32_t chunk) {
+  return (uint64_t{fill} << 32) | chunk;
+}
 
 }  // namespace
 
@@ -49,8 +51,9 @@ void Feeder::scatter(uint32_t slab) {
   const SlabUse use = slab_uses_[slab];
   const Fill& fill = fills_[use.fill];
   const auto& pieces = unit_of(fill).plan.pieces;
-  auto piece = std::lower_bound(pieces.begin(), pieces.end(), use.chunk,
-                                [](const ScatterPiece& p, uint32_t chunk) { return p.chunk < chunk; });
+  auto piece =
+      std::lower_bound(pieces.begin(), pieces.end(), use.chunk,
+                       [](const ScatterPiece& p, uint32_t chunk) { return p.chunk < chunk; });
   for (; piece != pieces.end() && piece->chunk == use.chunk; ++piece) {
     parts_.copy_stream->copy(fill.target + piece->blob_offset,
                              parts_.staging->data(slab) + piece->chunk_offset, piece->bytes);
@@ -74,9 +77,8 @@ void Feeder::complete(Fill& fill) {
   }
   if (parts_.trace->on()) {
     const bool copied = scheduled(fill.sequence).ram_home != nullptr;
-    parts_.trace->span(copied ? TraceLane::kCopy : TraceLane::kRead,
-                       scheduled(fill.sequence).unit, fill.begin_ns, parts_.trace->now_ns(),
-                       unit_of(fill).bytes);
+    parts_.trace->span(copied ? TraceLane::kCopy : TraceLane::kRead, scheduled(fill.sequence).unit,
+                       fill.begin_ns, parts_.trace->now_ns(), unit_of(fill).bytes);
   }
 }
 
@@ -121,8 +123,7 @@ bool Feeder::begin_fill() {
   ++next_sequence_;
   if (scheduled_unit.ram_home != nullptr) {
     CHECK(parts_.copy_stream != nullptr);
-    parts_.copy_stream->copy(fill.target, scheduled_unit.ram_home,
-                             unit_of(fill).plan.blob_bytes);
+    parts_.copy_stream->copy(fill.target, scheduled_unit.ram_home, unit_of(fill).plan.blob_bytes);
     complete(fills_[index]);
   }
   return true;

@@ -43,9 +43,9 @@ struct FeederParts {
   BlockReader* reader = nullptr;
   StagingRing* staging = nullptr;  ///< null on unified memory: reads land in the target
   LayerSlots* slots = nullptr;
-  Stream* copy_stream = nullptr;   ///< null on unified memory
+  Stream* copy_stream = nullptr;  ///< null on unified memory
   Trace* trace = nullptr;
-  int32_t registered_slots = -1;   ///< index of the registered buffer that holds all slots, or -1
+  int32_t registered_slots = -1;  ///< index of the registered buffer that holds all slots, or -1
 };
 
 class Feeder {

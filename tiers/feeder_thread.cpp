@@ -7,7 +7,9 @@ namespace spillway {
 FeederThread::FeederThread(Feeder& feeder, const StopFlag& stop)
     : feeder_(feeder), stop_flag_(stop), thread_([this] { run(); }) {}
 
-FeederThread::~FeederThread() { stop(); }
+FeederThread::~FeederThread() {
+  stop();
+}
 
 void FeederThread::wake() {
   {

@@ -39,11 +39,11 @@ class FeederThread {
   const StopFlag& stop_flag_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  uint64_t wakes_ = 0;       // guarded by mutex_
-  uint64_t published_ = 0;   // guarded by mutex_
-  bool stopping_ = false;    // guarded by mutex_
-  std::exception_ptr error_; // guarded by mutex_
-  uint64_t seen_wakes_ = 0;  // feeder thread
+  uint64_t wakes_ = 0;        // guarded by mutex_
+  uint64_t published_ = 0;    // guarded by mutex_
+  bool stopping_ = false;     // guarded by mutex_
+  std::exception_ptr error_;  // guarded by mutex_
+  uint64_t seen_wakes_ = 0;   // feeder thread
   std::thread thread_;
 };
 

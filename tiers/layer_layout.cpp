@@ -42,8 +42,9 @@ void cut_layer(Cutter& cutter, const LayerSpec& layer, uint32_t layer_index) {
   for (uint32_t t = 0; t < layer.tensors.size(); ++t) {
     const TensorSpec& tensor = layer.tensors[t];
     CHECK(tensor.rows > 0 && tensor.row_bytes > 0);
-    const uint64_t tile =
-        tensor.bytes() <= cutter.unit_bytes ? tensor.rows : rows_per_tile(tensor, cutter.unit_bytes);
+    const uint64_t tile = tensor.bytes() <= cutter.unit_bytes
+                              ? tensor.rows
+                              : rows_per_tile(tensor, cutter.unit_bytes);
     for (uint64_t row = 0; row < tensor.rows; row += tile) {
       const uint64_t rows = std::min(tile, tensor.rows - row);
       if (!cutter.fits(rows * tensor.row_bytes)) cutter.open(layer_index);

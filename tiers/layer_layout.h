@@ -59,7 +59,8 @@ struct CutOptions {
   BlobLayout layout = BlobLayout::kInPlace;
 };
 
-/// Cuts every layer, in schedule order. A unit exceeds unit_bytes only when tile_rows of a tensor do.
+/// Cuts every layer, in schedule order. A unit exceeds unit_bytes only when tile_rows of a tensor
+/// do.
 std::vector<Unit> cut_units(std::span<const LayerSpec> layers, std::span<const FileShape> files,
                             const CutOptions& options);
 

@@ -74,8 +74,8 @@ class Residency {
     }
     return bytes;
   }
-  std::vector<uint32_t> with_prefix(std::vector<uint32_t> chosen,
-                                    const std::vector<uint32_t>& rest, uint64_t budget) const {
+  std::vector<uint32_t> with_prefix(std::vector<uint32_t> chosen, const std::vector<uint32_t>& rest,
+                                    uint64_t budget) const {
     for (const uint32_t unit : rest) {
       if (units_[unit].home_bytes > budget) break;
       budget -= units_[unit].home_bytes;
@@ -140,10 +140,9 @@ class Planner {
     uint32_t last = item.last;
     if (item.name == "head") first = last = layers - 1;
     if (item.name.empty() && last + 1 >= layers) {
-      throw Error(fmt::format("placement.layers: {}: this model has layers 0 to {}",
-                              first == last ? fmt::to_string(first)
-                                            : fmt::format("{}-{}", first, last),
-                              layers - 2));
+      throw Error(fmt::format(
+          "placement.layers: {}: this model has layers 0 to {}",
+          first == last ? fmt::to_string(first) : fmt::format("{}-{}", first, last), layers - 2));
     }
     for (uint32_t u = 0; u < request_.units.size(); ++u) {
       if (request_.units[u].layer >= first && request_.units[u].layer <= last) {
@@ -158,9 +157,7 @@ class Planner {
     return std::clamp<uint64_t>(wanted, kMinAutoSlots, kMaxAutoSlots);
   }
 
-  uint32_t slabs_wanted() const {
-    return request_.staging_slabs.value_or(request_.io_depth + 4);
-  }
+  uint32_t slabs_wanted() const { return request_.staging_slabs.value_or(request_.io_depth + 4); }
 
   /// RAM that the embeddings take at a tier: their home, or the buffers of the gather.
   uint64_t embed_ram(Tier tier) const {
@@ -213,14 +210,15 @@ class Planner {
     const auto slots = static_cast<uint32_t>(usable_slots(base, embed));
     const Placement least = bill(base, embed, slots);
     if (!fits(least)) refuse(least);
-    const uint64_t ram_room = room(request_.ram_budget_bytes, least.ram_planned_bytes,
-                                   base.ram_home_bytes);
+    const uint64_t ram_room =
+        room(request_.ram_budget_bytes, least.ram_planned_bytes, base.ram_home_bytes);
     // Slots first: a home bought with bytes that one more slot needs would be lost again when the
     // budget grows.
     const bool all_slots = slots >= slots_wanted();
     Attempt attempt = base;
     if (request_.unified) {
-      if (all_slots) keep(attempt, Residency(request_.units, candidate).evenly(ram_room), Tier::kRam);
+      if (all_slots)
+        keep(attempt, Residency(request_.units, candidate).evenly(ram_room), Tier::kRam);
       return bill(attempt, embed, slots);
     }
     if (all_slots) {
@@ -306,12 +304,13 @@ class Planner {
     std::string lines;
     for (const MemoryLine& line : least.bill) {
       if ((line.tier == Tier::kRam) != ram) continue;
-      lines += fmt::format("{}{} {}", lines.empty() ? "" : ", ", line.name,
-                           format_bytes(line.bytes));
+      lines +=
+          fmt::format("{}{} {}", lines.empty() ? "" : ", ", line.name, format_bytes(line.bytes));
     }
-    throw Error(fmt::format("{} of {} cannot work with this placement: at least {}MiB are needed "
-                            "({})",
-                            key, format_bytes(budget), ceil_div(needed, kMiB), lines));
+    throw Error(
+        fmt::format("{} of {} cannot work with this placement: at least {}MiB are needed "
+                    "({})",
+                    key, format_bytes(budget), ceil_div(needed, kMiB), lines));
   }
 
   const PlanRequest& request_;
@@ -323,12 +322,16 @@ class Planner {
 
 }  // namespace
 
-uint64_t ram_cost(uint64_t bytes) { return align_up(bytes, kHugePageBytes); }
+uint64_t ram_cost(uint64_t bytes) {
+  return align_up(bytes, kHugePageBytes);
+}
 
 bool kept_evenly(uint64_t index, uint64_t kept, uint64_t count) {
   return (index + 1) * kept / count > index * kept / count;
 }
 
-Placement plan_placement(const PlanRequest& request) { return Planner(request).plan(); }
+Placement plan_placement(const PlanRequest& request) {
+  return Planner(request).plan();
+}
 
 }  // namespace spillway

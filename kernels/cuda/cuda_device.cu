@@ -39,7 +39,9 @@ class CudaEvent final : public Event {
   cudaEvent_t event_ = nullptr;
 };
 
-cudaEvent_t cuda_event(Event& event) { return static_cast<CudaEvent&>(event).get(); }
+cudaEvent_t cuda_event(Event& event) {
+  return static_cast<CudaEvent&>(event).get();
+}
 
 class CudaStream final : public Stream {
  public:
@@ -85,10 +87,10 @@ class CudaDevice final : public Device {
     void* data = nullptr;
     const cudaError_t status = cudaMalloc(&data, bytes);
     if (status != cudaSuccess) {
-      throw Error(fmt::format(
-          "cudaMalloc: asked for {}, {} are free and {} budgeted: {}; lower memory.gpu",
-          format_bytes(bytes), format_bytes(memory_info().free_bytes),
-          format_bytes(budget_bytes_), cudaGetErrorString(status)));
+      throw Error(
+          fmt::format("cudaMalloc: asked for {}, {} are free and {} budgeted: {}; lower memory.gpu",
+                      format_bytes(bytes), format_bytes(memory_info().free_bytes),
+                      format_bytes(budget_bytes_), cudaGetErrorString(status)));
     }
     used_bytes_->fetch_add(bytes);
     return Memory(static_cast<std::byte*>(data), bytes, [bytes, used = used_bytes_](std::byte* p) {

@@ -52,7 +52,8 @@ struct Gemm::Impl {
     using Dims = dnnl::memory::dims;
     auto product = std::make_shared<Product>();
     product->x = {Dims{rows, cols}, data_type, Dims{cols, 1}};
-    product->w = {Dims{cols, w_rows}, data_type, Dims{1, cols}};  // transposed view of [w_rows, cols]
+    product->w = {Dims{cols, w_rows}, data_type,
+                  Dims{1, cols}};  // transposed view of [w_rows, cols]
     product->out = {Dims{rows, w_rows}, dnnl::memory::data_type::f32, Dims{out_stride, 1}};
     const dnnl::matmul::primitive_desc description(
         dnnl::matmul::desc(product->x, product->w, product->out), engine);
@@ -64,8 +65,8 @@ struct Gemm::Impl {
 Gemm::Gemm() : impl_(std::make_unique<Impl>()) {}
 Gemm::~Gemm() = default;
 
-void Gemm::run(DType type, const void* x, const void* w, float* out, uint32_t rows,
-               uint32_t w_rows, uint32_t cols, uint32_t out_stride) {
+void Gemm::run(DType type, const void* x, const void* w, float* out, uint32_t rows, uint32_t w_rows,
+               uint32_t cols, uint32_t out_stride) {
   omp_set_num_threads(1);  // per thread: this call, and the primitive's choice of threads
   try {
     const auto product = impl_->product({type, rows, w_rows, cols, out_stride});
@@ -73,13 +74,13 @@ void Gemm::run(DType type, const void* x, const void* w, float* out, uint32_t ro
     const dnnl::memory x_memory(product->x, impl_->engine, const_cast<void*>(x));
     const dnnl::memory w_memory(product->w, impl_->engine, const_cast<void*>(w));
     const dnnl::memory out_memory(product->out, impl_->engine, out);
-    product->matmul.execute(stream, {{DNNL_ARG_SRC, x_memory},
-                                     {DNNL_ARG_WEIGHTS, w_memory},
-                                     {DNNL_ARG_DST, out_memory}});
+    product->matmul.execute(
+        stream,
+        {{DNNL_ARG_SRC, x_memory}, {DNNL_ARG_WEIGHTS, w_memory}, {DNNL_ARG_DST, out_memory}});
     stream.wait();
   } catch (const dnnl::error& error) {
-    throw Error(fmt::format("oneDNN matmul of {}x{}x{} failed: {}", rows, w_rows, cols,
-                            error.what()));
+    throw Error(
+        fmt::format("oneDNN matmul of {}x{}x{} failed: {}", rows, w_rows, cols, error.what()));
   }
 }
 

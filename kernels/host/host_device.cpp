@@ -62,7 +62,9 @@ class HostEvent final : public Event {
   uint64_t passed_ = 0;
 };
 
-HostEvent& host_event(Event& event) { return static_cast<HostEvent&>(event); }
+HostEvent& host_event(Event& event) {
+  return static_cast<HostEvent&>(event);
+}
 
 /// Work is done by the caller, at once.
 class InlineStream final : public Stream {
@@ -183,8 +185,9 @@ class DiscreteHostDevice final : public Device {
     }
     auto buffer = std::make_shared<HugeBuffer>(bytes);
     std::byte* data = buffer->data();
-    return Memory(data, bytes,
-                  [buffer, bytes, counter = used_bytes_](std::byte*) { counter->fetch_sub(bytes); });
+    return Memory(data, bytes, [buffer, bytes, counter = used_bytes_](std::byte*) {
+      counter->fetch_sub(bytes);
+    });
   }
   Memory allocate_pinned(uint64_t bytes) override { return huge_memory(bytes); }
   std::unique_ptr<Stream> make_stream(StreamKind kind) override {
@@ -200,7 +203,9 @@ class DiscreteHostDevice final : public Device {
 
 }  // namespace
 
-std::unique_ptr<Device> make_host_device() { return std::make_unique<HostDevice>(); }
+std::unique_ptr<Device> make_host_device() {
+  return std::make_unique<HostDevice>();
+}
 
 std::unique_ptr<Device> make_discrete_host_device(uint64_t budget_bytes) {
   return std::make_unique<DiscreteHostDevice>(budget_bytes);

@@ -40,7 +40,9 @@ class HostOps final : public Ops {
         arena_(static_cast<int>(threads_)) {
     description_ = fmt::format("{} threads, prompts oneDNN {}, decode {} GEMV", threads_,
                                bf16_prompts_ ? "bf16" : "f32 tiles",
-                               isa == Isa::kAvx512 ? "AVX-512" : isa == Isa::kAvx2 ? "AVX2" : "SSE2");
+                               isa == Isa::kAvx512 ? "AVX-512"
+                               : isa == Isa::kAvx2 ? "AVX2"
+                                                   : "SSE2");
   }
 
   const char* description() const override { return description_.c_str(); }
@@ -63,8 +65,7 @@ class HostOps final : public Ops {
 
   void zero(Stream&, std::byte* data, uint64_t bytes) override { std::memset(data, 0, bytes); }
 
-  void embed(Stream&, const WeightView& table, std::span<const uint32_t> ids,
-             float* out) override {
+  void embed(Stream&, const WeightView& table, std::span<const uint32_t> ids, float* out) override {
     const uint64_t row_bytes = table.cols * dtype_bytes(table.dtype);
     for (size_t i = 0; i < ids.size(); ++i) {
       CHECK(ids[i] < table.rows);
@@ -174,9 +175,9 @@ class HostOps final : public Ops {
     for_blocks(count, [&](uint64_t at, uint64_t n) { isa_.add(x + at, y + at, n); });
   }
 
-  void fold_log_softmax(Stream&, const float* logits, uint32_t rows, uint32_t cols,
-                        uint32_t stride, uint32_t first_id, std::span<const uint32_t> targets,
-                        float* running_max, float* running_sum, float* target_logit) override {
+  void fold_log_softmax(Stream&, const float* logits, uint32_t rows, uint32_t cols, uint32_t stride,
+                        uint32_t first_id, std::span<const uint32_t> targets, float* running_max,
+                        float* running_sum, float* target_logit) override {
     for_rows(rows, cols, [&](uint32_t r) {
       const float* row = logits + uint64_t{r} * stride;
       for (uint32_t at = 0; at < cols; at += kPanelRows) {
@@ -291,9 +292,8 @@ class HostOps final : public Ops {
   template <typename Body>
   void for_blocks(uint64_t count, const Body& body) {
     constexpr uint64_t kBlock = 16 * 1024;
-    parallel(static_cast<uint32_t>(ceil_div(count, kBlock)), count, [&](uint32_t i) {
-      body(i * kBlock, std::min(kBlock, count - i * kBlock));
-    });
+    parallel(static_cast<uint32_t>(ceil_div(count, kBlock)), count,
+             [&](uint32_t i) { body(i * kBlock, std::min(kBlock, count - i * kBlock)); });
   }
 
   const IsaKernels& isa_;

@@ -30,8 +30,12 @@ inline Floats load(const float* p) {
   std::memcpy(&v, p, sizeof(v));
   return v;
 }
-inline void store(float* p, Floats v) { std::memcpy(p, &v, sizeof(v)); }
-inline Floats splat(float x) { return Floats{} + x; }
+inline void store(float* p, Floats v) {
+  std::memcpy(p, &v, sizeof(v));
+}
+inline Floats splat(float x) {
+  return Floats{} + x;
+}
 
 struct F32 {
   static constexpr size_t kBytes = 4;
@@ -57,9 +61,11 @@ struct F16 {
   static Floats load_lanes(const std::byte* p) {
 #if defined(__AVX512F__)
     // The masked form: the plain one warns in GCC 12 (bug 105593).
-    return reinterpret_cast<Floats>(_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+    return reinterpret_cast<Floats>(
+        _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 #elif defined(__F16C__)
-    return reinterpret_cast<Floats>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+    return reinterpret_cast<Floats>(
+        _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #else
     // Moves exponent and mantissa into place and rescales by 2^112: exact, subnormals included.
     Halves raw;
@@ -304,8 +310,8 @@ void max_exp_sum(const float* x, size_t count, float* maximum, float* sum) {
   *sum = total;
 }
 
-constexpr IsaKernels kTable = {gemv<F32>,    gemv<F16>,   gemv<Bf16>, to_f32<F16>,
-                               to_f32<Bf16>, f32_to_bf16, rmsnorm,    silu_mul,
+constexpr IsaKernels kTable = {gemv<F32>,    gemv<F16>,   gemv<Bf16>,   to_f32<F16>,
+                               to_f32<Bf16>, f32_to_bf16, rmsnorm,      silu_mul,
                                add,          rotate,      attend_block, max_exp_sum};
 
 }  // namespace

@@ -77,7 +77,9 @@ std::unique_ptr<Stream> SimDevice::make_stream(StreamKind) {
   return std::make_unique<SimStream>(*this);
 }
 
-std::unique_ptr<Event> SimDevice::make_event() { return std::make_unique<SimEvent>(*this); }
+std::unique_ptr<Event> SimDevice::make_event() {
+  return std::make_unique<SimEvent>(*this);
+}
 
 void SimDevice::launch(Stream& stream, std::function<void()> kernel) {
   static_cast<SimStream&>(stream).push(std::move(kernel));

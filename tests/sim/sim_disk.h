@@ -11,13 +11,13 @@
 namespace spillway::test {
 
 struct SimDiskFaults {
-  double short_read = 0;     ///< chance that a read delivers only part
-  double transient = 0;      ///< chance of EAGAIN or EINTR
-  double io_error = 0;       ///< chance of EIO that a retry heals
+  double short_read = 0;          ///< chance that a read delivers only part
+  double transient = 0;           ///< chance of EAGAIN or EINTR
+  double io_error = 0;            ///< chance of EIO that a retry heals
   bool io_error_forever = false;  ///< every read fails with EIO
   int64_t fail_after_reads = -1;  ///< EIO for ever from this read on
-  double queue_full = 0;     ///< chance that submit() refuses
-  uint32_t max_latency = 4;  ///< ticks (polls) until a read may complete
+  double queue_full = 0;          ///< chance that submit() refuses
+  uint32_t max_latency = 4;       ///< ticks (polls) until a read may complete
   uint32_t min_latency = 0;
   int64_t truncate_after_reads = -1;  ///< from this read on, files end at their half
 };
