@@ -63,13 +63,12 @@ void Trace::write(const std::filesystem::path& file) const {
   }
   for (size_t i = 0; i < count; ++i) {
     const Span& span = spans_[i];
-    out << fmt::format(
-        R"({{"ph":"X","pid":1,"tid":{},"name":"{} {}","ts":{:.3f},"dur":{:.3f},)"
-        R"("args":{{"bytes":{}}}}},)"
-        "\n",
-        static_cast<int>(span.lane), lane_name(span.lane).span, span.index,
-        static_cast<double>(span.begin_ns - origin_ns) / 1e3,
-        static_cast<double>(span.end_ns - span.begin_ns) / 1e3, span.bytes);
+    out << fmt::format(R"({{"ph":"X","pid":1,"tid":{},"name":"{} {}","ts":{:.3f},"dur":{:.3f},)"
+                       R"("args":{{"bytes":{}}}}},)"
+                       "\n",
+                       static_cast<int>(span.lane), lane_name(span.lane).span, span.index,
+                       static_cast<double>(span.begin_ns - origin_ns) / 1e3,
+                       static_cast<double>(span.end_ns - span.begin_ns) / 1e3, span.bytes);
   }
   out << fmt::format(R"({{"ph":"M","pid":1,"name":"process_name","args":{{"name":"spillway"}}}})")
       << fmt::format("],\"otherData\":{{\"dropped\":{}}}}}\n", dropped());

@@ -1,10 +1,13 @@
 // The pipeline stepped by hand: simulated disk, simulated device, no thread, no time. Each seed is
 // another interleaving; the bytes of every lease are checked where a kernel would read them.
+#include <algorithm>
 #include <random>
+#include <utility>
 
 #include "core/error.h"
 #include "core/units.h"
 #include "kernels/host/host_device.h"
+#include "tests/sim/allocation_count.h"
 #include "tests/sim/sim_device.h"
 #include "tests/sim/sim_disk.h"
 #include "tests/support.h"
@@ -90,6 +93,16 @@ class Simulation {
     EXPECT_EQ(checks_done_, total);
   }
 
+  /// Some ticks of a run, then a stop wherever it is.
+  void run_and_stop(int ticks) {
+    feeder_->allow(UINT64_MAX);
+    for (int i = 0; i < ticks; ++i) {
+      feeder_->step();
+      if (random_() % 2 == 0) consume();
+      if (!options_.unified) sim_device_.tick(2);
+    }
+    stop();
+  }
   void stop() { feeder_->drain(); }
   const SimDisk& disk() const { return disk_; }
   size_t unit_count() const { return units_.size(); }
@@ -292,10 +305,61 @@ TEST(FeederSimFaults, StopInMidLayerLeavesNothingInFlight) {
     options.unified = round % 2 == 0;
     options.faults.max_latency = 40;
     Simulation simulation(seed, options);
-    simulation.run(1);
-    simulation.stop();
+    simulation.run_and_stop(static_cast<int>(seed % 97));
     EXPECT_EQ(simulation.disk().in_flight(), 0u);
   }
+}
+
+/// Completes every read at the next poll, moves nothing and allocates nothing.
+class InstantDisk final : public BlockReader {
+ public:
+  std::string name() const override { return "instant"; }
+  uint32_t depth() const override { return kDepth; }
+  bool submit(ReadOp& op) override {
+    if (count_ == kDepth) return false;
+    done_[count_++] = {&op, static_cast<int32_t>(op.next_bytes())};
+    return true;
+  }
+  size_t poll(std::span<ReadCompletion> out) override {
+    std::copy_n(done_, count_, out.begin());
+    return std::exchange(count_, 0u);
+  }
+  void wait() override {}
+
+ private:
+  static constexpr uint32_t kDepth = 4;
+  ReadCompletion done_[kDepth];
+  uint32_t count_ = 0;
+};
+
+TEST(Feeder, StepsAllocateNothing) {
+  const LayerSpec layer{"0", {{"w", 0, 100, 64, 5000, 8}}};
+  const FileShape shape{kMiB, 4096};
+  const ReadFile file{-1, "f", kMiB, 4096, true};
+  const ReadFile* files[] = {&file};
+  const auto units = cut_units({&layer, 1}, {&shape, 1}, {64 * kKiB, 16 * kKiB});
+  const auto device = make_host_device();
+  LayerSlots slots(*device, 3, units[0].home_bytes);
+  InstantDisk disk;
+  const FixedClock clock;
+  Trace trace(clock, 100);
+  FeederParts parts;
+  parts.units = units;
+  parts.files = files;
+  parts.reader = &disk;
+  parts.slots = &slots;
+  parts.trace = &trace;
+  std::vector<ScheduledUnit> schedule;
+  for (uint32_t u = 0; u < units.size(); ++u) schedule.push_back({u, nullptr, nullptr});
+  Feeder feeder(parts, std::move(schedule), true);
+  feeder.allow(UINT64_MAX);
+  const uint64_t before = test::allocation_count();
+  for (uint64_t sequence = 0; sequence < 1000; ++sequence) {
+    std::optional<uint32_t> slot;
+    while (!(slot = slots.try_acquire(sequence))) feeder.step();
+    slots.release(*slot);
+  }
+  EXPECT_EQ(test::allocation_count() - before, 0u);
 }
 
 }  // namespace

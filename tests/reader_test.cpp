@@ -1,3 +1,4 @@
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -138,6 +139,27 @@ TEST(DirectFile, MissingAndFolder) {
               const DirectFile f("/tmp", DirectChoice::kAuto);
             }).find("not a regular file"),
             std::string::npos);
+}
+
+/// With no descriptor left for a ring, as in a container that forbids io_uring.
+TEST(ChooseReader, SaysWhenItFallsBack) {
+  rlimit limit{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  const int next_free = dup(0);
+  ASSERT_GE(next_free, 0);
+  close(next_free);
+  const rlimit none_left{static_cast<rlim_t>(next_free), limit.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none_left), 0);
+  test::Notices notices;
+  const auto readers = choose_reader(EngineChoice::kAuto, notices.sink());
+  const std::string strict =
+      test::error_of([&] { choose_reader(EngineChoice::kUring, notices.sink()); });
+  setrlimit(RLIMIT_NOFILE, &limit);
+  EXPECT_EQ(readers(1)->name(), "pread");
+  ASSERT_EQ(notices.lines.size(), 1u);
+  EXPECT_NE(notices.lines[0].find("reading with pread threads instead"), std::string::npos);
+  EXPECT_NE(notices.lines[0].find("io_uring_disabled=0"), std::string::npos);
+  EXPECT_NE(strict.find("io_uring is not available"), std::string::npos) << strict;
 }
 
 ReadOp op_of(const ReadFile& file, uint32_t bytes, uint32_t needed) {

@@ -44,10 +44,9 @@ class HostEvent final : public Event {
     return recorded_;
   }
   void pass(uint64_t mark) {
-    {
-      const std::lock_guard lock(mutex_);
-      passed_ = mark;
-    }
+    // Notified under the lock: a waiter may destroy the event as soon as it sees the mark.
+    const std::lock_guard lock(mutex_);
+    passed_ = mark;
     passed_changed_.notify_all();
   }
   void wait_for(uint64_t mark) {
