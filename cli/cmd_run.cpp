@@ -13,7 +13,7 @@
 namespace spillway {
 namespace {
 
-constexpr size_t kTraceSpans = size_t{1} << 20;
+constexpr size_t kTraceSpans = size_t{1} << 18;
 
 struct RunOptions {
   std::string config;

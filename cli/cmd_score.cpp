@@ -17,7 +17,7 @@ namespace spillway {
 namespace {
 
 constexpr uint64_t kMaxIdsBytes = uint64_t{1} << 30;
-constexpr size_t kTraceSpans = size_t{1} << 20;
+constexpr size_t kTraceSpans = size_t{1} << 18;
 
 struct ScoreOptions {
   std::string config;

@@ -16,6 +16,7 @@ uint32_t window_of(const Config& config, const Model& model) {
 
 std::vector<uint64_t> lengths_of(const std::vector<std::vector<uint32_t>>& texts) {
   std::vector<uint64_t> lengths;
+  lengths.reserve(texts.size());
   for (const auto& text : texts) lengths.push_back(text.size());
   return lengths;
 }

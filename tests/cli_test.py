@@ -176,13 +176,14 @@ class Cli(unittest.TestCase):
 
     def test_ctrl_c_stops_cleanly_and_still_reports(self):
         report = self.root / "stopped.json"
-        path = self.config(self.wide, memory={"ram": "64MiB"},
+        path = self.config(self.wide, memory={"ram": "96MiB"},
                            generate={"max_new_tokens": 400})
         trace = self.root / "stopped-trace.json"
         process = subprocess.Popen([SPILLWAY, "run", path, "--report", report, "--trace", trace],
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
-        while self.threads(process.pid) < 3 and time.monotonic() < deadline:
+        while (self.threads(process.pid) < 3 and process.poll() is None
+               and time.monotonic() < deadline):
             time.sleep(0.01)  # the feeder's thread shows that passes have begun
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
