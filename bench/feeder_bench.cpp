@@ -3,33 +3,11 @@
 
 #include "core/units.h"
 #include "kernels/host/host_device.h"
+#include "tests/sim/instant_disk.h"
 #include "tiers/feeder.h"
 
 namespace spillway {
 namespace {
-
-/// Completes every read at once and moves nothing.
-class InstantDisk final : public BlockReader {
- public:
-  std::string name() const override { return "instant"; }
-  uint32_t depth() const override { return 16; }
-  bool submit(ReadOp& op) override {
-    if (count_ == 16) return false;
-    done_[count_++] = {&op, static_cast<int32_t>(op.next_bytes())};
-    return true;
-  }
-  size_t poll(std::span<ReadCompletion> out) override {
-    const uint32_t count = count_;
-    for (uint32_t i = 0; i < count; ++i) out[i] = done_[i];
-    count_ = 0;
-    return count;
-  }
-  void wait() override {}
-
- private:
-  ReadCompletion done_[16];
-  uint32_t count_ = 0;
-};
 
 void feeder_unit(benchmark::State& state) {
   const auto unit_bytes = static_cast<uint64_t>(state.range(0)) * kMiB;
@@ -41,7 +19,7 @@ void feeder_unit(benchmark::State& state) {
   LayerSlots slots(*device, 4, units[0].home_bytes);
   const SteadyClock clock;
   Trace trace(clock, 0);
-  InstantDisk disk;
+  test::InstantDisk disk;
   const ReadFile* files[] = {&file};
   FeederParts parts;
   parts.units = units;

@@ -5,15 +5,12 @@
 
 #include "cli/commands.h"
 #include "cli/report.h"
+#include "cli/session.h"
 #include "cli/terminal.h"
-#include "core/error.h"
-#include "core/units.h"
 #include "model/generate.h"
 
 namespace spillway {
 namespace {
-
-constexpr size_t kTraceSpans = size_t{1} << 18;
 
 struct RunOptions {
   std::string config;
@@ -78,49 +75,33 @@ nlohmann::ordered_json outputs_json(const std::vector<Prompt>& prompts,
 }
 
 int run(const RunOptions& options, const StopFlag& stop) {
-  const SteadyClock clock;
-  const NoticeSink notice = stderr_notices();
-  const Config config = read_config(options);
-  const Model model = open_model(config.model_path, config.io_direct, notice);
-  const std::vector<Prompt> prompts = make_prompts(config, model);
-  Machine machine = open_machine(config, notice);
-  const ReaderFactory readers = choose_reader(config.io_engine, notice);
-  Trace trace(clock, config.trace.empty() ? 0 : kTraceSpans);
-  const Workload workload = generation_workload(config, model, prompts);
-  const RunPlan plan = plan_run(config, model, machine, workload);
-  Progress progress(clock, options.quiet);
-  Runtime runtime({&config, &model, &machine, &plan, readers, &trace, &clock, &stop}, workload);
-  try {
-    runtime.load([&](uint64_t done, uint64_t total) {
-      progress.show(fmt::format("loading {} of {}", format_bytes(done), format_bytes(total)));
-    });
-  } catch (const Stopped&) {
-    progress.clear();
-    fmt::print(stderr, "spillway: stopped while loading\n");
+  Session session(read_config(options), options.quiet, stop);
+  const Config& config = session.config();
+  const std::vector<Prompt> prompts = make_prompts(config, session.model());
+  if (!session.load(generation_workload(config, session.model(), prompts))) {
     return kExitInterrupted;
   }
+  const Clock& clock = session.clock();
   const int64_t begin_ns = clock.now_ns();
   double decode_seconds = 0;
   uint32_t decode_tokens = 0;
   const GenerationResult result =
-      generate(runtime, config, prompts, [&](const GenerationProgress& state) {
+      generate(session.runtime(), config, prompts, [&](const GenerationProgress& state) {
         if (state.pass->kind == PassRecord::Kind::kDecode) {
           decode_seconds += state.pass->seconds;
           decode_tokens += state.pass->tokens;
         }
-        progress.show(progress_line(state, seconds(clock.now_ns() - begin_ns), decode_seconds,
-                                    decode_tokens));
+        session.progress().show(progress_line(state, seconds(clock.now_ns() - begin_ns),
+                                              decode_seconds, decode_tokens));
       });
-  progress.clear();
+  session.progress().clear();
   print_outputs(prompts, result);
   if (!options.quiet) fmt::print("\n{}", passes_text(result.passes));
-  if (!config.report.empty()) {
-    auto report = common_report(config, model, machine, plan, runtime.engine(), result.passes);
-    report["interrupted"] = result.interrupted;
-    report["outputs"] = outputs_json(prompts, result);
-    write_report(config.report, report);
-  }
-  if (!config.trace.empty()) trace.write(config.trace);
+  auto report = common_report(config, session.model(), session.machine(), session.plan(),
+                              session.runtime().engine(), result.passes);
+  report["interrupted"] = result.interrupted;
+  report["outputs"] = outputs_json(prompts, result);
+  session.write_files(report);
   return result.interrupted ? kExitInterrupted : 0;
 }
 

@@ -7,9 +7,9 @@
 
 #include "cli/commands.h"
 #include "cli/report.h"
+#include "cli/session.h"
 #include "cli/terminal.h"
 #include "core/error.h"
-#include "core/units.h"
 #include "io/json_strict.h"
 #include "model/score.h"
 
@@ -17,7 +17,6 @@ namespace spillway {
 namespace {
 
 constexpr uint64_t kMaxIdsBytes = uint64_t{1} << 30;
-constexpr size_t kTraceSpans = size_t{1} << 18;
 
 struct ScoreOptions {
   std::string config;
@@ -82,51 +81,37 @@ nlohmann::ordered_json result_json(nlohmann::ordered_json report, const ScoreRes
 }
 
 int run_score(const ScoreOptions& options, const StopFlag& stop) {
-  const SteadyClock clock;
-  const NoticeSink notice = stderr_notices();
   Config config = load_config(options.config, options.overrides);
   if (!options.report.empty()) config.report = options.report;
   if (!options.trace.empty()) config.trace = options.trace;
-  const Model model = open_model(config.model_path, config.io_direct, notice);
-  const auto texts = options.ids_file.empty()
-                         ? std::vector<std::vector<uint32_t>>{read_text(options.text_file, model)}
-                         : read_ids(options.ids_file);
-  check_score_texts(model, texts);
-  Machine machine = open_machine(config, notice);
-  const ReaderFactory readers = choose_reader(config.io_engine, notice);
-  Trace trace(clock, config.trace.empty() ? 0 : kTraceSpans);
-  const Workload workload = scoring_workload(config, model, texts);
-  const RunPlan plan = plan_run(config, model, machine, workload);
-  Progress progress(clock, options.quiet);
-  Runtime runtime({&config, &model, &machine, &plan, readers, &trace, &clock, &stop}, workload);
-  try {
-    runtime.load([&](uint64_t done, uint64_t total) {
-      progress.show(fmt::format("loading {} of {}", format_bytes(done), format_bytes(total)));
-    });
-  } catch (const Stopped&) {
-    progress.clear();
-    fmt::print(stderr, "spillway: stopped while loading\n");
+  Session session(std::move(config), options.quiet, stop);
+  const auto texts =
+      options.ids_file.empty()
+          ? std::vector<std::vector<uint32_t>>{read_text(options.text_file, session.model())}
+          : read_ids(options.ids_file);
+  check_score_texts(session.model(), texts);
+  if (!session.load(scoring_workload(session.config(), session.model(), texts))) {
     return kExitInterrupted;
   }
-  const int64_t begin_ns = clock.now_ns();
+  const int64_t begin_ns = session.clock().now_ns();
   const ScoreResult result =
-      score(runtime, config, texts, [&](const PassRecord& pass, uint64_t done, uint64_t total) {
-        const double elapsed = seconds(clock.now_ns() - begin_ns);
-        const double rate = static_cast<double>(done) / elapsed;
-        progress.show(fmt::format("{}/{} tokens, {:.1f} tokens/s, NVMe {}, {} left", done, total,
-                                  rate, rate_text(pass.feed.nvme_bytes, pass.seconds),
-                                  format_duration(static_cast<double>(total - done) / rate)));
-      });
-  progress.clear();
+      score(session.runtime(), session.config(), texts,
+            [&](const PassRecord& pass, uint64_t done, uint64_t total) {
+              const double elapsed = seconds(session.clock().now_ns() - begin_ns);
+              const double rate = static_cast<double>(done) / elapsed;
+              session.progress().show(
+                  fmt::format("{}/{} tokens, {:.1f} tokens/s, NVMe {}, {} left", done, total, rate,
+                              rate_text(pass.feed.nvme_bytes, pass.seconds),
+                              format_duration(static_cast<double>(total - done) / rate)));
+            });
+  session.progress().clear();
   fmt::print("mean NLL {:.6f}, perplexity {:.4f} over {} tokens\n", result.mean_nll,
              result.perplexity, result.tokens);
   if (!options.quiet) fmt::print("\n{}", passes_text(result.passes));
-  if (!config.report.empty()) {
-    write_report(config.report, result_json(common_report(config, model, machine, plan,
-                                                          runtime.engine(), result.passes),
-                                            result, config.score_logprobs));
-  }
-  if (!config.trace.empty()) trace.write(config.trace);
+  session.write_files(
+      result_json(common_report(session.config(), session.model(), session.machine(),
+                                session.plan(), session.runtime().engine(), result.passes),
+                  result, session.config().score_logprobs));
   return result.interrupted ? kExitInterrupted : 0;
 }
 

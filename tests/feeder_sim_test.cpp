@@ -8,6 +8,7 @@
 #include "core/units.h"
 #include "kernels/host/host_device.h"
 #include "tests/sim/allocation_count.h"
+#include "tests/sim/instant_disk.h"
 #include "tests/sim/sim_device.h"
 #include "tests/sim/sim_disk.h"
 #include "tests/support.h"
@@ -310,28 +311,6 @@ TEST(FeederSimFaults, StopInMidLayerLeavesNothingInFlight) {
   }
 }
 
-/// Completes every read at the next poll, moves nothing and allocates nothing.
-class InstantDisk final : public BlockReader {
- public:
-  std::string name() const override { return "instant"; }
-  uint32_t depth() const override { return kDepth; }
-  bool submit(ReadOp& op) override {
-    if (count_ == kDepth) return false;
-    done_[count_++] = {&op, static_cast<int32_t>(op.next_bytes())};
-    return true;
-  }
-  size_t poll(std::span<ReadCompletion> out) override {
-    std::copy_n(done_, count_, out.begin());
-    return std::exchange(count_, 0u);
-  }
-  void wait() override {}
-
- private:
-  static constexpr uint32_t kDepth = 4;
-  ReadCompletion done_[kDepth];
-  uint32_t count_ = 0;
-};
-
 TEST(Feeder, StepsAllocateNothing) {
   const LayerSpec layer{"0", {{"w", 0, 100, 64, 5000, 8}}};
   const FileShape shape{kMiB, 4096};
@@ -340,7 +319,7 @@ TEST(Feeder, StepsAllocateNothing) {
   const auto units = cut_units({&layer, 1}, {&shape, 1}, {64 * kKiB, 16 * kKiB});
   const auto device = make_host_device();
   LayerSlots slots(*device, 3, units[0].home_bytes);
-  InstantDisk disk;
+  test::InstantDisk disk;
   const FixedClock clock;
   Trace trace(clock, 100);
   FeederParts parts;

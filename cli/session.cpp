@@ -1,0 +1,50 @@
+#include "cli/session.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "cli/report.h"
+#include "core/units.h"
+
+namespace spillway {
+namespace {
+
+constexpr size_t kTraceSpans = size_t{1} << 18;
+
+}  // namespace
+
+Session::Session(Config config, bool quiet, const StopFlag& stop)
+    : stop_(stop),
+      notice_(stderr_notices()),
+      config_(std::move(config)),
+      model_(open_model(config_.model_path, config_.io_direct, notice_)),
+      machine_(open_machine(config_, notice_)),
+      readers_(choose_reader(config_.io_engine, notice_)),
+      trace_(clock_, config_.trace.empty() ? 0 : kTraceSpans),
+      progress_(clock_, quiet) {}
+
+bool Session::load(const Workload& workload) {
+  plan_ = plan_run(config_, model_, machine_, workload);
+  runtime_ = std::make_unique<Runtime>(
+      Runtime::Parts{&config_, &model_, &machine_, &plan_, readers_, &trace_, &clock_, &stop_},
+      workload);
+  try {
+    runtime_->load([&](uint64_t done, uint64_t total) {
+      progress_.show(fmt::format("loading {} of {}", format_bytes(done), format_bytes(total)));
+    });
+    return true;
+  } catch (const Stopped&) {
+    progress_.clear();
+    fmt::print(stderr, "spillway: stopped while loading\n");
+    return false;
+  }
+}
+
+void Session::write_files(const nlohmann::ordered_json& report) const {
+  if (!config_.report.empty()) write_report(config_.report, report);
+  if (!config_.trace.empty()) trace_.write(config_.trace);
+}
+
+}  // namespace spillway

@@ -1,0 +1,33 @@
+// A disk without latency that moves no bytes: what is left is the engine's own cost.
+#pragma once
+
+#include <algorithm>
+#include <utility>
+
+#include "io/block_reader.h"
+
+namespace spillway::test {
+
+/// Completes every read at the next poll, moves nothing and allocates nothing.
+class InstantDisk final : public BlockReader {
+ public:
+  std::string name() const override { return "instant"; }
+  uint32_t depth() const override { return kDepth; }
+  bool submit(ReadOp& op) override {
+    if (count_ == kDepth) return false;
+    done_[count_++] = {&op, static_cast<int32_t>(op.next_bytes())};
+    return true;
+  }
+  size_t poll(std::span<ReadCompletion> out) override {
+    std::copy_n(done_, count_, out.begin());
+    return std::exchange(count_, 0u);
+  }
+  void wait() override {}
+
+ private:
+  static constexpr uint32_t kDepth = 4;
+  ReadCompletion done_[kDepth];
+  uint32_t count_ = 0;
+};
+
+}  // namespace spillway::test
