@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""Every architecture and variant against a forward pass written plainly in Python, in double
+precision, on small random checkpoints. Usage: reference_test.py SPILLWAY_BINARY"""
+import json
+import math
+import os
+import pathlib
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+SPILLWAY = ""
+SEED = int(os.environ.get("SPILLWAY_SEED", random.randrange(1 << 30)))
+
+
+def config_of(architecture, **extra):
+    config = {"architectures": [architecture], "hidden_size": 48, "intermediate_size": 80,
+              "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2,
+              "head_dim": 16, "vocab_size": 150, "max_position_embeddings": 64,
+              "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False}
+    config.update(extra)
+    return config
+
+
+def tensors_of(config, rng):
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    q_width = config["num_attention_heads"] * config["head_dim"]
+    kv_width = config["num_key_value_heads"] * config["head_dim"]
+    architecture = config["architectures"][0]
+    qkv_bias = architecture.startswith("Qwen2") or config.get("attention_bias", False)
+    tensors = {}
+
+    def matrix(name, rows, columns, bias=False):
+        tensors[name + ".weight"] = [[rng.gauss(0, 0.15) for _ in range(columns)]
+                                     for _ in range(rows)]
+        if bias:
+            tensors[name + ".bias"] = [rng.gauss(0, 0.3) for _ in range(rows)]
+
+    def norm(name, size):
+        tensors[name + ".weight"] = [1 + rng.gauss(0, 0.2) for _ in range(size)]
+
+    matrix("model.embed_tokens", config["vocab_size"], hidden)
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        norm(prefix + "input_layernorm", hidden)
+        norm(prefix + "post_attention_layernorm", hidden)
+        matrix(prefix + "self_attn.q_proj", q_width, hidden, qkv_bias)
+        matrix(prefix + "self_attn.k_proj", kv_width, hidden, qkv_bias)
+        matrix(prefix + "self_attn.v_proj", kv_width, hidden, qkv_bias)
+        matrix(prefix + "self_attn.o_proj", hidden, q_width, config.get("attention_bias", False))
+        if architecture.startswith("Qwen3"):
+            norm(prefix + "self_attn.q_norm", config["head_dim"])
+            norm(prefix + "self_attn.k_norm", config["head_dim"])
+        for name, rows, columns in (("gate", inner, hidden), ("up", inner, hidden),
+                                    ("down", hidden, inner)):
+            matrix(prefix + f"mlp.{name}_proj", rows, columns, config.get("mlp_bias", False))
+    norm("model.norm", hidden)
+    if not config["tie_word_embeddings"]:
+        matrix("lm_head", config["vocab_size"], hidden)
+    return tensors
+
+
+def write_checkpoint(folder, config, tensors):
+    (folder / "config.json").write_text(json.dumps(config))
+    header, payload = {}, bytearray()
+    for name, value in tensors.items():
+        rows = value if isinstance(value[0], list) else [value]
+        begin = len(payload)
+        for row in rows:
+            payload += struct.pack(f"<{len(row)}f", *row)
+        shape = [len(rows), len(rows[0])] if isinstance(value[0], list) else [len(value)]
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, len(payload)]}
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + payload)
+
+
+def rms_norm(x, weight, epsilon):
+    scale = 1 / math.sqrt(sum(v * v for v in x) / len(x) + epsilon)
+    return [v * scale * w for v, w in zip(x, weight)]
+
+
+class Reference:
+    def __init__(self, config, tensors):
+        self.config, self.tensors = config, tensors
+
+    def linear(self, name, x):
+        y = [sum(w * v for w, v in zip(row, x)) for row in self.tensors[name + ".weight"]]
+        bias = self.tensors.get(name + ".bias")
+        return y if bias is None else [a + b for a, b in zip(y, bias)]
+
+    def frequencies(self):
+        size, theta = self.config["head_dim"], self.config["rope_theta"]
+        result = [theta ** (-2 * i / size) for i in range(size // 2)]
+        scaling = self.config.get("rope_scaling") or {"rope_type": "default"}
+        if scaling["rope_type"] == "linear":
+            return [f / scaling["factor"] for f in result]
+        if scaling["rope_type"] != "llama3":
+            return result
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        original, factor = scaling["original_max_position_embeddings"], scaling["factor"]
+
+        def scaled(f):
+            wavelength = 2 * math.pi / f
+            if wavelength < original / high:
+                return f
+            if wavelength > original / low:
+                return f / factor
+            smooth = (original / wavelength - low) / (high - low)
+            return (1 - smooth) * f / factor + smooth * f
+
+        return [scaled(f) for f in result]
+
+    def heads(self, name, norm_name, x, count, position):
+        flat = self.linear(name, x)
+        size = self.config["head_dim"]
+        result = []
+        for h in range(count):
+            head = flat[h * size:(h + 1) * size]
+            weight = self.tensors.get(norm_name + ".weight")
+            if weight:
+                head = rms_norm(head, weight, self.config["rms_norm_eps"])
+            if position is not None:
+                half = size // 2
+                turned = list(head)
+                for i, f in enumerate(self.frequencies()):
+                    c, s = math.cos(position * f), math.sin(position * f)
+                    turned[i] = head[i] * c - head[i + half] * s
+                    turned[i + half] = head[i + half] * c + head[i] * s
+                head = turned
+            result.append(head)
+        return result
+
+    def attention(self, prefix, xs):
+        heads, kv = self.config["num_attention_heads"], self.config["num_key_value_heads"]
+        keys, values, outputs = [], [], []
+        for position, x in enumerate(xs):
+            q = self.heads(prefix + "q_proj", prefix + "q_norm", x, heads, position)
+            keys.append(self.heads(prefix + "k_proj", prefix + "k_norm", x, kv, position))
+            values.append(self.heads(prefix + "v_proj", "", x, kv, None))
+            mixed = []
+            for h in range(heads):
+                group = h // (heads // kv)
+                scores = [sum(a * b for a, b in zip(q[h], k[group])) /
+                          math.sqrt(self.config["head_dim"]) for k in keys]
+                top = max(scores)
+                weights = [math.exp(s - top) for s in scores]
+                total = sum(weights)
+                mixed += [sum(w * v[group][d] for w, v in zip(weights, values)) / total
+                          for d in range(self.config["head_dim"])]
+            outputs.append(self.linear(prefix + "o_proj", mixed))
+        return outputs
+
+    def logprobs(self, ids):
+        epsilon = self.config["rms_norm_eps"]
+        xs = [list(self.tensors["model.embed_tokens.weight"][i]) for i in ids]
+        for layer in range(self.config["num_hidden_layers"]):
+            prefix = f"model.layers.{layer}."
+            normed = [rms_norm(x, self.tensors[prefix + "input_layernorm.weight"], epsilon)
+                      for x in xs]
+            for x, y in zip(xs, self.attention(prefix + "self_attn.", normed)):
+                x[:] = [a + b for a, b in zip(x, y)]
+            for x in xs:
+                normed = rms_norm(x, self.tensors[prefix + "post_attention_layernorm.weight"],
+                                  epsilon)
+                gate = self.linear(prefix + "mlp.gate_proj", normed)
+                up = self.linear(prefix + "mlp.up_proj", normed)
+                inner = [g / (1 + math.exp(-g)) * u for g, u in zip(gate, up)]
+                x[:] = [a + b for a, b in zip(x, self.linear(prefix + "mlp.down_proj", inner))]
+        head = "model.embed_tokens" if self.config["tie_word_embeddings"] else "lm_head"
+        result = []
+        for x, target in zip(xs, ids[1:]):
+            logits = self.linear(head, rms_norm(x, self.tensors["model.norm.weight"], epsilon))
+            top = max(logits)
+            result.append(logits[target] - top - math.log(sum(math.exp(l - top) for l in logits)))
+        return result
+
+
+LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+               "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+CASES = {
+    "llama": config_of("LlamaForCausalLM"),
+    "llama_mha_no_head_dim": config_of("LlamaForCausalLM", num_key_value_heads=6, head_dim=8),
+    "llama_mqa_tied": config_of("LlamaForCausalLM", num_key_value_heads=1,
+                                tie_word_embeddings=True),
+    "llama_biases": config_of("LlamaForCausalLM", attention_bias=True, mlp_bias=True),
+    "llama3_rope": config_of("LlamaForCausalLM", rope_theta=500000.0, rope_scaling=LLAMA3_ROPE),
+    "linear_rope": config_of("LlamaForCausalLM",
+                             rope_scaling={"rope_type": "linear", "factor": 4.0}),
+    "mistral": config_of("MistralForCausalLM", sliding_window=None),
+    "qwen2": config_of("Qwen2ForCausalLM", tie_word_embeddings=True),
+    "qwen3": config_of("Qwen3ForCausalLM", rope_theta=1000000.0),
+}
+
+
+class ReferenceTest(unittest.TestCase):
+    def check(self, config):
+        rng = random.Random(SEED)
+        tensors = tensors_of(config, rng)
+        ids = [rng.randrange(config["vocab_size"]) for _ in range(40)]
+        expected = Reference(config, tensors).logprobs(ids)
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            write_checkpoint(folder, config, tensors)
+            (folder / "ids.json").write_text(json.dumps(ids))
+            run = {"model": {"path": "."}, "device": "host", "memory": {"ram": "64MiB"},
+                   "score": {"chunk": 7}, "placement": {"policy": "nvme"}}
+            (folder / "run.yaml").write_text(json.dumps(run))
+            for chunk in (1, 40):  # decode kernels, then prompt kernels
+                done = subprocess.run(
+                    [SPILLWAY, "score", folder / "run.yaml", "--token-ids-file",
+                     folder / "ids.json", "--report", folder / "report.json", "--set",
+                     f"score.chunk={chunk}", "--set", "compute.prompt_math=f32"],
+                    capture_output=True, text=True, timeout=60)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                got = json.loads((folder / "report.json").read_text())["logprobs"][0]
+                worst = max(abs(a - b) for a, b in zip(got, expected))
+                self.assertEqual(len(got), len(expected))
+                self.assertLess(worst, 2e-4, f"chunk {chunk}, SPILLWAY_SEED={SEED}")
+
+
+for case_name, case in CASES.items():
+    setattr(ReferenceTest, f"test_{case_name}", lambda self, c=case: self.check(c))
+
+if __name__ == "__main__":
+    SPILLWAY = sys.argv.pop(1)
+    unittest.main()
