@@ -70,7 +70,6 @@ class Engine final : public LayerFeed {
 
   const std::string& reader_name() const { return reader_name_; }
   bool buffers_registered() const { return registered_ >= 0; }
-  const Placement& placement() const { return plan_.placement; }
 
  private:
   void release(uint32_t slot, Stream& compute) override;

@@ -4,13 +4,11 @@
 // acquires and releases; one short lock guards the states. Counts per state always add up to M.
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "core/device.h"
@@ -24,7 +22,6 @@ class LayerSlots {
   LayerSlots(Device& device, uint32_t count, uint64_t slot_bytes);
 
   uint32_t count() const { return static_cast<uint32_t>(slots_.size()); }
-  uint64_t slot_bytes() const { return slot_bytes_; }
   std::span<std::byte> arena() const { return {memory_.data(), memory_.bytes()}; }
   std::byte* data(uint32_t slot) const { return memory_.data() + slot * slot_bytes_; }
   /// Recorded on the copy stream when the slot is full, and on the compute stream when it was used.
