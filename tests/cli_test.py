@@ -4,6 +4,7 @@ memory promises. Usage: cli_test.py SPILLWAY_BINARY [unittest arguments]"""
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -276,6 +277,30 @@ class Cli(unittest.TestCase):
             self.assertEqual([filler], list(mount.iterdir()))
         finally:
             subprocess.run(["umount", mount], check=True)
+
+    def test_failing_writes_leave_nothing_behind(self):
+        def small_files_only():  # the kernel fails larger ones with EFBIG, as a full disk would
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, MIB))
+
+        target = self.root / "cut-short"
+        self.fails("synth", target, "--like", "tiny", says="File too large",
+                   preexec_fn=small_files_only)
+        self.assertFalse(target.exists())
+
+    def test_no_permission(self):
+        if os.getuid() != 0:
+            self.skipTest("becoming another user needs root")
+        closed = self.root / "closed"
+        closed.mkdir(mode=0o700)
+        path = self.config(closed)
+        self.root.chmod(0o755)
+        path.chmod(0o644)
+        try:
+            self.fails("run", path, says="Permission denied",
+                       preexec_fn=lambda: os.setuid(65534))
+        except (PermissionError, subprocess.SubprocessError):
+            self.skipTest("the program lies where another user cannot run it")
 
     def test_unwritable_report(self):
         self.fails("run", self.config(), "--report", "/proc/report.json", says="cannot write report")
