@@ -205,8 +205,9 @@ ModelConfig load_model_config(const std::filesystem::path& directory) {
   const auto file = directory / "config.json";
   std::error_code error;
   if (!std::filesystem::is_directory(directory, error)) {
-    throw Error(
-        fmt::format("{}: no such folder; expected a Hugging Face checkpoint", directory.string()));
+    throw Error(fmt::format("{}: {}; expected the folder of a Hugging Face checkpoint",
+                            directory.string(),
+                            error ? errno_text(error.value()) : "not a folder"));
   }
   ModelConfig config = parse_model_config(load_json_strict(file, kMaxConfigBytes), file.string());
   const auto generation = directory / "generation_config.json";
