@@ -7,7 +7,7 @@
 namespace spillway {
 
 /// Anonymous mapping, 2 MiB aligned and a whole number of huge pages, with huge pages requested.
-/// Direct reads into such memory run 2.5 times as fast as into 4 KiB pages (docs/PERFORMANCE.md).
+/// Direct reads into such memory run much faster than into 4 KiB pages (docs/PERFORMANCE.md).
 class HugeBuffer {
  public:
   HugeBuffer() = default;
