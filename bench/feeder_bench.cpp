@@ -16,7 +16,8 @@ void feeder_unit(benchmark::State& state) {
   const ReadFile file{-1, "f", kGiB, 4096, true};
   const auto units = cut_units({&layer, 1}, {&shape, 1}, {unit_bytes, kMiB, BlobLayout::kInPlace});
   const auto device = make_host_device();
-  LayerSlots slots(*device, 4, units[0].home_bytes);
+  DeviceArena arena(*device, 0);
+  LayerSlots slots(*device, arena, 4, units[0].home_bytes);
   const SteadyClock clock;
   Trace trace(clock, 0);
   test::InstantDisk disk;
@@ -28,7 +29,7 @@ void feeder_unit(benchmark::State& state) {
   parts.slots = &slots;
   parts.trace = &trace;
   std::vector<ScheduledUnit> schedule;
-  for (uint32_t u = 0; u < units.size(); ++u) schedule.push_back({u, nullptr, nullptr});
+  for (uint32_t u = 0; u < units.size(); ++u) schedule.push_back({u});
   Feeder feeder(parts, schedule, true);
   feeder.allow(UINT64_MAX);
   uint64_t sequence = 0;

@@ -13,7 +13,7 @@ namespace spillway {
 namespace {
 
 struct Setup {
-  explicit Setup(uint32_t rows, uint32_t cols) : limits{rows, cols} {
+  explicit Setup(uint32_t rows, uint32_t cols) : limits{rows, cols, 4096, {32, 8, 128}, {}} {
     memory = device->allocate(ops->workspace_bytes(limits));
     ops->bind_workspace({memory.data(), memory.bytes()}, limits);
   }

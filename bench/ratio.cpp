@@ -78,12 +78,12 @@ class Bench {
   std::vector<PassRecord> run() {
     Runtime runtime({&config_, model_.get(), &machine_, &plan_, readers_, &trace_, &clock_, &stop_},
                     workload_);
-    runtime.load([](uint64_t, uint64_t) {});
+    runtime.load([](const char*, uint64_t, uint64_t) {});
     return generate(runtime, config_, prompts_, [](const GenerationProgress&) {}).passes;
   }
   const Model& model() const { return *model_; }
   const RunPlan& plan() const { return plan_; }
-  const char* compute() const { return machine_.ops->description(); }
+  std::string compute() const { return machine_.ops->description(); }
 
  private:
   SteadyClock clock_;

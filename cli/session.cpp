@@ -31,8 +31,8 @@ bool Session::load(const Workload& workload) {
       Runtime::Parts{&config_, &model_, &machine_, &plan_, readers_, &trace_, &clock_, &stop_},
       workload);
   try {
-    runtime_->load([&](uint64_t done, uint64_t total) {
-      progress_.show(fmt::format("loading {} of {}", format_bytes(done), format_bytes(total)));
+    runtime_->load([&](const char* what, uint64_t done, uint64_t total) {
+      progress_.show(fmt::format("{} {} of {}", what, format_bytes(done), format_bytes(total)));
     });
     return true;
   } catch (const Stopped&) {

@@ -65,8 +65,13 @@ class Device {
   virtual DeviceMemoryInfo memory_info() const = 0;
   /// Device memory. Throws Error with asked, free and budgeted bytes when it does not fit.
   virtual Memory allocate(uint64_t bytes) = 0;
-  /// Host memory that the device copies from at full speed; huge-page backed.
+  /// Host memory that the device copies from at full speed; huge-page backed. Throws Error.
   virtual Memory allocate_pinned(uint64_t bytes) = 0;
+  /// Makes host memory that somebody else owns such memory, until the handle goes. Where the system
+  /// refuses, the handle is empty and `refusal` says why.
+  virtual Memory pin(std::byte* data, uint64_t bytes, std::string* refusal) = 0;
+  /// The grain in which this device is best fed when nothing else is configured.
+  virtual uint64_t stream_unit_bytes() const = 0;
   virtual std::unique_ptr<Stream> make_stream(StreamKind kind) = 0;
   virtual std::unique_ptr<Event> make_event() = 0;
 };

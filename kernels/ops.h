@@ -2,12 +2,14 @@
 // accumulation; weights as stored. No operation knows layers, files or tiers.
 //
 // Thread rule: one thread at a time. Pointers are device memory and stay valid until the stream
-// ran.
+// ran; spans are host memory, read before the call returns.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <string>
 
 #include "core/device.h"
 #include "core/dtype.h"
@@ -27,6 +29,8 @@ struct AttentionShape {
   uint32_t heads = 0;
   uint32_t kv_heads = 0;
   uint32_t head_dim = 0;
+  /// What keys and values may be kept in; the host keeps f32 in any case.
+  DType kv_dtype = DType::kF32;
 };
 
 /// Consecutive rows of a batch that belong to one sequence, and that sequence's KV cache of one
@@ -41,66 +45,94 @@ struct SequenceRows {
 
 inline constexpr uint32_t kKvBlockPositions = 16;
 
-/// Weight rows that a matmul works on at a time. Results do not depend on how a matrix is cut, as
-/// long as cuts fall on multiples of it: tiers cuts units there.
+/// Weight rows that a matmul works on at a time. Results of the host do not depend on how a matrix
+/// is cut, as long as cuts fall on multiples of it: tiers cuts units there.
 inline constexpr uint32_t kPanelRows = 64;
 
 /// The largest shapes a run will use, from which the workspace is sized.
 struct OpsLimits {
-  uint32_t max_rows = 0;  ///< activations per pass
-  uint32_t max_cols = 0;  ///< widest matmul input
+  uint32_t max_rows = 0;       ///< activations per pass
+  uint32_t max_cols = 0;       ///< widest matmul input
+  uint32_t max_positions = 0;  ///< longest sequence
+  AttentionShape attention;
+  /// Dtype of every weight matrix, where they all have the same: inputs of matmuls can then be
+  /// converted where they are computed.
+  std::optional<DType> matrix_dtype;
 };
+
+/// How one row's next token is picked.
+struct SampleRow {
+  float temperature = 0;  ///< 0 = greedy
+  uint32_t top_k = 0;     ///< 0 = all
+  float top_p = 1;        ///< 1 = all
+  float uniform = 0;      ///< the draw, in [0, 1)
+};
+
+/// sample() gives this id for a row whose logits are not all numbers.
+inline constexpr uint32_t kBadLogits = UINT32_MAX;
 
 class Ops {
  public:
   virtual ~Ops() = default;
 
   /// "oneDNN f32 tiles, AVX-512 GEMV": for the report.
-  virtual const char* description() const = 0;
-  /// Bytes of scratch needed for `limits`; bind_workspace() gives them before the first matmul.
+  virtual std::string description() const = 0;
+  /// Bytes of scratch needed for `limits`; bind_workspace() gives them before the first operation.
   virtual uint64_t workspace_bytes(const OpsLimits& limits) const = 0;
   virtual void bind_workspace(std::span<std::byte> memory, const OpsLimits& limits) = 0;
   /// KV cache of one layer and sequence with room for `capacity` positions.
   virtual uint64_t kv_bytes(const AttentionShape& shape, uint32_t capacity) const = 0;
 
   virtual void zero(Stream& stream, std::byte* data, uint64_t bytes) = 0;
-  /// out[i, :] = table[ids[i], :]. ids are host memory.
-  virtual void embed(Stream& stream, const WeightView& table, std::span<const uint32_t> ids,
-                     float* out) = 0;
-  /// out = x / rms(x) * weight per row of `cols`; out may be x.
+  /// out[rows[i], :] = table[ids[i], :] for i < count, as f32; out has table.cols columns.
+  virtual void embed(Stream& stream, const WeightView& table, const uint32_t* ids,
+                     const uint32_t* rows, uint32_t count, float* out) = 0;
+  /// out = x / rms(x) * weight per row of `weight.cols`; out may be x.
   virtual void rmsnorm(Stream& stream, const float* x, const WeightView& weight, uint32_t rows,
                        float epsilon, float* out) = 0;
-  /// Sets the input [rows, cols] of the matmuls that follow, until the next call.
+
+  /// The input [rows, cols] of the matmuls that follow, until the next call of one of these three.
   virtual void set_input(Stream& stream, const float* x, uint32_t rows, uint32_t cols) = 0;
+  /// x += y where y is given; the input becomes x / rms(x) * weight. `scratch` [rows, cols] may
+  /// hold it, and may be y.
+  virtual void norm_input(Stream& stream, float* x, const float* y, const WeightView& weight,
+                          uint32_t rows, float epsilon, float* scratch) = 0;
+  /// The input becomes silu(gate) * up, [rows, cols]; gate is overwritten.
+  virtual void silu_mul_input(Stream& stream, float* gate, const float* up, uint32_t rows,
+                              uint32_t cols) = 0;
   /// out[r, n] = input[r, :] · weight[n, :] for the rows n of this tile; `out_stride` floats
   /// between rows of out.
   virtual void matmul(Stream& stream, const WeightView& weight, float* out,
                       uint32_t out_stride) = 0;
+
   /// x[r, :] += bias.
   virtual void add_bias(Stream& stream, float* x, uint32_t rows, const WeightView& bias) = 0;
-  /// Rotates pairs (i, i + head_dim/2) of every head by position * inverse_frequency[i].
-  /// positions: host memory, one per row; inverse_frequencies: host memory, head_dim/2.
-  virtual void rope(Stream& stream, float* x, uint32_t heads, uint32_t head_dim,
-                    std::span<const uint32_t> positions,
-                    std::span<const float> inverse_frequencies) = 0;
-  /// Stores k and v [rows, kv_heads*head_dim] of the batch at their positions in the caches.
-  virtual void kv_append(Stream& stream, const float* k, const float* v,
-                         const AttentionShape& shape, std::span<const SequenceRows> sequences) = 0;
+  /// x += y.
+  virtual void add(Stream& stream, float* x, const float* y, uint64_t count) = 0;
+
+  /// Rotates pairs (i, i + head_dim/2) of every head of q [rows, heads*head_dim] and k
+  /// [rows, kv_heads*head_dim] by position * inverse_frequencies[i] (head_dim/2 of them), and
+  /// stores k and v at their positions in the caches. q is rotated in place; k may be.
+  virtual void rope_append(Stream& stream, float* q, float* k, const float* v,
+                           const AttentionShape& shape, const float* inverse_frequencies,
+                           std::span<const SequenceRows> sequences) = 0;
   /// Causal softmax(q k / sqrt(head_dim)) v over the caches; q and out [rows, heads*head_dim].
   virtual void attention(Stream& stream, const float* q, const AttentionShape& shape,
                          std::span<const SequenceRows> sequences, float* out) = 0;
-  /// gate = silu(gate) * up.
-  virtual void silu_mul(Stream& stream, float* gate, const float* up, uint64_t count) = 0;
-  /// x += y.
-  virtual void add(Stream& stream, float* x, const float* y, uint64_t count) = 0;
+
   /// Folds logits [rows, cols] (a tile of the vocabulary starting at `first_id`) into running
   /// maxima and sums of exponentials per row, and picks each row's target logit when its id lies
   /// in the tile. All arrays hold one entry per row; start with max = -inf, sum = 0. Folding is by
   /// kPanelRows, so that results do not depend on the tile.
   virtual void fold_log_softmax(Stream& stream, const float* logits, uint32_t rows, uint32_t cols,
-                                uint32_t stride, uint32_t first_id,
-                                std::span<const uint32_t> targets, float* running_max,
-                                float* running_sum, float* target_logit) = 0;
+                                uint32_t stride, uint32_t first_id, const uint32_t* targets,
+                                float* running_max, float* running_sum, float* target_logit) = 0;
+  /// ids[r] = the next token of row r of logits [rows.size(), cols]. Of the tokens ranked by logit
+  /// (ties: lower id first), top_k are kept, of those the fewest whose probability at
+  /// `temperature` reaches top_p, and of those, taken by ascending id, the one at which the
+  /// cumulative probability passes `uniform`. kBadLogits where a logit is not a number.
+  virtual void sample(Stream& stream, const float* logits, uint32_t cols,
+                      std::span<const SampleRow> rows, uint32_t* ids) = 0;
 };
 
 }  // namespace spillway

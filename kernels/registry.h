@@ -16,8 +16,7 @@ struct DeviceOptions {
   PromptMath prompt_math = PromptMath::kAuto;
 };
 
-/// True for host and host-discrete; cuda joins when its operations are there. Throws Error with
-/// one line for a device that cannot be had.
+/// host, host-discrete, cuda or cuda:N. Throws Error with one line for a device that cannot be had.
 std::unique_ptr<Device> open_device(const std::string& name, const DeviceOptions& options);
 std::unique_ptr<Ops> make_ops(const Device& device, const DeviceOptions& options);
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "core/error.h"
 #include "core/units.h"
@@ -16,6 +15,9 @@ class Carver {
  public:
   explicit Carver(std::byte* base) : base_(base) {}
   float* floats(uint64_t count) { return reinterpret_cast<float*>(bytes(count * sizeof(float))); }
+  uint32_t* ids(uint64_t count) {
+    return reinterpret_cast<uint32_t*>(bytes(count * sizeof(uint32_t)));
+  }
   std::byte* bytes(uint64_t count) {
     std::byte* at = base_ == nullptr ? nullptr : base_ + used_;
     used_ += align_up(count, 256);
@@ -87,6 +89,9 @@ uint64_t Forward::lay_out(const ModelConfig& config, const WeightMap& weights,
   Carver carver(base);
   b.x = carver.floats(rows * config.hidden);
   b.norm = carver.floats(rows * config.hidden);
+  b.inverse_frequencies = carver.floats(config.head_dim / 2);
+  b.indices = carver.ids(3 * rows);
+  b.picked = carver.ids(limits.max_logit_rows);
   // Attention, MLP and the scoring head never need their buffers at the same time.
   const uint64_t shared = carver.used();
   b.q = carver.floats(rows * config.q_width());
@@ -115,64 +120,86 @@ uint64_t Forward::lay_out(const ModelConfig& config, const WeightMap& weights,
   return end;
 }
 
+uint64_t Forward::lay_out_host(const ModelConfig& config, const WeightMap& weights,
+                               const ForwardLimits& limits, std::byte* base, HostBuffers* buffers) {
+  const uint64_t rows = limits.max_rows;
+  HostBuffers b{};
+  Carver carver(base);
+  b.raw_rows = carver.bytes(rows * weights.embed.tensors[0].row_bytes);
+  b.indices = carver.ids(3 * rows);
+  b.inverse_frequencies = carver.floats(config.head_dim / 2);
+  b.picked = carver.ids(limits.max_logit_rows);
+  if (limits.scoring) b.running = carver.floats(3 * rows);
+  if (limits.keep_logits) b.logits = carver.floats(uint64_t{limits.max_logit_rows} * config.vocab);
+  if (buffers != nullptr) *buffers = b;
+  return carver.used();
+}
+
 uint64_t Forward::activation_bytes(const ModelConfig& config, const WeightMap& weights,
                                    const ForwardLimits& limits, uint64_t unit_bytes) {
   return lay_out(config, weights, limits, unit_bytes, nullptr, nullptr);
 }
 
-uint64_t Forward::host_row_bytes(const WeightMap& weights, const ForwardLimits& limits) {
-  return limits.max_rows * weights.embed.tensors[0].row_bytes;
+uint64_t Forward::host_bytes(const ModelConfig& config, const WeightMap& weights,
+                             const ForwardLimits& limits) {
+  return lay_out_host(config, weights, limits, nullptr, nullptr);
 }
 
-uint64_t Forward::host_result_bytes(const ModelConfig& config, const ForwardLimits& limits) {
-  const uint64_t floats = limits.scoring ? uint64_t{3} * limits.max_rows
-                                         : uint64_t{limits.max_logit_rows} * config.vocab;
-  return floats * sizeof(float);
+OpsLimits Forward::ops_limits(const ModelConfig& config, const WeightMap& weights,
+                              const ForwardLimits& limits) {
+  OpsLimits ops;
+  ops.max_rows = limits.max_rows;
+  ops.max_cols = std::max({config.hidden, config.q_width(), config.intermediate});
+  ops.max_positions = limits.max_positions;
+  ops.attention = attention_shape(config, weights);
+  ops.matrix_dtype = weights.matrix_dtype();
+  return ops;
 }
 
-OpsLimits Forward::ops_limits(const ModelConfig& config, const ForwardLimits& limits) {
-  return {limits.max_rows, std::max({config.hidden, config.q_width(), config.intermediate})};
+AttentionShape attention_shape(const ModelConfig& config, const WeightMap& weights) {
+  return {config.heads, config.kv_heads, config.head_dim,
+          weights.matrix_dtype().value_or(DType::kF32)};
 }
 
-Forward::Forward(const ModelConfig& config, const WeightMap& weights, const StreamPlan& plan,
-                 Engine& engine, Device& device, Ops& ops, Stream& stream, KvCache& cache,
-                 Trace& trace, const ForwardLimits& limits, uint64_t unit_bytes)
-    : config_(config),
-      weights_(weights),
-      plan_(plan),
-      engine_(engine),
-      ops_(ops),
-      stream_(stream),
-      cache_(cache),
-      trace_(trace),
-      shape_{config.heads, config.kv_heads, config.head_dim},
-      inverse_frequencies_(config.rope_inverse_frequencies()),
-      memory_(device.allocate(activation_bytes(config, weights, limits, unit_bytes))),
-      host_rows_(device.allocate_pinned(host_row_bytes(weights, limits))),
-      host_logits_(device.allocate_pinned(host_result_bytes(config, limits))) {
-  lay_out(config, weights, limits, unit_bytes, memory_.data(), &buffers_);
-  ops.zero(stream, memory_.data(), memory_.bytes());
-  const OpsLimits ops_limit = ops_limits(config, limits);
-  if (const uint64_t bytes = ops.workspace_bytes(ops_limit); bytes > 0) {
-    workspace_ = device.allocate(bytes);
-    ops.zero(stream, workspace_.data(), workspace_.bytes());
+Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_bytes)
+    : config_(*parts.config),
+      weights_(*parts.weights),
+      plan_(*parts.plan),
+      engine_(*parts.engine),
+      ops_(*parts.ops),
+      stream_(*parts.stream),
+      cache_(*parts.cache),
+      trace_(*parts.trace),
+      shape_(attention_shape(config_, weights_)),
+      limits_(limits),
+      memory_(parts.arena->take(activation_bytes(config_, weights_, limits, unit_bytes))),
+      host_memory_(parts.device->allocate_pinned(host_bytes(config_, weights_, limits))) {
+  lay_out(config_, weights_, limits, unit_bytes, memory_.data(), &buffers_);
+  lay_out_host(config_, weights_, limits, host_memory_.data(), &host_);
+  const OpsLimits ops_limit = ops_limits(config_, weights_, limits);
+  if (const uint64_t bytes = ops_.workspace_bytes(ops_limit); bytes > 0) {
+    workspace_ = parts.arena->take(bytes);
+    ops_.zero(stream_, workspace_.data(), workspace_.bytes());
   }
-  ops.bind_workspace({workspace_.data(), workspace_.bytes()}, ops_limit);
-  positions_.reserve(limits.max_rows);
-  row_numbers_.resize(limits.max_rows);
-  std::iota(row_numbers_.begin(), row_numbers_.end(), 0u);
+  ops_.bind_workspace({workspace_.data(), workspace_.bytes()}, ops_limit);
+  ops_.zero(stream_, memory_.data(), memory_.bytes());
+  const auto frequencies = config_.rope_inverse_frequencies();
+  std::copy(frequencies.begin(), frequencies.end(), host_.inverse_frequencies);
+  copy(buffers_.inverse_frequencies, host_.inverse_frequencies, frequencies.size());
+  stream_.sync();
+  embed_groups_.reserve(plan_.units.size() + 1);
+  gathered_ids_.reserve(limits.max_rows);
   log_probabilities_.reserve(limits.max_rows);
 }
 
+template <typename T>
+void Forward::copy(T* target, const T* source, uint64_t count) {
+  stream_.copy(reinterpret_cast<std::byte*>(target), reinterpret_cast<const std::byte*>(source),
+               count * sizeof(T));
+}
+
 void Forward::run(const Batch& batch) {
-  CHECK(!batch.ids.empty() && batch.ids.size() <= row_numbers_.size());
-  positions_.clear();
-  for (const BatchSequence& sequence : batch.sequences) {
-    for (uint32_t i = 0; i < sequence.rows; ++i) {
-      positions_.push_back(sequence.first_position + i);
-    }
-  }
-  CHECK(positions_.size() == batch.ids.size());
+  CHECK(!batch.ids.empty() && batch.ids.size() <= limits_.max_rows);
   embed(batch);
   Cursor cursor(*this);
   for (uint32_t layer = 0; layer < config_.layers; ++layer) decoder_layer(cursor, layer, batch);
@@ -180,13 +207,50 @@ void Forward::run(const Batch& batch) {
   stream_.sync();
 }
 
-void Forward::embed(const Batch& batch) {
-  engine_.gather_rows(batch.ids, host_rows_.data());
-  const auto rows = static_cast<uint32_t>(batch.ids.size());
+/// Rows of the table that lie on the device are gathered there; the others come from RAM or file.
+void Forward::group_rows(const Batch& batch) {
   const TensorSpec& table = weights_.embed.tensors[0];
-  stream_.copy(buffers_.raw_rows, host_rows_.data(), rows * table.row_bytes);
-  const WeightView view{buffers_.raw_rows, weights_.embed_weight.dtype, rows, config_.hidden};
-  ops_.embed(stream_, view, std::span(row_numbers_).first(rows), buffers_.x);
+  const DType dtype = weights_.embed_weight.dtype;
+  const auto count = static_cast<uint32_t>(batch.ids.size());
+  uint32_t* ids = host_.indices;
+  uint32_t* rows = ids + limits_.max_rows;
+  uint32_t filled = 0;
+  embed_groups_.clear();
+  for (const DeviceRows& span : engine_.device_rows()) {
+    const uint32_t begin = filled;
+    for (uint32_t i = 0; i < count; ++i) {
+      if (batch.ids[i] < span.first_row || batch.ids[i] - span.first_row >= span.rows) continue;
+      ids[filled] = static_cast<uint32_t>(batch.ids[i] - span.first_row);
+      rows[filled++] = i;
+    }
+    const WeightView view{span.data, dtype, static_cast<uint32_t>(span.rows), config_.hidden};
+    if (filled > begin) embed_groups_.push_back({view, begin, filled - begin});
+  }
+  gathered_ids_.clear();
+  const uint32_t begin = filled;
+  for (uint32_t i = 0; i < count && filled < count; ++i) {
+    if (engine_.row_on_device(batch.ids[i])) continue;
+    ids[filled] = static_cast<uint32_t>(gathered_ids_.size());
+    rows[filled++] = i;
+    gathered_ids_.push_back(batch.ids[i]);
+  }
+  CHECK(filled == count);
+  if (gathered_ids_.empty()) return;
+  engine_.gather_rows(gathered_ids_, host_.raw_rows);
+  copy(buffers_.raw_rows, host_.raw_rows, gathered_ids_.size() * table.row_bytes);
+  const WeightView view{buffers_.raw_rows, dtype, static_cast<uint32_t>(gathered_ids_.size()),
+                        config_.hidden};
+  embed_groups_.push_back({view, begin, filled - begin});
+}
+
+void Forward::embed(const Batch& batch) {
+  group_rows(batch);
+  std::copy(batch.targets.begin(), batch.targets.end(), host_.indices + 2 * limits_.max_rows);
+  copy(buffers_.indices, host_.indices, uint64_t{3} * limits_.max_rows);
+  for (const EmbedGroup& group : embed_groups_) {
+    const uint32_t* ids = buffers_.indices + group.begin;
+    ops_.embed(stream_, group.table, ids, ids + limits_.max_rows, group.count, buffers_.x);
+  }
 }
 
 void Forward::linear(Cursor& cursor, float* out, uint32_t rows, uint32_t outputs, bool bias) {
@@ -216,13 +280,19 @@ std::span<const SequenceRows> Forward::sequence_rows(uint32_t layer, const Batch
   return sequence_rows_;
 }
 
+/// The next norm weight applied to x, after y (the block before) was added to it.
+void Forward::norm_input(Cursor& cursor, const float* y, uint32_t rows) {
+  cursor.whole([&](const WeightView& weight) {
+    ops_.norm_input(stream_, buffers_.x, y, weight, rows, static_cast<float>(config_.rms_epsilon),
+                    buffers_.norm);
+  });
+}
+
 void Forward::attention_block(Cursor& cursor, uint32_t layer, const Batch& batch) {
   const auto rows = static_cast<uint32_t>(batch.ids.size());
   const auto epsilon = static_cast<float>(config_.rms_epsilon);
   Buffers& b = buffers_;
-  cursor.whole(
-      [&](const WeightView& weight) { ops_.rmsnorm(stream_, b.x, weight, rows, epsilon, b.norm); });
-  ops_.set_input(stream_, b.norm, rows, config_.hidden);
+  norm_input(cursor, layer == 0 ? nullptr : b.norm, rows);
   linear(cursor, b.q, rows, config_.q_width(), config_.qkv_bias);
   linear(cursor, b.k, rows, config_.kv_width(), config_.qkv_bias);
   linear(cursor, b.v, rows, config_.kv_width(), config_.qkv_bias);
@@ -234,31 +304,25 @@ void Forward::attention_block(Cursor& cursor, uint32_t layer, const Batch& batch
       ops_.rmsnorm(stream_, b.k, weight, rows * config_.kv_heads, epsilon, b.k);
     });
   }
-  ops_.rope(stream_, b.q, config_.heads, config_.head_dim, positions_, inverse_frequencies_);
-  ops_.rope(stream_, b.k, config_.kv_heads, config_.head_dim, positions_, inverse_frequencies_);
   const auto sequences = sequence_rows(layer, batch);
-  ops_.kv_append(stream_, b.k, b.v, shape_, sequences);
+  ops_.rope_append(stream_, b.q, b.k, b.v, shape_, b.inverse_frequencies, sequences);
   ops_.attention(stream_, b.q, shape_, sequences, b.attended);
   ops_.set_input(stream_, b.attended, rows, config_.q_width());
   linear(cursor, b.norm, rows, config_.hidden, config_.output_bias);
-  ops_.add(stream_, b.x, b.norm, uint64_t{rows} * config_.hidden);
 }
 
+/// Leaves its result in norm; whoever comes next adds it to x.
 void Forward::mlp_block(Cursor& cursor, uint32_t rows) {
-  const auto epsilon = static_cast<float>(config_.rms_epsilon);
   Buffers& b = buffers_;
-  cursor.whole(
-      [&](const WeightView& weight) { ops_.rmsnorm(stream_, b.x, weight, rows, epsilon, b.norm); });
-  ops_.set_input(stream_, b.norm, rows, config_.hidden);
+  norm_input(cursor, b.norm, rows);
   linear(cursor, b.gate, rows, config_.intermediate, config_.mlp_bias);
   linear(cursor, b.up, rows, config_.intermediate, config_.mlp_bias);
-  ops_.silu_mul(stream_, b.gate, b.up, uint64_t{rows} * config_.intermediate);
-  ops_.set_input(stream_, b.gate, rows, config_.intermediate);
+  ops_.silu_mul_input(stream_, b.gate, b.up, rows, config_.intermediate);
   linear(cursor, b.norm, rows, config_.hidden, config_.mlp_bias);
-  ops_.add(stream_, b.x, b.norm, uint64_t{rows} * config_.hidden);
 }
 
 void Forward::head(Cursor& cursor, const Batch& batch) {
+  ops_.add(stream_, buffers_.x, buffers_.norm, batch.ids.size() * config_.hidden);
   const int64_t begin_ns = trace_.on() ? trace_.now_ns() : 0;
   if (!batch.targets.empty()) {
     scoring_head(cursor, batch);
@@ -282,50 +346,48 @@ void Forward::generation_head(Cursor& cursor, const Batch& batch) {
         reinterpret_cast<const std::byte*>(b.x + uint64_t{batch.logit_rows[i]} * config_.hidden),
         config_.hidden * sizeof(float));
   }
-  cursor.whole([&](const WeightView& weight) {
-    if (rows == 0) return;  // a prompt chunk that ends no prompt: the head only passes by
-    ops_.rmsnorm(stream_, b.x, weight, rows, static_cast<float>(config_.rms_epsilon), b.norm);
-    ops_.set_input(stream_, b.norm, rows, config_.hidden);
-  });
+  if (rows > 0) {
+    norm_input(cursor, nullptr, rows);
+  } else {  // a prompt chunk that ends no prompt: the head only passes by
+    cursor.whole([](const WeightView&) {});
+  }
   cursor.next([&](const WeightView& tile, uint32_t first_row) {
     if (rows > 0) ops_.matmul(stream_, tile, b.logits + first_row, config_.vocab);
   });
   if (rows == 0) return;
-  stream_.copy(host_logits_.data(), reinterpret_cast<const std::byte*>(b.logits),
-               uint64_t{rows} * config_.vocab * sizeof(float));
+  CHECK(batch.samples.size() == rows);
+  ops_.sample(stream_, b.logits, config_.vocab, batch.samples, b.picked);
+  copy(host_.picked, b.picked, rows);
+  if (limits_.keep_logits) copy(host_.logits, b.logits, uint64_t{rows} * config_.vocab);
 }
 
 void Forward::scoring_head(Cursor& cursor, const Batch& batch) {
   const auto rows = static_cast<uint32_t>(batch.ids.size());
   CHECK(batch.targets.size() == rows);
   Buffers& b = buffers_;
-  auto* host = reinterpret_cast<float*>(host_logits_.data());
-  std::fill_n(host, rows, -std::numeric_limits<float>::infinity());
-  std::fill_n(host + rows, 2 * rows, 0.0f);
-  cursor.whole([&](const WeightView& weight) {
-    ops_.rmsnorm(stream_, b.x, weight, rows, static_cast<float>(config_.rms_epsilon), b.norm);
-  });
-  stream_.copy(reinterpret_cast<std::byte*>(b.running), host_logits_.data(),
-               uint64_t{3} * rows * sizeof(float));
-  ops_.set_input(stream_, b.norm, rows, config_.hidden);
+  std::fill_n(host_.running, rows, -std::numeric_limits<float>::infinity());
+  std::fill_n(host_.running + rows, 2 * rows, 0.0f);
+  norm_input(cursor, nullptr, rows);
+  copy(b.running, host_.running, uint64_t{3} * rows);
+  const uint32_t* targets = b.indices + 2 * limits_.max_rows;
   cursor.next([&](const WeightView& tile, uint32_t first_row) {
     ops_.matmul(stream_, tile, b.logits, tile.rows);
-    ops_.fold_log_softmax(stream_, b.logits, rows, tile.rows, tile.rows, first_row, batch.targets,
+    ops_.fold_log_softmax(stream_, b.logits, rows, tile.rows, tile.rows, first_row, targets,
                           b.running, b.running + rows, b.running + 2 * rows);
   });
-  stream_.copy(host_logits_.data(), reinterpret_cast<const std::byte*>(b.running),
-               uint64_t{3} * rows * sizeof(float));
+  copy(host_.running, b.running, uint64_t{3} * rows);
   stream_.sync();
   log_probabilities_.assign(rows, 0.0f);
   for (uint32_t r = 0; r < rows; ++r) {
     if (batch.targets[r] == UINT32_MAX) continue;
-    log_probabilities_[r] = host[2 * rows + r] - host[r] - std::log(host[rows + r]);
+    const float* running = host_.running + r;
+    log_probabilities_[r] = running[2 * rows] - running[0] - std::log(running[rows]);
   }
 }
 
 std::span<const float> Forward::logits(uint32_t index) const {
-  const auto* host = reinterpret_cast<const float*>(host_logits_.data());
-  return {host + uint64_t{index} * config_.vocab, config_.vocab};
+  CHECK(limits_.keep_logits);
+  return {host_.logits + uint64_t{index} * config_.vocab, config_.vocab};
 }
 
 }  // namespace spillway

@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "core/device.h"
+#include "core/device_arena.h"
 #include "core/trace.h"
 #include "kernels/ops.h"
 #include "model/kv_cache.h"
@@ -29,36 +29,55 @@ struct BatchSequence {
 struct Batch {
   std::vector<uint32_t> ids;
   std::vector<BatchSequence> sequences;
-  std::vector<uint32_t> logit_rows;  ///< generation: rows whose logits are wanted
+  std::vector<uint32_t> logit_rows;  ///< generation: rows whose next token is wanted, ascending
+  std::vector<SampleRow> samples;    ///< one per logit row: how it is picked
   std::vector<uint32_t> targets;     ///< scoring: one id per row; UINT32_MAX = none
 };
+
+/// How a model attends; keys and values in the weights' dtype where they share one.
+AttentionShape attention_shape(const ModelConfig& config, const WeightMap& weights);
 
 /// The most a run will ask of a pass; activations are sized from it.
 struct ForwardLimits {
   uint32_t max_rows = 0;
   uint32_t max_logit_rows = 0;
+  uint32_t max_positions = 0;
   bool scoring = false;
+  bool keep_logits = false;  ///< generation: logits() is wanted as well
 };
 
 class Forward {
  public:
-  /// Device bytes of activations; host bytes of the embedding rows and of the results.
+  /// Device bytes of activations; host bytes of what goes to the device and comes back.
   static uint64_t activation_bytes(const ModelConfig& config, const WeightMap& weights,
                                    const ForwardLimits& limits, uint64_t unit_bytes);
-  static uint64_t host_row_bytes(const WeightMap& weights, const ForwardLimits& limits);
-  static uint64_t host_result_bytes(const ModelConfig& config, const ForwardLimits& limits);
-  static OpsLimits ops_limits(const ModelConfig& config, const ForwardLimits& limits);
+  static uint64_t host_bytes(const ModelConfig& config, const WeightMap& weights,
+                             const ForwardLimits& limits);
+  static OpsLimits ops_limits(const ModelConfig& config, const WeightMap& weights,
+                              const ForwardLimits& limits);
 
-  /// Everything passed outlives it.
-  Forward(const ModelConfig& config, const WeightMap& weights, const StreamPlan& plan,
-          Engine& engine, Device& device, Ops& ops, Stream& stream, KvCache& cache, Trace& trace,
-          const ForwardLimits& limits, uint64_t unit_bytes);
+  /// What it works with; all outlive it.
+  struct Parts {
+    const ModelConfig* config = nullptr;
+    const WeightMap* weights = nullptr;
+    const StreamPlan* plan = nullptr;
+    Engine* engine = nullptr;
+    Device* device = nullptr;
+    DeviceArena* arena = nullptr;
+    Ops* ops = nullptr;
+    Stream* stream = nullptr;
+    KvCache* cache = nullptr;
+    Trace* trace = nullptr;
+  };
+  Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_bytes);
 
   /// One pass over all weights. Afterwards logits() or log_probabilities() hold its results.
   /// Throws Error when streaming failed, Stopped on a stop request.
   void run(const Batch& batch);
 
-  /// [logit_rows, vocab], host memory.
+  /// The token picked for logit row `index`, or kBadLogits.
+  uint32_t picked(uint32_t index) const { return host_.picked[index]; }
+  /// Its logits [vocab], host memory, where the limits keep them.
   std::span<const float> logits(uint32_t index) const;
   /// Per row of a scoring batch: log p(target), 0 where there is no target.
   std::span<const float> log_probabilities() const { return log_probabilities_; }
@@ -77,14 +96,38 @@ class Forward {
     float* logits;
     float* running;  // 3 x max_rows: max, sum, target
     std::byte* raw_rows;
+    float* inverse_frequencies;
+    uint32_t* indices;  // 3 x max_rows: ids, rows, targets
+    uint32_t* picked;
+  };
+  /// Pinned host memory, the other end of the pass's few copies.
+  struct HostBuffers {
+    std::byte* raw_rows;
+    uint32_t* indices;
+    float* running;
+    uint32_t* picked;
+    float* logits;
+    float* inverse_frequencies;
+  };
+  /// Embedding rows of a batch that lie in one table: the device's, or the gathered ones.
+  struct EmbedGroup {
+    WeightView table;
+    uint32_t begin;
+    uint32_t count;
   };
   static uint64_t lay_out(const ModelConfig& config, const WeightMap& weights,
                           const ForwardLimits& limits, uint64_t unit_bytes, std::byte* base,
                           Buffers* buffers);
+  static uint64_t lay_out_host(const ModelConfig& config, const WeightMap& weights,
+                               const ForwardLimits& limits, std::byte* base, HostBuffers* buffers);
   void embed(const Batch& batch);
+  void group_rows(const Batch& batch);
+  template <typename T>
+  void copy(T* target, const T* source, uint64_t count);
   void decoder_layer(Cursor& cursor, uint32_t layer, const Batch& batch);
   void attention_block(Cursor& cursor, uint32_t layer, const Batch& batch);
   void mlp_block(Cursor& cursor, uint32_t rows);
+  void norm_input(Cursor& cursor, const float* y, uint32_t rows);
   void head(Cursor& cursor, const Batch& batch);
   void generation_head(Cursor& cursor, const Batch& batch);
   void scoring_head(Cursor& cursor, const Batch& batch);
@@ -100,14 +143,14 @@ class Forward {
   KvCache& cache_;
   Trace& trace_;
   AttentionShape shape_;
-  std::vector<float> inverse_frequencies_;
+  ForwardLimits limits_;
   Memory memory_;
   Memory workspace_;
-  Memory host_rows_;
-  Memory host_logits_;
+  Memory host_memory_;
   Buffers buffers_{};
-  std::vector<uint32_t> positions_;
-  std::vector<uint32_t> row_numbers_;
+  HostBuffers host_{};
+  std::vector<EmbedGroup> embed_groups_;
+  std::vector<uint32_t> gathered_ids_;
   std::vector<SequenceRows> sequence_rows_;
   std::vector<float> log_probabilities_;
 };

@@ -44,7 +44,7 @@ class Generator {
     for (const Prompt& prompt : prompts) {
       const auto room = model.context - static_cast<uint32_t>(prompt.ids.size());
       Sequence sequence{&prompt,
-                        Sampler(sampling, model.vocab, sequences_.size()),
+                        Sampler(sampling, sequences_.size()),
                         std::min(config.max_new_tokens, room),
                         0,
                         {}};
@@ -96,6 +96,7 @@ class Generator {
     sequence.fed += rows;
     if (wants_logits) {
       batch.logit_rows.push_back(first_row + rows - 1);
+      batch.samples.push_back(sequence.sampler.next());
       logit_owners_.push_back(index);
     }
   }
@@ -131,7 +132,12 @@ class Generator {
     CHECK(batch.logit_rows.size() == logit_owners_.size());
     for (uint32_t i = 0; i < logit_owners_.size(); ++i) {
       Sequence& sequence = sequences_[logit_owners_[i]];
-      const uint32_t id = sequence.sampler.pick(runtime_.forward().logits(i));
+      const uint32_t id = runtime_.forward().picked(i);
+      if (id == kBadLogits) {
+        throw Error(
+            "the model computed a logit that is not a number; the checkpoint is damaged (spillway "
+            "inspect --verify shows its checksums)");
+      }
       const auto& ends = runtime_.model().config.end_tokens;
       sequence.output.ids.push_back(id);
       ++new_tokens_;

@@ -11,9 +11,8 @@
 namespace spillway {
 namespace {
 
-/// Small enough that a handful of slots costs a few percent of a budget; large enough that the
-/// cost per unit vanishes (docs/PERFORMANCE.md).
-constexpr uint64_t kUnitBytes = 4 * kMiB;
+/// Below this a unit is not halved to fit a budget.
+constexpr uint64_t kMinUnitBytes = 4 * kMiB;
 constexpr uint64_t kChunkBytes = kMiB;
 constexpr uint32_t kDepth = 8;
 constexpr uint32_t kMinChunkRows = 16;
@@ -49,6 +48,26 @@ StreamPlan cut_model(const Config& config, const Model& model, const Device& dev
   return plan;
 }
 
+/// What others on the device may come to need; its own use grows a little while kernels load.
+uint64_t gpu_reserve(uint64_t total_bytes) {
+  return std::max<uint64_t>(384 * kMiB, total_bytes / 50);
+}
+
+uint64_t gpu_budget(const Config& config, const Device& device) {
+  const DeviceMemoryInfo memory = device.memory_info();
+  if (!config.gpu_bytes) {
+    const uint64_t reserve = gpu_reserve(memory.total_bytes);
+    return memory.free_bytes - std::min(memory.free_bytes, reserve);
+  }
+  if (*config.gpu_bytes > memory.free_bytes) {
+    throw Error(fmt::format(
+        "memory.gpu of {} is more than the {} that are free of the {} on {}; lower it, or use auto",
+        format_bytes(*config.gpu_bytes), format_bytes(memory.free_bytes),
+        format_bytes(memory.total_bytes), device.name()));
+  }
+  return *config.gpu_bytes;
+}
+
 PlanRequest request_for(const Config& config, const Model& model, const Machine& machine,
                         const StreamPlan& stream, const Workload& workload,
                         const ForwardLimits& limits, uint64_t unit_bytes) {
@@ -56,8 +75,7 @@ PlanRequest request_for(const Config& config, const Model& model, const Machine&
   request.unified = machine.device->unified();
   request.ram_budget_bytes =
       config.ram_bytes ? *config.ram_bytes : automatic_ram_budget(read_system_memory());
-  request.gpu_budget_bytes =
-      config.gpu_bytes ? *config.gpu_bytes : machine.device->memory_info().free_bytes;
+  request.gpu_budget_bytes = request.unified ? 0 : gpu_budget(config, *machine.device);
   for (const Unit& unit : stream.units) {
     request.units.push_back({unit.layer, unit.bytes, unit.home_bytes, unit.plan.read_bytes});
   }
@@ -75,12 +93,14 @@ PlanRequest request_for(const Config& config, const Model& model, const Machine&
   const Ops& ops = *machine.ops;
   const ModelConfig& shape = model.config;
   request.fixed = {
-      {"KV cache", Tier::kGpu, KvCache::bytes(ops, shape, workload.kv_lengths)},
+      {"KV cache", Tier::kGpu,
+       KvCache::bytes(ops, attention_shape(shape, model.weights), shape.layers,
+                      workload.kv_lengths)},
       {"activations", Tier::kGpu,
        Forward::activation_bytes(shape, model.weights, limits, unit_bytes)},
-      {"kernel workspace", Tier::kGpu, ops.workspace_bytes(Forward::ops_limits(shape, limits))},
-      {"token rows", Tier::kRam, Forward::host_row_bytes(model.weights, limits)},
-      {"logits", Tier::kRam, Forward::host_result_bytes(shape, limits)},
+      {"kernel workspace", Tier::kGpu,
+       ops.workspace_bytes(Forward::ops_limits(shape, model.weights, limits))},
+      {"token rows and results", Tier::kRam, Forward::host_bytes(shape, model.weights, limits)},
       {"tables and tokenizer", Tier::kRam, heap_in_use_bytes()},
   };
   return request;
@@ -117,23 +137,32 @@ Machine open_machine(const Config& config, const NoticeSink& notice) {
 
 RunPlan plan_run(const Config& config, const Model& model, const Machine& machine,
                  const Workload& workload) {
+  const Device& device = *machine.device;
   RunPlan plan;
-  plan.unit_bytes = config.stream_unit_bytes.value_or(kUnitBytes);
-  plan.stream = cut_model(config, model, *machine.device, plan.unit_bytes);
+  uint64_t unit_bytes = config.stream_unit_bytes.value_or(device.stream_unit_bytes());
   uint32_t rows = std::max(workload.chunk_rows, workload.min_rows);
+  const uint32_t longest =
+      *std::max_element(workload.kv_lengths.begin(), workload.kv_lengths.end());
   while (true) {
-    plan.limits = {rows, workload.logit_rows, workload.scoring};
+    if (plan.unit_bytes != unit_bytes) plan.stream = cut_model(config, model, device, unit_bytes);
+    plan.unit_bytes = unit_bytes;
+    plan.limits = {rows, workload.logit_rows, longest, workload.scoring, workload.keep_logits};
     const PlanRequest request =
         request_for(config, model, machine, plan.stream, workload, plan.limits, plan.unit_bytes);
     plan.ram_budget_bytes = request.ram_budget_bytes;
-    plan.gpu_budget_bytes = request.unified ? 0 : request.gpu_budget_bytes;
+    plan.gpu_budget_bytes = request.gpu_budget_bytes;
     try {
       plan.stream.placement = plan_placement(request);
       return plan;
     } catch (const Error&) {
-      // Shorter prompt chunks need less room for activations; below this they would not help.
-      if (rows / 2 < std::max(workload.min_rows, kMinChunkRows)) throw;
-      rows /= 2;
+      // Smaller slots first, then shorter prompt chunks, which need less room for activations.
+      const bool may_halve = !config.stream_unit_bytes && unit_bytes / 2 >= kMinUnitBytes;
+      if (!may_halve && rows / 2 < std::max(workload.min_rows, kMinChunkRows)) throw;
+      if (may_halve) {
+        unit_bytes /= 2;
+      } else {
+        rows /= 2;
+      }
     }
   }
 }
@@ -158,24 +187,47 @@ std::vector<LayerPlacement> placement_table(const RunPlan& plan) {
   return table;
 }
 
+namespace {
+
+EngineParts engine_parts(const Runtime::Parts& parts, DeviceArena& arena) {
+  EngineParts engine;
+  engine.device = parts.machine->device.get();
+  engine.arena = &arena;
+  engine.readers = parts.readers;
+  for (const DirectFile& file : parts.model->checkpoint.files()) {
+    engine.files.push_back(&file.info());
+  }
+  engine.trace = parts.trace;
+  engine.clock = parts.clock;
+  engine.stop = parts.stop;
+  return engine;
+}
+
+}  // namespace
+
 Runtime::Runtime(const Parts& parts, const Workload& workload)
     : parts_(parts),
-      engine_(parts.plan->stream,
-              {parts.machine->device.get(), parts.readers,
-               [&] {
-                 std::vector<const ReadFile*> files;
-                 for (const DirectFile& file : parts.model->checkpoint.files()) {
-                   files.push_back(&file.info());
-                 }
-                 return files;
-               }(),
-               parts.trace, parts.clock, parts.stop}),
+      arena_(*parts.machine->device, parts.plan->stream.placement.gpu_planned_bytes),
+      engine_(parts.plan->stream, engine_parts(parts, arena_)),
       stream_(parts.machine->device->make_stream(StreamKind::kCompute)),
-      cache_(*parts.machine->device, *parts.machine->ops, *stream_, parts.model->config,
+      cache_(arena_, *parts.machine->ops, *stream_,
+             attention_shape(parts.model->config, parts.model->weights), parts.model->config.layers,
              workload.kv_lengths),
-      forward_(parts.model->config, parts.model->weights, parts.plan->stream, engine_,
-               *parts.machine->device, *parts.machine->ops, *stream_, cache_, *parts.trace,
-               parts.plan->limits, parts.plan->unit_bytes) {}
+      forward_({&parts.model->config, &parts.model->weights, &parts.plan->stream, &engine_,
+                parts.machine->device.get(), &arena_, parts.machine->ops.get(), stream_.get(),
+                &cache_, parts.trace},
+               parts.plan->limits, parts.plan->unit_bytes) {
+  CHECK(arena_.left_bytes() == 0);  // the bill is exact
+}
+
+/// Work that a failed or interrupted pass left on the stream uses what is freed next.
+Runtime::~Runtime() {
+  try {
+    stream_->sync();
+  } catch (const Error&) {
+    return;  // a device that failed runs nothing more
+  }
+}
 
 const char* pass_kind_name(PassRecord::Kind kind) {
   return kind == PassRecord::Kind::kPrefill  ? "prefill"

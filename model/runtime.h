@@ -38,6 +38,7 @@ struct Workload {
   uint32_t min_rows = 1;             ///< rows that a pass must hold at least
   uint32_t logit_rows = 0;
   bool scoring = false;
+  bool keep_logits = false;  ///< Forward::logits() is wanted
 };
 
 /// The device of a configuration, with its operations.
@@ -82,6 +83,8 @@ class Runtime {
     const StopFlag* stop = nullptr;
   };
   Runtime(const Parts& parts, const Workload& workload);
+  ~Runtime();
+  Runtime(const Runtime&) = delete;
 
   void load(const LoadProgress& progress) { engine_.load(progress); }
   Engine& engine() { return engine_; }
@@ -95,6 +98,7 @@ class Runtime {
 
  private:
   Parts parts_;
+  DeviceArena arena_;
   Engine engine_;
   std::unique_ptr<Stream> stream_;
   KvCache cache_;

@@ -1,10 +1,11 @@
-// Picks the next token from logits: greedy, temperature, top-k, top-p, seeded.
+// What one sequence's next tokens are drawn with: greedy, or temperature, top-k, top-p, seeded.
+// The picking itself is Ops::sample, on the device.
 #pragma once
 
 #include <cstdint>
 #include <random>
-#include <span>
-#include <vector>
+
+#include "kernels/ops.h"
 
 namespace spillway {
 
@@ -15,22 +16,16 @@ struct SamplingOptions {
   uint64_t seed = 0;
 };
 
-/// One sequence's sampler; sequences of a run draw from streams of their own, so that a sequence's
-/// tokens do not depend on its neighbours. Order: top-k, then temperature, then top-p.
+/// One sequence's draws; sequences of a run have streams of their own, so that a sequence's tokens
+/// do not depend on its neighbours.
 class Sampler {
  public:
-  Sampler(const SamplingOptions& options, uint32_t vocab, uint64_t sequence);
-  /// Throws Error when the logits are not numbers. Ties go to the lower id.
-  uint32_t pick(std::span<const float> logits);
+  Sampler(const SamplingOptions& options, uint64_t sequence);
+  SampleRow next();
 
  private:
-  struct Candidate {
-    float logit;
-    uint32_t id;
-  };
   SamplingOptions options_;
   std::mt19937_64 random_;
-  std::vector<Candidate> candidates_;
 };
 
 }  // namespace spillway

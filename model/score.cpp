@@ -133,7 +133,7 @@ ScoreResult score(Runtime& runtime, const Config& config,
   try {
     for (const ScoreBatch& plan : batches) {
       const Batch batch = make_batch(plan, texts);
-      runtime.cache().assign(runtime.ops(), model.config, plan.kv_lengths);
+      runtime.cache().assign(plan.kv_lengths);
       result.passes.push_back(run_pass(runtime, batch, PassRecord::Kind::kScore));
       const auto logprobs = runtime.forward().log_probabilities();
       for (const BatchSequence& rows : batch.sequences) {

@@ -86,6 +86,18 @@ WeightSpec embedding_weight(const ModelConfig& config) {
   return {"model.embed_tokens.weight", config.vocab, config.hidden, false};
 }
 
+std::optional<DType> WeightMap::matrix_dtype() const {
+  std::optional<DType> common;
+  for (const auto& layer : weights) {
+    for (const Weight& weight : layer) {
+      if (weight.spec.vector) continue;
+      if (common && *common != weight.dtype) return std::nullopt;
+      common = weight.dtype;
+    }
+  }
+  return common;
+}
+
 WeightMap map_weights(const ModelConfig& config, const Checkpoint& checkpoint) {
   WeightMap map;
   map.tied = config.tied_embeddings;

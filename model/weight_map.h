@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,9 @@ struct WeightMap {
   Weight embed_weight;
   bool tied = false;
   uint64_t weight_bytes = 0;  ///< all that the model needs, the tied table once
+
+  /// The dtype of every matrix of the layers and the head; empty when they differ.
+  std::optional<DType> matrix_dtype() const;
 };
 
 /// Throws Error naming the tensor that is missing, or has the wrong shape or dtype.

@@ -1,5 +1,7 @@
 #include <cstring>
 
+#include "core/buffer.h"
+#include "core/device_arena.h"
 #include "core/units.h"
 #include "kernels/registry.h"
 #include "tests/support.h"
@@ -10,6 +12,7 @@ namespace {
 class Devices : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(Devices, CopiesInOrderBehindEvents) {
+  if (std::string(GetParam()) == "cuda") SPILLWAY_NEEDS_CUDA();
   DeviceOptions options;
   options.gpu_bytes = 64 * kMiB;
   const auto device = open_device(GetParam(), options);
@@ -34,10 +37,39 @@ TEST_P(Devices, CopiesInOrderBehindEvents) {
   copy->sync();
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Devices, ::testing::Values("host", "host-discrete"),
-                         [](const auto& test) {
-                           return std::string(test.param) == "host" ? "host" : "discrete";
-                         });
+TEST_P(Devices, PinsMemoryOfOthers) {
+  if (std::string(GetParam()) == "cuda") SPILLWAY_NEEDS_CUDA();
+  const auto device = open_device(GetParam(), {});
+  const HugeBuffer buffer(8 * kMiB);
+  std::string refusal;
+  const Memory first = device->pin(buffer.data(), 2 * kMiB, &refusal);
+  EXPECT_EQ(first.data(), buffer.data()) << refusal;
+  const Memory second = device->pin(buffer.data() + 2 * kMiB, 6 * kMiB, &refusal);
+  EXPECT_EQ(second.bytes(), 6 * kMiB) << refusal;
+}
+
+std::vector<const char*> device_names() {
+  if (test::kCudaBuilt) return {"host", "host-discrete", "cuda"};
+  return {"host", "host-discrete"};
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Devices, ::testing::ValuesIn(device_names()), [](const auto& test) {
+  const std::string name = test.param;
+  return name == "host-discrete" ? "discrete" : name;
+});
+
+TEST(DeviceArenas, HandOutExactlyWhatTheyHave) {
+  DeviceOptions options;
+  options.gpu_bytes = 4 * kMiB;
+  const auto device = open_device("host-discrete", options);
+  DeviceArena arena(*device, kMiB);
+  EXPECT_EQ(device->memory_info().free_bytes, 3 * kMiB) << "one allocation, at once";
+  const Memory odd = arena.take(1000);
+  const Memory rest = arena.take(kMiB - 1024);
+  EXPECT_EQ(rest.data(), odd.data() + 1024);
+  EXPECT_EQ(arena.left_bytes(), 0u);
+  EXPECT_EQ(device->memory_info().free_bytes, 3 * kMiB);
+}
 
 TEST(DiscreteHost, EnforcesItsBudget) {
   DeviceOptions options;
@@ -51,10 +83,13 @@ TEST(DiscreteHost, EnforcesItsBudget) {
   EXPECT_EQ(device->memory_info().free_bytes, kMiB);
 }
 
+/// Where there is no such GPU, no driver, or no CUDA in this build.
 TEST(Cuda, IsRefusedInOneLine) {
-  const std::string message = test::error_of([] { open_device("cuda:7", {}); });
-  EXPECT_NE(message.find("device cuda:7"), std::string::npos) << message;
-  EXPECT_NE(message.find("device: host"), std::string::npos) << message;
+  const std::string message = test::error_of([] { open_device("cuda:77", {}); });
+  EXPECT_NE(message.find("device cuda:77: "), std::string::npos) << message;
+  EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+  const AutoDevice chosen = choose_device();
+  EXPECT_EQ(chosen.name == "host", !chosen.reason.empty());
 }
 
 }  // namespace

@@ -45,7 +45,10 @@ class EngineTest : public ::testing::TestWithParam<EngineCase> {
     file_ = std::make_unique<DirectFile>(dir_ / "model", GetParam().direct);
     DeviceOptions options;
     options.gpu_bytes = 4 * kMiB;
+    if (std::string(GetParam().device) == "cuda") SPILLWAY_NEEDS_CUDA();
     device_ = open_device(GetParam().device, options);
+    compute_ = device_->make_stream(StreamKind::kCompute);
+    landing_ = device_->allocate_pinned(kMiB);
   }
 
   TensorSpec add_tensor(uint64_t rows, uint64_t row_bytes, uint64_t tile_rows) {
@@ -79,17 +82,30 @@ class EngineTest : public ::testing::TestWithParam<EngineCase> {
     placement.slabs = static_cast<uint32_t>(1 + random() % 4);
   }
 
+  /// Parts for one engine, with an arena of exactly what it takes.
   EngineParts parts(const ReaderFactory& readers) {
-    return {device_.get(), readers, {&file_->info()}, &trace_, &clock_, &stop_};
+    uint64_t homes = 0;
+    for (size_t u = 0; u < plan_.units.size(); ++u) {
+      if (plan_.placement.unit_tiers[u] == Tier::kGpu) homes += plan_.units[u].home_bytes;
+    }
+    const uint64_t slots = plan_.placement.slots * plan_.placement.slot_bytes;
+    arena_ = std::make_unique<DeviceArena>(*device_, align_up(homes, DeviceArena::kAlignment) +
+                                                         align_up(slots, DeviceArena::kAlignment));
+    return {device_.get(), arena_.get(), readers, {&file_->info()}, &trace_, &clock_, &stop_};
   }
 
+  /// Copied out by the compute stream, as a kernel would read it.
   void expect_unit(const LayerLease& lease) {
     for (size_t i = 0; i < lease.unit().parts.size(); ++i) {
       const Part& part = lease.unit().parts[i];
       const TensorSpec& tensor = layers_[lease.unit().layer].tensors[part.tensor];
       const uint64_t begin = tensor.offset + part.first_row * tensor.row_bytes;
-      for (uint64_t j = 0; j < part.rows * tensor.row_bytes; ++j) {
-        ASSERT_EQ(lease.part(i)[j], test::sim_byte(shape_, begin + j));
+      const uint64_t bytes = part.rows * tensor.row_bytes;
+      ASSERT_LE(bytes, landing_.bytes());
+      compute_->copy(landing_.data(), lease.part(i), bytes);
+      compute_->sync();
+      for (uint64_t j = 0; j < bytes; ++j) {
+        ASSERT_EQ(landing_.data()[j], test::sim_byte(shape_, begin + j));
       }
     }
   }
@@ -100,6 +116,9 @@ class EngineTest : public ::testing::TestWithParam<EngineCase> {
   std::vector<LayerSpec> layers_;
   std::unique_ptr<DirectFile> file_;
   std::unique_ptr<Device> device_;
+  std::unique_ptr<Stream> compute_;
+  std::unique_ptr<DeviceArena> arena_;
+  Memory landing_;
   StreamPlan plan_;
   SteadyClock clock_;
   Trace trace_{clock_, 1000};
@@ -114,13 +133,14 @@ TEST_P(EngineTest, FeedsTheRightBytesFromEveryTier) {
     make_plan(random);
     Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
     uint64_t loaded = 0;
-    engine.load([&](uint64_t done, uint64_t total) {
+    engine.load([&](const char*, uint64_t done, uint64_t total) {
       loaded = done;
       EXPECT_LE(done, total);
     });
+    EXPECT_EQ(arena_->left_bytes(), 0u);
+    EXPECT_TRUE(engine.store().pin_refusal().empty());
     engine.start();
     engine.allow_passes(3);
-    const auto compute = device_->make_stream(StreamKind::kCompute);
     uint64_t nvme_bytes = 0;
     for (size_t u = 0; u < plan_.units.size(); ++u) {
       if (plan_.placement.unit_tiers[u] == Tier::kNvme)
@@ -128,7 +148,7 @@ TEST_P(EngineTest, FeedsTheRightBytesFromEveryTier) {
     }
     for (int pass = 0; pass < 3; ++pass) {
       for (uint32_t u = 0; u < plan_.units.size(); ++u) {
-        const LayerLease lease = engine.acquire(u, *compute);
+        const LayerLease lease = engine.acquire(u, *compute_);
         expect_unit(lease);
         if (HasFatalFailure()) return;
       }
@@ -149,14 +169,13 @@ TEST_P(EngineTest, TruncationWhileRunningIsOneErrorOnTheModelThread) {
   make_plan(random);
   plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kNvme);
   Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
-  engine.load([](uint64_t, uint64_t) {});
+  engine.load([](const char*, uint64_t, uint64_t) {});
   ASSERT_EQ(truncate((dir_ / "model").c_str(), 100000), 0);
   engine.start();
   engine.allow_passes(5);
-  const auto compute = device_->make_stream(StreamKind::kCompute);
   const std::string message = test::error_of([&] {
     for (uint32_t u = 0; u < 5 * plan_.units.size(); ++u) {
-      engine.acquire(u % static_cast<uint32_t>(plan_.units.size()), *compute);
+      engine.acquire(u % static_cast<uint32_t>(plan_.units.size()), *compute_);
     }
   });
   EXPECT_NE(message.find("shorter than when it was opened"), std::string::npos) << message;
@@ -167,21 +186,27 @@ TEST_P(EngineTest, StopEndsAWaitAndShutsDown) {
   make_plan(random);
   plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kNvme);
   Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
-  engine.load([](uint64_t, uint64_t) {});
+  engine.load([](const char*, uint64_t, uint64_t) {});
   engine.start();
-  const auto compute = device_->make_stream(StreamKind::kCompute);
   stop_.request();  // no pass is allowed, so the wait can only end by the stop
-  EXPECT_THROW(engine.acquire(0, *compute), Stopped);
+  EXPECT_THROW(engine.acquire(0, *compute_), Stopped);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, EngineTest,
-    ::testing::Values(
-        EngineCase{"host_uring", "host", EngineChoice::kAuto, DirectChoice::kAuto},
-        EngineCase{"host_pread", "host", EngineChoice::kPread, DirectChoice::kOff},
-        EngineCase{"discrete_uring", "host-discrete", EngineChoice::kAuto, DirectChoice::kAuto},
-        EngineCase{"discrete_pread", "host-discrete", EngineChoice::kPread, DirectChoice::kAuto}),
-    [](const auto& test) { return std::string(test.param.name); });
+std::vector<EngineCase> cases() {
+  std::vector<EngineCase> all = {
+      {"host_uring", "host", EngineChoice::kAuto, DirectChoice::kAuto},
+      {"host_pread", "host", EngineChoice::kPread, DirectChoice::kOff},
+      {"discrete_uring", "host-discrete", EngineChoice::kAuto, DirectChoice::kAuto},
+      {"discrete_pread", "host-discrete", EngineChoice::kPread, DirectChoice::kAuto}};
+  if (test::kCudaBuilt) {
+    all.push_back({"cuda_uring", "cuda", EngineChoice::kAuto, DirectChoice::kAuto});
+    all.push_back({"cuda_pread", "cuda", EngineChoice::kPread, DirectChoice::kAuto});
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EngineTest, ::testing::ValuesIn(cases()),
+                         [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace
 }  // namespace spillway

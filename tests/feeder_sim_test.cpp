@@ -51,7 +51,8 @@ class Simulation {
     make_units();
     uint64_t largest = 0;
     for (const Unit& unit : units_) largest = std::max(largest, unit.home_bytes);
-    slots_ = std::make_unique<LayerSlots>(device_, options.slots, largest);
+    arena_ = std::make_unique<DeviceArena>(device_, align_up(options.slots * largest, 256));
+    slots_ = std::make_unique<LayerSlots>(device_, *arena_, options.slots, largest);
     compute_ = device_.make_stream(StreamKind::kCompute);
     FeederParts parts;
     parts.units = units_;
@@ -67,8 +68,13 @@ class Simulation {
     }
     std::vector<ScheduledUnit> schedule;
     for (uint32_t u = 0; u < units_.size(); ++u) {
-      const bool ram = options.ram_homes && u % 3 == 0;
-      schedule.push_back({u, ram ? make_home(u) : nullptr, nullptr});
+      ScheduledUnit scheduled{u};
+      if (options.ram_homes && u % 3 == 0) {
+        scheduled.ram_home = make_home(u);
+        scheduled.home_pinned = random_() % 2 == 0;
+        scheduled.home_border_bytes = random_() % 2 * (random_() % units_[u].home_bytes);
+      }
+      schedule.push_back(scheduled);
     }
     feeder_ = std::make_unique<Feeder>(parts, std::move(schedule), true);
   }
@@ -202,6 +208,7 @@ class Simulation {
   std::vector<LayerSpec> layers_;
   std::vector<Unit> units_;
   std::vector<Memory> homes_;
+  std::unique_ptr<DeviceArena> arena_;
   std::unique_ptr<LayerSlots> slots_;
   std::unique_ptr<StagingRing> staging_;
   std::unique_ptr<Stream> copy_;
@@ -318,7 +325,8 @@ TEST(Feeder, StepsAllocateNothing) {
   const ReadFile* files[] = {&file};
   const auto units = cut_units({&layer, 1}, {&shape, 1}, {64 * kKiB, 16 * kKiB});
   const auto device = make_host_device();
-  LayerSlots slots(*device, 3, units[0].home_bytes);
+  DeviceArena arena(*device, 0);
+  LayerSlots slots(*device, arena, 3, units[0].home_bytes);
   test::InstantDisk disk;
   const FixedClock clock;
   Trace trace(clock, 100);
@@ -329,7 +337,7 @@ TEST(Feeder, StepsAllocateNothing) {
   parts.slots = &slots;
   parts.trace = &trace;
   std::vector<ScheduledUnit> schedule;
-  for (uint32_t u = 0; u < units.size(); ++u) schedule.push_back({u, nullptr, nullptr});
+  for (uint32_t u = 0; u < units.size(); ++u) schedule.push_back({u});
   Feeder feeder(parts, std::move(schedule), true);
   feeder.allow(UINT64_MAX);
   const uint64_t before = test::allocation_count();

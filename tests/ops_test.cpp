@@ -1,40 +1,65 @@
-// One body per operation, run for every instruction set, dtype and prompt mode this CPU has,
-// against plain double-precision loops. Inputs are random at each run; outputs are poisoned before.
+// One body per operation, run for every instruction set and prompt mode this CPU has and for CUDA
+// (a GPU, or the simulated one), against plain double-precision loops. Inputs are random at each
+// run; outputs are poisoned before.
 #include "kernels/ops.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <random>
 
+#include "core/units.h"
 #include "kernels/host/cpu_features.h"
 #include "kernels/host/host_device.h"
 #include "kernels/host/host_ops.h"
+#include "kernels/registry.h"
 #include "tests/support.h"
 
 namespace spillway {
 namespace {
 
+constexpr float kPoison = -7777.0f;
+constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+
 struct OpsCase {
   const char* name;
-  Isa isa;
-  PromptMath math;
+  Isa isa = Isa::kBaseline;
+  PromptMath math = PromptMath::kF32;
+  bool cuda = false;
 };
+
+/// What one rounding to `dtype` may change of a value near 1.
+double rounding(DType dtype) {
+  return dtype == DType::kF32 ? 6e-8 : dtype == DType::kF16 ? 5e-4 : 4e-3;
+}
 
 class OpsTest : public ::testing::TestWithParam<OpsCase> {
  protected:
   void SetUp() override {
-    if (GetParam().isa > detect_isa()) GTEST_SKIP() << "this CPU lacks the instruction set";
-    if (GetParam().math == PromptMath::kBf16 && !has_avx512_bf16()) {
-      GTEST_SKIP() << "this CPU lacks AVX512-BF16";
-    }
     DeviceOptions options;
     options.threads = 2;
     options.prompt_math = GetParam().math;
-    ops_ = make_host_ops(options, GetParam().isa);
-    device_ = make_host_device();
+    if (GetParam().cuda) {
+      SPILLWAY_NEEDS_CUDA();
+      device_ = open_device("cuda", options);
+      ops_ = make_ops(*device_, options);
+    } else {
+      if (GetParam().isa > detect_isa()) GTEST_SKIP() << "this CPU lacks the instruction set";
+      if (GetParam().math == PromptMath::kBf16 && !has_avx512_bf16()) {
+        GTEST_SKIP() << "this CPU lacks AVX512-BF16";
+      }
+      device_ = make_host_device();
+      ops_ = make_host_ops(options, GetParam().isa);
+    }
     stream_ = device_->make_stream(StreamKind::kCompute);
-    workspace_ = device_->allocate(ops_->workspace_bytes(kLimits));
-    ops_->bind_workspace({workspace_.data(), workspace_.bytes()}, kLimits);
+    bind({40, 700, 64, {8, 8, 64}, std::nullopt});
+  }
+
+  void bind(const OpsLimits& limits) {
+    stream_->sync();
+    workspace_ = device_->allocate(ops_->workspace_bytes(limits) + 1);
+    ops_->bind_workspace({workspace_.data(), workspace_.bytes()}, limits);
   }
 
   std::vector<float> random_floats(size_t count, float scale = 1.0f) {
@@ -44,67 +69,119 @@ class OpsTest : public ::testing::TestWithParam<OpsCase> {
     return values;
   }
 
-  /// A weight in `dtype` at an odd address, and its exact values.
+  /// An array on the device, at any distance from an aligned address.
+  template <typename T>
+  class Array {
+   public:
+    Array(OpsTest& test, const std::vector<T>& values, size_t offset = 0)
+        : test_(test), count_(values.size()), offset_(offset) {
+      memory_ = test.device_->allocate(std::max<size_t>(1, bytes()) + offset);
+      const Memory host = test.device_->allocate_pinned(std::max<size_t>(1, bytes()));
+      std::memcpy(host.data(), values.data(), bytes());
+      test.stream_->copy(memory_.data() + offset_, host.data(), bytes());
+      test.stream_->sync();
+    }
+    T* data() const { return reinterpret_cast<T*>(memory_.data() + offset_); }
+    std::vector<T> read() const {
+      std::vector<T> values(count_);
+      const Memory host = test_.device_->allocate_pinned(std::max<size_t>(1, bytes()));
+      test_.stream_->copy(host.data(), memory_.data() + offset_, bytes());
+      test_.stream_->sync();
+      std::memcpy(values.data(), host.data(), bytes());
+      return values;
+    }
+
+   private:
+    size_t bytes() const { return count_ * sizeof(T); }
+    OpsTest& test_;
+    size_t count_;
+    size_t offset_;
+    Memory memory_;
+  };
+  Array<float> floats(const std::vector<float>& values) { return {*this, values}; }
+  Array<float> poisoned(size_t count) { return floats(std::vector<float>(count, kPoison)); }
+  Array<uint32_t> ids(const std::vector<uint32_t>& values) { return {*this, values}; }
+
+  static float rounded(float value, DType dtype) {
+    if (dtype == DType::kBF16) return f32_from_bf16(bf16_from_f32(value));
+    if (dtype == DType::kF16) return f32_from_f16(f16_from_f32(value));
+    return value;
+  }
+
+  /// A weight in `dtype` at an odd or an aligned address, and its exact values.
   struct Weight {
-    std::vector<std::byte> bytes;
     std::vector<float> values;
+    std::unique_ptr<Array<std::byte>> memory;
     WeightView view;
   };
-  Weight random_weight(DType dtype, uint32_t rows, uint32_t cols) {
+  Weight random_weight(DType dtype, uint32_t rows, uint32_t cols, size_t offset = 2) {
     Weight weight;
     weight.values = random_floats(size_t{rows} * cols, 0.1f);
-    weight.bytes.resize(weight.values.size() * dtype_bytes(dtype) + 2);
-    std::byte* data = weight.bytes.data() + 2;
+    std::vector<std::byte> bytes(weight.values.size() * dtype_bytes(dtype));
     for (size_t i = 0; i < weight.values.size(); ++i) {
-      if (dtype == DType::kF32) {
-        std::memcpy(data + i * 4, &weight.values[i], 4);
-      } else {
-        const uint16_t raw = dtype == DType::kBF16 ? bf16_from_f32(weight.values[i])
-                                                   : f16_from_f32(weight.values[i]);
-        std::memcpy(data + i * 2, &raw, 2);
-        weight.values[i] = load_f32(data, dtype, i);
-      }
+      weight.values[i] = rounded(weight.values[i], dtype);
+      const uint16_t raw =
+          dtype == DType::kBF16 ? bf16_from_f32(weight.values[i]) : f16_from_f32(weight.values[i]);
+      if (dtype == DType::kF32) std::memcpy(&bytes[i * 4], &weight.values[i], 4);
+      if (dtype != DType::kF32) std::memcpy(&bytes[i * 2], &raw, 2);
     }
-    weight.view = {data, dtype, rows, cols};
+    // cuBLAS wants what the tiers give: aligned addresses.
+    weight.memory = std::make_unique<Array<std::byte>>(*this, bytes, offset);
+    weight.view = {weight.memory->data(), dtype, rows, cols};
     return weight;
   }
 
-  static constexpr OpsLimits kLimits{40, 700};
+  /// Input rows from which a matmul may round its input to 16 bits.
+  uint32_t exact_rows() const { return GetParam().cuda ? 8 : 32; }
+  /// Error that rounding the input may cause in a sum of `cols` products of about 0.1.
+  double tolerance(DType dtype, uint32_t rows, uint32_t cols) const {
+    const bool rounds = rows > exact_rows() && dtype != DType::kF32 &&
+                        (GetParam().cuda || GetParam().math == PromptMath::kBf16);
+    return 2e-4 + (rounds ? 0.6 * rounding(dtype) * std::sqrt(cols) : 0);
+  }
+
+  void expect_product(const std::vector<double>& x, const Weight& w, uint32_t rows,
+                      const std::vector<float>& out, uint32_t stride) {
+    const uint32_t cols = w.view.cols;
+    const double allowed = tolerance(w.view.dtype, rows, cols);
+    for (uint32_t r = 0; r < rows; ++r) {
+      for (uint32_t n = 0; n < w.view.rows; ++n) {
+        double expected = 0;
+        for (uint32_t k = 0; k < cols; ++k) expected += x[r * cols + k] * w.values[n * cols + k];
+        ASSERT_NEAR(out[r * stride + n], expected, allowed)
+            << dtype_name(w.view.dtype) << " rows " << rows << " cols " << cols << " at " << r
+            << "," << n;
+      }
+    }
+  }
+
   uint64_t seed_ = test::run_seed();
   std::mt19937_64 random_{seed_};
   testing::ScopedTrace trace_{__FILE__, __LINE__, test::seed_note(seed_)};
-  std::unique_ptr<Ops> ops_;
   std::unique_ptr<Device> device_;
+  std::unique_ptr<Ops> ops_;
   std::unique_ptr<Stream> stream_;
   Memory workspace_;
 };
 
-constexpr float kPoison = -7777.0f;
-
 TEST_P(OpsTest, MatmulMatchesPlainLoops) {
-  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+  for (const DType dtype : kDTypes) {
     for (const uint32_t rows : {1u, 2u, 3u, 4u, 7u, 8u, 9u, 40u}) {
       for (const uint32_t cols : {64u, 172u, 288u, 700u}) {
         const uint32_t outputs = cols == 172 ? 5 : 301;
-        const Weight w = random_weight(dtype, outputs, cols);
+        const size_t offset = rows > exact_rows() && GetParam().cuda ? 0 : cols % 3 * 2;
+        const Weight w = random_weight(dtype, outputs, cols, offset);
         const auto x = random_floats(size_t{rows} * cols);
         const uint32_t stride = outputs + 3;
-        std::vector<float> out(size_t{rows} * stride, kPoison);
-        ops_->set_input(*stream_, x.data(), rows, cols);
-        ops_->matmul(*stream_, w.view, out.data(), stride);
-        const bool rounds = GetParam().math == PromptMath::kBf16 && rows > 8;
-        const float tolerance = rounds ? 0.05f : 2e-4f;
+        const auto input = floats(x);
+        const auto output = poisoned(size_t{rows} * stride);
+        ops_->set_input(*stream_, input.data(), rows, cols);
+        ops_->matmul(*stream_, w.view, output.data(), stride);
+        const auto out = output.read();
+        expect_product({x.begin(), x.end()}, w, rows, out, stride);
+        if (HasFatalFailure()) return;
         for (uint32_t r = 0; r < rows; ++r) {
-          for (uint32_t n = 0; n < outputs; ++n) {
-            double expected = 0;
-            for (uint32_t k = 0; k < cols; ++k) {
-              expected += double{x[r * cols + k]} * w.values[n * cols + k];
-            }
-            ASSERT_NEAR(out[r * stride + n], expected, tolerance)
-                << dtype_name(dtype) << " rows " << rows << " cols " << cols << " at " << r << ","
-                << n;
-          }
-          EXPECT_EQ(out[r * stride + outputs], kPoison) << "wrote past the row";
+          ASSERT_EQ(out[r * stride + outputs], kPoison) << "wrote past the row";
         }
       }
     }
@@ -112,198 +189,468 @@ TEST_P(OpsTest, MatmulMatchesPlainLoops) {
 }
 
 /// Bit-identity over placements rests on this: cutting at panel borders, and the address of the
-/// weights, change nothing; nor does the number of rows in decode.
+/// weights, change nothing; nor does the number of rows in decode. Prompts on CUDA are multiplied
+/// by cuBLAS, whose order of sums may depend on the shape: there units are the same everywhere.
 TEST_P(OpsTest, MatmulIsBitIdenticalForTilesAddressesAndDecodeRows) {
-  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+  for (const DType dtype : kDTypes) {
     const uint32_t cols = 288;
     const uint32_t outputs = 3 * kPanelRows + 17;
-    const Weight w = random_weight(dtype, outputs, cols);
-    std::vector<std::byte> moved(w.bytes.size() + 64);
-    const size_t bytes = size_t{outputs} * cols * dtype_bytes(dtype);
-    std::memcpy(moved.data() + 38, w.view.data, bytes);
+    const Weight w = random_weight(dtype, outputs, cols, 0);
+    std::vector<std::byte> bytes = w.memory->read();
+    const Array<std::byte> moved(*this, bytes, 38);
     for (const uint32_t rows : {1u, 6u, 33u}) {
-      const auto x = random_floats(size_t{rows} * cols);
-      std::vector<float> whole(size_t{rows} * outputs, kPoison);
+      if (rows > exact_rows() && GetParam().cuda) continue;
+      const auto x = floats(random_floats(size_t{rows} * cols));
+      const auto whole = poisoned(size_t{rows} * outputs);
       ops_->set_input(*stream_, x.data(), rows, cols);
       ops_->matmul(*stream_, w.view, whole.data(), outputs);
-      std::vector<float> tiled(whole.size(), kPoison);
+      const auto tiled = poisoned(size_t{rows} * outputs);
       for (uint32_t at = 0; at < outputs; at += 2 * kPanelRows) {
         WeightView tile = w.view;
-        tile.data = moved.data() + 38 + size_t{at} * cols * dtype_bytes(dtype);
+        tile.data = moved.data() + size_t{at} * cols * dtype_bytes(dtype);
         tile.rows = std::min(2 * kPanelRows, outputs - at);
         ops_->matmul(*stream_, tile, tiled.data() + at, outputs);
       }
-      EXPECT_EQ(whole, tiled) << dtype_name(dtype) << " " << rows;
-      if (rows > 8) continue;
-      std::vector<float> single(outputs);
+      const auto all = whole.read();
+      EXPECT_EQ(all, tiled.read()) << dtype_name(dtype) << " " << rows;
+      if (rows > exact_rows()) continue;
+      const auto single = poisoned(outputs);
       ops_->set_input(*stream_, x.data() + (rows - 1) * cols, 1, cols);
       ops_->matmul(*stream_, w.view, single.data(), outputs);
-      for (uint32_t n = 0; n < outputs; ++n) {
-        ASSERT_EQ(single[n], whole[(rows - 1) * outputs + n]);
-      }
+      const auto one = single.read();
+      for (uint32_t n = 0; n < outputs; ++n) ASSERT_EQ(one[n], all[(rows - 1) * outputs + n]);
     }
   }
 }
 
 TEST_P(OpsTest, EmbedConvertsRows) {
-  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+  for (const DType dtype : kDTypes) {
     const Weight w = random_weight(dtype, 10, 37);
-    const std::vector<uint32_t> ids = {9, 0, 9, 3};
-    std::vector<float> out(ids.size() * 37, kPoison);
-    ops_->embed(*stream_, w.view, ids, out.data());
-    for (size_t i = 0; i < out.size(); ++i) {
-      ASSERT_EQ(out[i], w.values[ids[i / 37] * 37 + i % 37]);
+    const auto from = ids({9, 0, 9, 3});
+    const auto to = ids({0, 3, 1, 4});
+    const auto out = poisoned(5 * 37);
+    ops_->embed(*stream_, w.view, from.data(), to.data(), 4, out.data());
+    const auto result = out.read();
+    const std::vector<int> expected = {9, 9, -1, 0, 3};
+    for (size_t i = 0; i < result.size(); ++i) {
+      const int id = expected[i / 37];
+      ASSERT_EQ(result[i], id < 0 ? kPoison : w.values[id * 37 + i % 37]);
     }
   }
 }
 
-TEST_P(OpsTest, RmsnormAndBias) {
-  const Weight w = random_weight(DType::kBF16, 1, 173);
-  const auto x = random_floats(5 * 173);
-  std::vector<float> out(x.size(), kPoison);
-  ops_->rmsnorm(*stream_, x.data(), w.view, 5, 1e-5f, out.data());
-  for (int r = 0; r < 5; ++r) {
-    double sum = 0;
-    for (int i = 0; i < 173; ++i) sum += double{x[r * 173 + i]} * x[r * 173 + i];
-    const double scale = 1 / std::sqrt(sum / 173 + 1e-5);
-    for (int i = 0; i < 173; ++i) {
-      ASSERT_NEAR(out[r * 173 + i], x[r * 173 + i] * scale * w.values[i], 1e-5);
+TEST_P(OpsTest, RmsnormBiasAndAdd) {
+  for (const DType dtype : kDTypes) {
+    for (const uint32_t cols : {173u, 128u, 1000u}) {
+      const uint32_t rows = 11;
+      const Weight w = random_weight(dtype, 1, cols);
+      const auto x = random_floats(rows * cols);
+      const auto input = floats(x);
+      const auto out = poisoned(x.size());
+      ops_->rmsnorm(*stream_, input.data(), w.view, rows, 1e-5f, out.data());
+      const auto result = out.read();
+      for (uint32_t r = 0; r < rows; ++r) {
+        double sum = 0;
+        for (uint32_t i = 0; i < cols; ++i) sum += std::pow(double{x[r * cols + i]}, 2);
+        const double scale = 1 / std::sqrt(sum / cols + 1e-5);
+        for (uint32_t i = 0; i < cols; ++i) {
+          ASSERT_NEAR(result[r * cols + i], x[r * cols + i] * scale * w.values[i], 1e-5);
+        }
+      }
+      ops_->rmsnorm(*stream_, input.data(), w.view, rows, 1e-5f, input.data());
+      EXPECT_EQ(input.read(), result) << "in place";
+      const auto biased = floats(x);
+      ops_->add_bias(*stream_, biased.data(), rows, w.view);
+      const auto with_bias = biased.read();
+      for (uint32_t i = 0; i < rows * cols; ++i) {
+        ASSERT_EQ(with_bias[i], x[i] + w.values[i % cols]);
+      }
+      const auto sum = floats(x);
+      ops_->add(*stream_, sum.data(), out.data(), x.size());
+      const auto added = sum.read();
+      for (uint32_t i = 0; i < rows * cols; ++i) ASSERT_EQ(added[i], x[i] + result[i]);
     }
   }
-  std::vector<float> biased = x;
-  ops_->add_bias(*stream_, biased.data(), 5, w.view);
-  for (int i = 0; i < 5 * 173; ++i) ASSERT_EQ(biased[i], x[i] + w.values[i % 173]);
 }
 
-TEST_P(OpsTest, RopeRotatesPairs) {
-  const uint32_t head_dim = 12;
-  std::vector<float> frequencies;
-  for (int i = 0; i < 6; ++i) frequencies.push_back(std::pow(10000.0f, -static_cast<float>(i) / 6));
-  const auto x = random_floats(3 * 2 * head_dim);
-  const std::vector<uint32_t> positions = {0, 5, 1000};
-  std::vector<float> out = x;
-  ops_->rope(*stream_, out.data(), 2, head_dim, positions, frequencies);
-  for (uint32_t r = 0; r < 3; ++r) {
-    for (uint32_t h = 0; h < 2; ++h) {
-      for (uint32_t i = 0; i < 6; ++i) {
-        const size_t at = (r * 2 + h) * head_dim + i;
-        const double angle = double{static_cast<float>(positions[r]) * frequencies[i]};
-        ASSERT_NEAR(out[at], x[at] * std::cos(angle) - x[at + 6] * std::sin(angle), 1e-5);
-        ASSERT_NEAR(out[at + 6], x[at + 6] * std::cos(angle) + x[at] * std::sin(angle), 1e-5);
+/// The operations that leave a matmul's input behind, seen through that matmul; with the dtype of
+/// matrices known beforehand and not.
+TEST_P(OpsTest, ProducersOfInputs) {
+  for (const DType dtype : kDTypes) {
+    for (const bool known : {false, true}) {
+      OpsLimits limits{40, 700, 64, {8, 8, 64}, std::nullopt};
+      if (known) limits.matrix_dtype = dtype;
+      bind(limits);
+      for (const uint32_t rows : {1u, 5u, 40u}) {
+        const uint32_t cols = rows == 5 ? 173 : 256;
+        const Weight norm = random_weight(DType::kBF16, 1, cols);
+        const Weight w = random_weight(dtype, 70, cols, 0);
+        const auto x = random_floats(size_t{rows} * cols);
+        const auto y = random_floats(size_t{rows} * cols);
+        for (const bool residual : {false, true}) {
+          const auto input = floats(x);
+          const auto scratch = floats(y);
+          const auto out = poisoned(size_t{rows} * 70);
+          ops_->norm_input(*stream_, input.data(), residual ? scratch.data() : nullptr, norm.view,
+                           rows, 1e-5f, scratch.data());
+          ops_->matmul(*stream_, w.view, out.data(), 70);
+          std::vector<double> expected(x.begin(), x.end());
+          const auto after = input.read();
+          for (size_t i = 0; i < x.size(); ++i) {
+            if (residual) expected[i] = double{x[i] + y[i]};
+            ASSERT_EQ(after[i], static_cast<float>(expected[i]));
+          }
+          for (uint32_t r = 0; r < rows; ++r) {
+            double sum = 0;
+            for (uint32_t i = 0; i < cols; ++i) sum += std::pow(expected[r * cols + i], 2);
+            const double scale = 1 / std::sqrt(sum / cols + 1e-5);
+            for (uint32_t i = 0; i < cols; ++i) expected[r * cols + i] *= scale * norm.values[i];
+          }
+          expect_product(expected, w, rows, out.read(), 70);
+          if (HasFatalFailure()) return;
+        }
+        auto gate = x;
+        gate[0] = -200.0f;
+        const auto gates = floats(gate);
+        const auto ups = floats(y);
+        const auto out = poisoned(size_t{rows} * 70);
+        ops_->silu_mul_input(*stream_, gates.data(), ups.data(), rows, cols);
+        ops_->matmul(*stream_, w.view, out.data(), 70);
+        std::vector<double> expected(gate.size());
+        for (size_t i = 0; i < gate.size(); ++i) {
+          expected[i] = gate[i] / (1 + std::exp(-double{gate[i]})) * y[i];
+        }
+        expect_product(expected, w, rows, out.read(), 70);
+        if (HasFatalFailure()) return;
       }
     }
   }
 }
 
-TEST_P(OpsTest, SiluMulAndAdd) {
-  for (const size_t count : {1u, 15u, 16u, 1000u, 40000u}) {
-    auto gate = random_floats(count, 20.0f);
-    const auto up = random_floats(count);
-    gate[0] = -200.0f;
-    std::vector<float> out = gate;
-    ops_->silu_mul(*stream_, out.data(), up.data(), count);
-    for (size_t i = 0; i < count; ++i) {
-      const double expected = gate[i] / (1 + std::exp(-double{gate[i]})) * up[i];
-      ASSERT_NEAR(out[i], expected, 1e-5 + std::abs(expected) * 1e-5) << gate[i];
-    }
-    std::vector<float> sum = gate;
-    ops_->add(*stream_, sum.data(), up.data(), count);
-    for (size_t i = 0; i < count; ++i) ASSERT_EQ(sum[i], gate[i] + up[i]);
-  }
-}
+struct SequenceCase {
+  uint32_t past;
+  uint32_t rows;
+};
 
-/// Two sequences in one batch, one with a past; GQA and MHA; odd head sizes.
-TEST_P(OpsTest, AttentionMatchesPlainLoops) {
-  for (const AttentionShape shape : {AttentionShape{4, 2, 8}, AttentionShape{3, 3, 48},
-                                     AttentionShape{8, 1, 20}, AttentionShape{40, 2, 64}}) {
+/// Attention against plain loops over rotated keys and queries, after appending in two steps.
+class AttentionTest : public OpsTest {
+ protected:
+  void check(const AttentionShape& shape, const std::vector<SequenceCase>& sequences,
+             float frequency) {
     const uint32_t kv_width = shape.kv_heads * shape.head_dim;
     const uint32_t q_width = shape.heads * shape.head_dim;
-    const uint32_t past = 21;
-    const uint32_t rows = 19;
-    const uint32_t capacity = 48;
-    std::vector<Memory> kv;
-    std::vector<std::vector<float>> keys(2);
-    std::vector<std::vector<float>> values(2);
-    for (int s = 0; s < 2; ++s) {
-      kv.push_back(device_->allocate(ops_->kv_bytes(shape, capacity)));
-      keys[s] = random_floats((past + rows) * kv_width);
-      values[s] = random_floats((past + rows) * kv_width);
+    uint32_t rows = 0;
+    uint32_t longest = 0;
+    for (const SequenceCase& s : sequences) {
+      rows += s.rows;
+      longest = std::max(longest, s.past + s.rows);
     }
-    const SequenceRows history{0, past, 0, kv[0].data(), capacity};
-    ops_->kv_append(*stream_, keys[0].data(), values[0].data(), shape, {&history, 1});
-    // Sequence 0 goes on at its past with rows-1 rows, sequence 1 starts with one.
-    const std::vector<SequenceRows> batch = {{0, rows - 1, past, kv[0].data(), capacity},
-                                             {rows - 1, 1, 0, kv[1].data(), capacity}};
-    std::vector<float> k(keys[0].begin() + past * kv_width, keys[0].end());
-    std::vector<float> v(values[0].begin() + past * kv_width, values[0].end());
-    std::copy_n(keys[1].begin(), kv_width, k.end() - kv_width);
-    std::copy_n(values[1].begin(), kv_width, v.end() - kv_width);
-    ops_->kv_append(*stream_, k.data(), v.data(), shape, batch);
-    const auto q = random_floats(rows * q_width);
-    std::vector<float> out(q.size(), kPoison);
-    ops_->attention(*stream_, q.data(), shape, batch, out.data());
-    for (uint32_t r = 0; r < rows; ++r) {
-      const int s = r == rows - 1 ? 1 : 0;
-      const uint32_t length = s == 1 ? 1 : past + r + 1;
-      for (uint32_t h = 0; h < shape.heads; ++h) {
-        const uint32_t kv_head = h / (shape.heads / shape.kv_heads);
-        std::vector<double> p(length);
-        double top = -1e300;
-        for (uint32_t j = 0; j < length; ++j) {
-          double dot = 0;
-          for (uint32_t d = 0; d < shape.head_dim; ++d) {
-            dot += double{q[r * q_width + h * shape.head_dim + d]} *
-                   keys[s][j * kv_width + kv_head * shape.head_dim + d];
-          }
-          p[j] = dot / std::sqrt(static_cast<double>(shape.head_dim));
-          top = std::max(top, p[j]);
+    bind({std::max(rows, 16u), q_width, longest, shape, std::nullopt});
+    std::vector<float> frequencies;
+    for (uint32_t i = 0; i < shape.head_dim / 2; ++i) {
+      frequencies.push_back(frequency / static_cast<float>(i + 1));
+    }
+    const auto speeds = floats(frequencies);
+    std::vector<Memory> caches;
+    std::vector<SequenceRows> batch;
+    std::vector<std::vector<float>> keys;
+    std::vector<std::vector<float>> values;
+    std::vector<float> k;
+    std::vector<float> v;
+    for (const SequenceCase& s : sequences) {
+      const auto capacity = static_cast<uint32_t>(align_up(s.past + s.rows, kKvBlockPositions));
+      caches.push_back(device_->allocate(ops_->kv_bytes(shape, capacity)));
+      ops_->zero(*stream_, caches.back().data(), caches.back().bytes());
+      keys.push_back(random_floats(size_t{s.past + s.rows} * kv_width));
+      values.push_back(random_floats(size_t{s.past + s.rows} * kv_width));
+      if (s.past > 0) {
+        const SequenceRows history{0, s.past, 0, caches.back().data(), capacity};
+        const auto old_q = floats(random_floats(size_t{s.past} * q_width));
+        const auto old_k = floats(keys.back());
+        const auto old_v = floats(values.back());
+        ops_->rope_append(*stream_, old_q.data(), old_k.data(), old_v.data(), shape, speeds.data(),
+                          {&history, 1});
+        stream_->sync();
+      }
+      batch.push_back({static_cast<uint32_t>(k.size() / kv_width), s.rows, s.past,
+                       caches.back().data(), capacity});
+      k.insert(k.end(), keys.back().begin() + s.past * kv_width, keys.back().end());
+      v.insert(v.end(), values.back().begin() + s.past * kv_width, values.back().end());
+    }
+    const auto q = random_floats(size_t{rows} * q_width);
+    const auto q_array = floats(q);
+    const auto k_array = floats(k);
+    const auto v_array = floats(v);
+    const auto out = poisoned(q.size());
+    ops_->rope_append(*stream_, q_array.data(), k_array.data(), v_array.data(), shape,
+                      speeds.data(), batch);
+    ops_->attention(*stream_, q_array.data(), shape, batch, out.data());
+    const auto result = out.read();
+    const auto turned = q_array.read();
+    // The host keeps f32; scores of about sqrt(head_dim) and values of about 1 are rounded by
+    // others.
+    const DType kept = GetParam().cuda ? shape.kv_dtype : DType::kF32;
+    const double allowed = kept == DType::kF32 ? 5e-5 : 6 * rounding(kept);
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      std::vector<double> all_keys;
+      for (uint32_t j = 0; j < sequences[s].past + sequences[s].rows; ++j) {
+        const auto row = rotated(keys[s].data() + size_t{j} * kv_width, shape.kv_heads,
+                                 shape.head_dim, j, frequencies);
+        all_keys.insert(all_keys.end(), row.begin(), row.end());
+      }
+      for (uint32_t r = 0; r < sequences[s].rows; ++r) {
+        const size_t row = batch[s].first_row + r;
+        const auto query = rotated(q.data() + row * q_width, shape.heads, shape.head_dim,
+                                   sequences[s].past + r, frequencies);
+        for (uint32_t i = 0; i < q_width; ++i) {
+          ASSERT_NEAR(turned[row * q_width + i], query[i], 2e-5) << "rotated q";
         }
-        double sum = 0;
-        for (double& value : p) sum += value = std::exp(value - top);
-        for (uint32_t d = 0; d < shape.head_dim; ++d) {
-          double expected = 0;
-          for (uint32_t j = 0; j < length; ++j) {
-            expected += p[j] / sum * values[s][j * kv_width + kv_head * shape.head_dim + d];
+        for (uint32_t h = 0; h < shape.heads; ++h) {
+          const auto expected = attend(query.data() + h * shape.head_dim, all_keys, values[s],
+                                       sequences[s].past + r + 1, kv_width,
+                                       h / (shape.heads / shape.kv_heads), shape.head_dim);
+          for (uint32_t d = 0; d < shape.head_dim; ++d) {
+            ASSERT_NEAR(result[row * q_width + h * shape.head_dim + d], expected[d], allowed)
+                << dtype_name(shape.kv_dtype) << " heads " << shape.heads << "/" << shape.kv_heads
+                << " of " << shape.head_dim << ", sequence " << s << " row " << r << " head " << h;
           }
-          ASSERT_NEAR(out[r * q_width + h * shape.head_dim + d], expected, 2e-5)
-              << "row " << r << " head " << h;
         }
       }
     }
   }
+
+ private:
+  static std::vector<double> rotated(const float* x, uint32_t heads, uint32_t head_dim,
+                                     uint32_t position, const std::vector<float>& frequencies) {
+    std::vector<double> out(size_t{heads} * head_dim);
+    const uint32_t half = head_dim / 2;
+    for (uint32_t h = 0; h < heads; ++h) {
+      for (uint32_t i = 0; i < half; ++i) {
+        const double angle = double{static_cast<float>(position) * frequencies[i]};
+        const double low = x[h * head_dim + i];
+        const double high = x[h * head_dim + i + half];
+        out[h * head_dim + i] = low * std::cos(angle) - high * std::sin(angle);
+        out[h * head_dim + i + half] = high * std::cos(angle) + low * std::sin(angle);
+      }
+    }
+    return out;
+  }
+
+  static std::vector<double> attend(const double* query, const std::vector<double>& keys,
+                                    const std::vector<float>& values, uint32_t length,
+                                    uint32_t kv_width, uint32_t kv_head, uint32_t head_dim) {
+    std::vector<double> p(length);
+    double top = -1e300;
+    for (uint32_t j = 0; j < length; ++j) {
+      const double* key = keys.data() + size_t{j} * kv_width + kv_head * head_dim;
+      p[j] = std::inner_product(query, query + head_dim, key, 0.0) / std::sqrt(double(head_dim));
+      top = std::max(top, p[j]);
+    }
+    double sum = 0;
+    for (double& value : p) sum += value = std::exp(value - top);
+    std::vector<double> out(head_dim);
+    for (uint32_t j = 0; j < length; ++j) {
+      const float* value = values.data() + size_t{j} * kv_width + kv_head * head_dim;
+      for (uint32_t d = 0; d < head_dim; ++d) out[d] += p[j] / sum * double{value[d]};
+    }
+    return out;
+  }
+};
+
+/// Prompts that go on and that start, single rows, GQA, MQA and MHA; odd head sizes.
+TEST_P(AttentionTest, MatchesPlainLoops) {
+  for (const DType dtype : kDTypes) {
+    for (AttentionShape shape :
+         {AttentionShape{4, 2, 8}, AttentionShape{3, 3, 48}, AttentionShape{8, 1, 20},
+          AttentionShape{40, 2, 64}, AttentionShape{4, 1, 96}, AttentionShape{6, 2, 128},
+          AttentionShape{2, 1, 256}}) {
+      shape.kv_dtype = dtype;
+      check(shape, {{21, 18}, {0, 1}, {5, 1}, {0, 7}}, 0.3f);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+/// More rows than a tile, more keys than several tiles, a past that ends inside of one.
+TEST_P(AttentionTest, LongPrompts) {
+  for (const DType dtype : kDTypes) {
+    check({2, 1, 64, dtype}, {{131, 150}}, 0.01f);
+    check({2, 2, 128, dtype}, {{0, 67}, {33, 64}}, 0.01f);
+    check({1, 1, 256, dtype}, {{40, 70}}, 0.01f);
+    if (HasFatalFailure()) return;
+  }
+}
+
+/// Many splits, on both sides of the length at which their size changes, side by side.
+TEST_P(AttentionTest, LongDecode) {
+  for (const DType dtype : kDTypes) {
+    check({4, 2, 16, dtype}, {{700, 1}, {63, 1}, {64, 1}, {4095, 1}, {4096, 1}, {4500, 1}}, 0.001f);
+    if (HasFatalFailure()) return;
+  }
+}
+
+/// More sequences than one launch takes, and than the workspace holds at a time.
+TEST_P(AttentionTest, ManySequences) {
+  std::vector<SequenceCase> sequences;
+  for (uint32_t i = 0; i < 70; ++i) sequences.push_back({i * 3, 1});
+  check({2, 1, 32, DType::kBF16}, sequences, 0.1f);
+}
+
+/// A decoding sequence's bits do not depend on what runs beside it.
+TEST_P(AttentionTest, DecodeIsBitIdenticalInAnyCompany) {
+  AttentionShape shape{4, 2, 64, DType::kBF16};
+  const uint32_t capacity = 320;
+  bind({16, 256, capacity, shape, std::nullopt});
+  const uint32_t kv_width = shape.kv_heads * shape.head_dim;
+  const auto speeds = floats(std::vector<float>(32, 0.1f));
+  std::vector<Memory> caches;
+  std::vector<SequenceRows> batch;
+  for (uint32_t s = 0; s < 3; ++s) {
+    caches.push_back(device_->allocate(ops_->kv_bytes(shape, capacity)));
+    ops_->zero(*stream_, caches.back().data(), caches.back().bytes());
+    const uint32_t past = 100 + 90 * s;
+    const auto q = floats(random_floats(past * 256));
+    const auto k = floats(random_floats(size_t{past} * kv_width));
+    const SequenceRows rows{0, past, 0, caches.back().data(), capacity};
+    ops_->rope_append(*stream_, q.data(), k.data(), k.data(), shape, speeds.data(), {&rows, 1});
+    stream_->sync();
+    batch.push_back({s, 1, past - 1, caches.back().data(), capacity});
+  }
+  const auto q = floats(random_floats(3 * 256));
+  const auto together = poisoned(3 * 256);
+  const auto alone = poisoned(3 * 256);
+  ops_->attention(*stream_, q.data(), shape, batch, together.data());
+  for (const SequenceRows& rows : batch) {
+    ops_->attention(*stream_, q.data(), shape, {&rows, 1}, alone.data());
+  }
+  EXPECT_EQ(together.read(), alone.read());
 }
 
 TEST_P(OpsTest, FoldLogSoftmaxIsTheSameForEveryTile) {
-  const uint32_t vocab = 5 * kPanelRows + 9;
+  const uint32_t vocab = 133 * kPanelRows + 9;
   const uint32_t rows = 3;
   const auto logits = random_floats(size_t{rows} * vocab, 5.0f);
+  const auto on_device = floats(logits);
   const std::vector<uint32_t> targets = {0, vocab - 1, 300};
+  const auto target_ids = ids(targets);
   std::vector<float> results[2];
   for (int way = 0; way < 2; ++way) {
     const uint32_t tile = way == 0 ? vocab : kPanelRows;
-    std::vector<float> top(rows, -INFINITY);
-    std::vector<float> sum(rows, 0.0f);
-    std::vector<float> target(rows, kPoison);
+    const auto top = floats(std::vector<float>(rows, -INFINITY));
+    const auto sum = floats(std::vector<float>(rows, 0.0f));
+    const auto target = poisoned(rows);
     for (uint32_t at = 0; at < vocab; at += tile) {
-      ops_->fold_log_softmax(*stream_, logits.data() + at, rows, std::min(tile, vocab - at), vocab,
-                             at, targets, top.data(), sum.data(), target.data());
+      ops_->fold_log_softmax(*stream_, on_device.data() + at, rows, std::min(tile, vocab - at),
+                             vocab, at, target_ids.data(), top.data(), sum.data(), target.data());
     }
+    const auto tops = top.read();
+    const auto sums = sum.read();
+    const auto picked = target.read();
     for (uint32_t r = 0; r < rows; ++r) {
       double exact = 0;
       for (uint32_t i = 0; i < vocab; ++i) exact += std::exp(double{logits[r * vocab + i]});
-      results[way].push_back(target[r] - top[r] - std::log(sum[r]));
+      results[way].push_back(picked[r] - tops[r] - std::log(sums[r]));
       EXPECT_NEAR(results[way].back(), logits[r * vocab + targets[r]] - std::log(exact), 1e-4);
     }
   }
   EXPECT_EQ(results[0], results[1]);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, OpsTest,
-                         ::testing::Values(OpsCase{"baseline", Isa::kBaseline, PromptMath::kF32},
-                                           OpsCase{"avx2", Isa::kAvx2, PromptMath::kF32},
-                                           OpsCase{"avx512", Isa::kAvx512, PromptMath::kF32},
-                                           OpsCase{"avx512_bf16", Isa::kAvx512, PromptMath::kBf16}),
-                         [](const auto& test) { return std::string(test.param.name); });
+/// Which tokens may be picked, and at which draw each is: in double, with room for rounding.
+void expect_picked(const float* logits, uint32_t vocab, const SampleRow& row, uint32_t id) {
+  std::vector<uint32_t> ranked(vocab);
+  std::iota(ranked.begin(), ranked.end(), 0u);
+  std::stable_sort(ranked.begin(), ranked.end(),
+                   [&](uint32_t a, uint32_t b) { return logits[a] > logits[b]; });
+  if (row.temperature <= 0) {
+    EXPECT_EQ(id, ranked[0]);
+    return;
+  }
+  if (row.top_k != 0 && row.top_k < vocab) ranked.resize(row.top_k);
+  const auto weight = [&](uint32_t i) {
+    return std::exp((double{logits[i]} - logits[ranked[0]]) / row.temperature);
+  };
+  double total = 0;
+  for (const uint32_t i : ranked) total += weight(i);
+  size_t count = 0;
+  for (double kept = 0; count < ranked.size() && (count == 0 || kept < row.top_p * total);) {
+    kept += weight(ranked[count++]);
+  }
+  ranked.resize(count);
+  std::sort(ranked.begin(), ranked.end());
+  double kept = 0;
+  for (const uint32_t i : ranked) kept += weight(i);
+  double before = 0;
+  for (const uint32_t i : ranked) {
+    if (i == id) {
+      EXPECT_LE(before / kept, row.uniform + 1e-5);
+      EXPECT_GE((before + weight(i)) / kept, row.uniform - 1e-5);
+      return;
+    }
+    before += weight(i);
+  }
+  ADD_FAILURE() << "token " << id << " is not among the " << count << " kept";
+}
+
+TEST_P(OpsTest, SamplePicksByRankAndDraw) {
+  const uint32_t vocab = 1500;
+  std::vector<SampleRow> rows = {{0, 0, 1, 0},          {1, 0, 1, 0.5f},     {0.7f, 5, 1, 0.99f},
+                                 {1.5f, 0, 0.8f, 0.3f}, {2, 50, 0.9f, 0.7f}, {1, 1, 1, 0.9f},
+                                 {1, 0, 1e-6f, 0.9f},   {1, 0, 1, 0},        {0, 0, 1, 0},
+                                 {1, 3, 1, 0.5f}};
+  for (int i = 0; i < 60; ++i) {
+    SampleRow row{1, 0, 1, 0};
+    row.temperature = 0.5f + static_cast<float>(random_() % 100) / 50;
+    row.top_k = static_cast<uint32_t>(random_() % 100);
+    row.top_p = 0.5f + static_cast<float>(random_() % 50) / 100;
+    row.uniform = static_cast<float>(random_() % 1000) / 1000;
+    rows.push_back(row);
+  }
+  auto logits = random_floats(rows.size() * vocab, 3.0f);
+  // Ties: the lower id ranks first. Row 9 has four equal tops of which three are kept.
+  for (const uint32_t i : {3u, 70u}) logits[8 * vocab + i] = 50;
+  for (const uint32_t i : {4u, 9u, 1000u, 1499u}) logits[9 * vocab + i] = 60;
+  const auto picked = ids(std::vector<uint32_t>(rows.size(), 4711));
+  const auto on_device = floats(logits);
+  ops_->sample(*stream_, on_device.data(), vocab, rows, picked.data());
+  const auto chosen = picked.read();
+  for (size_t r = 0; r < rows.size(); ++r) {
+    SCOPED_TRACE(r);
+    expect_picked(logits.data() + r * vocab, vocab, rows[r], chosen[r]);
+  }
+  EXPECT_EQ(chosen[8], 3u);
+  EXPECT_EQ(chosen[9], 9u);
+}
+
+TEST_P(OpsTest, SampleRefusesWhatIsNotANumber) {
+  const uint32_t vocab = 1100;
+  auto logits = random_floats(3 * vocab);
+  logits[vocab + 1099] = NAN;
+  logits[2 * vocab] = INFINITY;
+  const auto picked = ids({7, 7, 7});
+  const std::vector<SampleRow> rows = {{0, 0, 1, 0}, {0, 0, 1, 0}, {1, 0, 1, 0.5f}};
+  const auto on_device = floats(logits);
+  ops_->sample(*stream_, on_device.data(), vocab, rows, picked.data());
+  const auto chosen = picked.read();
+  EXPECT_LT(chosen[0], vocab);
+  EXPECT_EQ(chosen[1], kBadLogits);
+  EXPECT_EQ(chosen[2], kBadLogits);
+}
+
+std::vector<OpsCase> cases() {
+  std::vector<OpsCase> all = {{"baseline", Isa::kBaseline, PromptMath::kF32},
+                              {"avx2", Isa::kAvx2, PromptMath::kF32},
+                              {"avx512", Isa::kAvx512, PromptMath::kF32},
+                              {"avx512_bf16", Isa::kAvx512, PromptMath::kBf16}};
+  if (test::kCudaBuilt) all.push_back({"cuda", Isa::kBaseline, PromptMath::kF32, true});
+  return all;
+}
+std::string case_name(const testing::TestParamInfo<OpsCase>& test) {
+  return test.param.name;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, OpsTest, ::testing::ValuesIn(cases()), case_name);
+INSTANTIATE_TEST_SUITE_P(All, AttentionTest, ::testing::ValuesIn(cases()), case_name);
 
 }  // namespace
 }  // namespace spillway

@@ -15,7 +15,7 @@ struct Session {
     plan = plan_run(config, model, machine, workload);
     auto runtime = std::make_unique<Runtime>(
         Runtime::Parts{&config, &model, &machine, &plan, readers, &trace, &clock, &stop}, workload);
-    runtime->load([](uint64_t, uint64_t) {});
+    runtime->load([](const char*, uint64_t, uint64_t) {});
     return runtime;
   }
 
@@ -34,7 +34,9 @@ struct Session {
 RunOutcome run_model(const Config& config, const std::vector<Prompt>* given) {
   Session session(config);
   const auto prompts = given != nullptr ? *given : make_prompts(config, session.model);
-  const auto runtime = session.start(config, generation_workload(config, session.model, prompts));
+  Workload workload = generation_workload(config, session.model, prompts);
+  workload.keep_logits = true;
+  const auto runtime = session.start(config, workload);
   RunOutcome outcome;
   outcome.result = generate(*runtime, config, prompts, [](const GenerationProgress&) {});
   const auto logits = runtime->forward().logits(0);
@@ -70,6 +72,34 @@ void make_checkpoint(const std::filesystem::path& directory, const ModelConfig& 
   options.seed = seed;
   const StopFlag stop;
   write_synthetic(directory, options, stop, [](uint64_t, uint64_t) {});
+}
+
+std::vector<PlacementCase> cuda_placement_cases(uint32_t layers) {
+  const auto on_cuda = [](PlacementPolicy policy) {
+    return [policy](Config& c) {
+      c.device = "cuda";
+      c.policy = policy;
+      c.stream_unit_bytes = 256 * kKiB;
+    };
+  };
+  return {
+      {"cuda_gpu", on_cuda(PlacementPolicy::kAuto)},
+      {"cuda_ram", on_cuda(PlacementPolicy::kRam)},
+      {"cuda_nvme",
+       [on_cuda](Config& c) {
+         on_cuda(PlacementPolicy::kNvme)(c);
+         c.stream_slots = 3;
+         c.stream_staging_slabs = 2;
+         c.io_chunk_bytes = 128 * kKiB;
+       }},
+      {"cuda_three_tiers",
+       [on_cuda, layers](Config& c) {
+         on_cuda(PlacementPolicy::kNvme)(c);
+         const Tier pattern[] = {Tier::kGpu, Tier::kRam, Tier::kNvme};
+         for (uint32_t i = 0; i < layers; ++i) c.overrides.push_back({"", i, i, pattern[i % 3]});
+         c.overrides.push_back({"head", 0, 0, Tier::kGpu});
+       }},
+  };
 }
 
 std::vector<PlacementCase> placement_cases(uint32_t layers) {

@@ -32,5 +32,8 @@ struct PlacementCase {
   std::function<void(Config&)> apply;
 };
 std::vector<PlacementCase> placement_cases(uint32_t layers);
+/// The same for a GPU, real or simulated. Units are the same in all of them: cuBLAS may order its
+/// sums by shape.
+std::vector<PlacementCase> cuda_placement_cases(uint32_t layers);
 
 }  // namespace spillway::test

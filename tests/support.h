@@ -36,6 +36,20 @@ std::filesystem::path test_data();
 void write_file(const std::filesystem::path& path, const std::string& content);
 std::string read_file(const std::filesystem::path& path);
 
+/// True when this program holds the CUDA device: the real one, or the simulated one.
+#ifdef SPILLWAY_TEST_CUDA
+constexpr bool kCudaBuilt = true;
+#else
+constexpr bool kCudaBuilt = false;
+#endif
+
+/// True when that device is the simulated one, which takes its time.
+#ifdef SPILLWAY_CUDA_SIMULATED
+constexpr bool kCudaSimulated = true;
+#else
+constexpr bool kCudaSimulated = false;
+#endif
+
 /// Message of the Error that `action` throws; fails the test when it throws none.
 std::string error_of(const std::function<void()>& action);
 
@@ -48,6 +62,11 @@ struct Notices {
 };
 
 }  // namespace spillway::test
+
+/// Skips with a message where no GPU can be used.
+#define SPILLWAY_NEEDS_CUDA()                                          \
+  if (const auto chosen = choose_device(); chosen.name.front() != 'c') \
+  GTEST_SKIP() << "no CUDA device: " << chosen.reason
 
 /// Skips with a message where the real test data is absent.
 #define SPILLWAY_NEEDS_TEST_DATA()                                                     \

@@ -1,5 +1,7 @@
 #include "tiers/engine.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace spillway {
@@ -15,8 +17,8 @@ const TensorSpec& embedding_table(const StreamPlan& plan) {
 Engine::Engine(const StreamPlan& plan, EngineParts parts)
     : plan_(plan),
       parts_(std::move(parts)),
-      store_(*parts_.device, plan.units, plan.placement),
-      slots_(*parts_.device, plan.placement.slots, plan.placement.slot_bytes),
+      store_(*parts_.device, *parts_.arena, plan.units, plan.placement),
+      slots_(*parts_.device, *parts_.arena, plan.placement.slots, plan.placement.slot_bytes),
       rows_(embedding_table(plan), *parts_.files[embedding_table(plan).file], parts_.readers) {
   if (!parts_.device->unified()) {
     staging_ =
@@ -26,7 +28,7 @@ Engine::Engine(const StreamPlan& plan, EngineParts parts)
   if (!plan.embed_units.empty() && plan.placement.embed_tier == Tier::kRam) {
     uint64_t bytes = 0;
     for (const Unit& unit : plan.embed_units) bytes += unit.home_bytes;
-    embed_home_ = parts_.device->allocate_pinned(bytes);
+    embed_home_ = HugeBuffer(bytes);
     std::byte* next = embed_home_.data();
     for (const Unit& unit : plan.embed_units) {
       embed_homes_.push_back(next);
@@ -59,7 +61,9 @@ void Engine::load(const LoadProgress& progress) {
   uint64_t total_bytes = 0;
   for (uint32_t u = 0; u < plan_.units.size(); ++u) {
     if (store_.home(u) == nullptr) continue;
-    resident.push_back({u, nullptr, store_.home(u)});
+    ScheduledUnit unit{u, nullptr, store_.home(u)};
+    unit.target_on_host = store_.tier(u) == Tier::kRam;
+    resident.push_back(unit);
     total_bytes += plan_.units[u].bytes;
   }
   for (uint32_t u = 0; u < embed_homes_.size(); ++u) {
@@ -68,6 +72,13 @@ void Engine::load(const LoadProgress& progress) {
   }
   uint64_t done_bytes = 0;
   const bool unified = parts_.device->unified();
+  if (!unified) {
+    store_.pin(*parts_.device, [&](uint64_t pinned_bytes) {
+      progress("pinning", std::min(pinned_bytes, store_.ram_bytes()), store_.ram_bytes());
+      return !parts_.stop->requested();
+    });
+    if (parts_.stop->requested()) throw Stopped{};
+  }
   load_units(plan_.units, std::move(resident), unified, done_bytes, total_bytes, progress);
   load_units(plan_.embed_units, std::move(embed), true, done_bytes, total_bytes, progress);
   place_embedding_rows();
@@ -91,12 +102,12 @@ void Engine::load_units(std::span<const Unit> units, std::vector<ScheduledUnit> 
       }
       for (; published < feeder.published(); ++published) {
         done_bytes += units[feeder.scheduled(published).unit].bytes;
-        progress(done_bytes, total_bytes);
+        progress("loading", done_bytes, total_bytes);
       }
     }
   } catch (...) {
     feeder.drain();
-    if (copy_stream_ != nullptr) copy_stream_->sync();
+    settle_copies();
     throw;
   }
   if (copy_stream_ != nullptr) {  // the slabs and homes are at rest before anybody uses them
@@ -110,6 +121,15 @@ void Engine::place_embedding_rows() {
   if (plan_.tied_layer < 0) {
     if (embed_homes_.empty()) return;
     return add_embedding_units(plan_.embed_units, 0, [&](size_t u) { return embed_homes_[u]; });
+  }
+  for (uint32_t u = 0; u < plan_.units.size(); ++u) {
+    const Unit& unit = plan_.units[u];
+    const bool holds = unit.layer == static_cast<uint32_t>(plan_.tied_layer);
+    if (!holds || parts_.device->unified() || store_.tier(u) != Tier::kGpu) continue;
+    for (const Part& part : unit.parts) {
+      if (part.tensor != plan_.tied_tensor) continue;
+      device_rows_.push_back({part.first_row, part.rows, store_.home(u) + part.blob_offset});
+    }
   }
   add_embedding_units(plan_.units, plan_.tied_tensor, [&](size_t u) -> const std::byte* {
     const bool holds = plan_.units[u].layer == static_cast<uint32_t>(plan_.tied_layer);
@@ -135,7 +155,13 @@ void Engine::add_embedding_units(std::span<const Unit> units, uint32_t tensor,
 void Engine::start() {
   std::vector<ScheduledUnit> schedule;
   for (uint32_t u = 0; u < plan_.units.size(); ++u) {
-    if (!store_.usable_in_place(u)) schedule.push_back({u, store_.home(u), nullptr});
+    if (store_.usable_in_place(u)) continue;
+    ScheduledUnit unit{u, store_.home(u), nullptr};
+    if (unit.ram_home != nullptr) {
+      unit.home_pinned = store_.pinned(u);
+      unit.home_border_bytes = store_.pin_border(u);
+    }
+    schedule.push_back(unit);
   }
   reader_ = parts_.readers(plan_.io_depth);
   reader_name_ = reader_->name();
@@ -156,9 +182,20 @@ void Engine::allow_passes(uint64_t passes) {
 
 void Engine::stop() noexcept {
   if (thread_ != nullptr) thread_->stop();
+  settle_copies();
+}
+
+/// Copies under way read slabs and homes that may go next. A device that failed has none.
+void Engine::settle_copies() noexcept {
+  try {
+    if (copy_stream_ != nullptr) copy_stream_->sync();
+  } catch (const Error&) {
+    return;  // the error that led here was reported already, or the next use of the device reports
+  }
 }
 
 LayerLease Engine::acquire(uint32_t unit, Stream& compute) {
+  if (release_error_ != nullptr) std::rethrow_exception(release_error_);
   const Unit& wanted = plan_.units[unit];
   if (store_.usable_in_place(unit)) {
     if (parts_.stop->requested()) throw Stopped{};
@@ -184,10 +221,21 @@ LayerLease Engine::acquire(uint32_t unit, Stream& compute) {
   return LayerLease(this, &wanted, slots_.data(*slot), *slot, &compute);
 }
 
-void Engine::release(uint32_t slot, Stream& compute) {
-  compute.record(slots_.consumed(slot));
+void Engine::release(uint32_t slot, Stream& compute) noexcept {
+  try {
+    compute.record(slots_.consumed(slot));
+  } catch (...) {
+    if (release_error_ == nullptr) release_error_ = std::current_exception();
+    return;  // the slot stays leased: nobody may write it
+  }
   slots_.release(slot);
   thread_->wake();
+}
+
+bool Engine::row_on_device(uint64_t row) const {
+  return std::any_of(device_rows_.begin(), device_rows_.end(), [row](const DeviceRows& span) {
+    return row >= span.first_row && row - span.first_row < span.rows;
+  });
 }
 
 void Engine::gather_rows(std::span<const uint32_t> ids, std::byte* out) {

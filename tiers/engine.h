@@ -5,6 +5,7 @@
 // stop().
 #pragma once
 
+#include <exception>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -36,8 +37,16 @@ struct StreamPlan {
   bool register_buffers = true;
 };
 
+/// Rows of the input embeddings that lie on a discrete device.
+struct DeviceRows {
+  uint64_t first_row = 0;
+  uint64_t rows = 0;
+  const std::byte* data = nullptr;
+};
+
 struct EngineParts {
   Device* device = nullptr;
+  DeviceArena* arena = nullptr;
   ReaderFactory readers;
   std::vector<const ReadFile*> files;
   Trace* trace = nullptr;
@@ -45,8 +54,9 @@ struct EngineParts {
   const StopFlag* stop = nullptr;
 };
 
-/// Called while loading with bytes done and bytes in all.
-using LoadProgress = std::function<void(uint64_t done_bytes, uint64_t total_bytes)>;
+/// Called while loading with what is being done ("pinning", "loading"), bytes done and in all.
+using LoadProgress =
+    std::function<void(const char* what, uint64_t done_bytes, uint64_t total_bytes)>;
 
 class Engine final : public LayerFeed {
  public:
@@ -54,7 +64,8 @@ class Engine final : public LayerFeed {
   Engine(const StreamPlan& plan, EngineParts parts);
   ~Engine() override;
 
-  /// Fills the resident homes through a Feeder, with the home as the target. Throws Error, Stopped.
+  /// Pins the RAM homes for a discrete device and fills all homes through a Feeder, with the home
+  /// as the target. Throws Error, Stopped.
   void load(const LoadProgress& progress);
   /// Starts the feeder's thread; it reads ahead as far as allow_passes() lets it.
   void start();
@@ -65,17 +76,21 @@ class Engine final : public LayerFeed {
 
   LayerLease acquire(uint32_t unit, Stream& compute) override;
   FeedStats take_stats() override { return std::exchange(stats_, {}); }
-  /// Copies embedding rows to host memory; counts what was read.
+  /// Copies embedding rows to host memory; counts what was read. Not for rows on the device.
   void gather_rows(std::span<const uint32_t> ids, std::byte* out);
+  std::span<const DeviceRows> device_rows() const { return device_rows_; }
+  bool row_on_device(uint64_t row) const;
 
   const std::string& reader_name() const { return reader_name_; }
   bool buffers_registered() const { return registered_ >= 0; }
+  const LayerStore& store() const { return store_; }
 
  private:
-  void release(uint32_t slot, Stream& compute) override;
+  void release(uint32_t slot, Stream& compute) noexcept override;
   FeederParts feeder_parts(BlockReader& reader, std::span<const Unit> units, bool in_place);
   void load_units(std::span<const Unit> units, std::vector<ScheduledUnit> schedule, bool in_place,
                   uint64_t& done_bytes, uint64_t total_bytes, const LoadProgress& progress);
+  void settle_copies() noexcept;
   void place_embedding_rows();
   void add_embedding_units(std::span<const Unit> units, uint32_t tensor,
                            const std::function<const std::byte*(size_t)>& home);
@@ -83,12 +98,13 @@ class Engine final : public LayerFeed {
   const StreamPlan& plan_;
   EngineParts parts_;
   LayerStore store_;
-  Memory embed_home_;
+  HugeBuffer embed_home_;
   std::vector<std::byte*> embed_homes_;
   LayerSlots slots_;
   std::unique_ptr<StagingRing> staging_;
   std::unique_ptr<Stream> copy_stream_;
   RowSource rows_;
+  std::vector<DeviceRows> device_rows_;
   std::string reader_name_;
   int32_t registered_ = -1;
   std::unique_ptr<BlockReader> reader_;
@@ -96,6 +112,7 @@ class Engine final : public LayerFeed {
   std::unique_ptr<FeederThread> thread_;
   uint64_t next_sequence_ = 0;
   FeedStats stats_;
+  std::exception_ptr release_error_;  // a lease's end must not throw; the next acquire() does
 };
 
 }  // namespace spillway

@@ -1,8 +1,10 @@
 #include "tiers/feeder.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/error.h"
+#include "core/units.h"
 
 namespace spillway {
 namespace {
@@ -54,18 +56,29 @@ void Feeder::scatter(uint32_t slab) {
   auto piece =
       std::lower_bound(pieces.begin(), pieces.end(), use.chunk,
                        [](const ScatterPiece& p, uint32_t chunk) { return p.chunk < chunk; });
+  const bool on_host = scheduled(fill.sequence).target_on_host;
   for (; piece != pieces.end() && piece->chunk == use.chunk; ++piece) {
-    parts_.copy_stream->copy(fill.target + piece->blob_offset,
-                             parts_.staging->data(slab) + piece->chunk_offset, piece->bytes);
+    std::byte* target = fill.target + piece->blob_offset;
+    const std::byte* source = parts_.staging->data(slab) + piece->chunk_offset;
+    if (on_host) {
+      std::memcpy(target, source, piece->bytes);
+    } else {
+      parts_.copy_stream->copy(target, source, piece->bytes);
+    }
   }
-  parts_.staging->copying(slab, *parts_.copy_stream);
+  if (on_host) {
+    parts_.staging->put_back(slab);
+  } else {
+    parts_.staging->copying(slab, *parts_.copy_stream);
+  }
   finish_chunk(use.fill, use.chunk);
 }
 
 void Feeder::finish_chunk(uint32_t index, uint32_t chunk) {
   Fill& fill = fills_[index];
-  CHECK(chunk < unit_of(fill).plan.chunks.size());
-  if (++fill.chunks_done == unit_of(fill).plan.chunks.size()) complete(fill);
+  const uint32_t chunks = chunk_count(fill);
+  CHECK(chunk < chunks);
+  if (++fill.chunks_done == chunks) complete(fill);
 }
 
 /// All bytes are there, or on the copy stream in front of `ready`.
@@ -123,9 +136,46 @@ bool Feeder::begin_fill() {
   ++next_sequence_;
   if (scheduled_unit.ram_home != nullptr) {
     CHECK(parts_.copy_stream != nullptr);
-    parts_.copy_stream->copy(fill.target, scheduled_unit.ram_home, unit_of(fill).plan.blob_bytes);
-    complete(fills_[index]);
+    if (scheduled_unit.home_pinned) {
+      copy_home(fill);
+      complete(fills_[index]);
+    }
   }
+  return true;
+}
+
+void Feeder::copy_home(const Fill& fill) {
+  const ScheduledUnit& from = scheduled(fill.sequence);
+  const uint64_t bytes = unit_of(fill).plan.blob_bytes;
+  const uint64_t first = from.home_border_bytes == 0 ? bytes : from.home_border_bytes;
+  parts_.copy_stream->copy(fill.target, from.ram_home, std::min(first, bytes));
+  if (first < bytes) {
+    parts_.copy_stream->copy(fill.target + first, from.ram_home + first, bytes - first);
+  }
+}
+
+uint32_t Feeder::chunk_count(const Fill& fill) const {
+  const ScheduledUnit& from = scheduled(fill.sequence);
+  if (through_slabs(from)) {
+    const uint64_t slab_bytes = parts_.staging->slab_bytes();
+    return static_cast<uint32_t>(ceil_div(unit_of(fill).plan.blob_bytes, slab_bytes));
+  }
+  return from.ram_home != nullptr ? 0 : static_cast<uint32_t>(unit_of(fill).plan.chunks.size());
+}
+
+/// A slab's worth of a home that could not be pinned: the CPU copies it, the device goes on from
+/// there.
+bool Feeder::stage_home(uint32_t index) {
+  const auto slab = parts_.staging->take_free();
+  if (!slab) return false;
+  Fill& fill = fills_[index];
+  const uint64_t slab_bytes = parts_.staging->slab_bytes();
+  const uint64_t at = fill.next_chunk * slab_bytes;
+  const uint64_t bytes = std::min(slab_bytes, unit_of(fill).plan.blob_bytes - at);
+  std::memcpy(parts_.staging->data(*slab), scheduled(fill.sequence).ram_home + at, bytes);
+  parts_.copy_stream->copy(fill.target + at, parts_.staging->data(*slab), bytes);
+  parts_.staging->copying(*slab, *parts_.copy_stream);
+  finish_chunk(index, fill.next_chunk++);
   return true;
 }
 
@@ -137,9 +187,10 @@ bool Feeder::submit_reads() {
     while (submitting_ < fill_count_) {
       const uint32_t index = fill_index(submitting_);
       const Fill& fill = fills_[index];
-      const bool reads = scheduled(fill.sequence).ram_home == nullptr;
-      while (reads && fill.next_chunk < unit_of(fill).plan.chunks.size()) {
-        if (!submit_chunk(index)) return any;
+      const uint32_t chunks = chunk_count(fill);
+      const bool staged = through_slabs(scheduled(fill.sequence));
+      while (fill.next_chunk < chunks) {
+        if (!(staged ? stage_home(index) : submit_chunk(index))) return any;
         any = true;
       }
       ++submitting_;

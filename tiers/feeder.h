@@ -34,6 +34,9 @@ struct ScheduledUnit {
   uint32_t unit = 0;
   const std::byte* ram_home = nullptr;  ///< copied from here; null = read from storage
   std::byte* target = nullptr;          ///< fixed target (loading a home); null = a slot
+  bool target_on_host = false;          ///< on a discrete device: the CPU copies it out of the slab
+  bool home_pinned = true;              ///< false: the home goes through the slabs
+  uint64_t home_border_bytes = 0;       ///< a pinned home is copied in two parts, cut here; 0 = one
 };
 
 /// What the feeder works with. All outlive it.
@@ -97,6 +100,12 @@ class Feeder {
   bool submit_reads();
   bool begin_fill();
   bool submit_chunk(uint32_t fill_index);
+  bool stage_home(uint32_t fill_index);
+  void copy_home(const Fill& fill);
+  uint32_t chunk_count(const Fill& fill) const;
+  bool through_slabs(const ScheduledUnit& unit) const {
+    return unit.ram_home != nullptr && !unit.home_pinned;
+  }
   void finish_chunk(uint32_t fill_index, uint32_t chunk);
   void scatter(uint32_t slab);
   void complete(Fill& fill);

@@ -59,7 +59,7 @@ class LayerFeed {
 
  private:
   friend class LayerLease;
-  virtual void release(uint32_t slot, Stream& compute) = 0;
+  virtual void release(uint32_t slot, Stream& compute) noexcept = 0;
 };
 
 inline LayerLease::~LayerLease() {

@@ -4,9 +4,9 @@
 
 namespace spillway {
 
-LayerSlots::LayerSlots(Device& device, uint32_t count, uint64_t slot_bytes)
+LayerSlots::LayerSlots(Device& device, DeviceArena& arena, uint32_t count, uint64_t slot_bytes)
     : slot_bytes_(slot_bytes), slots_(count) {
-  if (count > 0) memory_ = device.allocate(count * slot_bytes);
+  if (count > 0) memory_ = arena.take(count * slot_bytes);
   for (Slot& slot : slots_) {
     slot.ready = device.make_event();
     slot.consumed = device.make_event();

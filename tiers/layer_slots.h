@@ -11,7 +11,7 @@
 #include <span>
 #include <vector>
 
-#include "core/device.h"
+#include "core/device_arena.h"
 
 namespace spillway {
 
@@ -19,7 +19,7 @@ class LayerSlots {
  public:
   enum class State : uint8_t { kFree, kFilling, kReady, kLeased };
 
-  LayerSlots(Device& device, uint32_t count, uint64_t slot_bytes);
+  LayerSlots(Device& device, DeviceArena& arena, uint32_t count, uint64_t slot_bytes);
 
   uint32_t count() const { return static_cast<uint32_t>(slots_.size()); }
   std::span<std::byte> arena() const { return {memory_.data(), memory_.bytes()}; }

@@ -1,5 +1,10 @@
 #include "tiers/layer_store.h"
 
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/units.h"
+
 namespace spillway {
 namespace {
 
@@ -13,20 +18,59 @@ uint64_t bytes_in(Tier tier, std::span<const Unit> units, const std::vector<Tier
 
 }  // namespace
 
-LayerStore::LayerStore(Device& device, std::span<const Unit> units, const Placement& placement)
-    : unified_(device.unified()), tiers_(placement.unit_tiers), homes_(units.size()) {
-  const uint64_t ram_bytes = bytes_in(Tier::kRam, units, tiers_);
+LayerStore::LayerStore(Device& device, DeviceArena& arena, std::span<const Unit> units,
+                       const Placement& placement)
+    : unified_(device.unified()),
+      tiers_(placement.unit_tiers),
+      homes_(units.size()),
+      home_bytes_(units.size()),
+      ram_bytes_(bytes_in(Tier::kRam, units, tiers_)) {
   const uint64_t gpu_bytes = bytes_in(Tier::kGpu, units, tiers_);
-  if (ram_bytes > 0) ram_ = device.allocate_pinned(ram_bytes);
-  if (gpu_bytes > 0) gpu_ = device.allocate(gpu_bytes);
+  if (ram_bytes_ > 0) ram_ = HugeBuffer(ram_bytes_);
+  if (gpu_bytes > 0) gpu_ = arena.take(gpu_bytes);
   std::byte* next_ram = ram_.data();
   std::byte* next_gpu = gpu_.data();
-  for (size_t i = 0; i < units.size(); ++i) {
+  for (uint32_t i = 0; i < units.size(); ++i) {
     if (tiers_[i] == Tier::kNvme) continue;
     std::byte*& next = tiers_[i] == Tier::kRam ? next_ram : next_gpu;
     homes_[i] = next;
+    home_bytes_[i] = units[i].home_bytes;
     next += units[i].home_bytes;
+    if (tiers_[i] != Tier::kRam) continue;
+    const uint64_t end = align_down(ram_offset(i) + home_bytes_[i], kHugePageBytes);
+    const bool same_layer = i > 0 && units[i - 1].layer == units[i].layer && !pin_ends_.empty();
+    if (same_layer) {
+      pin_ends_.back() = end;
+    } else {
+      pin_ends_.push_back(end);
+    }
   }
+  if (!pin_ends_.empty()) pin_ends_.back() = ram_.bytes();
+  std::sort(pin_ends_.begin(), pin_ends_.end());
+  pin_ends_.erase(std::unique(pin_ends_.begin(), pin_ends_.end()), pin_ends_.end());
+  std::erase(pin_ends_, uint64_t{0});
+}
+
+void LayerStore::pin(Device& device, const std::function<bool(uint64_t)>& progress) {
+  CHECK(pins_.empty());
+  for (const uint64_t end : pin_ends_) {
+    Memory pin = device.pin(ram_.data() + pinned_bytes_, end - pinned_bytes_, &pin_refusal_);
+    if (pin.data() == nullptr) return;
+    pins_.push_back(std::move(pin));
+    pinned_bytes_ = end;
+    if (!progress(pinned_bytes_)) return;
+  }
+}
+
+bool LayerStore::pinned(uint32_t unit) const {
+  return tiers_[unit] == Tier::kRam && ram_offset(unit) + home_bytes_[unit] <= pinned_bytes_;
+}
+
+uint64_t LayerStore::pin_border(uint32_t unit) const {
+  const uint64_t begin = ram_offset(unit);
+  const auto border = std::upper_bound(pin_ends_.begin(), pin_ends_.end(), begin);
+  const bool inside = border != pin_ends_.end() && *border < begin + home_bytes_[unit];
+  return inside ? *border - begin : 0;
 }
 
 }  // namespace spillway

@@ -1,12 +1,15 @@
 // Owns the resident homes: one arena per tier, a place in it for every resident unit.
-// Immutable after construction but for the bytes that loading puts there.
+// Immutable after load() but for the bytes that loading puts there. One thread.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
-#include "core/device.h"
+#include "core/buffer.h"
+#include "core/device_arena.h"
 #include "tiers/layer_layout.h"
 #include "tiers/planner.h"
 
@@ -14,7 +17,8 @@ namespace spillway {
 
 class LayerStore {
  public:
-  LayerStore(Device& device, std::span<const Unit> units, const Placement& placement);
+  LayerStore(Device& device, DeviceArena& arena, std::span<const Unit> units,
+             const Placement& placement);
 
   Tier tier(uint32_t unit) const { return tiers_[unit]; }
   /// Device or host memory of a resident unit; null for one on NVMe.
@@ -24,11 +28,34 @@ class LayerStore {
     return homes_[unit] != nullptr && (unified_ || tiers_[unit] == Tier::kGpu);
   }
 
+  uint64_t ram_bytes() const { return ram_bytes_; }
+  uint64_t pinned_bytes() const { return pinned_bytes_; }
+  /// Why the system refused to pin more; empty when it did not.
+  const std::string& pin_refusal() const { return pin_refusal_; }
+
+  /// Pins the RAM homes for a discrete device, one layer at a time, up to the first refusal (one
+  /// refused request can poison later ones). `progress` is told bytes pinned so far; false stops.
+  void pin(Device& device, const std::function<bool(uint64_t)>& progress);
+  bool pinned(uint32_t unit) const;
+  /// Bytes of the home in front of the border between two pins, which one copy must not cross; 0
+  /// when there is none.
+  uint64_t pin_border(uint32_t unit) const;
+
  private:
+  uint64_t ram_offset(uint32_t unit) const {
+    return static_cast<uint64_t>(homes_[unit] - ram_.data());
+  }
+
   bool unified_;
   std::vector<Tier> tiers_;
   std::vector<std::byte*> homes_;
-  Memory ram_;
+  std::vector<uint64_t> home_bytes_;
+  std::vector<uint64_t> pin_ends_;  // where layers end in the RAM arena, in whole huge pages
+  uint64_t ram_bytes_ = 0;
+  HugeBuffer ram_;
+  std::vector<Memory> pins_;
+  uint64_t pinned_bytes_ = 0;
+  std::string pin_refusal_;
   Memory gpu_;
 };
 

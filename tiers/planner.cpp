@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/device_arena.h"
 #include "core/error.h"
 #include "core/units.h"
 
@@ -277,8 +278,8 @@ class Planner {
     const auto add = [&](std::string name, Tier tier, uint64_t bytes) {
       if (bytes == 0) return;
       const bool ram = on_ram(tier);
-      result.bill.push_back(
-          {std::move(name), ram ? Tier::kRam : Tier::kGpu, ram ? ram_cost(bytes) : bytes});
+      result.bill.push_back({std::move(name), ram ? Tier::kRam : Tier::kGpu,
+                             ram ? ram_cost(bytes) : align_up(bytes, DeviceArena::kAlignment)});
       (ram ? result.ram_planned_bytes : result.gpu_planned_bytes) += result.bill.back().bytes;
     };
     add("resident layers", Tier::kGpu, attempt.gpu_home_bytes);

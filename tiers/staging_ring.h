@@ -17,11 +17,12 @@ class StagingRing {
   StagingRing(Device& device, uint32_t count, uint64_t slab_bytes);
 
   uint32_t count() const { return static_cast<uint32_t>(slabs_.size()); }
+  uint64_t slab_bytes() const { return slab_bytes_; }
   std::byte* data(uint32_t slab) const { return memory_.data() + slab * slab_bytes_; }
   std::span<std::byte> arena() const { return {memory_.data(), memory_.bytes()}; }
 
   std::optional<uint32_t> take_free();
-  /// Gives back a slab whose read was not started.
+  /// Gives back a slab whose read was not started, or whose bytes were taken by the CPU.
   void put_back(uint32_t slab);
   /// The read is done and its copies are on `stream`: the slab is free once they ran.
   void copying(uint32_t slab, Stream& stream);

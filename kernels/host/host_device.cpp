@@ -17,6 +17,15 @@
 namespace spillway {
 namespace {
 
+/// Small enough that a handful of slots costs a few percent of a budget; large enough that the
+/// cost per unit vanishes (docs/PERFORMANCE.md).
+constexpr uint64_t kUnitBytes = 4 * kMiB;
+
+/// The CPU copies from any memory alike.
+Memory borrow(std::byte* data, uint64_t bytes) {
+  return {data, bytes, [](std::byte*) {}};
+}
+
 Memory huge_memory(uint64_t bytes) {
   auto buffer = std::make_shared<HugeBuffer>(bytes);
   std::byte* data = buffer->data();
@@ -156,6 +165,8 @@ class HostDevice final : public Device {
   }
   Memory allocate(uint64_t bytes) override { return huge_memory(bytes); }
   Memory allocate_pinned(uint64_t bytes) override { return huge_memory(bytes); }
+  Memory pin(std::byte* data, uint64_t bytes, std::string*) override { return borrow(data, bytes); }
+  uint64_t stream_unit_bytes() const override { return kUnitBytes; }
   std::unique_ptr<Stream> make_stream(StreamKind) override {
     return std::make_unique<InlineStream>();
   }
@@ -189,6 +200,8 @@ class DiscreteHostDevice final : public Device {
     });
   }
   Memory allocate_pinned(uint64_t bytes) override { return huge_memory(bytes); }
+  Memory pin(std::byte* data, uint64_t bytes, std::string*) override { return borrow(data, bytes); }
+  uint64_t stream_unit_bytes() const override { return kUnitBytes; }
   std::unique_ptr<Stream> make_stream(StreamKind kind) override {
     if (kind == StreamKind::kCopy) return std::make_unique<ThreadStream>();
     return std::make_unique<InlineStream>();

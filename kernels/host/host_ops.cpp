@@ -14,6 +14,7 @@
 #include "kernels/host/attention.h"
 #include "kernels/host/gemm.h"
 #include "kernels/host/isa_kernels.h"
+#include "kernels/host/sampling.h"
 
 namespace spillway {
 namespace {
@@ -45,7 +46,7 @@ class HostOps final : public Ops {
                                                    : "SSE2");
   }
 
-  const char* description() const override { return description_.c_str(); }
+  std::string description() const override { return description_; }
 
   uint64_t workspace_bytes(const OpsLimits& limits) const override {
     return layout(limits).total_bytes;
@@ -65,11 +66,13 @@ class HostOps final : public Ops {
 
   void zero(Stream&, std::byte* data, uint64_t bytes) override { std::memset(data, 0, bytes); }
 
-  void embed(Stream&, const WeightView& table, std::span<const uint32_t> ids, float* out) override {
+  void embed(Stream&, const WeightView& table, const uint32_t* ids, const uint32_t* rows,
+             uint32_t count, float* out) override {
     const uint64_t row_bytes = table.cols * dtype_bytes(table.dtype);
-    for (size_t i = 0; i < ids.size(); ++i) {
+    for (uint32_t i = 0; i < count; ++i) {
       CHECK(ids[i] < table.rows);
-      to_f32(table.dtype, table.data + ids[i] * row_bytes, out + i * table.cols, table.cols);
+      to_f32(table.dtype, table.data + ids[i] * row_bytes, out + uint64_t{rows[i]} * table.cols,
+             table.cols);
     }
   }
 
@@ -88,6 +91,20 @@ class HostOps final : public Ops {
     input_rows_ = rows;
     input_cols_ = cols;
     input_bf16_ready_ = false;
+  }
+
+  void norm_input(Stream& stream, float* x, const float* y, const WeightView& weight, uint32_t rows,
+                  float epsilon, float* scratch) override {
+    if (y != nullptr) add(stream, x, y, uint64_t{rows} * weight.cols);
+    rmsnorm(stream, x, weight, rows, epsilon, scratch);
+    set_input(stream, scratch, rows, weight.cols);
+  }
+
+  void silu_mul_input(Stream& stream, float* gate, const float* up, uint32_t rows,
+                      uint32_t cols) override {
+    for_blocks(uint64_t{rows} * cols,
+               [&](uint64_t at, uint64_t n) { isa_.silu_mul(gate + at, up + at, n); });
+    set_input(stream, gate, rows, cols);
   }
 
   void matmul(Stream&, const WeightView& weight, float* out, uint32_t out_stride) override {
@@ -120,34 +137,28 @@ class HostOps final : public Ops {
     for (uint32_t r = 0; r < rows; ++r) isa_.add(x + uint64_t{r} * bias.cols, b, bias.cols);
   }
 
-  void rope(Stream&, float* x, uint32_t heads, uint32_t head_dim,
-            std::span<const uint32_t> positions,
-            std::span<const float> inverse_frequencies) override {
-    const uint32_t half = head_dim / 2;
-    CHECK(half <= kMaxHalfHead && inverse_frequencies.size() == half);
-    for_rows(static_cast<uint32_t>(positions.size()), heads * head_dim, [&](uint32_t r) {
-      float cosine[kMaxHalfHead];
-      float sine[kMaxHalfHead];
-      for (uint32_t i = 0; i < half; ++i) {
-        const float angle = static_cast<float>(positions[r]) * inverse_frequencies[i];
-        cosine[i] = std::cos(angle);
-        sine[i] = std::sin(angle);
-      }
-      for (uint32_t head = 0; head < heads; ++head) {
-        isa_.rotate(x + (uint64_t{r} * heads + head) * head_dim, cosine, sine, half);
-      }
-    });
-  }
-
-  void kv_append(Stream&, const float* k, const float* v, const AttentionShape& shape,
-                 std::span<const SequenceRows> sequences) override {
-    const uint64_t width = uint64_t{shape.kv_heads} * shape.head_dim;
+  void rope_append(Stream&, float* q, float* k, const float* v, const AttentionShape& shape,
+                   const float* inverse_frequencies,
+                   std::span<const SequenceRows> sequences) override {
+    const uint64_t q_width = uint64_t{shape.heads} * shape.head_dim;
+    const uint64_t kv_width = uint64_t{shape.kv_heads} * shape.head_dim;
+    const uint32_t half = shape.head_dim / 2;
+    CHECK(half <= kMaxHalfHead);
     for (const SequenceRows& sequence : sequences) {
       CHECK(sequence.first_position + sequence.rows <= sequence.kv_capacity);
-      for_rows(sequence.rows, static_cast<uint32_t>(width), [&](uint32_t r) {
+      for_rows(sequence.rows, static_cast<uint32_t>(q_width + kv_width), [&](uint32_t r) {
+        float cosine[kMaxHalfHead];
+        float sine[kMaxHalfHead];
+        const uint32_t position = sequence.first_position + r;
+        for (uint32_t i = 0; i < half; ++i) {
+          const float angle = static_cast<float>(position) * inverse_frequencies[i];
+          cosine[i] = std::cos(angle);
+          sine[i] = std::sin(angle);
+        }
         const uint64_t row = sequence.first_row + r;
-        host_kv_store(k + row * width, v + row * width, shape, sequence,
-                      sequence.first_position + r);
+        rotate_heads(q + row * q_width, shape.heads, shape.head_dim, cosine, sine);
+        rotate_heads(k + row * kv_width, shape.kv_heads, shape.head_dim, cosine, sine);
+        host_kv_store(k + row * kv_width, v + row * kv_width, shape, sequence, position);
       });
     }
   }
@@ -167,16 +178,12 @@ class HostOps final : public Ops {
     }
   }
 
-  void silu_mul(Stream&, float* gate, const float* up, uint64_t count) override {
-    for_blocks(count, [&](uint64_t at, uint64_t n) { isa_.silu_mul(gate + at, up + at, n); });
-  }
-
   void add(Stream&, float* x, const float* y, uint64_t count) override {
     for_blocks(count, [&](uint64_t at, uint64_t n) { isa_.add(x + at, y + at, n); });
   }
 
   void fold_log_softmax(Stream&, const float* logits, uint32_t rows, uint32_t cols, uint32_t stride,
-                        uint32_t first_id, std::span<const uint32_t> targets, float* running_max,
+                        uint32_t first_id, const uint32_t* targets, float* running_max,
                         float* running_sum, float* target_logit) override {
     for_rows(rows, cols, [&](uint32_t r) {
       const float* row = logits + uint64_t{r} * stride;
@@ -192,6 +199,13 @@ class HostOps final : public Ops {
       if (targets[r] >= first_id && targets[r] - first_id < cols) {
         target_logit[r] = row[targets[r] - first_id];
       }
+    });
+  }
+
+  void sample(Stream&, const float* logits, uint32_t cols, std::span<const SampleRow> rows,
+              uint32_t* ids) override {
+    parallel(static_cast<uint32_t>(rows.size()), rows.size() * cols, [&](uint32_t r) {
+      ids[r] = host_sample({logits + uint64_t{r} * cols, cols}, rows[r]);
     });
   }
 
@@ -225,6 +239,13 @@ class HostOps final : public Ops {
     if (dtype == DType::kF32) std::memcpy(target, source, count * sizeof(float));
     if (dtype == DType::kF16) isa_.f16_to_f32(source, target, count);
     if (dtype == DType::kBF16) isa_.bf16_to_f32(source, target, count);
+  }
+
+  void rotate_heads(float* x, uint32_t heads, uint32_t head_dim, const float* cosine,
+                    const float* sine) const {
+    for (uint32_t head = 0; head < heads; ++head) {
+      isa_.rotate(x + uint64_t{head} * head_dim, cosine, sine, head_dim / 2);
+    }
   }
 
   /// A norm weight or bias as f32, valid until the next call.

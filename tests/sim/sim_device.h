@@ -22,6 +22,10 @@ class SimDevice final : public Device {
   DeviceMemoryInfo memory_info() const override { return {}; }
   Memory allocate(uint64_t bytes) override;
   Memory allocate_pinned(uint64_t bytes) override { return allocate(bytes); }
+  Memory pin(std::byte* data, uint64_t bytes, std::string*) override {
+    return {data, bytes, [](std::byte*) {}};
+  }
+  uint64_t stream_unit_bytes() const override { return 1 << 20; }
   std::unique_ptr<Stream> make_stream(StreamKind kind) override;
   std::unique_ptr<Event> make_event() override;
 

@@ -1,0 +1,261 @@
+#include "kernels/cuda/cuda_ops.h"
+
+#include <cublas_v2.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "core/error.h"
+#include "core/units.h"
+#include "kernels/cuda/check.h"
+#include "kernels/cuda/cuda_device.h"
+#include "kernels/cuda/kernels.h"
+
+namespace spillway {
+namespace {
+
+/// What cuBLAS recommends for its fastest kernels on recent GPUs.
+constexpr uint64_t kBlasWorkspaceBytes = 32 * kMiB;
+/// Bound on the scratch of decode attention where one sequence does not need more.
+constexpr uint64_t kSplitWorkspaceBytes = 32 * kMiB;
+
+/// A cuBLAS handle. One thread.
+class Blas {
+ public:
+  Blas() {
+    check_cublas(cublasCreate(&handle_), "cublasCreate");
+    // f32 products stay f32: no TF32.
+    check_cublas(cublasSetMathMode(handle_, CUBLAS_PEDANTIC_MATH), "cublasSetMathMode");
+  }
+  Blas(const Blas&) = delete;
+  ~Blas() { static_cast<void>(cublasDestroy(handle_)); }
+
+  /// A workspace of our own: results are then the same from run to run.
+  void bind(std::span<std::byte> workspace) { workspace_ = workspace; }
+
+  /// out[r, n] = x[r, :] · w[n, :], all row-major; cuBLAS reads them as their transposes.
+  void run(cudaStream_t stream, const void* x, uint32_t rows, const WeightView& w, float* out,
+           uint32_t out_stride) {
+    check_cublas(cublasSetStream(handle_, stream), "cublasSetStream");  // resets the workspace
+    check_cublas(cublasSetWorkspace(handle_, workspace_.data(), workspace_.size()),
+                 "cublasSetWorkspace");
+    const cudaDataType_t type = w.dtype == DType::kF32   ? CUDA_R_32F
+                                : w.dtype == DType::kF16 ? CUDA_R_16F
+                                                         : CUDA_R_16BF;
+    const float one = 1;
+    const float zero = 0;
+    const auto cols = static_cast<int>(w.cols);
+    check_cublas(cublasGemmEx(handle_, CUBLAS_OP_T, CUBLAS_OP_N, static_cast<int>(w.rows),
+                              static_cast<int>(rows), cols, &one, w.data, type, cols, x, type, cols,
+                              &zero, out, CUDA_R_32F, static_cast<int>(out_stride),
+                              CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+                 "cublasGemmEx");
+  }
+
+ private:
+  cublasHandle_t handle_ = nullptr;
+  std::span<std::byte> workspace_;
+};
+
+class CudaOps final : public Ops {
+ public:
+  explicit CudaOps(int ordinal)
+      : description_(fmt::format("{}, prompts cuBLAS, own GEMV up to {} rows",
+                                 cuda_device_text(ordinal), cuda::kMaxGemvRows)) {}
+
+  std::string description() const override { return description_; }
+
+  uint64_t workspace_bytes(const OpsLimits& limits) const override {
+    return layout(limits).total_bytes;
+  }
+
+  void bind_workspace(std::span<std::byte> memory, const OpsLimits& limits) override {
+    const Layout parts = layout(limits);
+    CHECK(memory.size() >= parts.total_bytes);
+    limits_ = limits;
+    input_half_ = reinterpret_cast<uint16_t*>(memory.data());
+    split_ = memory.subspan(parts.input_bytes, parts.split_bytes);
+    blas_.bind(memory.subspan(parts.input_bytes + parts.split_bytes, parts.blas_bytes));
+  }
+
+  uint64_t kv_bytes(const AttentionShape& shape, uint32_t capacity) const override {
+    return cuda::kv_cache_bytes(shape, capacity);
+  }
+
+  void zero(Stream& stream, std::byte* data, uint64_t bytes) override {
+    if (bytes == 0) return;
+    check_cuda(cudaMemsetAsync(data, 0, bytes, cuda_stream(stream)), "cudaMemsetAsync", bytes);
+  }
+
+  void embed(Stream& stream, const WeightView& table, const uint32_t* ids, const uint32_t* rows,
+             uint32_t count, float* out) override {
+    cuda::embed(cuda_stream(stream), table, ids, rows, count, out);
+  }
+
+  void rmsnorm(Stream& stream, const float* x, const WeightView& weight, uint32_t rows,
+               float epsilon, float* out) override {
+    cuda::rmsnorm(cuda_stream(stream), x, weight, rows, epsilon, out);
+  }
+
+  void set_input(Stream&, const float* x, uint32_t rows, uint32_t cols) override {
+    open_input(rows, cols);
+    input_ = x;
+  }
+
+  void norm_input(Stream& stream, float* x, const float* y, const WeightView& weight, uint32_t rows,
+                  float epsilon, float* scratch) override {
+    open_input(rows, weight.cols);
+    cuda::add_rmsnorm(cuda_stream(stream), x, y, weight, rows, epsilon, target_of(scratch));
+  }
+
+  void silu_mul_input(Stream& stream, float* gate, const float* up, uint32_t rows,
+                      uint32_t cols) override {
+    open_input(rows, cols);
+    cuda::silu_mul(cuda_stream(stream), gate, up, uint64_t{rows} * cols, target_of(gate));
+  }
+
+  void matmul(Stream& stream, const WeightView& weight, float* out, uint32_t out_stride) override {
+    CHECK(weight.cols == input_cols_);
+    cudaStream_t on = cuda_stream(stream);
+    if (input_rows_ <= cuda::kMaxGemvRows) {
+      return cuda::gemv(on, weight, input_, input_rows_, out, out_stride);
+    }
+    if (weight.dtype == DType::kF32)
+      return blas_.run(on, input_, input_rows_, weight, out, out_stride);
+    if (half_dtype_ != weight.dtype) {
+      CHECK(input_ != nullptr);
+      const uint64_t count = uint64_t{input_rows_} * input_cols_;
+      cuda::convert(on, input_, count, {nullptr, input_half_, weight.dtype});
+      half_dtype_ = weight.dtype;
+    }
+    blas_.run(on, input_half_, input_rows_, weight, out, out_stride);
+  }
+
+  void add_bias(Stream& stream, float* x, uint32_t rows, const WeightView& bias) override {
+    cuda::add_bias(cuda_stream(stream), x, rows, bias);
+  }
+
+  void add(Stream& stream, float* x, const float* y, uint64_t count) override {
+    cuda::add(cuda_stream(stream), x, y, count);
+  }
+
+  void rope_append(Stream& stream, float* q, float* k, const float* v, const AttentionShape& shape,
+                   const float* inverse_frequencies,
+                   std::span<const SequenceRows> sequences) override {
+    CHECK(shape.head_dim <= cuda::kMaxHeadDim);
+    for (size_t first = 0; first < sequences.size(); first += cuda::SequenceBatch::kMax) {
+      cuda::SequenceBatch batch;
+      const auto part = sequences.subspan(
+          first, std::min<size_t>(cuda::SequenceBatch::kMax, sequences.size() - first));
+      for (const SequenceRows& sequence : part) {
+        CHECK(sequence.first_position + sequence.rows <= sequence.kv_capacity);
+        batch.items[batch.count++] = sequence;
+      }
+      cuda::rope_append(cuda_stream(stream), q, k, v, shape, inverse_frequencies, batch);
+    }
+  }
+
+  void attention(Stream& stream, const float* q, const AttentionShape& shape,
+                 std::span<const SequenceRows> sequences, float* out) override {
+    CHECK(shape.heads % shape.kv_heads == 0 && shape.head_dim <= cuda::kMaxHeadDim);
+    cudaStream_t on = cuda_stream(stream);
+    for (size_t first = 0; first < sequences.size();) {
+      size_t end = first;
+      while (end < sequences.size() && sequences[end].rows == 1) ++end;
+      if (end > first) {
+        cuda::attention_decode(on, q, shape, sequences.subspan(first, end - first), out, split_);
+        first = end;
+      } else {
+        cuda::attention_prefill(on, q, shape, sequences[first++], out);
+      }
+    }
+  }
+
+  void fold_log_softmax(Stream& stream, const float* logits, uint32_t rows, uint32_t cols,
+                        uint32_t stride, uint32_t first_id, const uint32_t* targets,
+                        float* running_max, float* running_sum, float* target_logit) override {
+    cuda::fold_log_softmax(cuda_stream(stream), logits, rows, cols, stride, first_id, targets,
+                           running_max, running_sum, target_logit);
+  }
+
+  void sample(Stream& stream, const float* logits, uint32_t cols, std::span<const SampleRow> rows,
+              uint32_t* ids) override {
+    for (size_t first = 0; first < rows.size(); first += cuda::SampleBatch::kMax) {
+      const size_t count = std::min<size_t>(cuda::SampleBatch::kMax, rows.size() - first);
+      cuda::SampleBatch batch;
+      std::copy_n(rows.begin() + static_cast<ptrdiff_t>(first), count, batch.rows);
+      cuda::sample(cuda_stream(stream), logits + first * cols, cols, batch,
+                   static_cast<uint32_t>(count), ids + first);
+    }
+  }
+
+ private:
+  struct Layout {
+    uint64_t input_bytes = 0;
+    uint64_t split_bytes = 0;
+    uint64_t blas_bytes = 0;
+    uint64_t total_bytes = 0;
+  };
+
+  static Layout layout(const OpsLimits& limits) {
+    Layout parts;
+    const uint64_t one = cuda::split_workspace_bytes(limits.attention, limits.max_positions);
+    const uint64_t most = std::min<uint64_t>(limits.max_rows, cuda::SequenceBatch::kMax) * one;
+    parts.split_bytes = align_up(std::clamp(most, one, std::max(one, kSplitWorkspaceBytes)), 256);
+    if (limits.max_rows > cuda::kMaxGemvRows) {
+      if (limits.matrix_dtype != DType::kF32) {
+        parts.input_bytes = align_up(uint64_t{limits.max_rows} * limits.max_cols * 2, 256);
+      }
+      parts.blas_bytes = kBlasWorkspaceBytes;
+    }
+    parts.total_bytes = parts.input_bytes + parts.split_bytes + parts.blas_bytes;
+    return parts;
+  }
+
+  void open_input(uint32_t rows, uint32_t cols) {
+    CHECK(rows <= limits_.max_rows && cols <= limits_.max_cols);
+    input_ = nullptr;
+    input_rows_ = rows;
+    input_cols_ = cols;
+    half_dtype_.reset();
+  }
+
+  /// Where an operation that computes the input leaves it: in 16 bits at once, when every matmul of
+  /// it will want it so.
+  cuda::InputTarget target_of(float* scratch) {
+    const bool half = input_rows_ > cuda::kMaxGemvRows && limits_.matrix_dtype &&
+                      *limits_.matrix_dtype != DType::kF32;
+    if (!half) {
+      input_ = scratch;
+      return {scratch, nullptr, DType::kF32};
+    }
+    half_dtype_ = limits_.matrix_dtype;
+    return {nullptr, input_half_, *half_dtype_};
+  }
+
+  std::string description_;
+  Blas blas_;
+  OpsLimits limits_;
+  const float* input_ = nullptr;  // null: the input is in input_half_ alone
+  uint32_t input_rows_ = 0;
+  uint32_t input_cols_ = 0;
+  std::optional<DType> half_dtype_;  // of what input_half_ holds
+  uint16_t* input_half_ = nullptr;
+  std::span<std::byte> split_;
+};
+
+}  // namespace
+
+std::unique_ptr<Ops> make_cuda_ops(int ordinal) {
+  check_cuda(cudaSetDevice(ordinal), "cudaSetDevice");
+  if (!cuda::has_code()) {
+    throw Error(fmt::format(
+        "this build has no code for {}; configure with -DSPILLWAY_CUDA_ARCHITECTURES=native on the "
+        "machine itself",
+        cuda_device_text(ordinal)));
+  }
+  return std::make_unique<CudaOps>(ordinal);
+}
+
+}  // namespace spillway

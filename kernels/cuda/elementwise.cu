@@ -1,0 +1,295 @@
+// Embedding rows, norms, activations, RoPE with KV append: one pass over their data each.
+#include "kernels/cuda/kernels.h"
+#include "kernels/cuda/simt.cuh"
+
+namespace spillway::cuda {
+namespace {
+
+constexpr unsigned kThreads = 256;
+constexpr unsigned kPerThread = 4;  // elements of a flat loop: 16-byte accesses
+
+__device__ void store_input(const InputTarget& target, uint64_t index, float value) {
+  if (target.half == nullptr) {
+    target.f32[index] = value;
+  } else {
+    target.half[index] =
+        target.dtype == DType::kBF16 ? Bf16::from_f32(value) : F16::from_f32(value);
+  }
+}
+
+/// Four neighbours; index is a multiple of four.
+__device__ void store_input4(const InputTarget& target, uint64_t index, const float4& v) {
+  if (target.half == nullptr) {
+    *reinterpret_cast<float4*>(target.f32 + index) = v;
+  } else if (target.dtype == DType::kBF16) {
+    *reinterpret_cast<uint2*>(target.half + index) =
+        uint2{pack2<Bf16>(v.x, v.y), pack2<Bf16>(v.z, v.w)};
+  } else {
+    *reinterpret_cast<uint2*>(target.half + index) =
+        uint2{pack2<F16>(v.x, v.y), pack2<F16>(v.z, v.w)};
+  }
+}
+
+__device__ float4 load4(const float* p) {
+  return *reinterpret_cast<const float4*>(p);
+}
+
+// Traffic: count rows of the table, count * cols * 4 written.
+template <typename T>
+__global__ void embed_kernel(const std::byte* table, uint32_t cols, const uint32_t* ids,
+                             const uint32_t* rows, float* out) {
+  const uint64_t from = uint64_t{ids[blockIdx.x]} * cols;
+  const uint64_t to = uint64_t{rows[blockIdx.x]} * cols;
+  for (uint32_t i = threadIdx.x; i < cols; i += kThreads) {
+    out[to + i] = load_one<T>(table, from + i);
+  }
+}
+
+/// Sum of squares of one row over the block, after y was added to x.
+__device__ float square_sum(float* x, const float* y, uint32_t cols, float* scratch) {
+  float sum = 0;
+  if (cols % 4 == 0) {
+    for (uint32_t i = threadIdx.x * 4; i < cols; i += kThreads * 4) {
+      float4 v = load4(x + i);
+      if (y != nullptr) {
+        const float4 w = load4(y + i);
+        v = float4{v.x + w.x, v.y + w.y, v.z + w.z, v.w + w.w};
+        *reinterpret_cast<float4*>(x + i) = v;
+      }
+      sum = fmaf(v.x, v.x, sum);
+      sum = fmaf(v.y, v.y, sum);
+      sum = fmaf(v.z, v.z, sum);
+      sum = fmaf(v.w, v.w, sum);
+    }
+  } else {
+    for (uint32_t i = threadIdx.x; i < cols; i += kThreads) {
+      if (y != nullptr) x[i] += y[i];
+      sum = fmaf(x[i], x[i], sum);
+    }
+  }
+  return block_sum<kThreads>(sum, scratch);
+}
+
+// A block per row. Traffic per element: 4 read (8 with y, and 4 written), the target written; the
+// second reading of x comes from cache.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    add_rmsnorm_kernel(float* x, const float* y, const std::byte* weight, uint32_t cols,
+                       float epsilon, InputTarget target) {
+  __shared__ float scratch[kThreads / kWarp];
+  const uint64_t at = uint64_t{blockIdx.x} * cols;
+  float* row = x + at;
+  const float sum = square_sum(row, y == nullptr ? nullptr : y + at, cols, scratch);
+  const float scale = 1.0f / sqrtf(sum / static_cast<float>(cols) + epsilon);
+  if (cols % 4 == 0) {
+    for (uint32_t i = threadIdx.x * 4; i < cols; i += kThreads * 4) {
+      const float4 v = load4(row + i);
+      store_input4(
+          target, at + i,
+          float4{v.x * scale * load_one<T>(weight, i), v.y * scale * load_one<T>(weight, i + 1),
+                 v.z * scale * load_one<T>(weight, i + 2),
+                 v.w * scale * load_one<T>(weight, i + 3)});
+    }
+  } else {
+    for (uint32_t i = threadIdx.x; i < cols; i += kThreads) {
+      store_input(target, at + i, row[i] * scale * load_one<T>(weight, i));
+    }
+  }
+}
+
+// A warp per row, for the short rows of QK norm. Traffic per element: 4 read, 4 written.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    rmsnorm_kernel(const float* x, const std::byte* weight, uint32_t rows, uint32_t cols,
+                   float epsilon, float* out) {
+  const uint32_t r = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;
+  const unsigned lane = threadIdx.x % kWarp;
+  if (r >= rows) return;  // whole warps
+  const float* row = x + uint64_t{r} * cols;
+  float sum = 0;
+  for (uint32_t i = lane; i < cols; i += kWarp) sum = fmaf(row[i], row[i], sum);
+  const float scale = 1.0f / sqrtf(warp_sum(sum) / static_cast<float>(cols) + epsilon);
+  for (uint32_t i = lane; i < cols; i += kWarp) {
+    out[uint64_t{r} * cols + i] = row[i] * scale * load_one<T>(weight, i);
+  }
+}
+
+__device__ float silu(float x) {
+  return x / (1.0f + expf(-x));
+}
+
+/// value(i) for every i < count goes to the target, four at a time.
+template <typename Four, typename One>
+__device__ void map_flat(uint64_t count, const InputTarget& target, const Four& four,
+                         const One& one) {
+  const uint64_t i = (uint64_t{blockIdx.x} * kThreads + threadIdx.x) * kPerThread;
+  if (i + kPerThread <= count) {
+    store_input4(target, i, four(i));
+  } else {
+    for (uint64_t j = i; j < count; ++j) store_input(target, j, one(j));
+  }
+}
+
+// Traffic per element: 8 read, the target written.
+__global__ void silu_mul_kernel(const float* gate, const float* up, uint64_t count,
+                                InputTarget target) {
+  map_flat(
+      count, target,
+      [&](uint64_t i) {
+        const float4 g = load4(gate + i);
+        const float4 u = load4(up + i);
+        return float4{silu(g.x) * u.x, silu(g.y) * u.y, silu(g.z) * u.z, silu(g.w) * u.w};
+      },
+      [&](uint64_t i) { return silu(gate[i]) * up[i]; });
+}
+
+// Traffic per element: 4 read, the target written.
+__global__ void convert_kernel(const float* x, uint64_t count, InputTarget target) {
+  map_flat(
+      count, target, [&](uint64_t i) { return load4(x + i); }, [&](uint64_t i) { return x[i]; });
+}
+
+// Traffic per element: 8 read, 4 written.
+__global__ void add_kernel(float* x, const float* y, uint64_t count) {
+  map_flat(
+      count, InputTarget{x, nullptr, DType::kF32},
+      [&](uint64_t i) {
+        const float4 a = load4(x + i);
+        const float4 b = load4(y + i);
+        return float4{a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
+      },
+      [&](uint64_t i) { return x[i] + y[i]; });
+}
+
+// Traffic per element: 4 read, 4 written.
+template <typename T>
+__global__ void add_bias_kernel(float* x, const std::byte* bias, uint32_t cols, uint64_t count) {
+  const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < count) x[i] += load_one<T>(bias, i % cols);
+}
+
+/// Which sequence and which of its rows block `index` works on.
+__device__ uint32_t find_row(const SequenceBatch& batch, uint32_t index, uint32_t* row) {
+  uint32_t s = 0;
+  while (index >= batch.items[s].rows) index -= batch.items[s++].rows;
+  *row = index;
+  return s;
+}
+
+// A block per row. Traffic: q read and written, k and v read, both written to the cache.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    rope_append_kernel(float* q, const float* k, const float* v, AttentionShape shape,
+                       const float* inverse_frequencies, SequenceBatch batch) {
+  __shared__ float cosine[kMaxHeadDim / 2];
+  __shared__ float sine[kMaxHeadDim / 2];
+  uint32_t r = 0;
+  const SequenceRows sequence = batch.items[find_row(batch, blockIdx.x, &r)];
+  const uint32_t position = sequence.first_position + r;
+  const uint32_t head_dim = shape.head_dim;
+  const uint32_t half = head_dim / 2;
+  for (uint32_t i = threadIdx.x; i < half; i += kThreads) {
+    const float angle = static_cast<float>(position) * inverse_frequencies[i];
+    cosine[i] = cosf(angle);
+    sine[i] = sinf(angle);
+  }
+  __syncthreads();
+  const uint64_t row = sequence.first_row + r;
+  for (uint32_t j = threadIdx.x; j < shape.heads * half; j += kThreads) {
+    const uint32_t i = j % half;
+    float* pair = q + (row * shape.heads + j / half) * head_dim + i;
+    const float low = pair[0];
+    const float high = pair[half];
+    pair[0] = low * cosine[i] - high * sine[i];
+    pair[half] = high * cosine[i] + low * sine[i];
+  }
+  auto* keys = reinterpret_cast<typename T::Raw*>(sequence.kv);
+  const uint64_t head_elements = uint64_t{sequence.kv_capacity} * head_dim;
+  typename T::Raw* values = keys + shape.kv_heads * head_elements;
+  const uint64_t place = uint64_t{position} * head_dim;
+  for (uint32_t j = threadIdx.x; j < shape.kv_heads * half; j += kThreads) {
+    const uint32_t i = j % half;
+    const uint32_t head = j / half;
+    const float* pair = k + (row * shape.kv_heads + head) * head_dim + i;
+    typename T::Raw* key = keys + head * head_elements + place + i;
+    key[0] = T::from_f32(pair[0] * cosine[i] - pair[half] * sine[i]);
+    key[half] = T::from_f32(pair[half] * cosine[i] + pair[0] * sine[i]);
+  }
+  for (uint32_t j = threadIdx.x; j < shape.kv_heads * head_dim; j += kThreads) {
+    const uint32_t head = j / head_dim;
+    values[head * head_elements + place + j % head_dim] =
+        T::from_f32(v[row * shape.kv_heads * head_dim + j]);
+  }
+}
+
+}  // namespace
+
+bool has_code() {
+  cudaFuncAttributes attributes{};
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, convert_kernel);
+  if (status == cudaSuccess) return true;
+  static_cast<void>(cudaGetLastError());
+  return false;
+}
+
+void embed(cudaStream_t stream, const WeightView& table, const uint32_t* ids, const uint32_t* rows,
+           uint32_t count, float* out) {
+  if (count == 0) return;
+  with_type(table.dtype, [&](auto type) {
+    launch("embed", embed_kernel<decltype(type)>, count, kThreads, stream, table.data, table.cols,
+           ids, rows, out);
+  });
+}
+
+void rmsnorm(cudaStream_t stream, const float* x, const WeightView& weight, uint32_t rows,
+             float epsilon, float* out) {
+  with_type(weight.dtype, [&](auto type) {
+    launch("rmsnorm", rmsnorm_kernel<decltype(type)>, blocks_of(rows, kThreads / kWarp), kThreads,
+           stream, x, weight.data, rows, weight.cols, epsilon, out);
+  });
+}
+
+void add_rmsnorm(cudaStream_t stream, float* x, const float* y, const WeightView& weight,
+                 uint32_t rows, float epsilon, const InputTarget& target) {
+  with_type(weight.dtype, [&](auto type) {
+    launch("add_rmsnorm", add_rmsnorm_kernel<decltype(type)>, rows, kThreads, stream, x, y,
+           weight.data, weight.cols, epsilon, target);
+  });
+}
+
+void silu_mul(cudaStream_t stream, const float* gate, const float* up, uint64_t count,
+              const InputTarget& target) {
+  launch("silu_mul", silu_mul_kernel, blocks_of(count, kThreads * kPerThread), kThreads, stream,
+         gate, up, count, target);
+}
+
+void convert(cudaStream_t stream, const float* x, uint64_t count, const InputTarget& target) {
+  launch("convert", convert_kernel, blocks_of(count, kThreads * kPerThread), kThreads, stream, x,
+         count, target);
+}
+
+void add(cudaStream_t stream, float* x, const float* y, uint64_t count) {
+  launch("add", add_kernel, blocks_of(count, kThreads * kPerThread), kThreads, stream, x, y, count);
+}
+
+void add_bias(cudaStream_t stream, float* x, uint32_t rows, const WeightView& bias) {
+  const uint64_t count = uint64_t{rows} * bias.cols;
+  with_type(bias.dtype, [&](auto type) {
+    launch("add_bias", add_bias_kernel<decltype(type)>, blocks_of(count, kThreads), kThreads,
+           stream, x, bias.data, bias.cols, count);
+  });
+}
+
+void rope_append(cudaStream_t stream, float* q, const float* k, const float* v,
+                 const AttentionShape& shape, const float* inverse_frequencies,
+                 const SequenceBatch& sequences) {
+  uint32_t rows = 0;
+  for (uint32_t s = 0; s < sequences.count; ++s) rows += sequences.items[s].rows;
+  if (rows == 0) return;
+  with_type(shape.kv_dtype, [&](auto type) {
+    launch("rope_append", rope_append_kernel<decltype(type)>, rows, kThreads, stream, q, k, v,
+           shape, inverse_frequencies, sequences);
+  });
+}
+
+}  // namespace spillway::cuda

@@ -1,0 +1,82 @@
+// Launchers of the own kernels. Every call only puts work on `stream` and throws Error when the
+// launch is refused; pointers are device memory. Expected traffic stands beside each kernel.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/ops.h"
+
+namespace spillway::cuda {
+
+/// Sequences as a kernel parameter: by value, so that nothing is uploaded and nothing must live on.
+struct SequenceBatch {
+  static constexpr uint32_t kMax = 64;
+  uint32_t count = 0;
+  SequenceRows items[kMax];
+};
+
+/// Rows to sample, likewise.
+struct SampleBatch {
+  static constexpr uint32_t kMax = 64;
+  SampleRow rows[kMax];
+};
+
+/// What a producer of matmul inputs writes: f32, or 16 bits of `dtype`.
+struct InputTarget {
+  float* f32 = nullptr;
+  uint16_t* half = nullptr;
+  DType dtype = DType::kF32;
+};
+
+/// True when this build holds code for the current device.
+bool has_code();
+
+// elementwise.cu
+void embed(cudaStream_t stream, const WeightView& table, const uint32_t* ids, const uint32_t* rows,
+           uint32_t count, float* out);
+void rmsnorm(cudaStream_t stream, const float* x, const WeightView& weight, uint32_t rows,
+             float epsilon, float* out);
+/// x += y where y is given; target = x / rms(x) * weight.
+void add_rmsnorm(cudaStream_t stream, float* x, const float* y, const WeightView& weight,
+                 uint32_t rows, float epsilon, const InputTarget& target);
+void silu_mul(cudaStream_t stream, const float* gate, const float* up, uint64_t count,
+              const InputTarget& target);
+void convert(cudaStream_t stream, const float* x, uint64_t count, const InputTarget& target);
+void add(cudaStream_t stream, float* x, const float* y, uint64_t count);
+void add_bias(cudaStream_t stream, float* x, uint32_t rows, const WeightView& bias);
+void rope_append(cudaStream_t stream, float* q, const float* k, const float* v,
+                 const AttentionShape& shape, const float* inverse_frequencies,
+                 const SequenceBatch& sequences);
+
+// gemv.cu
+inline constexpr uint32_t kMaxGemvRows = 8;
+/// out[r, n] = x[r, :] · weight[n, :] for up to kMaxGemvRows rows of x, f32 sums. A row's bits do
+/// not depend on the number of rows, on the tile or on addresses.
+void gemv(cudaStream_t stream, const WeightView& weight, const float* x, uint32_t rows, float* out,
+          uint32_t out_stride);
+
+// attention.cu; the cache of a sequence is keys [kv_heads, capacity, head_dim], then values alike
+inline constexpr uint32_t kMaxHeadDim = 256;
+uint64_t kv_cache_bytes(const AttentionShape& shape, uint32_t capacity);
+/// Scratch of one decoding sequence of up to `positions`.
+uint64_t split_workspace_bytes(const AttentionShape& shape, uint32_t positions);
+/// One row per sequence, the KV length split over blocks; as many sequences at a time as
+/// `workspace` holds (one at least).
+void attention_decode(cudaStream_t stream, const float* q, const AttentionShape& shape,
+                      std::span<const SequenceRows> sequences, float* out,
+                      std::span<std::byte> workspace);
+/// Any number of rows of one sequence: tensor cores for 16-bit caches, f32 otherwise.
+void attention_prefill(cudaStream_t stream, const float* q, const AttentionShape& shape,
+                       const SequenceRows& sequence, float* out);
+
+// logits.cu
+void fold_log_softmax(cudaStream_t stream, const float* logits, uint32_t rows, uint32_t cols,
+                      uint32_t stride, uint32_t first_id, const uint32_t* targets,
+                      float* running_max, float* running_sum, float* target_logit);
+void sample(cudaStream_t stream, const float* logits, uint32_t cols, const SampleBatch& batch,
+            uint32_t rows, uint32_t* ids);
+
+}  // namespace spillway::cuda

@@ -1,0 +1,14 @@
+// Picking a token on the host; the rule is Ops::sample's.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/ops.h"
+
+namespace spillway {
+
+/// The next token of one row of logits, or kBadLogits.
+uint32_t host_sample(std::span<const float> logits, const SampleRow& row);
+
+}  // namespace spillway
