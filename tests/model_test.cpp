@@ -80,7 +80,8 @@ TEST_P(Goldens, GreedyTokens) {
     auto expected = goldens[i]["output_token_ids"].get<std::vector<uint32_t>>();
     expected.resize(config_.max_new_tokens);
     EXPECT_EQ(outcome.result.outputs[i].ids, expected);
-    if (!slow) EXPECT_EQ(outcome.result.outputs[i].text, goldens[i]["text"]);
+    if (slow) continue;
+    EXPECT_EQ(outcome.result.outputs[i].text, goldens[i]["text"]);
   }
 }
 

@@ -1,3 +1,4 @@
+// The bf16 conversions that kernels/cuda uses; see cuda_runtime_api.h.
 #pragma once
 
 #include <cuda_runtime.h>
