@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <fstream>
@@ -102,6 +103,10 @@ Json common_report(const Config& config, const Model& model, const Machine& mach
                       {"peak_rss_bytes", memory.peak_rss_bytes},
                       {"gpu_budget_bytes", plan.gpu_budget_bytes},
                       {"gpu_planned_bytes", placement.gpu_planned_bytes},
+                      {"ram_homes_bytes", engine.store().ram_bytes()},
+                      {"ram_homes_pinned_bytes",
+                       std::min(engine.store().pinned_bytes(), engine.store().ram_bytes())},
+                      {"pin_refusal", engine.store().pin_refusal()},
                       {"huge_pages", memory.huge_page_bytes > 0},
                       {"huge_page_bytes", memory.huge_page_bytes},
                       {"bill", bill_json(plan)}};

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -34,12 +35,25 @@ bool Session::load(const Workload& workload) {
     runtime_->load([&](const char* what, uint64_t done, uint64_t total) {
       progress_.show(fmt::format("{} {} of {}", what, format_bytes(done), format_bytes(total)));
     });
+    progress_.clear();
+    say_if_unpinned();
     return true;
   } catch (const Stopped&) {
     progress_.clear();
     fmt::print(stderr, "spillway: stopped while loading\n");
     return false;
   }
+}
+
+void Session::say_if_unpinned() const {
+  const LayerStore& store = runtime_->engine().store();
+  if (store.pin_refusal().empty()) return;
+  notice_(fmt::format(
+      "{} of {} in RAM could not be pinned and go through the staging slabs, which costs the CPU a "
+      "copy ({}); raise the limit on locked memory (ulimit -l; in a container --ulimit memlock=-1; "
+      "WSL pins little) or lower memory.ram",
+      format_bytes(store.ram_bytes() - std::min(store.pinned_bytes(), store.ram_bytes())),
+      format_bytes(store.ram_bytes()), store.pin_refusal()));
 }
 
 void Session::write_files(const nlohmann::ordered_json& report) const {

@@ -31,6 +31,8 @@ class Session {
   void write_files(const nlohmann::ordered_json& report) const;
 
  private:
+  void say_if_unpinned() const;
+
   SteadyClock clock_;
   const StopFlag& stop_;
   NoticeSink notice_;

@@ -42,6 +42,9 @@ RunOutcome run_model(const Config& config, const std::vector<Prompt>* given) {
   const auto logits = runtime->forward().logits(0);
   outcome.logits.assign(logits.begin(), logits.end());
   outcome.plan = session.plan;
+  outcome.ram_home_bytes = runtime->engine().store().ram_bytes();
+  outcome.pinned_bytes = runtime->engine().store().pinned_bytes();
+  outcome.pin_refusal = runtime->engine().store().pin_refusal();
   outcome.notices = session.notices.lines;
   return outcome;
 }

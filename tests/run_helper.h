@@ -15,6 +15,9 @@ struct RunOutcome {
   RunPlan plan;
   std::vector<float> logits;  ///< of the last pass, first sequence
   std::vector<std::string> notices;
+  uint64_t ram_home_bytes = 0;
+  uint64_t pinned_bytes = 0;
+  std::string pin_refusal;
 };
 RunOutcome run_model(const Config& config, const std::vector<Prompt>* prompts = nullptr);
 

@@ -109,7 +109,8 @@ class CudaDevice final : public Device {
     }
     check_cuda(status, "cudaMalloc", bytes);
     return {static_cast<std::byte*>(data), bytes, [ordinal = ordinal_](std::byte* p) {
-              if (cudaSetDevice(ordinal) == cudaSuccess) static_cast<void>(cudaFree(p));
+              static_cast<void>(cudaSetDevice(ordinal));  // a device that failed frees nothing more
+              static_cast<void>(cudaFree(p));
             }};
   }
 
