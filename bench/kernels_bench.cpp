@@ -1,83 +1,274 @@
-// Kernels of the host: GEMV bytes/s by dtype and rows, prompt matmul FLOP/s, attention.
+// Every operation of a device: bytes/s and FLOP/s at the sizes of an 8B model. --device=NAME picks
+// the device (default host); on a GPU, the share of its ceilings, measured first in the same run.
+//
+//   bench_kernels --device=cuda --benchmark_filter=matmul
 #include <benchmark/benchmark.h>
+#include <fmt/format.h>
 
 #include <cstring>
+#include <map>
+#include <string>
 #include <vector>
 
-#include "core/buffer.h"
+#include "bench/cuda_limits.h"
+#include "core/error.h"
 #include "core/units.h"
-#include "kernels/host/host_device.h"
-#include "kernels/host/host_ops.h"
+#include "kernels/registry.h"
 
 namespace spillway {
 namespace {
 
-struct Setup {
-  explicit Setup(uint32_t rows, uint32_t cols) : limits{rows, cols, 4096, {32, 8, 128}, {}} {
-    memory = device->allocate(ops->workspace_bytes(limits));
-    ops->bind_workspace({memory.data(), memory.bytes()}, limits);
+constexpr uint32_t kHidden = 4096;
+constexpr uint32_t kInner = 14336;
+constexpr uint32_t kVocab = 128256;
+constexpr AttentionShape kShape{32, 8, 128, DType::kBF16};
+
+/// The device under test, its operations and its ceilings (0 = not known).
+struct Bench {
+  std::unique_ptr<Device> device;
+  std::unique_ptr<Ops> ops;
+  std::unique_ptr<Stream> stream;
+  double memory_rate = 0;
+  double matmul_rate = 0;
+
+  explicit Bench(const std::string& name) {
+    device = open_device(name, {});
+    ops = make_ops(*device, {});
+    stream = device->make_stream(StreamKind::kCompute);
+    if (device->name().rfind("cuda:", 0) != 0) return;
+    const int ordinal = std::stoi(device->name().substr(5));
+    memory_rate = bench::cuda_memory_rate(ordinal, 10);
+    matmul_rate = bench::cuda_matmul_rate(ordinal, 10);
+    fmt::print(
+        "{}: memory {:.0f} GB/s, bf16 matmul {:.0f} TFLOP/s, copies pinned {:.1f} and "
+        "pageable {:.1f} GB/s\n",
+        ops->description(), memory_rate / 1e9, matmul_rate / 1e12,
+        bench::cuda_copy_rate(ordinal, true, 10) / 1e9,
+        bench::cuda_copy_rate(ordinal, false, 5) / 1e9);
   }
-  OpsLimits limits;
-  std::unique_ptr<Ops> ops = make_host_ops(DeviceOptions{});
-  std::unique_ptr<Device> device = make_host_device();
-  std::unique_ptr<Stream> stream = device->make_stream(StreamKind::kCompute);
-  Memory memory;
 };
 
-/// A matrix larger than the caches, as a decode pass meets it: every byte comes from memory.
-void matmul(benchmark::State& state, DType dtype) {
-  const auto rows = static_cast<uint32_t>(state.range(0));
-  constexpr uint32_t kCols = 4096;
+/// Values that are no zeros: those may run faster than real ones.
+Memory filled(Bench& bench, uint64_t bytes) {
+  Memory memory = bench.device->allocate(bytes);
+  const Memory host = bench.device->allocate_pinned(bytes);
+  constexpr uint64_t kPrime = 1999993;
+  std::vector<uint16_t> values(kPrime);  // as bf16, as f16 and as f32: small and of either sign
+  uint32_t state = 1;
+  for (uint16_t& value : values) {
+    state = state * 1664525u + 1013904223u;
+    value = static_cast<uint16_t>(0x3800u | (state >> 16 & 0x82ffu));
+  }
+  for (uint64_t at = 0; at < bytes; at += kPrime * 2) {
+    std::memcpy(host.data() + at, values.data(), std::min(kPrime * 2, bytes - at));
+  }
+  bench.stream->copy(memory.data(), host.data(), bytes);
+  bench.stream->sync();
+  return memory;
+}
+
+/// An operation ready to run: what it holds, what it moves and computes.
+struct Work {
+  std::vector<Memory> memory;
+  std::function<void()> run;
+  double bytes = 0;
+  double flops = 0;
+};
+
+float* floats(const Memory& memory) {
+  return reinterpret_cast<float*>(memory.data());
+}
+
+Memory bind(Bench& bench, uint32_t rows, uint32_t positions) {
+  const OpsLimits limits{rows, kInner, positions, kShape, DType::kBF16};
+  Memory workspace =
+      bench.device->allocate(std::max<uint64_t>(1, bench.ops->workspace_bytes(limits)));
+  bench.ops->bind_workspace({workspace.data(), workspace.bytes()}, limits);
+  return workspace;
+}
+
+/// Weights larger than any cache are walked, as a pass does.
+Work matmul(Bench& bench, DType dtype, uint32_t rows) {
   constexpr uint32_t kOutputs = 2048;
-  Setup setup(rows, kCols);
-  const uint64_t tile_bytes = uint64_t{kOutputs} * kCols * dtype_bytes(dtype);
-  const uint64_t tiles = rows == 1 ? kGiB / tile_bytes : 8;
-  HugeBuffer weights(tiles * tile_bytes);
-  std::memset(weights.data(), 0x2c, weights.bytes());
-  const std::vector<float> x(uint64_t{rows} * kCols, 0.01f);
-  std::vector<float> out(uint64_t{rows} * kOutputs);
-  uint64_t tile = 0;
-  for (auto _ : state) {
-    setup.ops->set_input(*setup.stream, x.data(), rows, kCols);
-    setup.ops->matmul(*setup.stream,
-                      {weights.data() + (tile++ % tiles) * tile_bytes, dtype, kOutputs, kCols},
-                      out.data(), kOutputs);
-  }
-  state.SetBytesProcessed(static_cast<int64_t>(state.iterations() * tile_bytes));
-  state.counters["FLOP/s"] =
-      benchmark::Counter(2.0 * rows * kOutputs * kCols * static_cast<double>(state.iterations()),
-                         benchmark::Counter::kIsRate);
+  const uint64_t tile_bytes = uint64_t{kOutputs} * kHidden * dtype_bytes(dtype);
+  const uint64_t tiles = kGiB / tile_bytes;
+  Work work;
+  work.memory.push_back(bind(bench, rows, 16));
+  work.memory.push_back(filled(bench, tiles * tile_bytes));
+  work.memory.push_back(filled(bench, uint64_t{rows} * kHidden * 4));
+  work.memory.push_back(bench.device->allocate(uint64_t{rows} * kOutputs * 4));
+  work.run = [&bench, dtype, rows, tile_bytes, tiles, tile = uint64_t{0}, w = work.memory[1].data(),
+              x = floats(work.memory[2]), out = floats(work.memory[3])]() mutable {
+    bench.ops->set_input(*bench.stream, x, rows, kHidden);
+    bench.ops->matmul(*bench.stream, {w + tile++ % tiles * tile_bytes, dtype, kOutputs, kHidden},
+                      out, kOutputs);
+  };
+  work.bytes = static_cast<double>(tile_bytes);
+  work.flops = 2.0 * rows * kOutputs * kHidden;
+  return work;
 }
 
-void matmul_bf16(benchmark::State& state) {
-  matmul(state, DType::kBF16);
+Work norm_input(Bench& bench, uint32_t rows) {
+  Work work;
+  work.memory.push_back(bind(bench, rows, 16));
+  for (int i = 0; i < 2; ++i) work.memory.push_back(filled(bench, uint64_t{rows} * kHidden * 4));
+  work.memory.push_back(filled(bench, kHidden * 2));
+  work.run = [&bench, rows, x = floats(work.memory[1]), y = floats(work.memory[2]),
+              w = work.memory[3].data()] {
+    bench.ops->norm_input(*bench.stream, x, y, {w, DType::kBF16, 1, kHidden}, rows, 1e-5f, y);
+  };
+  work.bytes = rows * kHidden * 14.0;
+  return work;
 }
-void matmul_f16(benchmark::State& state) {
-  matmul(state, DType::kF16);
-}
-void matmul_f32(benchmark::State& state) {
-  matmul(state, DType::kF32);
-}
-BENCHMARK(matmul_bf16)->Arg(1)->Arg(4)->Arg(8)->Arg(16)->Arg(64)->Arg(512)->UseRealTime();
-BENCHMARK(matmul_f16)->Arg(1)->Arg(512)->UseRealTime();
-BENCHMARK(matmul_f32)->Arg(1)->Arg(512)->UseRealTime();
 
-void attention(benchmark::State& state) {
-  const auto rows = static_cast<uint32_t>(state.range(0));
-  const auto past = static_cast<uint32_t>(state.range(1));
-  const AttentionShape shape{32, 8, 128};
-  Setup setup(rows, 4096);
+Work silu_mul_input(Bench& bench, uint32_t rows) {
+  Work work;
+  work.memory.push_back(bind(bench, rows, 16));
+  for (int i = 0; i < 2; ++i) work.memory.push_back(filled(bench, uint64_t{rows} * kInner * 4));
+  work.run = [&bench, rows, gate = floats(work.memory[1]), up = floats(work.memory[2])] {
+    bench.ops->silu_mul_input(*bench.stream, gate, up, rows, kInner);
+  };
+  work.bytes = rows * kInner * 10.0;
+  return work;
+}
+
+/// `rows` of one sequence after `past` positions.
+Work attention(Bench& bench, uint32_t rows, uint32_t past, bool append) {
   const auto capacity = static_cast<uint32_t>(align_up(past + rows, kKvBlockPositions));
-  const Memory kv = setup.device->allocate(setup.ops->kv_bytes(shape, capacity));
-  std::memset(kv.data(), 0, kv.bytes());
-  const std::vector<float> q(uint64_t{rows} * 4096, 0.01f);
-  std::vector<float> out(q.size());
-  const SequenceRows sequence{0, rows, past, kv.data(), capacity};
-  for (auto _ : state) {
-    setup.ops->attention(*setup.stream, q.data(), shape, {&sequence, 1}, out.data());
+  const uint64_t kv_bytes = bench.ops->kv_bytes(kShape, capacity);
+  Work work;
+  work.memory.push_back(bind(bench, rows, past + rows));
+  work.memory.push_back(bench.device->allocate(kv_bytes));
+  bench.ops->zero(*bench.stream, work.memory[1].data(), kv_bytes);
+  for (int i = 0; i < 4; ++i) work.memory.push_back(filled(bench, uint64_t{rows} * kHidden * 4));
+  work.memory.push_back(filled(bench, 256));
+  const SequenceRows sequence{0, rows, past, work.memory[1].data(), capacity};
+  work.run = [&bench, sequence, append, q = floats(work.memory[2]), k = floats(work.memory[3]),
+              v = floats(work.memory[4]), out = floats(work.memory[5]),
+              speeds = floats(work.memory[6])] {
+    if (append) {
+      bench.ops->rope_append(*bench.stream, q, k, v, kShape, speeds, {&sequence, 1});
+    } else {
+      bench.ops->attention(*bench.stream, q, kShape, {&sequence, 1}, out);
+    }
+  };
+  const double positions = rows * (past + (rows + 1) / 2.0);
+  if (append) {
+    work.bytes = rows * (kHidden * 8.0 + 2048 * 6.0);
+  } else {
+    work.bytes = static_cast<double>(kv_bytes);
+    work.flops = 4.0 * positions * kHidden;
   }
+  return work;
 }
-BENCHMARK(attention)->Args({1, 2000})->Args({512, 0})->UseRealTime();
+
+Work head(Bench& bench, uint32_t rows, bool sampling) {
+  Work work;
+  work.memory.push_back(bind(bench, rows, 16));
+  work.memory.push_back(filled(bench, uint64_t{rows} * kVocab * 4));
+  work.memory.push_back(filled(bench, rows * 16));
+  work.run = [&bench, rows, sampling, logits = floats(work.memory[1]),
+              results = floats(work.memory[2])] {
+    auto* ids = reinterpret_cast<uint32_t*>(results + 3 * rows);
+    if (sampling) {
+      const std::vector<SampleRow> how(rows, {0.8f, 50, 0.95f, 0.5f});
+      bench.ops->sample(*bench.stream, logits, kVocab, how, ids);
+    } else {
+      bench.ops->fold_log_softmax(*bench.stream, logits, rows, kVocab, kVocab, 0, ids, results,
+                                  results + rows, results + 2 * rows);
+    }
+  };
+  work.bytes = rows * 4.0 * kVocab;
+  return work;
+}
+
+void measure(benchmark::State& state, Bench& bench, const std::function<Work()>& make) {
+  constexpr int kBatch = 20;  // launches per wait: what a pass does, too
+  const Work work = make();
+  const bool inline_work = bench.device->unified();
+  const int batch = inline_work ? 1 : kBatch;
+  work.run();
+  bench.stream->sync();
+  for (auto _ : state) {
+    for (int i = 0; i < batch; ++i) work.run();
+    bench.stream->sync();
+  }
+  const double runs = static_cast<double>(state.iterations()) * batch;
+  const auto rate = [&](const char* name, double amount) {
+    state.counters[name] = benchmark::Counter(amount * runs, benchmark::Counter::kIsRate,
+                                              benchmark::Counter::OneK::kIs1000);
+  };
+  rate("bytes/s", work.bytes);
+  if (work.flops > 0) rate("FLOP/s", work.flops);
+  if (bench.memory_rate > 0) rate("of memory", work.bytes / bench.memory_rate);
+  if (bench.matmul_rate > 0 && work.flops > 0) rate("of matmul", work.flops / bench.matmul_rate);
+}
+
+void add(Bench& bench, const std::string& name, std::function<Work()> make) {
+  benchmark::RegisterBenchmark(name.c_str(), [&bench,
+                                              make = std::move(make)](benchmark::State& state) {
+    measure(state, bench, make);
+  })->UseRealTime();
+}
+
+void add_all(Bench& bench) {
+  const bool host = bench.device->unified();
+  for (const uint32_t rows : {1u, 2u, 4u, 8u, 16u, 64u, 512u, 2048u}) {
+    if (host && rows == 2048) continue;
+    add(bench, fmt::format("matmul_bf16/{}", rows),
+        [&bench, rows] { return matmul(bench, DType::kBF16, rows); });
+  }
+  for (const uint32_t rows : {1u, 512u}) {
+    add(bench, fmt::format("matmul_f16/{}", rows),
+        [&bench, rows] { return matmul(bench, DType::kF16, rows); });
+    add(bench, fmt::format("matmul_f32/{}", rows),
+        [&bench, rows] { return matmul(bench, DType::kF32, rows); });
+  }
+  const uint32_t prompt = host ? 512 : 2048;
+  for (const uint32_t rows : {1u, prompt}) {
+    add(bench, fmt::format("norm_input/{}", rows),
+        [&bench, rows] { return norm_input(bench, rows); });
+    if (!host) {  // in place: run again and again, the host's values would become denormal
+      add(bench, fmt::format("silu_mul_input/{}", rows),
+          [&bench, rows] { return silu_mul_input(bench, rows); });
+    }
+    add(bench, fmt::format("rope_append/{}", rows),
+        [&bench, rows] { return attention(bench, rows, 0, true); });
+    add(bench, fmt::format("fold_log_softmax/{}", rows / 8 + 1),
+        [&bench, rows] { return head(bench, rows / 8 + 1, false); });
+  }
+  add(bench, "attention/1_after_2000", [&bench] { return attention(bench, 1, 2000, false); });
+  add(bench, "attention/1_after_32000", [&bench] { return attention(bench, 1, 32000, false); });
+  add(bench, fmt::format("attention/{}", prompt),
+      [&bench, prompt] { return attention(bench, prompt, 0, false); });
+  add(bench, "sample/1", [&bench] { return head(bench, 1, true); });
+  add(bench, "sample/16", [&bench] { return head(bench, 16, true); });
+}
 
 }  // namespace
 }  // namespace spillway
+
+int main(int argc, char** argv) {
+  std::string device = "host";
+  std::vector<char*> rest;
+  for (int i = 0; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument.rfind("--device=", 0) == 0) {
+      device = argument.substr(9);
+    } else {
+      rest.push_back(argv[i]);
+    }
+  }
+  int count = static_cast<int>(rest.size());
+  benchmark::Initialize(&count, rest.data());
+  if (benchmark::ReportUnrecognizedArguments(count, rest.data())) return 2;
+  try {
+    spillway::Bench bench(device);
+    spillway::add_all(bench);
+    benchmark::RunSpecifiedBenchmarks();
+  } catch (const spillway::Error& error) {
+    fmt::print(stderr, "bench_kernels: {}\n", error.what());
+    return 1;
+  }
+  return 0;
+}

@@ -2,10 +2,13 @@
 // turn in one run. Prints a Markdown table (docs/PERFORMANCE.md); --json for programs.
 //
 //   spillway_ratio MODEL_DIR --ram 3GiB --runs 3
+//   spillway_ratio MODEL_DIR --device cuda --runs 3
 //
-// Arms, interleaved: a bare io_uring loop on the model's file; decode with the RAM budget; decode
-// with everything resident against the memory's read rate; a 512-token prompt with everything
-// resident against oneDNN's matmul rate.
+// Arms on the host, interleaved: a bare io_uring loop on the model's file; decode with the RAM
+// budget; decode with everything resident against the memory's read rate; a prompt with everything
+// resident against oneDNN's matmul rate. Arms on a GPU: decode with all layers on the GPU, in RAM,
+// on NVMe, and a third in each; a prompt with all layers on the GPU; against device memory, pinned
+// copies, the bare loop and cuBLAS.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -13,6 +16,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "bench/cuda_limits.h"
 #include "bench/limits.h"
 #include "core/error.h"
 #include "core/units.h"
@@ -24,10 +28,11 @@ namespace {
 
 struct Options {
   std::string model;
+  std::string device = "host";
   std::string ram = "3GiB";
   uint32_t runs = 3;
   uint32_t decode_tokens = 8;
-  uint32_t prompt_tokens = 512;
+  uint32_t prompt_tokens = 0;  // 0 = 512 on the host, 2048 on a GPU
   uint64_t chunk_bytes = kMiB;
   uint32_t depth = 16;
   bool streamed_only = false;
@@ -50,23 +55,34 @@ struct Series {
   }
 };
 
+/// What one arm runs with.
+struct Arm {
+  std::optional<uint64_t> ram_bytes;
+  std::optional<uint64_t> gpu_bytes;
+  PlacementPolicy policy = PlacementPolicy::kAuto;
+  uint32_t prompt_tokens = 8;
+  uint32_t new_tokens = 1;
+};
+
 /// One model, loaded once, asked again and again.
 class Bench {
  public:
-  Bench(const Options& options, std::optional<uint64_t> ram_bytes, uint32_t prompt_tokens,
-        uint32_t new_tokens) {
+  Bench(const Options& options, const Arm& arm) {
     const NoticeSink notice = [](const std::string& line) {
       fmt::print(stderr, "note: {}\n", line);
     };
     config_.model_path = options.model;
-    config_.device = "host";
-    config_.ram_bytes = ram_bytes;
+    config_.device = options.device;
+    config_.ram_bytes = arm.ram_bytes;
+    config_.gpu_bytes = arm.gpu_bytes;
+    config_.policy = arm.policy;
     config_.ignore_eos = true;
-    config_.max_new_tokens = new_tokens;
+    config_.max_new_tokens = arm.new_tokens;
+    config_.prefill_chunk_tokens = std::max(512u, arm.prompt_tokens);
     model_ = std::make_unique<Model>(open_model(config_.model_path, DirectChoice::kAuto, notice));
     machine_ = open_machine(config_, notice);
     prompts_ = {{"", {}}};
-    for (uint32_t i = 0; i < prompt_tokens; ++i) {
+    for (uint32_t i = 0; i < arm.prompt_tokens; ++i) {
       prompts_[0].ids.push_back((i * 7919) % model_->config.vocab);
     }
     workload_ = generation_workload(config_, *model_, prompts_);
@@ -100,6 +116,7 @@ class Bench {
 
 struct DecodeTotals {
   double seconds = 0;
+  uint64_t copied_bytes = 0;
   double stall_seconds = 0;
   uint64_t nvme_bytes = 0;
   uint32_t passes = 0;
@@ -115,6 +132,7 @@ DecodeTotals decode_totals(const std::vector<PassRecord>& passes) {
       totals.seconds += pass.seconds;
       totals.stall_seconds += seconds(pass.feed.stall_ns);
       totals.nvme_bytes += pass.feed.nvme_bytes;
+      totals.copied_bytes += pass.feed.copied_bytes;
       ++totals.passes;
     }
   }
@@ -165,10 +183,17 @@ double weight_bytes_per_pass(const Model& model) {
   return static_cast<double>(bytes);
 }
 
+/// Of the matmuls in the layers: the head's is one row, attention is little.
+double prompt_flops(const Model& model, uint32_t tokens) {
+  const auto head = static_cast<double>(model.weights.layers.back().bytes());
+  return 2.0 * tokens * (weight_bytes_per_pass(model) - head) /
+         static_cast<double>(dtype_bytes(model.weights.weights[0][1].dtype));
+}
+
 void streamed_arms(const Options& options, Report& report) {
   const auto ram = parse_size(options.ram);
   if (!ram) throw Error("--ram: expected a size such as 3GiB");
-  Bench bench(options, ram, 8, options.decode_tokens + 2);
+  Bench bench(options, {ram, {}, PlacementPolicy::kAuto, 8, options.decode_tokens + 2});
   const uint64_t per_pass = bench.plan().stream.placement.nvme_bytes_per_pass;
   Series raw;
   Series streamed;
@@ -199,7 +224,8 @@ void streamed_arms(const Options& options, Report& report) {
 
 void resident_arms(const Options& options, Report& report) {
   const uint32_t threads = usable_cores();
-  Bench bench(options, std::nullopt, options.prompt_tokens, options.decode_tokens + 2);
+  const uint32_t prompt_tokens = options.prompt_tokens != 0 ? options.prompt_tokens : 512;
+  Bench bench(options, {{}, {}, PlacementPolicy::kAuto, prompt_tokens, options.decode_tokens + 2});
   if (bench.plan().stream.placement.nvme_bytes_per_pass != 0) {
     fmt::print(stderr, "note: the model does not fit memory; resident arms skipped\n");
     return;
@@ -210,7 +236,7 @@ void resident_arms(const Options& options, Report& report) {
   Series prompt;
   Series bf16;
   Series f32;
-  Series prompt_tokens;
+  Series token_rate;
   for (uint32_t run = 0; run < options.runs; ++run) {
     memory.add(bench::memory_read_rate(threads, 1.5));
     bf16.add(bench::onednn_rate(true, threads, 1.5));
@@ -218,23 +244,134 @@ void resident_arms(const Options& options, Report& report) {
     const auto passes = bench.run();
     const DecodeTotals totals = decode_totals(passes);
     decode.add(bytes * totals.passes / totals.seconds);
-    const double flops =
-        2.0 * passes[0].tokens *
-        (bytes - static_cast<double>(bench.model().weights.layers.back().bytes())) /
-        static_cast<double>(dtype_bytes(bench.model().weights.weights[0][1].dtype));
-    prompt.add(flops / passes[0].seconds);
-    prompt_tokens.add(passes[0].tokens / passes[0].seconds);
+    prompt.add(prompt_flops(bench.model(), passes[0].tokens) / passes[0].seconds);
+    token_rate.add(passes[0].tokens / passes[0].seconds);
     fmt::print(stderr, "run {}: memory {:.1f} GB/s, decode {:.1f} GB/s, prompt {:.0f} GFLOP/s\n",
                run + 1, memory.values.back() / 1e9, decode.values.back() / 1e9,
                prompt.values.back() / 1e9);
   }
   report.row("decode, all in RAM", "GB/s", 1e9, decode, &memory);
-  report.row(fmt::format("prompt of {}, all in RAM, against oneDNN bf16", options.prompt_tokens),
-             "GFLOP/s", 1e9, prompt, &bf16);
-  report.row(fmt::format("prompt of {}, all in RAM, against oneDNN f32", options.prompt_tokens),
-             "GFLOP/s", 1e9, prompt, &f32);
-  report.row("prompt", "tokens/s", 1, prompt_tokens, nullptr);
+  report.row(fmt::format("prompt of {}, all in RAM, against oneDNN bf16", prompt_tokens), "GFLOP/s",
+             1e9, prompt, &bf16);
+  report.row(fmt::format("prompt of {}, all in RAM, against oneDNN f32", prompt_tokens), "GFLOP/s",
+             1e9, prompt, &f32);
+  report.row("prompt", "tokens/s", 1, token_rate, nullptr);
   fmt::print(stderr, "compute: {}\n", bench.compute());
+}
+
+/// Limits of one run on a GPU, measured in turn with its arms.
+struct GpuLimits {
+  double memory;
+  double copy;
+  double read;
+  double matmul;
+};
+
+GpuLimits gpu_limits(const Options& options, const Checkpoint& checkpoint) {
+  const int ordinal = options.device == "cuda" ? 0 : std::stoi(options.device.substr(5));
+  GpuLimits limits{};
+  limits.memory = bench::cuda_memory_rate(ordinal, 5);
+  limits.copy = bench::cuda_copy_rate(ordinal, true, 5);
+  limits.matmul = bench::cuda_matmul_rate(ordinal, 5);
+  limits.read =
+      bench::raw_read_rate(largest_file(checkpoint), 4 * kGiB, options.chunk_bytes, options.depth);
+  return limits;
+}
+
+/// One placement on a GPU, its figure per run and the limit of the same minute.
+struct GpuArm {
+  std::string name;
+  std::string unit_name;
+  double unit;
+  Arm arm;
+  std::function<double(const Bench&, const std::vector<PassRecord>&)> value;
+  std::function<double(const GpuLimits&)> limit;
+  Series values{};
+  Series limits{};
+};
+
+std::vector<GpuArm> gpu_arms(const Options& options, const Model& model) {
+  const auto weights = static_cast<uint64_t>(weight_bytes_per_pass(model));
+  const uint32_t prompt = options.prompt_tokens != 0 ? options.prompt_tokens : 2048;
+  const uint32_t tokens = options.decode_tokens + 2;
+  const auto seconds_per_pass = [](const std::vector<PassRecord>& passes) {
+    const DecodeTotals totals = decode_totals(passes);
+    return totals.seconds / totals.passes;
+  };
+  std::vector<GpuArm> arms;
+  // First: its time per pass is what computing costs the mixed arm.
+  arms.push_back({"decode, all on the GPU",
+                  "GB/s",
+                  1e9,
+                  {{}, {}, PlacementPolicy::kAuto, 8, 4 * tokens},
+                  [=](const Bench& b, const auto& passes) {
+                    return weight_bytes_per_pass(b.model()) / seconds_per_pass(passes);
+                  },
+                  [](const GpuLimits& l) { return l.memory; }});
+  arms.push_back({fmt::format("prompt of {}, all on the GPU", prompt),
+                  "TFLOP/s",
+                  1e12,
+                  {{}, {}, PlacementPolicy::kAuto, prompt, 1},
+                  [](const Bench& b, const auto& passes) {
+                    return prompt_flops(b.model(), passes[0].tokens) / passes[0].seconds;
+                  },
+                  [](const GpuLimits& l) { return l.matmul; }});
+  arms.push_back({"decode, all in RAM",
+                  "GB/s",
+                  1e9,
+                  {{}, {}, PlacementPolicy::kRam, 8, tokens},
+                  [](const Bench&, const auto& passes) {
+                    const DecodeTotals totals = decode_totals(passes);
+                    return static_cast<double>(totals.copied_bytes) / totals.seconds;
+                  },
+                  [](const GpuLimits& l) { return l.copy; }});
+  arms.push_back({"decode, all on NVMe",
+                  "GB/s",
+                  1e9,
+                  {kGiB, {}, PlacementPolicy::kNvme, 8, tokens},
+                  [](const Bench&, const auto& passes) {
+                    const DecodeTotals totals = decode_totals(passes);
+                    return static_cast<double>(totals.nvme_bytes) / totals.seconds;
+                  },
+                  [](const GpuLimits& l) { return std::min(l.read, l.copy); }});
+  arms.push_back({"decode, a third in each tier",
+                  "s",
+                  1,
+                  {weights / 3 + 256 * kMiB, weights / 3 + kGiB, PlacementPolicy::kAuto, 8, tokens},
+                  [=](const Bench&, const auto& passes) { return seconds_per_pass(passes); },
+                  nullptr});
+  return arms;
+}
+
+void device_arms(const Options& options, Report& report) {
+  const Model model = open_model(options.model, DirectChoice::kAuto, [](const std::string&) {});
+  auto arms = gpu_arms(options, model);
+  for (uint32_t run = 0; run < options.runs; ++run) {
+    const GpuLimits limits = gpu_limits(options, model.checkpoint);
+    double resident_seconds = 0;
+    for (GpuArm& arm : arms) {
+      Bench bench(options, arm.arm);
+      const auto passes = bench.run();
+      arm.values.add(arm.value(bench, passes));
+      if (&arm == &arms[0]) {
+        resident_seconds = weight_bytes_per_pass(model) / arm.values.values.back();
+        if (bench.plan().stream.placement.copied_bytes_per_pass != 0) {
+          fmt::print(stderr, "note: the model does not fit the GPU; its figures are of a mix\n");
+        }
+      }
+      const Placement& placement = bench.plan().stream.placement;
+      const double slowest = std::max(
+          {static_cast<double>(placement.nvme_bytes_per_pass) / limits.read,
+           static_cast<double>(placement.copied_bytes_per_pass) / limits.copy, resident_seconds});
+      arm.limits.add(arm.limit ? arm.limit(limits) : slowest);
+      fmt::print(stderr, "run {}: {}: {:.3g} {}, limit {:.3g}\n", run + 1, arm.name,
+                 arm.values.values.back() / arm.unit, arm.unit_name,
+                 arm.limits.values.back() / arm.unit);
+    }
+  }
+  for (const GpuArm& arm : arms) {
+    report.row(arm.name, arm.unit_name, arm.unit, arm.values, &arm.limits);
+  }
 }
 
 }  // namespace
@@ -245,10 +382,12 @@ int main(int argc, char** argv) {
   CLI::App app{"What the engine reaches, as a share of what this machine can do"};
   app.add_option("MODEL_DIR", options.model, "Checkpoint (spillway synth DIR --like bench-7gb)")
       ->required();
+  app.add_option("--device", options.device, "host, cuda or cuda:N")->capture_default_str();
   app.add_option("--ram", options.ram, "Budget of the streamed arm")->capture_default_str();
   app.add_option("--runs", options.runs, "Repetitions")->check(CLI::Range(1, 100));
   app.add_option("--tokens", options.decode_tokens, "Decode passes per run");
-  app.add_option("--prompt-tokens", options.prompt_tokens, "Length of the resident arm's prompt");
+  app.add_option("--prompt-tokens", options.prompt_tokens,
+                 "Length of the resident arm's prompt (512; 2048 on a GPU)");
   app.add_option("--raw-chunk", options.chunk_bytes, "Bytes per read of the bare loop");
   app.add_option("--raw-depth", options.depth, "Queue depth of the bare loop");
   app.add_flag("--streamed-only", options.streamed_only, "Skip the resident arms");
@@ -256,8 +395,12 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   try {
     spillway::Report report;
-    spillway::streamed_arms(options, report);
-    if (!options.streamed_only) spillway::resident_arms(options, report);
+    if (options.device.rfind("cuda", 0) == 0) {
+      spillway::device_arms(options, report);
+    } else {
+      spillway::streamed_arms(options, report);
+      if (!options.streamed_only) spillway::resident_arms(options, report);
+    }
     report.print(options.json);
   } catch (const spillway::Error& error) {
     fmt::print(stderr, "spillway_ratio: {}\n", error.what());

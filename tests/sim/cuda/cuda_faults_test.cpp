@@ -1,5 +1,5 @@
-// What can go wrong with a GPU, on the simulated one: what is missing, what is refused, what stops in
-// mid-run. And what a run asks of the device when nothing does.
+// What can go wrong with a GPU, on the simulated one: what is missing, what is refused, what stops
+// in mid-run. And what a run asks of the device when nothing does.
 #include <gtest/gtest.h>
 
 #include "core/error.h"
@@ -30,7 +30,8 @@ class CudaFaults : public ::testing::Test {
 
   void place_all_tiers() {
     config_.policy = PlacementPolicy::kNvme;
-    config_.overrides = {{"", 0, 0, Tier::kGpu}, {"", 1, 1, Tier::kRam}, {"head", 0, 0, Tier::kRam}};
+    config_.overrides = {
+        {"", 0, 0, Tier::kGpu}, {"", 1, 1, Tier::kRam}, {"head", 0, 0, Tier::kRam}};
   }
   std::string refusal(const std::string& device) {
     return test::error_of([&] { open_device(device, {}); });
@@ -60,9 +61,10 @@ TEST_F(CudaFaults, WhatIsMissingIsOneLine) {
   EXPECT_EQ(choose_device().name, "host");
   machine.driver_version = 13000;
   machine.major = 7;
-  EXPECT_EQ(refusal("cuda"),
-            "device cuda:0: Simulated GPU 0 has compute capability 7.0, and 8.0 or later is needed; "
-            "use device: host");
+  EXPECT_EQ(
+      refusal("cuda"),
+      "device cuda:0: Simulated GPU 0 has compute capability 7.0, and 8.0 or later is needed; "
+      "use device: host");
   EXPECT_EQ(choose_device().name, "host");
   machine.major = 9;
   EXPECT_EQ(choose_device().name, "cuda:0");
