@@ -3,7 +3,8 @@
 add_library(spillway_flags INTERFACE)
 target_include_directories(spillway_flags INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_options(spillway_flags INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Werror>)
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion>
+  $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${SPILLWAY_WERROR}>>:-Werror>)
 
 function(spillway_layer name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;LIBS" ${ARGN})

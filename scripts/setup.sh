@@ -5,7 +5,7 @@ set -euo pipefail
 build=(build-essential cmake ninja-build pkg-config git ca-certificates
   libyaml-cpp-dev nlohmann-json3-dev libcli11-dev libfmt-dev liburing-dev libtbb-dev libdnnl-dev
   libsentencepiece-dev libpcre2-dev libutf8proc-dev libxxhash-dev)
-test=(libgtest-dev libgmock-dev libbenchmark-dev librapidcheck-dev python3)
+test=(libgtest-dev libgmock-dev libbenchmark-dev librapidcheck-dev libboost-context-dev python3)
 ci=(clang-16 clang-tidy-16 clang-format-16 libclang-rt-16-dev)
 
 case "${1:-build}" in

@@ -19,6 +19,14 @@ struct Copy {
   unsigned group;
 };
 
+void run_copy(const Copy& copy) {
+  if (copy.global == nullptr) {
+    std::memset(copy.shared, 0, 16);
+  } else {
+    std::memcpy(copy.shared, copy.global, 16);
+  }
+}
+
 enum class Wait : uint8_t { kNone, kWarp, kBlock, kDone };
 
 struct Thread {
@@ -39,31 +47,23 @@ class Block {
     require(count_ <= 1024 && count_ % 32 == 0, "blocks of whole warps, 1024 threads at most");
     body_ = &body;
     while (threads_.size() < count_) add_thread();
-    order_.resize(count_);
     for (unsigned i = 0; i < count_; ++i) {
-      order_[i] = i;
       Thread& thread = *threads_[i];
       thread.index = {i % size.x, i / size.x % size.y, i / (size.x * size.y)};
       thread.wait = Wait::kNone;
       thread.group = 0;
       thread.copies.clear();
     }
-    // Warps in any order, lanes in order: what CUDA promises least of all, at little cost.
     const uint64_t turn = random();
-    for (unsigned i = 0; i < count_; ++i) {
-      const unsigned warps = count_ / 32;
-      const unsigned warp = static_cast<unsigned>(
-          (i / 32 * (turn % 2 == 0 ? 1 : warps - 1) + turn / 2 % warps) % warps);
-      order_[i] = warp * 32 + (turn / 4096 % 2 == 0 ? i % 32 : 31 - i % 32);
-    }
+    early_copies = turn % 2 == 0;
+    lanes_backwards_ = turn / 2 % 2 == 0;
+    const unsigned warps = count_ / 32;
+    const unsigned first = static_cast<unsigned>(turn / 8 % warps);
+    const unsigned step = turn / 4 % 2 == 0 ? 1 : warps - 1;
     while (true) {
       bool moved = false;
-      for (const unsigned i : order_) {
-        if (threads_[i]->wait != Wait::kNone) continue;
-        resume(i);
-        moved = true;
-      }
-      moved |= release_warps();
+      // Each warp as far as it gets, in any order: the furthest that barriers allow.
+      for (unsigned i = 0; i < warps; ++i) moved |= run_warp((first + i * step) % warps);
       if (all(Wait::kDone, 0, count_)) break;
       moved |= release(Wait::kBlock, 0, count_);
       require(moved, "threads wait at different barriers");
@@ -80,6 +80,7 @@ class Block {
 
   std::byte payload[2][1024][kMostExchanged];
   bool vote[2][1024];
+  bool early_copies = false;  // asynchronous copies happen at once, or as late as they may
   unsigned count() const { return count_; }
   unsigned current_index() const { return current_; }
 
@@ -120,18 +121,27 @@ class Block {
     }
     return any;
   }
-  bool release_warps() {
+  bool run_warp(unsigned warp) {
     bool any = false;
-    for (unsigned warp = 0; warp < count_ / 32; ++warp) {
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (unsigned i = 0; i < 32; ++i) {
+        const unsigned thread = warp * 32 + (lanes_backwards_ ? 31 - i : i);
+        if (threads_[thread]->wait != Wait::kNone) continue;
+        resume(thread);
+        moved = true;
+      }
       // A whole warp: kernels must not leave lanes behind in a warp operation.
-      if (!all(Wait::kWarp, warp * 32, warp * 32 + 32)) continue;
-      any |= release(Wait::kWarp, warp * 32, warp * 32 + 32);
+      if (all(Wait::kWarp, warp * 32, warp * 32 + 32)) {
+        moved |= release(Wait::kWarp, warp * 32, warp * 32 + 32);
+      }
+      any |= moved;
     }
     return any;
   }
 
   std::vector<std::unique_ptr<Thread>> threads_;
-  std::vector<unsigned> order_;
+  bool lanes_backwards_ = false;
   const std::function<void()>* body_ = nullptr;
   context::fiber sink_;
   unsigned count_ = 0;
@@ -191,7 +201,12 @@ const std::byte* exchange_bytes(const void* mine, size_t bytes) {
 
 void start_copy16(void* shared, const void* global) {
   Thread& thread = block().current();
-  thread.copies.push_back({shared, global, thread.group});
+  const Copy copy{shared, global, thread.group};
+  if (block().early_copies) {
+    run_copy(copy);
+  } else {
+    thread.copies.push_back(copy);
+  }
 }
 
 void commit_copies() {
@@ -202,11 +217,7 @@ void wait_copies(unsigned groups_left) {
   Thread& thread = block().current();
   std::erase_if(thread.copies, [&](const Copy& copy) {
     if (copy.group + groups_left >= thread.group) return false;
-    if (copy.global == nullptr) {
-      std::memset(copy.shared, 0, 16);
-    } else {
-      std::memcpy(copy.shared, copy.global, 16);
-    }
+    run_copy(copy);
     return true;
   });
 }

@@ -57,8 +57,8 @@ T exchange_with(const T& mine, unsigned from_lane) {
   return value;
 }
 
-/// Asynchronous copies of 16 bytes to shared memory (zeros where `global` is null); they happen
-/// when waited for.
+/// Asynchronous copies of 16 bytes to shared memory (zeros where `global` is null): of a block, all
+/// happen at once or all when they are waited for.
 void start_copy16(void* shared, const void* global);
 void commit_copies();
 void wait_copies(unsigned groups_left);

@@ -1,5 +1,5 @@
 // kernels/cuda/ptx.cuh as plain C++: what the instructions do, by the layouts that the PTX ISA
-// gives. Asynchronous copies happen as late as they may.
+// gives.
 #pragma once
 
 #include "kernels/cuda/simt.cuh"
