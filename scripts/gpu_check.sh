@@ -69,11 +69,14 @@ build_all() {
 }
 
 gpu_tests() {
-  (cd "$build" && ctest -L gpu --output-on-failure --timeout 300) >"$build/ctest.log" 2>&1
+  (cd "$build" && ctest -L gpu -V --timeout 300) >"$build/ctest.log" 2>&1
   local status=$?
-  tail -n 40 "$build/ctest.log"
+  grep -vE '^ *Start|Passed' "$build/ctest.log" | tail -n 40
   grep -q 'tests passed' "$build/ctest.log" || status=1
-  say "- tests: $(grep -E 'tests passed' "$build/ctest.log" || echo 'none ran')"
+  local skipped
+  skipped=$(grep -cE '\(Skipped\)$' "$build/ctest.log")
+  say "- tests: $(grep -E 'tests passed' "$build/ctest.log" || echo 'none ran'), $skipped of them skipped"
+  grep -q "no CUDA device" "$build/ctest.log" && status=1
   return $status
 }
 
