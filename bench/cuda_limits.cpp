@@ -64,7 +64,7 @@ void fill_random(Device& device, Stream& stream, const Memory& target) {
 double cuda_matmul_rate(int ordinal, uint32_t repeats) {
   constexpr int kSize = 8192;
   constexpr uint64_t kBytes = uint64_t{2} * kSize * kSize;
-  const auto device = make_cuda_device(ordinal);
+  const auto device = make_cuda_device(ordinal, 0);
   const auto stream = device->make_stream(StreamKind::kCompute);
   const Memory a = device->allocate(kBytes);
   const Memory b = device->allocate(kBytes);
@@ -88,7 +88,7 @@ double cuda_matmul_rate(int ordinal, uint32_t repeats) {
 
 double cuda_memory_rate(int ordinal, uint32_t repeats) {
   constexpr uint64_t kBytes = 2 * kGiB;
-  const auto device = make_cuda_device(ordinal);
+  const auto device = make_cuda_device(ordinal, 0);
   const auto stream = device->make_stream(StreamKind::kCompute);
   const Memory a = device->allocate(kBytes);
   const Memory b = device->allocate(kBytes);
@@ -100,7 +100,7 @@ double cuda_memory_rate(int ordinal, uint32_t repeats) {
 double cuda_copy_rate(int ordinal, bool pinned, uint32_t repeats) {
   constexpr uint64_t kBytes = 64 * kMiB;
   constexpr int kCopies = 8;
-  const auto device = make_cuda_device(ordinal);
+  const auto device = make_cuda_device(ordinal, 0);
   const auto stream = device->make_stream(StreamKind::kCopy);
   const Memory target = device->allocate(kCopies * kBytes);
   std::vector<std::byte> pageable(pinned ? 0 : kCopies * kBytes, std::byte{1});

@@ -32,7 +32,7 @@ std::unique_ptr<Device> open_device(const std::string& name, const DeviceOptions
   if (name == "host-discrete") return make_discrete_host_device(options.gpu_bytes);
   const int ordinal = ordinal_of(name);
 #ifdef SPILLWAY_HAS_CUDA
-  return make_cuda_device(ordinal);
+  return make_cuda_device(ordinal, options.gpu_bytes);
 #else
   throw Error(
       fmt::format("device cuda:{}: CUDA is not built in; use device: host, or put nvcc on PATH and "

@@ -12,7 +12,7 @@ namespace spillway {
 
 struct DeviceOptions {
   uint32_t threads = 0;    ///< 0 = every core this process may use
-  uint64_t gpu_bytes = 0;  ///< arena of host-discrete; 0 = not limited
+  uint64_t gpu_bytes = 0;  ///< memory.gpu; 0 = auto
   PromptMath prompt_math = PromptMath::kAuto;
 };
 

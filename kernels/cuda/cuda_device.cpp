@@ -81,7 +81,9 @@ class CudaStream final : public Stream {
 
 class CudaDevice final : public Device {
  public:
-  explicit CudaDevice(int ordinal) : ordinal_(ordinal) { make_current(ordinal); }
+  CudaDevice(int ordinal, uint64_t budget_bytes) : ordinal_(ordinal), budget_bytes_(budget_bytes) {
+    make_current(ordinal);
+  }
   std::string name() const override { return fmt::format("cuda:{}", ordinal_); }
   bool unified() const override { return false; }
   int ordinal() const { return ordinal_; }
@@ -101,11 +103,12 @@ class CudaDevice final : public Device {
     if (status == cudaErrorMemoryAllocation) {
       static_cast<void>(cudaGetLastError());  // it would be reported again by the next launch
       const DeviceMemoryInfo memory = memory_info();
-      throw Error(fmt::format(
-          "{}: no room for the {} of the plan: {} of {} are free; lower memory.gpu to less than "
-          "that",
-          name(), format_bytes(bytes), format_bytes(memory.free_bytes),
-          format_bytes(memory.total_bytes)));
+      throw Error(
+          fmt::format("{} is out of memory: asked for {}, {} of {} are free, memory.gpu is {}; "
+                      "lower memory.gpu",
+                      name(), format_bytes(bytes), format_bytes(memory.free_bytes),
+                      format_bytes(memory.total_bytes),
+                      budget_bytes_ == 0 ? "auto" : format_bytes(budget_bytes_)));
     }
     check_cuda(status, "cudaMalloc", bytes);
     return {static_cast<std::byte*>(data), bytes, [ordinal = ordinal_](std::byte* p) {
@@ -153,6 +156,7 @@ class CudaDevice final : public Device {
 
  private:
   int ordinal_;
+  uint64_t budget_bytes_;
 };
 
 cudaDeviceProp properties_of(int ordinal) {
@@ -205,7 +209,7 @@ CudaState cuda_state() {
   return state;
 }
 
-std::unique_ptr<Device> make_cuda_device(int ordinal) {
+std::unique_ptr<Device> make_cuda_device(int ordinal, uint64_t budget_bytes) {
   const CudaState state = cuda_state();
   if (state.devices == 0) {
     throw Error(fmt::format("device cuda:{}: {}; use device: host", ordinal, state.problem));
@@ -219,7 +223,7 @@ std::unique_ptr<Device> make_cuda_device(int ordinal) {
   if (const std::string problem = age_problem(ordinal); !problem.empty()) {
     throw Error(fmt::format("device cuda:{}: {}; use device: host", ordinal, problem));
   }
-  return std::make_unique<CudaDevice>(ordinal);
+  return std::make_unique<CudaDevice>(ordinal, budget_bytes);
 }
 
 std::string cuda_device_text(int ordinal) {

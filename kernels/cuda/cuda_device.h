@@ -20,7 +20,8 @@ struct CudaState {
 CudaState cuda_state();
 
 /// Throws Error in one line: cuda_state()'s problem, no such device, or a GPU too old.
-std::unique_ptr<Device> make_cuda_device(int ordinal);
+/// `budget_bytes` (0 = auto) is only named in messages: the plan keeps to it.
+std::unique_ptr<Device> make_cuda_device(int ordinal, uint64_t budget_bytes);
 
 /// "NVIDIA H200, compute capability 9.0".
 std::string cuda_device_text(int ordinal);

@@ -93,6 +93,22 @@ TEST_F(CudaFaults, ABudgetAboveFreeMemoryIsRefusedWithBothNumbers) {
   EXPECT_EQ(sim_cuda::counts().allocations, 0u) << "before anything is allocated";
 }
 
+TEST_F(CudaFaults, OutOfMemorySaysHowMuch) {
+  DeviceOptions options;
+  options.gpu_bytes = 3 * kGiB;
+  const auto device = open_device("cuda", options);
+  const Memory first = device->allocate(3 * kGiB / 2);
+  const std::string message = test::error_of([&] { device->allocate(3 * kGiB); });
+  EXPECT_EQ(
+      message,
+      "cuda:0 is out of memory: asked for 3.00 GiB, 2.50 GiB of 4.00 GiB are free, memory.gpu "
+      "is 3.00 GiB; lower memory.gpu");
+  const Memory second = device->allocate(kMiB);  // the failure is not reported again
+  const auto stream = device->make_stream(StreamKind::kCompute);
+  stream->copy(second.data(), first.data(), kMiB);
+  stream->sync();
+}
+
 /// One arena, of exactly what the plan says, nothing that CUDA would make wait.
 TEST_F(CudaFaults, TheBillIsWhatIsTaken) {
   place_all_tiers();
