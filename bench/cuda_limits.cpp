@@ -4,7 +4,6 @@
 
 #ifdef SPILLWAY_HAS_CUDA
 
-#include <cublas_v2.h>
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include "core/dtype.h"
 #include "core/units.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/cublas_library.h"
 #include "kernels/cuda/cuda_device.h"
 
 namespace spillway::bench {
@@ -72,17 +72,18 @@ double cuda_matmul_rate(int ordinal, uint32_t repeats) {
   fill_random(*device, *stream, a);
   fill_random(*device, *stream, b);
   cublasHandle_t handle = nullptr;
-  check_cublas(cublasCreate(&handle), "cublasCreate");
-  check_cublas(cublasSetStream(handle, cuda_stream(*stream)), "cublasSetStream");
+  const auto blas = load_cublas();
+  blas->check(blas->create(&handle), "cublasCreate");
+  blas->check(blas->set_stream(handle, cuda_stream(*stream)), "cublasSetStream");
   const float one = 1;
   const float zero = 0;
   const double seconds = median_seconds(cuda_stream(*stream), repeats, [&] {
-    check_cublas(cublasGemmEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, kSize, kSize, kSize, &one, a.data(),
+    blas->check(blas->gemm_ex(handle, CUBLAS_OP_T, CUBLAS_OP_N, kSize, kSize, kSize, &one, a.data(),
                               CUDA_R_16BF, kSize, b.data(), CUDA_R_16BF, kSize, &zero, c.data(),
                               CUDA_R_16BF, kSize, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
-                 "cublasGemmEx");
+                "cublasGemmEx");
   });
-  check_cublas(cublasDestroy(handle), "cublasDestroy");
+  blas->check(blas->destroy(handle), "cublasDestroy");
   return 2.0 * kSize * kSize * kSize / seconds;
 }
 

@@ -35,10 +35,4 @@ void check_cuda(cudaError_t status, const char* call, unsigned long long bytes) 
   check_cuda(status, fmt::format("{} of {}", call, format_bytes(bytes)).c_str());
 }
 
-void check_cublas(cublasStatus_t status, const char* call) {
-  if (status == CUBLAS_STATUS_SUCCESS) [[likely]]
-    return;
-  throw Error(fmt::format("{} failed: {}", call, cublasGetStatusString(status)));
-}
-
 }  // namespace spillway

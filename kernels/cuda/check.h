@@ -1,10 +1,7 @@
-// CUDA and cuBLAS results as Errors that name the call.
+// CUDA results as Errors that name the call.
 #pragma once
 
-#include <cublas_v2.h>
 #include <cuda_runtime_api.h>
-
-#include <string>
 
 namespace spillway {
 
@@ -13,6 +10,5 @@ namespace spillway {
 void check_cuda(cudaError_t status, const char* call);
 /// The same with the size the call was about.
 void check_cuda(cudaError_t status, const char* call, unsigned long long bytes);
-void check_cublas(cublasStatus_t status, const char* call);
 
 }  // namespace spillway

@@ -1,6 +1,5 @@
 #include "kernels/cuda/cuda_ops.h"
 
-#include <cublas_v2.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include "core/error.h"
 #include "core/units.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/cublas_library.h"
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/kernels.h"
 
@@ -24,9 +24,9 @@ constexpr uint64_t kSplitWorkspaceBytes = 32 * kMiB;
 class Blas {
  public:
   /// The default math mode: tensor cores for 16 bits, and f32 products stay f32, not TF32.
-  Blas() { check_cublas(cublasCreate(&handle_), "cublasCreate"); }
+  Blas() { library_->check(library_->create(&handle_), "cublasCreate"); }
   Blas(const Blas&) = delete;
-  ~Blas() { static_cast<void>(cublasDestroy(handle_)); }
+  ~Blas() { static_cast<void>(library_->destroy(handle_)); }
 
   /// A workspace of our own: results are then the same from run to run.
   void bind(std::span<std::byte> workspace) { workspace_ = workspace; }
@@ -34,23 +34,25 @@ class Blas {
   /// out[r, n] = x[r, :] · w[n, :], all row-major; cuBLAS reads them as their transposes.
   void run(cudaStream_t stream, const void* x, uint32_t rows, const WeightView& w, float* out,
            uint32_t out_stride) {
-    check_cublas(cublasSetStream(handle_, stream), "cublasSetStream");  // resets the workspace
-    check_cublas(cublasSetWorkspace(handle_, workspace_.data(), workspace_.size()),
-                 "cublasSetWorkspace");
+    const Cublas& blas = *library_;
+    blas.check(blas.set_stream(handle_, stream), "cublasSetStream");  // resets the workspace
+    blas.check(blas.set_workspace(handle_, workspace_.data(), workspace_.size()),
+               "cublasSetWorkspace");
     const cudaDataType_t type = w.dtype == DType::kF32   ? CUDA_R_32F
                                 : w.dtype == DType::kF16 ? CUDA_R_16F
                                                          : CUDA_R_16BF;
     const float one = 1;
     const float zero = 0;
     const auto cols = static_cast<int>(w.cols);
-    check_cublas(cublasGemmEx(handle_, CUBLAS_OP_T, CUBLAS_OP_N, static_cast<int>(w.rows),
-                              static_cast<int>(rows), cols, &one, w.data, type, cols, x, type, cols,
-                              &zero, out, CUDA_R_32F, static_cast<int>(out_stride),
-                              CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
-                 "cublasGemmEx");
+    blas.check(blas.gemm_ex(handle_, CUBLAS_OP_T, CUBLAS_OP_N, static_cast<int>(w.rows),
+                            static_cast<int>(rows), cols, &one, w.data, type, cols, x, type, cols,
+                            &zero, out, CUDA_R_32F, static_cast<int>(out_stride),
+                            CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+               "cublasGemmEx");
   }
 
  private:
+  std::shared_ptr<const Cublas> library_ = load_cublas();
   cublasHandle_t handle_ = nullptr;
   std::span<std::byte> workspace_;
 };

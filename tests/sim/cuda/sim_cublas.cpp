@@ -4,6 +4,8 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "core/error.h"
+#include "kernels/cuda/cublas_library.h"
 #include "tests/sim/cuda/simt.h"
 
 struct SimCublas {
@@ -27,6 +29,21 @@ std::vector<float> as_f32(const void* data, cudaDataType_t type, uint64_t count)
 }
 
 }  // namespace
+
+namespace spillway {
+
+void Cublas::check(cublasStatus_t status, const char* call) const {
+  if (status != CUBLAS_STATUS_SUCCESS)
+    throw Error(std::string(call) + ": " + status_string(status));
+}
+
+std::shared_ptr<const Cublas> load_cublas() {
+  return std::make_shared<const Cublas>(Cublas{&cublasCreate, &cublasDestroy, &cublasSetStream,
+                                               &cublasSetWorkspace, &cublasGemmEx,
+                                               &cublasGetStatusString});
+}
+
+}  // namespace spillway
 
 const char* cublasGetStatusString(cublasStatus_t) {
   return "CUBLAS_STATUS_NOT_INITIALIZED";
