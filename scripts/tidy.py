@@ -14,7 +14,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAYERS = ["core", "io", "kernels", "tiers", "model", "cli"]
-SUFFIXES = {".h", ".cpp", ".cu", ".inl"}
+SUFFIXES = {".h", ".cpp", ".cu", ".cuh", ".inl"}
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]')
 findings = []
 
@@ -69,7 +69,7 @@ def check_file(path, deps):
     relative = path.relative_to(ROOT)
     layer = relative.parts[0] if relative.parts[0] in LAYERS else None
     lines = path.read_text().split("\n")
-    if path.suffix == ".h":
+    if path.suffix in {".h", ".cuh"}:
         if not lines[0].startswith("//"):
             report(path, 1, "a header opens with what it is for")
         if "#pragma once" not in lines:

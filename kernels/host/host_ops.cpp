@@ -204,8 +204,14 @@ class HostOps final : public Ops {
 
   void sample(Stream&, const float* logits, uint32_t cols, std::span<const SampleRow> rows,
               uint32_t* ids) override {
+    const bool draws = std::any_of(rows.begin(), rows.end(),
+                                   [](const SampleRow& row) { return row.temperature > 0; });
+    const uint64_t scratch_ids = draws ? cols : 0;
+    sample_ids_.resize(threads_ * scratch_ids);  // grows once: the vocabulary stays the same
     parallel(static_cast<uint32_t>(rows.size()), rows.size() * cols, [&](uint32_t r) {
-      ids[r] = host_sample({logits + uint64_t{r} * cols, cols}, rows[r]);
+      ids[r] =
+          host_sample({logits + uint64_t{r} * cols, cols}, rows[r],
+                      std::span(sample_ids_).subspan(this_thread() * scratch_ids, scratch_ids));
     });
   }
 
@@ -289,10 +295,14 @@ class HostOps final : public Ops {
   /// The panel as f32: itself, or converted into this thread's scratch.
   const void* f32_weights(const WeightView& part) {
     if (part.dtype == DType::kF32) return part.data;
-    float* scratch =
-        panels_ + static_cast<size_t>(tbb::this_task_arena::current_thread_index()) * panel_floats_;
+    float* scratch = panels_ + this_thread() * panel_floats_;
     to_f32(part.dtype, part.data, scratch, uint64_t{part.rows} * part.cols);
     return scratch;
+  }
+
+  /// Index of the calling thread in the arena, below threads_.
+  static size_t this_thread() {
+    return static_cast<size_t>(tbb::this_task_arena::current_thread_index());
   }
 
   /// body(0..count-1) over the arena's threads; on this thread alone when the work is small.
@@ -332,6 +342,7 @@ class HostOps final : public Ops {
   float* panels_ = nullptr;
   uint64_t panel_floats_ = 0;
   std::vector<float> vector_;
+  std::vector<uint32_t> sample_ids_;
 };
 
 }  // namespace

@@ -8,7 +8,9 @@
 
 namespace spillway {
 
-/// The next token of one row of logits, or kBadLogits.
-uint32_t host_sample(std::span<const float> logits, const SampleRow& row);
+/// The next token of one row of logits, or kBadLogits. `scratch` has room for logits.size() ids
+/// where the temperature is not 0.
+uint32_t host_sample(std::span<const float> logits, const SampleRow& row,
+                     std::span<uint32_t> scratch);
 
 }  // namespace spillway
