@@ -182,6 +182,25 @@ Work head(Bench& bench, uint32_t rows, bool sampling) {
   return work;
 }
 
+enum class Copy { kPinnedToDevice, kPageableToDevice, kDeviceToPinned, kOnDevice };
+
+Work copy(Bench& bench, Copy kind) {
+  constexpr uint64_t kBytes = 64 * kMiB;
+  Work work;
+  work.memory.push_back(filled(bench, kBytes));
+  work.memory.push_back(kind == Copy::kOnDevice ? bench.device->allocate(kBytes)
+                                                : bench.device->allocate_pinned(kBytes));
+  auto pageable = std::make_shared<std::vector<std::byte>>(kBytes, std::byte{1});
+  std::byte* there = work.memory[0].data();
+  std::byte* here = kind == Copy::kPageableToDevice ? pageable->data() : work.memory[1].data();
+  const bool back = kind == Copy::kDeviceToPinned;
+  work.run = [&bench, pageable, back, there, here] {
+    bench.stream->copy(back ? here : there, back ? there : here, kBytes);
+  };
+  work.bytes = static_cast<double>(kBytes) * (kind == Copy::kOnDevice ? 2 : 1);
+  return work;
+}
+
 void measure(benchmark::State& state, Bench& bench, const std::function<Work()>& make) {
   constexpr int kBatch = 20;  // launches per wait: what a pass does, too
   const Work work = make();
@@ -213,6 +232,12 @@ void add(Bench& bench, const std::string& name, std::function<Work()> make) {
 
 void add_all(Bench& bench) {
   const bool host = bench.device->unified();
+  for (const auto& [name, kind] : {std::pair{"copy/pinned_to_device", Copy::kPinnedToDevice},
+                                   std::pair{"copy/pageable_to_device", Copy::kPageableToDevice},
+                                   std::pair{"copy/device_to_pinned", Copy::kDeviceToPinned},
+                                   std::pair{"copy/on_device", Copy::kOnDevice}}) {
+    add(bench, name, [&bench, kind = kind] { return copy(bench, kind); });
+  }
   for (const uint32_t rows : {1u, 2u, 4u, 8u, 16u, 64u, 512u, 2048u}) {
     if (host && rows == 2048) continue;
     add(bench, fmt::format("matmul_bf16/{}", rows),
