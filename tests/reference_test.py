@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Every architecture and variant against a forward pass written plainly in Python, in double
-precision, on small random checkpoints. Usage: reference_test.py SPILLWAY_BINARY"""
+precision, on small random checkpoints. Usage: reference_test.py SPILLWAY_BINARY DEVICE"""
 import json
 import math
 import os
@@ -13,6 +13,7 @@ import tempfile
 import unittest
 
 SPILLWAY = ""
+DEVICE = "host"
 SEED = int(os.environ.get("SPILLWAY_SEED", random.randrange(1 << 30)))
 
 
@@ -205,7 +206,7 @@ class ReferenceTest(unittest.TestCase):
             folder = pathlib.Path(name)
             write_checkpoint(folder, config, tensors)
             (folder / "ids.json").write_text(json.dumps(ids))
-            run = {"model": {"path": "."}, "device": "host", "memory": {"ram": "64MiB"},
+            run = {"model": {"path": "."}, "device": DEVICE, "memory": {"ram": "64MiB"},
                    "score": {"chunk": 7}, "placement": {"policy": "nvme"}}
             (folder / "run.yaml").write_text(json.dumps(run))
             for chunk in (1, 40):  # decode kernels, then prompt kernels
@@ -213,7 +214,7 @@ class ReferenceTest(unittest.TestCase):
                     [SPILLWAY, "score", folder / "run.yaml", "--token-ids-file",
                      folder / "ids.json", "--report", folder / "report.json", "--set",
                      f"score.chunk={chunk}", "--set", "compute.prompt_math=f32"],
-                    capture_output=True, text=True, timeout=60)
+                    capture_output=True, text=True, timeout=200)
                 self.assertEqual(done.returncode, 0, done.stderr)
                 got = json.loads((folder / "report.json").read_text())["logprobs"][0]
                 worst = max(abs(a - b) for a, b in zip(got, expected))
@@ -225,5 +226,6 @@ for case_name, case in CASES.items():
     setattr(ReferenceTest, f"test_{case_name}", lambda self, c=case: self.check(c))
 
 if __name__ == "__main__":
-    SPILLWAY = sys.argv.pop(1)
+    SPILLWAY, DEVICE = sys.argv[1:3]
+    del sys.argv[1:3]
     unittest.main()
