@@ -22,6 +22,7 @@
 #include "core/units.h"
 #include "kernels/host/cpu_features.h"
 #include "model/generate.h"
+#include "probe/read_rate.h"
 
 namespace spillway {
 namespace {
@@ -147,6 +148,13 @@ std::filesystem::path largest_file(const Checkpoint& checkpoint) {
   return best->info().path;
 }
 
+/// The bare loop over 4 GiB of the largest file.
+double raw_read_rate(const Options& options, const Checkpoint& checkpoint) {
+  const DirectFile file(largest_file(checkpoint), DirectChoice::kOn);
+  return read_rate(file, {options.chunk_bytes, options.depth, true}, {3600, 4 * kGiB},
+                   SteadyClock(), StopFlag());
+}
+
 class Report {
  public:
   void row(const std::string& name, const std::string& unit_name, double unit, const Series& value,
@@ -201,10 +209,7 @@ void streamed_arms(const Options& options, Report& report) {
   Series stalled;
   Series overhead;
   for (uint32_t run = 0; run < options.runs; ++run) {
-    const auto read_raw = [&] {
-      return bench::raw_read_rate(largest_file(bench.model().checkpoint), 4 * kGiB,
-                                  options.chunk_bytes, options.depth);
-    };
+    const auto read_raw = [&] { return raw_read_rate(options, bench.model().checkpoint); };
     const double before = read_raw();
     const DecodeTotals totals = decode_totals(bench.run());
     raw.add((before + read_raw()) / 2);  // drift hits both alike
@@ -238,7 +243,7 @@ void resident_arms(const Options& options, Report& report) {
   Series f32;
   Series token_rate;
   for (uint32_t run = 0; run < options.runs; ++run) {
-    memory.add(bench::memory_read_rate(threads, 1.5));
+    memory.add(memory_read_rate(threads, 1.5, SteadyClock()));
     bf16.add(bench::onednn_rate(true, threads, 1.5));
     f32.add(bench::onednn_rate(false, threads, 1.5));
     const auto passes = bench.run();
@@ -273,8 +278,7 @@ GpuLimits gpu_limits(const Options& options, const Checkpoint& checkpoint) {
   limits.memory = bench::cuda_memory_rate(ordinal, 5);
   limits.copy = bench::cuda_copy_rate(ordinal, true, 5);
   limits.matmul = bench::cuda_matmul_rate(ordinal, 5);
-  limits.read =
-      bench::raw_read_rate(largest_file(checkpoint), 4 * kGiB, options.chunk_bytes, options.depth);
+  limits.read = raw_read_rate(options, checkpoint);
   return limits;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "cli/commands.h"
+#include "cli/forecast.h"
 #include "cli/report.h"
 #include "cli/terminal.h"
 #include "model/generate.h"
@@ -14,6 +15,7 @@ namespace {
 struct PlanOptions {
   std::string config;
   std::vector<std::string> overrides;
+  std::string profile;
   bool json = false;
 };
 
@@ -32,9 +34,12 @@ int plan(const PlanOptions& options) {
   const Config config = load_config(options.config, options.overrides);
   const Model model = open_model(config.model_path, config.io_direct, notice);
   const Machine machine = open_machine(config, notice);
-  const RunPlan plan = plan_run(config, model, machine, workload_of(config, model));
+  const Workload workload = workload_of(config, model);
+  const RunPlan plan = plan_run(config, model, machine, workload);
+  const auto forecast =
+      make_forecast(options.profile, config, model, machine, plan, workload, notice);
   if (!options.json) {
-    fmt::print("{}", plan_text(model, machine, plan));
+    fmt::print("{}{}", plan_text(model, machine, plan), forecast ? forecast_text(*forecast) : "");
     return 0;
   }
   const Placement& placement = plan.stream.placement;
@@ -53,6 +58,7 @@ int plan(const PlanOptions& options) {
   json["nvme_bytes_per_pass"] = placement.nvme_bytes_per_pass;
   json["copied_bytes_per_pass"] = placement.copied_bytes_per_pass;
   json["prefill_chunk_tokens"] = plan.limits.max_rows;
+  if (forecast) json["prediction"] = forecast_json(*forecast);
   fmt::print("{}\n", json.dump(1));
   return 0;
 }
@@ -67,6 +73,8 @@ void add_plan_command(CommandContext& context) {
   command->add_option("--set", options->overrides, "Override a key: --set memory.ram=3GiB")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);
+  command->add_option("--profile", options->profile,
+                      "Hardware profile for the prediction (default: what probe kept)");
   command->add_flag("--json", options->json, "Print JSON");
   context.on(command, [options] { return plan(*options); });
 }

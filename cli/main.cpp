@@ -46,6 +46,7 @@ int main(int argc, char** argv) {
   spillway::add_run_command(context);
   spillway::add_score_command(context);
   spillway::add_plan_command(context);
+  spillway::add_probe_command(context);
   spillway::add_inspect_command(context);
   spillway::add_tokenize_command(context);
   spillway::add_synth_command(context);

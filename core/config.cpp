@@ -108,14 +108,10 @@ fs::path path_value(const Value& value, const Config& config) {
 }
 
 std::string device_value(const Value& value) {
-  const std::string expected = "auto, host, host-discrete, cuda or cuda:N";
-  const std::string text = text_of(value, expected);
-  if (text == "auto" || text == "host" || text == "host-discrete" || text == "cuda") return text;
-  if (text.rfind("cuda:", 0) == 0 && text.size() > 5 && text.size() < 9 &&
-      text.find_first_not_of("0123456789", 5) == std::string::npos) {
-    return text;
-  }
-  fail(value, expected);
+  const std::string expected(kDeviceNames);
+  std::string text = text_of(value, expected);
+  if (!is_device_name(text)) fail(value, expected);
+  return text;
 }
 
 Value element(const Value& list, size_t index) {
@@ -362,6 +358,12 @@ void apply_override(Config& config, const Keys& keys, const std::string& text) {
 }
 
 }  // namespace
+
+bool is_device_name(std::string_view name) {
+  if (name == "auto" || name == "host" || name == "host-discrete" || name == "cuda") return true;
+  return name.rfind("cuda:", 0) == 0 && name.size() > 5 && name.size() < 9 &&
+         name.find_first_not_of("0123456789", 5) == std::string_view::npos;
+}
 
 std::string_view tier_name(Tier tier) {
   return tier == Tier::kGpu ? "gpu" : tier == Tier::kRam ? "ram" : "nvme";

@@ -21,6 +21,9 @@ enum class Tier : uint8_t { kGpu, kRam, kNvme };
 
 std::string_view tier_name(Tier tier);
 
+inline constexpr std::string_view kDeviceNames = "auto, host, host-discrete, cuda or cuda:N";
+bool is_device_name(std::string_view name);
+
 /// `placement.layers: {"0-3": ram, head: nvme}`: `first..last` are decoder layers, or `name` is
 /// one of embed and head.
 struct LayerOverride {

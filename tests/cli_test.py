@@ -27,6 +27,7 @@ class Cli(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.root = pathlib.Path(tempfile.mkdtemp(prefix="spillway-cli-"))
+        os.environ["XDG_CACHE_HOME"] = str(cls.root / "cache")  # profiles of these tests alone
         cls.model = cls.root / "model"
         done = call("synth", cls.model, "--like", "tiny", "--shards", "2")
         assert done.returncode == 0, done.stderr
@@ -314,6 +315,58 @@ class Cli(unittest.TestCase):
             file.seek(tensor["offset"])
             file.write(b"\xc0\x7f" * (tensor["bytes"] // 2))
         self.fails("run", self.config(folder), says="not a number")
+
+    def test_probe_is_kept_and_plan_predicts_from_it(self):
+        config = self.config(self.wide, memory={"ram": "64MiB"})
+        cache = self.root / "probe-cache"
+        environment = dict(os.environ, XDG_CACHE_HOME=str(cache))
+        before = call("plan", config, env=environment)
+        self.assertEqual(before.returncode, 0, before.stderr)
+        self.assertIn("placed by capacity alone", before.stderr)
+        self.assertNotIn("predicted", before.stdout)
+        done = call("probe", "--path", self.wide, "--seconds", "0.05", env=environment)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for word in ("drive, direct reads", "4 KiB pages", "memory, reads", "BF16 matmul", "kept in"):
+            self.assertIn(word, done.stdout)
+        kept = list(cache.rglob("profile-*.json"))
+        self.assertEqual(len(kept), 1)
+        after = call("plan", config, env=environment)
+        self.assertIn("predicted:", after.stdout)
+        self.assertIn("is the limit", after.stdout)
+        self.assertNotIn("note:", after.stderr)
+        shown = json.loads(call("plan", config, "--json", env=environment).stdout)["prediction"]
+        profile = json.loads(kept[0].read_text())
+        decode = shown["decode"]
+        self.assertEqual(decode["seconds"], max(decode["nvme_seconds"], decode["copy_seconds"],
+                                                decode["compute_seconds"]))
+        self.assertEqual(shown["nvme_bytes_per_second"],
+                         next(r["bytes_per_second"] for r in profile["drive"]["reads"]
+                              if r["chunk_bytes"] == MIB and r["depth"] == 8 and r["huge_pages"]))
+        # Of another machine: used when asked for, and said.
+        profile["hardware"]["cpu"] = "another CPU"
+        (self.root / "foreign.json").write_text(json.dumps(profile))
+        foreign = call("plan", config, "--profile", self.root / "foreign.json")
+        self.assertIn("is of another CPU", foreign.stderr)
+        self.assertIn("predicted:", foreign.stdout)
+        # Damaged: the plan stands without a prediction; asked for by name, it is an error.
+        kept[0].write_text("{")
+        damaged = call("plan", config, env=environment)
+        self.assertEqual(damaged.returncode, 0)
+        self.assertIn("not JSON", damaged.stderr)
+        self.assertIn("each pass reads", damaged.stdout)
+        self.fails("plan", config, "--profile", kept[0], says="not JSON")
+        self.fails("plan", config, "--profile", self.root / "none", says="no such file")
+
+    def test_probe_refuses_what_is_no_drive(self):
+        self.fails("probe", "--path", "/dev/shm", says="tmpfs")
+        self.fails("probe", "--path", self.root / "none", says="no such file")
+        self.fails("probe", "--device", "gpu", says="cuda:N", code=2)
+        (self.root / "plain").write_text("x")
+        done = call("probe", "--path", self.wide, "--seconds", "0.01", "--out",
+                    self.root / "plain" / "p.json")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("memory, reads", done.stdout)  # what was measured is still shown
+        self.assertIn("cannot write the profile", done.stderr)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,197 @@
+// spillway probe: measures this machine and keeps the result as a hardware profile.
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "cli/profile_path.h"
+#include "cli/terminal.h"
+#include "core/config.h"
+#include "core/error.h"
+#include "core/units.h"
+#include "kernels/host/cpu_features.h"
+#include "kernels/registry.h"
+#include "probe/profile.h"
+
+namespace spillway {
+namespace {
+
+constexpr double kSustainedSeconds = 60;
+
+struct ProbeOptions {
+  std::string path = ".";
+  std::string out;
+  std::string device = "auto";
+  double seconds = 1;
+  bool sustained = false;
+  bool json = false;
+  bool quiet = false;
+};
+
+/// Thrown out of the measurements when a stop was requested.
+struct Interrupted {};
+
+class Prober {
+ public:
+  Prober(const ProbeOptions& options, const StopFlag& stop, const Clock& clock, Progress& progress)
+      : options_(options), stop_(stop), clock_(clock), progress_(progress) {}
+
+  HardwareProfile run() {
+    HardwareProfile profile;
+    profile.measured_at = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
+    profile.hardware.cpu = cpu_name();
+    profile.hardware.cores = usable_cores();
+    profile.hardware.drive = drive_name(options_.path);
+    profile.file_system = file_system_name(options_.path);
+    probe_drive(profile);
+    say("memory");
+    profile.memory_bytes_per_second =
+        memory_read_rate(profile.hardware.cores, options_.seconds, clock_);
+    probe_devices(profile);
+    progress_.clear();
+    return profile;
+  }
+
+ private:
+  void say(const std::string& what) {
+    if (stop_.requested()) throw Interrupted{};
+    progress_.show("probing: " + what);
+  }
+
+  void probe_drive(HardwareProfile& profile) {
+    say("looking for a file to read (a temporary one where there is none)");
+    const ProbeFile file(options_.path, stop_);
+    say("drive");
+    profile.reads = sweep_reads(
+        file.file(), options_.seconds, clock_, stop_, [&](uint32_t done, uint32_t total) {
+          progress_.show(fmt::format("probing: drive, {} of {}, {:.0f} s left", done, total,
+                                     (total - done) * options_.seconds));
+        });
+    if (!options_.sustained) return;
+    say(fmt::format("drive, a sustained {:.0f} s", kSustainedSeconds));
+    profile.sustained_bytes_per_second = read_rate(file.file(), profile.reads[0].shape,
+                                                   {kSustainedSeconds, UINT64_MAX}, clock_, stop_);
+  }
+
+  void probe_devices(HardwareProfile& profile) {
+    std::string name = options_.device;
+    if (name == "auto") name = choose_device().name;
+    measure("host", profile);
+    if (name == "host") return;
+    measure(name, profile);
+  }
+
+  void measure(const std::string& name, HardwareProfile& profile) {
+    const auto device = open_device(name, {});
+    const auto ops = make_ops(*device, {});
+    if (name.rfind("cuda", 0) == 0) profile.hardware.gpu = ops->description();
+    profile.devices.push_back(
+        measure_device(*device, *ops, 0.6 * options_.seconds, clock_, stop_,
+                       [&](const char* what) { say(fmt::format("{}, {}", name, what)); }));
+  }
+
+  const ProbeOptions& options_;
+  const StopFlag& stop_;
+  const Clock& clock_;
+  Progress& progress_;
+};
+
+std::string gigabytes(double bytes_per_second) {
+  return fmt::format("{:.2f} GB/s", bytes_per_second / 1e9);
+}
+
+std::string profile_text(const HardwareProfile& profile) {
+  std::string text = fmt::format("drive  {}, {}\ncpu    {}, {} cores\n", profile.hardware.drive,
+                                 profile.file_system, profile.hardware.cpu, profile.hardware.cores);
+  if (!profile.hardware.gpu.empty()) text += fmt::format("gpu    {}\n", profile.hardware.gpu);
+  Table table("llr");
+  table.row({"measured", "how", "rate"});
+  for (const ReadSample& sample : profile.reads) {
+    table.row({"drive, direct reads",
+               fmt::format("{} x {}{}", format_bytes(sample.shape.chunk_bytes), sample.shape.depth,
+                           sample.shape.huge_pages ? "" : ", 4 KiB pages"),
+               gigabytes(sample.bytes_per_second)});
+  }
+  if (profile.sustained_bytes_per_second) {
+    table.row({"drive, sustained", fmt::format("{:.0f} s", kSustainedSeconds),
+               gigabytes(*profile.sustained_bytes_per_second)});
+  }
+  table.row({"memory, reads", fmt::format("{} threads", profile.hardware.cores),
+             gigabytes(profile.memory_bytes_per_second)});
+  for (const DeviceRates& device : profile.devices) {
+    if (device.pinned_to_device > 0) {
+      table.row(
+          {device.device + ", copies", "pinned to device", gigabytes(device.pinned_to_device)});
+      table.row({"", "device to pinned", gigabytes(device.device_to_pinned)});
+      table.row({"", "pageable to device", gigabytes(device.pageable_to_device)});
+    }
+    for (const MatmulRate& rate : device.matmuls) {
+      table.row({fmt::format("{}, {} matmul", device.device, dtype_name(rate.dtype)), "1 row",
+                 gigabytes(rate.decode_bytes_per_second)});
+      table.row({"", fmt::format("{} rows", rate.prompt_rows),
+                 fmt::format("{:.0f} GFLOP/s", rate.prompt_flops / 1e9)});
+    }
+  }
+  return text + "\n" + table.text();
+}
+
+int probe(const ProbeOptions& options, const StopFlag& stop) {
+  HardwareProfile profile;
+  try {
+    const SteadyClock clock;
+    Progress progress(clock, options.quiet);
+    profile = Prober(options, stop, clock, progress).run();
+  } catch (const Interrupted&) {
+  }
+  if (stop.requested()) {
+    fmt::print(stderr, "spillway: stopped while probing; nothing was kept\n");
+    return kExitInterrupted;
+  }
+  if (options.json) {
+    fmt::print("{}\n", profile_json(profile).dump(1));
+  } else {
+    fmt::print("{}", profile_text(profile));
+  }
+  // Last: figures that cannot be kept were still shown.
+  const std::filesystem::path file = options.out.empty() ? default_profile_path(profile.hardware)
+                                                         : std::filesystem::path(options.out);
+  if (file.empty()) {
+    throw Error(
+        "no folder to keep the profile in: neither XDG_CACHE_HOME nor HOME is set; give --out "
+        "FILE");
+  }
+  write_profile(file, profile);
+  if (!options.json) fmt::print("\nkept in {}\n", file.string());
+  return 0;
+}
+
+}  // namespace
+
+void add_probe_command(CommandContext& context) {
+  auto options = std::make_shared<ProbeOptions>();
+  CLI::App* command = context.app.add_subcommand(
+      "probe", "Measure this machine: drive, memory, copies, matmuls (under half a minute)");
+  command
+      ->add_option("--path", options->path,
+                   "Folder or file on the drive to measure (a model's folder)")
+      ->capture_default_str();
+  command->add_option("--out", options->out,
+                      "Keep the profile in this file (default: the user's cache folder)");
+  command->add_option("--device", options->device, "auto, host, cuda or cuda:N")
+      ->check([](const std::string& name) {
+        return is_device_name(name) ? std::string() : "expected " + std::string(kDeviceNames);
+      })
+      ->capture_default_str();
+  command->add_option("--seconds", options->seconds, "Seconds per figure")
+      ->check(CLI::Range(0.01, 600.0))
+      ->capture_default_str();
+  command->add_flag("--sustained", options->sustained, "Also read for a whole minute");
+  command->add_flag("--json", options->json, "Print the profile as JSON");
+  command->add_flag("--quiet", options->quiet, "No progress");
+  context.on(command, [options, &stop = context.stop] { return probe(*options, stop); });
+}
+
+}  // namespace spillway

@@ -1,0 +1,34 @@
+// What a device computes and copies, measured with the operations that a run uses.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "core/clock.h"
+#include "core/dtype.h"
+#include "core/stop.h"
+#include "kernels/ops.h"
+
+namespace spillway {
+
+struct MatmulRate {
+  DType dtype = DType::kF32;
+  double decode_bytes_per_second = 0;  ///< weight bytes, one row
+  double prompt_flops = 0;             ///< per second, `prompt_rows` rows
+  uint32_t prompt_rows = 0;
+};
+
+/// Rates of one device; the copies are 0 on unified memory.
+struct DeviceRates {
+  std::string device;
+  double pinned_to_device = 0;  ///< bytes/s
+  double device_to_pinned = 0;
+  double pageable_to_device = 0;
+  std::vector<MatmulRate> matmuls;
+};
+
+/// Takes a few seconds; `seconds` for each figure. A stop request ends it early.
+DeviceRates measure_device(Device& device, Ops& ops, double seconds, const Clock& clock,
+                           const StopFlag& stop, const std::function<void(const char*)>& progress);
+
+}  // namespace spillway

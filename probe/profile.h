@@ -1,0 +1,35 @@
+// A hardware profile: what `spillway probe` measured, for which machine, as JSON. Plain data.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "probe/compute_rates.h"
+#include "probe/hardware.h"
+#include "probe/read_rate.h"
+
+namespace spillway {
+
+struct HardwareProfile {
+  Hardware hardware;
+  std::string measured_at;        ///< "2026-11-20T14:00:00Z"
+  std::string file_system;        ///< of the drive
+  std::vector<ReadSample> reads;  ///< best first, never empty
+  std::optional<double> sustained_bytes_per_second;
+  double memory_bytes_per_second = 0;
+  std::vector<DeviceRates> devices;
+};
+
+nlohmann::ordered_json profile_json(const HardwareProfile& profile);
+/// Throws Error naming `where` and the key that is missing or wrong.
+HardwareProfile parse_profile(const nlohmann::json& json, const std::string& where);
+
+/// Writes through a temporary file beside it; makes the folder. Throws Error naming the file.
+void write_profile(const std::filesystem::path& file, const HardwareProfile& profile);
+/// Empty when there is no such file. Throws Error when it cannot be read or is damaged.
+std::optional<HardwareProfile> read_profile(const std::filesystem::path& file);
+
+}  // namespace spillway

@@ -1,0 +1,271 @@
+#include "probe/read_rate.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <span>
+#include <thread>
+
+#include "core/buffer.h"
+#include "core/error.h"
+#include "core/units.h"
+#include "io/uring_reader.h"
+
+namespace spillway {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint64_t kMinFileBytes = 256 * kMiB;
+constexpr uint64_t kTemporaryBytes = kGiB;
+
+/// The loop's state: every op is in flight all the time.
+class ReadLoop {
+ public:
+  ReadLoop(const DirectFile& file, const ReadShape& shape)
+      : file_(file),
+        shape_(shape),
+        chunks_(file.info().bytes / shape.chunk_bytes),
+        buffers_(shape.depth * shape.chunk_bytes),
+        reader_(shape.depth),
+        ops_(shape.depth),
+        completions_(shape.depth) {
+    if (chunks_ == 0) {
+      throw Error(fmt::format("{}: smaller than one read of {}", file.info().path,
+                              format_bytes(shape.chunk_bytes)));
+    }
+    if (!shape.huge_pages) madvise(buffers_.data(), buffers_.bytes(), MADV_NOHUGEPAGE);
+    buffers_.touch();
+    const std::span<std::byte> all(buffers_.data(), buffers_.bytes());
+    registered_ = reader_.register_buffers({&all, 1});
+  }
+
+  double run(const MeasureLimit& limit, const Clock& clock, const StopFlag& stop) {
+    for (ReadOp& op : ops_) submit(op);
+    uint64_t bytes = 0;
+    const int64_t begin_ns = clock.now_ns();
+    double elapsed = 0;
+    while (elapsed < limit.seconds && bytes < limit.bytes && !stop.requested()) {
+      const size_t count = reader_.poll(completions_);
+      for (size_t i = 0; i < count; ++i) {
+        bytes += checked(completions_[i]);
+        submit(*completions_[i].op);
+      }
+      if (count == 0) reader_.wait();
+      elapsed = seconds(clock.now_ns() - begin_ns);
+    }
+    return elapsed > 0 ? static_cast<double>(bytes) / elapsed : 0;
+  }
+
+ private:
+  void submit(ReadOp& op) {
+    const auto index = static_cast<uint64_t>(&op - ops_.data());
+    op.file = &file_.info();
+    op.offset = next_++ % chunks_ * shape_.chunk_bytes;
+    op.target = buffers_.data() + index * shape_.chunk_bytes;
+    op.bytes = static_cast<uint32_t>(shape_.chunk_bytes);
+    op.buffer_index = registered_ ? 0 : -1;
+    CHECK(reader_.submit(op));
+  }
+  uint64_t checked(const ReadCompletion& completion) const {
+    if (completion.result < 0) {
+      throw Error(fmt::format("reading {} at offset {}: {}", file_.info().path,
+                              completion.op->offset, errno_text(-completion.result)));
+    }
+    return static_cast<uint64_t>(completion.result);
+  }
+
+  const DirectFile& file_;
+  ReadShape shape_;
+  uint64_t chunks_;
+  HugeBuffer buffers_;
+  UringReader reader_;  // after the buffers: its end waits for reads in flight
+  std::vector<ReadOp> ops_;
+  std::vector<ReadCompletion> completions_;
+  bool registered_ = false;
+  uint64_t next_ = 0;
+};
+
+/// Four streams a quarter apart, so that many cache lines are on their way at once. Compiled for
+/// each instruction set; the loader picks.
+__attribute__((target_clones("default", "avx2", "arch=skylake-avx512"))) uint64_t sum_words(
+    const std::byte* data, uint64_t bytes) {
+  const auto* words = reinterpret_cast<const uint64_t*>(data);
+  const uint64_t quarter = bytes / 32;
+  uint64_t sums[4][16] = {};
+  for (uint64_t i = 0; i < quarter; i += 16) {
+    for (uint64_t stream = 0; stream < 4; ++stream) {
+      for (uint64_t lane = 0; lane < 16; ++lane) {
+        sums[stream][lane] += words[stream * quarter + i + lane];
+      }
+    }
+  }
+  uint64_t total = 0;
+  for (const auto& stream : sums) {
+    for (const uint64_t sum : stream) total += sum;
+  }
+  return total;
+}
+
+fs::path largest_file(const fs::path& folder) {
+  fs::path best;
+  uint64_t best_bytes = 0;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    std::error_code ignored;
+    if (!entry.is_regular_file(ignored)) continue;
+    const uint64_t bytes = entry.file_size(ignored);
+    if (ignored || bytes <= best_bytes) continue;
+    best = entry.path();
+    best_bytes = bytes;
+  }
+  return best_bytes >= kMinFileBytes ? best : fs::path();
+}
+
+/// Pseudo-random bytes: a drive that compresses or knows zeros must not look faster than it is.
+void fill(int fd, const fs::path& path, const StopFlag& stop) {
+  std::vector<uint64_t> block(kMiB / sizeof(uint64_t));
+  uint64_t state = 0x9e3779b97f4a7c15u;
+  for (uint64_t at = 0; at < kTemporaryBytes && !stop.requested(); at += kMiB) {
+    for (uint64_t& word : block) {
+      state ^= state << 13;
+      state ^= state >> 7;
+      state ^= state << 17;
+      word = state;
+    }
+    if (write(fd, block.data(), kMiB) != static_cast<ssize_t>(kMiB)) {
+      throw Error(
+          fmt::format("{}: cannot write a file to read: {}; give --path a model on the drive",
+                      path.string(), errno_text(errno)));
+    }
+  }
+  if (fsync(fd) != 0) throw Error(fmt::format("{}: {}", path.string(), errno_text(errno)));
+}
+
+fs::path write_temporary(const fs::path& folder, const StopFlag& stop) {
+  std::error_code error;
+  const fs::space_info space = fs::space(folder, error);
+  if (!error && space.available < 2 * kTemporaryBytes) {
+    throw Error(fmt::format(
+        "{}: no file of {} or more to read, and only {} free to write one; give --path a model",
+        folder.string(), format_bytes(kMinFileBytes), format_bytes(space.available)));
+  }
+  std::string name = (folder / ".spillway-probe-XXXXXX").string();
+  const int fd = mkstemp(name.data());
+  if (fd < 0) {
+    throw Error(fmt::format(
+        "{}: no file of {} or more to read, and none can be written: {}; give --path a model",
+        folder.string(), format_bytes(kMinFileBytes), errno_text(errno)));
+  }
+  try {
+    fill(fd, name, stop);
+  } catch (...) {
+    close(fd);
+    fs::remove(name, error);
+    throw;
+  }
+  close(fd);
+  return name;
+}
+
+}  // namespace
+
+double read_rate(const DirectFile& file, const ReadShape& shape, const MeasureLimit& limit,
+                 const Clock& clock, const StopFlag& stop) {
+  return ReadLoop(file, shape).run(limit, clock, stop);
+}
+
+std::vector<ReadSample> sweep_reads(const DirectFile& file, double seconds, const Clock& clock,
+                                    const StopFlag& stop,
+                                    const std::function<void(uint32_t, uint32_t)>& progress) {
+  std::vector<ReadShape> shapes;
+  for (const uint64_t chunk : {256 * kKiB, kMiB, 4 * kMiB}) {
+    for (const uint32_t depth : {2u, 8u, 32u}) shapes.push_back({chunk, depth, true});
+  }
+  const auto total = static_cast<uint32_t>(shapes.size() + 1);
+  std::vector<ReadSample> samples;
+  const auto measure = [&](const ReadShape& shape) {
+    samples.push_back({shape, read_rate(file, shape, {seconds, UINT64_MAX}, clock, stop)});
+    progress(static_cast<uint32_t>(samples.size()), total);
+  };
+  for (const ReadShape& shape : shapes) {
+    if (stop.requested()) return samples;
+    measure(shape);
+  }
+  const auto faster = [](const ReadSample& a, const ReadSample& b) {
+    return a.bytes_per_second > b.bytes_per_second;
+  };
+  std::stable_sort(samples.begin(), samples.end(), faster);
+  measure({samples[0].shape.chunk_bytes, samples[0].shape.depth, false});
+  std::stable_sort(samples.begin(), samples.end(), faster);
+  return samples;
+}
+
+ProbeFile::ProbeFile(const fs::path& path, const StopFlag& stop) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (error || !fs::exists(status)) {
+    throw Error(fmt::format("--path {}: no such file or folder", path.string()));
+  }
+  const std::string system = file_system_name(path);
+  if (system == "tmpfs") {
+    throw Error(
+        fmt::format("--path {}: lies in memory (tmpfs), not on a drive; give a folder that "
+                    "does",
+                    path.string()));
+  }
+  fs::path chosen = fs::is_directory(status) ? largest_file(path) : path;
+  if (chosen.empty()) chosen = temporary_ = write_temporary(path, stop);
+  try {
+    file_.emplace(chosen, DirectChoice::kAuto);
+    if (!file_->info().direct) {
+      throw Error(
+          fmt::format("--path {}: {} refuses direct reads ({}), and a cached read is not the "
+                      "drive's; give a folder on ext4 or xfs",
+                      path.string(), system, file_->refused()));
+    }
+  } catch (...) {
+    if (temporary()) fs::remove(temporary_, error);
+    throw;
+  }
+}
+
+ProbeFile::~ProbeFile() {
+  std::error_code ignored;
+  if (temporary()) fs::remove(temporary_, ignored);
+}
+
+double memory_read_rate(uint32_t threads, double wanted_seconds, const Clock& clock) {
+  // More than caches hold, but no more than any machine has.
+  const uint64_t bytes_each = std::clamp<uint64_t>(4 * kGiB / threads, 128 * kMiB, kGiB);
+  std::vector<HugeBuffer> buffers;
+  for (uint32_t i = 0; i < threads; ++i) {
+    buffers.emplace_back(bytes_each);
+    std::memset(buffers.back().data(), 1, bytes_each);
+  }
+  std::atomic<uint64_t> bytes{0};
+  std::atomic<uint64_t> sink{0};
+  const int64_t begin_ns = clock.now_ns();
+  {
+    std::vector<std::jthread> workers;
+    for (uint32_t i = 0; i < threads; ++i) {
+      workers.emplace_back([&, i] {
+        uint64_t total = 0;
+        while (seconds(clock.now_ns() - begin_ns) < wanted_seconds) {
+          total += sum_words(buffers[i].data(), bytes_each);
+          bytes += bytes_each;
+        }
+        sink += total;
+      });
+    }
+  }
+  CHECK(sink.load() != 0);
+  return static_cast<double>(bytes.load()) / seconds(clock.now_ns() - begin_ns);
+}
+
+}  // namespace spillway

@@ -1,0 +1,66 @@
+// What a drive gives a bare loop of direct reads, and the memory of this machine a bare loop of
+// loads: the denominators of every ratio.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "core/clock.h"
+#include "core/stop.h"
+#include "io/direct_file.h"
+
+namespace spillway {
+
+struct ReadShape {
+  uint64_t chunk_bytes = 0;
+  uint32_t depth = 0;
+  bool huge_pages = true;
+};
+
+/// When a measurement ends: whichever comes first.
+struct MeasureLimit {
+  double seconds = 0;
+  uint64_t bytes = UINT64_MAX;
+};
+
+/// Bytes per second of reading `file` from its start, again and again, with registered buffers
+/// where the system allows. Throws Error when a read fails or the file is smaller than a chunk.
+/// A stop request ends it early.
+double read_rate(const DirectFile& file, const ReadShape& shape, const MeasureLimit& limit,
+                 const Clock& clock, const StopFlag& stop);
+
+struct ReadSample {
+  ReadShape shape;
+  double bytes_per_second = 0;
+};
+
+/// Chunks and depths for `seconds` each, then the best of them in 4 KiB pages; best first.
+/// `progress` is told what is done and what there is to do.
+std::vector<ReadSample> sweep_reads(const DirectFile& file, double seconds, const Clock& clock,
+                                    const StopFlag& stop,
+                                    const std::function<void(uint32_t, uint32_t)>& progress);
+
+/// A file to read on the drive under a path: the path itself, the largest file below it that is
+/// large enough, or a temporary one, removed with this object.
+class ProbeFile {
+ public:
+  /// Throws Error where reads would not reach a drive (tmpfs, no O_DIRECT) or nothing large enough
+  /// is there and none can be written.
+  explicit ProbeFile(const std::filesystem::path& path, const StopFlag& stop);
+  ~ProbeFile();
+  ProbeFile(const ProbeFile&) = delete;
+  const DirectFile& file() const { return *file_; }
+  bool temporary() const { return !temporary_.empty(); }
+
+ private:
+  std::filesystem::path temporary_;
+  std::optional<DirectFile> file_;
+};
+
+/// Bytes per second that `threads` threads read of huge-page memory, up to a GiB each.
+double memory_read_rate(uint32_t threads, double seconds, const Clock& clock);
+
+}  // namespace spillway

@@ -1,0 +1,161 @@
+// Measuring the machine: what is read, what is refused, what is kept.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/units.h"
+#include "io/direct_file.h"
+#include "kernels/registry.h"
+#include "probe/profile.h"
+#include "tests/support.h"
+
+namespace spillway {
+namespace {
+
+HardwareProfile some_profile() {
+  HardwareProfile profile;
+  profile.hardware = {"a drive, 100 sectors", "a CPU", 4, ""};
+  profile.measured_at = "2026-01-02T03:04:05Z";
+  profile.file_system = "ext4";
+  profile.reads = {{{kMiB, 8, true}, 3e9}, {{kMiB, 8, false}, 1e9}};
+  profile.sustained_bytes_per_second = 2.5e9;
+  profile.memory_bytes_per_second = 4e10;
+  DeviceRates host;
+  host.device = "host";
+  host.matmuls = {{DType::kBF16, 2e10, 3e11, 512}};
+  profile.devices = {host};
+  return profile;
+}
+
+TEST(Profile, SurvivesWritingAndReading) {
+  const test::TempDir dir;
+  const HardwareProfile profile = some_profile();
+  const auto file = dir / "new/folder/p.json";
+  EXPECT_FALSE(read_profile(file).has_value());
+  write_profile(file, profile);
+  const auto back = read_profile(file);
+  ASSERT_TRUE(back.has_value());
+  EXPECT_EQ(profile_json(*back), profile_json(profile));
+  EXPECT_EQ(back->hardware, profile.hardware);
+  EXPECT_EQ(back->reads[1].shape.huge_pages, false);
+}
+
+TEST(Profile, CannotBeWrittenIsOneLine) {
+  const test::TempDir dir;
+  test::write_file(dir / "file", "x");
+  const std::string message =
+      test::error_of([&] { write_profile(dir / "file/p.json", some_profile()); });
+  EXPECT_NE(message.find("cannot write the profile"), std::string::npos) << message;
+  EXPECT_NE(message.find("Not a directory"), std::string::npos) << message;
+  EXPECT_NE(message.find("--out FILE"), std::string::npos) << message;
+}
+
+TEST(Profile, DamageIsNamed) {
+  const test::TempDir dir;
+  const auto complaint = [&](const std::string& text) {
+    test::write_file(dir / "p.json", text);
+    return test::error_of([&] { read_profile(dir / "p.json"); });
+  };
+  EXPECT_NE(complaint("{").find("not JSON"), std::string::npos);
+  EXPECT_NE(complaint("[]").find("version: missing"), std::string::npos);
+  auto json = profile_json(some_profile());
+  json["version"] = 99;
+  EXPECT_NE(complaint(json.dump()).find("another version"), std::string::npos);
+  const auto without = [&](const std::function<void(nlohmann::ordered_json&)>& change) {
+    auto broken = profile_json(some_profile());
+    change(broken);
+    return complaint(broken.dump());
+  };
+  EXPECT_NE(without([](auto& j) { j.erase("hardware"); }).find("hardware: missing"),
+            std::string::npos);
+  EXPECT_NE(without([](auto& j) {
+              j["drive"]["reads"] = nlohmann::json::array();
+            }).find("drive.reads: empty"),
+            std::string::npos);
+  EXPECT_NE(without([](auto& j) {
+              j["drive"]["reads"][0]["bytes_per_second"] = -1;
+            }).find("drive.reads[0].bytes_per_second: expected a number"),
+            std::string::npos);
+  EXPECT_NE(without([](auto& j) { j["devices"][0]["matmuls"][0]["dtype"] = "Q4"; }).find("Q4"),
+            std::string::npos);
+  EXPECT_NE(without([](auto& j) { j["drive"]["reads"][0]["depth"] = 1e12; }).find("too large"),
+            std::string::npos);
+}
+
+TEST(HardwareNames, ComeFromTheSystem) {
+  const test::TempDir root;
+  std::filesystem::create_directories(root / "proc");
+  test::write_file(root / "proc/cpuinfo", "processor\t: 0\nmodel name\t: A CPU @ 3 GHz\n");
+  EXPECT_EQ(cpu_name(root.path()), "A CPU @ 3 GHz");
+  EXPECT_EQ(cpu_name(root / "nothing"), "unknown CPU");
+  EXPECT_EQ(drive_name("/no/such/path"), "unknown drive");
+  EXPECT_EQ(drive_name(root.path(), root / "nothing").rfind("device ", 0), 0u);
+  const Hardware one{"d", "c", 2, ""};
+  Hardware other = one;
+  EXPECT_EQ(hardware_key(one), hardware_key(other));
+  other.cores = 4;
+  EXPECT_NE(hardware_key(one), hardware_key(other));
+}
+
+TEST(ProbeFiles, AreTheLargestOrTemporary) {
+  const StopFlag stop;
+  const test::TempDir dir;
+  if (file_system_name(dir.path()) == "tmpfs") GTEST_SKIP() << "the temporary folder is in memory";
+  std::filesystem::path temporary;
+  {
+    const ProbeFile file(dir.path(), stop);
+    EXPECT_TRUE(file.temporary());
+    temporary = file.file().info().path;
+    EXPECT_TRUE(std::filesystem::exists(temporary));
+  }
+  EXPECT_FALSE(std::filesystem::exists(temporary)) << "it goes with its object";
+  for (const char* name : {"small", "large"}) {
+    test::write_file(dir / name, "x");
+    std::filesystem::resize_file(dir / name, name[0] == 's' ? kMiB : 300 * kMiB);
+  }
+  const ProbeFile file(dir.path(), stop);
+  EXPECT_FALSE(file.temporary());
+  EXPECT_EQ(file.file().info().path, (dir / "large").string());
+  EXPECT_NE(test::error_of([&] { ProbeFile("/dev/shm", stop); }).find("tmpfs"), std::string::npos);
+  EXPECT_NE(test::error_of([&] { ProbeFile(dir / "none", stop); }).find("no such file"),
+            std::string::npos);
+}
+
+TEST(Rates, ArePositiveAndOrdered) {
+  const StopFlag stop;
+  const SteadyClock clock;
+  const test::TempDir dir;
+  test::write_file(dir / "f", "x");
+  std::filesystem::resize_file(dir / "f", 16 * kMiB);
+  const DirectFile file(dir / "f", DirectChoice::kAuto);
+  uint32_t calls = 0;
+  const auto samples = sweep_reads(file, 0.01, clock, stop, [&](uint32_t done, uint32_t total) {
+    EXPECT_EQ(done, ++calls);
+    EXPECT_EQ(total, 10u);
+  });
+  ASSERT_EQ(samples.size(), 10u);
+  for (size_t i = 1; i < samples.size(); ++i) {
+    EXPECT_GE(samples[i - 1].bytes_per_second, samples[i].bytes_per_second);
+  }
+  EXPECT_GT(samples.back().bytes_per_second, 0);
+  EXPECT_GT(memory_read_rate(1, 0.01, clock), 0);
+  for (const char* name : {"host", "host-discrete"}) {
+    const auto device = open_device(name, {});
+    const auto ops = make_ops(*device, {});
+    const DeviceRates rates = measure_device(*device, *ops, 0.01, clock, stop, [](const char*) {});
+    EXPECT_EQ(rates.pinned_to_device > 0, !device->unified());
+    ASSERT_EQ(rates.matmuls.size(), 3u);
+    for (const MatmulRate& rate : rates.matmuls) {
+      EXPECT_GT(rate.decode_bytes_per_second, 0);
+      EXPECT_GT(rate.prompt_flops, 0);
+    }
+  }
+  const std::string message = test::error_of([&] {
+    read_rate(file, {64 * kMiB, 1, true}, {1, UINT64_MAX}, clock, stop);
+  });
+  EXPECT_NE(message.find("smaller than one read"), std::string::npos) << message;
+}
+
+}  // namespace
+}  // namespace spillway
