@@ -31,6 +31,10 @@ class DeviceProbe {
       progress("copies");
       measure_copies(rates);
     }
+    progress("matmuls");
+    weights_ = filled(kWeightBytes);
+    input_ = filled(uint64_t{prompt_rows()} * kCols * sizeof(float));
+    output_ = device_.allocate(uint64_t{prompt_rows()} * kOutputs * sizeof(float));
     for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
       progress(dtype == DType::kBF16 ? "bf16" : dtype == DType::kF16 ? "f16" : "f32");
       rates.matmuls.push_back(measure_matmul(dtype));
@@ -73,6 +77,8 @@ class DeviceProbe {
     rates.pageable_to_device = copy_rate(there.data(), pageable.data());
   }
 
+  uint32_t prompt_rows() const { return device_.unified() ? 512 : 2048; }
+
   /// Small values of either sign in any of the dtypes; zeros may run faster than real ones.
   Memory filled(uint64_t bytes) {
     constexpr uint64_t kPeriod = 1999993;
@@ -94,7 +100,7 @@ class DeviceProbe {
   MatmulRate measure_matmul(DType dtype) {
     MatmulRate rate;
     rate.dtype = dtype;
-    rate.prompt_rows = device_.unified() ? 512 : 2048;
+    rate.prompt_rows = prompt_rows();
     OpsLimits limits;
     limits.max_rows = rate.prompt_rows;
     limits.max_cols = kCols;
@@ -102,17 +108,14 @@ class DeviceProbe {
     limits.attention = {1, 1, 64, dtype};
     const Memory workspace = device_.allocate(std::max<uint64_t>(1, ops_.workspace_bytes(limits)));
     ops_.bind_workspace({workspace.data(), workspace.bytes()}, limits);
-    const Memory weights = filled(kWeightBytes);
-    const Memory input = filled(uint64_t{rate.prompt_rows} * kCols * sizeof(float));
-    const Memory output = device_.allocate(uint64_t{rate.prompt_rows} * kOutputs * sizeof(float));
     const uint64_t tile_bytes = uint64_t{kOutputs} * kCols * dtype_bytes(dtype);
     const auto rate_of = [&](uint32_t rows) {
       uint64_t tile = 0;
       return calls_per_second([&] {
-        const std::byte* data = weights.data() + tile++ % (kWeightBytes / tile_bytes) * tile_bytes;
-        ops_.set_input(*stream_, reinterpret_cast<float*>(input.data()), rows, kCols);
+        const std::byte* data = weights_.data() + tile++ % (kWeightBytes / tile_bytes) * tile_bytes;
+        ops_.set_input(*stream_, reinterpret_cast<float*>(input_.data()), rows, kCols);
         ops_.matmul(*stream_, {data, dtype, kOutputs, kCols},
-                    reinterpret_cast<float*>(output.data()), kOutputs);
+                    reinterpret_cast<float*>(output_.data()), kOutputs);
       });
     };
     rate.decode_bytes_per_second = static_cast<double>(tile_bytes) * rate_of(1);
@@ -126,6 +129,9 @@ class DeviceProbe {
   const Clock& clock_;
   const StopFlag& stop_;
   std::unique_ptr<Stream> stream_;
+  Memory weights_;
+  Memory input_;
+  Memory output_;
 };
 
 }  // namespace
