@@ -110,7 +110,7 @@ for row in rows:
     print(f"| {row['name'].split('/real')[0]} | {row['bytes/s'] / 1e9:.0f} "
           f"| {100 * row.get('of memory', 0):.0f} % "
           f"| {f'{flops / 1e12:.1f}' if flops else ''} "
-          f"| {f'{100 * row.get('of matmul', 0):.0f} %' if flops else ''} |".replace("'", ""))
+          f"| {f'{100 * row.get('of matmul', 0):.0f} %' if flops else ''} |")
 PY
 }
 
