@@ -105,12 +105,13 @@ kernels() {
 import json, sys
 rows = json.load(open(sys.argv[1]))["benchmarks"]
 print("| kernel | GB/s | of memory | TFLOP/s | of matmul |\n| --- | --- | --- | --- | --- |")
+def share(row, name):
+    return f"{100 * row[name]:.0f} %" if name in row else ""
 for row in rows:
-    flops = row.get("FLOP/s")
-    print(f"| {row['name'].split('/real')[0]} | {row['bytes/s'] / 1e9:.0f} "
-          f"| {100 * row.get('of memory', 0):.0f} % "
-          f"| {f'{flops / 1e12:.1f}' if flops else ''} "
-          f"| {f'{100 * row.get('of matmul', 0):.0f} %' if flops else ''} |")
+    name = row["name"].split("/real")[0]
+    tera = f"{row['FLOP/s'] / 1e12:.1f}" if "FLOP/s" in row else ""
+    print(f"| {name} | {row['bytes/s'] / 1e9:.0f} | {share(row, 'of memory')} | {tera} "
+          f"| {share(row, 'of matmul')} |")
 PY
 }
 
