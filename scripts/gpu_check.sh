@@ -100,7 +100,7 @@ kernels() {
   "$build/bench/bench_kernels" --device=cuda --benchmark_min_time=0.1 \
     --benchmark_out="$build/kernels.json" --benchmark_out_format=json >"$build/kernels.log" 2>&1 ||
     { tail -n 5 "$build/kernels.log"; return 1; }
-  say; say "$(head -n 1 "$build/kernels.log")"; say
+  say; say "$(grep -m1 'bf16 matmul' "$build/kernels.log")"; say
   python3 - "$build/kernels.json" <<'PY' | tee -a "$out"
 import json, sys
 rows = json.load(open(sys.argv[1]))["benchmarks"]
