@@ -23,6 +23,7 @@ void add_plan_command(CommandContext& context);
 void add_probe_command(CommandContext& context);
 void add_inspect_command(CommandContext& context);
 void add_tokenize_command(CommandContext& context);
+void add_trace_command(CommandContext& context);
 void add_synth_command(CommandContext& context);
 
 inline constexpr int kExitInterrupted = 130;

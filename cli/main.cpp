@@ -49,6 +49,7 @@ int main(int argc, char** argv) {
   spillway::add_probe_command(context);
   spillway::add_inspect_command(context);
   spillway::add_tokenize_command(context);
+  spillway::add_trace_command(context);
   spillway::add_synth_command(context);
   try {
     app.parse(argc, argv);

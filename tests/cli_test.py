@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import unittest
+import xml.etree.ElementTree
 
 SPILLWAY = ""
 MIB = 1024 * 1024
@@ -367,6 +368,35 @@ class Cli(unittest.TestCase):
         self.assertEqual(done.returncode, 1)
         self.assertIn("memory, reads", done.stdout)  # what was measured is still shown
         self.assertIn("cannot write the profile", done.stderr)
+
+    def test_trace_shows_a_pass(self):
+        trace = self.root / "trace.json"
+        done = call("run", self.config(self.wide, memory={"ram": "64MiB"}), "--trace", trace)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        picture = self.root / "pass.svg"
+        shown = call("trace", trace, "--svg", picture)
+        self.assertEqual(shown.returncode, 0, shown.stderr)
+        self.assertIn("pass 3 of 4", shown.stdout)
+        lanes = {line.split()[0]: line.split() for line in shown.stdout.splitlines()[2:]}
+        self.assertGreater(int(lanes["reads"][1]), 0)
+        self.assertEqual(lanes["copies"][1], "0")
+        for lane in lanes.values():
+            self.assertLessEqual(int(lane[-2]), 100)
+        svg = xml.etree.ElementTree.parse(picture).getroot()
+        rects = svg.findall("{http://www.w3.org/2000/svg}rect")
+        self.assertEqual(len(rects), sum(int(lane[1]) for lane in lanes.values()))
+        for rect in rects:
+            self.assertGreaterEqual(float(rect.get("x")), 90)
+            self.assertLessEqual(float(rect.get("x")) + float(rect.get("width")), 981)
+        self.assertIn("pass 1 of 4", call("trace", trace, "--pass", 1).stdout)
+        self.fails("trace", trace, "--pass", 5, says="holds 4 passes, not 5")
+        self.fails("trace", trace, "--svg", self.root, says="cannot write")
+        self.fails("trace", self.root / "none", says="none")
+        for content, says in (("{", "trace.bad"), ("[]", "traceEvents"),
+                              ('{"traceEvents": []}', "no whole pass"),
+                              ('{"traceEvents": [{"ph": "X"}]}', "no number ts")):
+            (self.root / "trace.bad").write_text(content)
+            self.fails("trace", self.root / "trace.bad", says=says)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,64 @@
+// spillway trace: one pass of a trace as a picture.
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "cli/terminal.h"
+#include "cli/timeline.h"
+#include "core/error.h"
+#include "core/units.h"
+#include "io/json_strict.h"
+
+namespace spillway {
+namespace {
+
+constexpr uint64_t kMaxTraceBytes = 256 * kMiB;
+
+struct TraceOptions {
+  std::string file;
+  std::string svg;
+  uint32_t pass = 0;
+};
+
+int draw(const TraceOptions& options) {
+  const Timeline timeline =
+      cut_timeline(load_json_strict(options.file, kMaxTraceBytes), options.pass, options.file);
+  fmt::print("pass {} of {}: {:.3f} s\n", timeline.pass, timeline.passes, timeline.seconds());
+  Table table("lrrr");
+  table.row({"lane", "spans", "bytes", "busy"});
+  for (size_t lane = 0; lane < timeline.lanes.size(); ++lane) {
+    uint64_t bytes = 0;
+    for (const TimelineSpan& span : timeline.lanes[lane]) bytes += span.bytes;
+    table.row({kTimelineLanes[lane], fmt::to_string(timeline.lanes[lane].size()),
+               format_bytes(bytes), fmt::format("{:.0f} %", 100 * timeline.busy(lane))});
+  }
+  fmt::print("{}", table.text());
+  if (options.svg.empty()) return 0;
+  std::ofstream out(options.svg);
+  out << timeline_svg(timeline);
+  out.close();
+  if (!out) {
+    throw Error(fmt::format("cannot write {}: {}", options.svg, errno_text(errno)));
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_trace_command(CommandContext& context) {
+  auto options = std::make_shared<TraceOptions>();
+  CLI::App* command = context.app.add_subcommand(
+      "trace", "Show one pass of a trace (run --trace FILE): reads, copies, computing, stalls");
+  command->add_option("FILE", options->file, "Trace written by run or score")->required();
+  command->add_option("--svg", options->svg, "Draw it into this file");
+  command
+      ->add_option("--pass", options->pass, "Which pass, from 1 (default: the one in the middle)")
+      ->check(CLI::Range(1u, 1u << 30));
+  context.on(command, [options] { return draw(*options); });
+}
+
+}  // namespace spillway

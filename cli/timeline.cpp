@@ -1,0 +1,217 @@
+#include "cli/timeline.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "core/trace.h"
+#include "core/units.h"
+
+namespace spillway {
+namespace {
+
+constexpr auto kCompute = static_cast<size_t>(TraceLane::kCompute);
+constexpr auto kStalls = static_cast<size_t>(TraceLane::kStall);
+constexpr double kLabelWidth = 90;
+constexpr double kPlotWidth = 890;
+constexpr double kRowHeight = 12;
+constexpr double kLaneGap = 14;
+constexpr double kTop = 46;
+
+struct Event {
+  TimelineSpan span;
+  uint32_t lane = 0;
+};
+
+/// The complete events of a trace; others only name things.
+std::vector<Event> events_of(const nlohmann::json& trace, const std::string& where) {
+  const auto refuse = [&](const std::string& why) {
+    throw Error(fmt::format("{}: not a trace of spillway: {}; write one with run --trace FILE",
+                            where, why));
+  };
+  if (!trace.is_object() || !trace.contains("traceEvents") || !trace["traceEvents"].is_array()) {
+    refuse("no list traceEvents");
+  }
+  std::vector<Event> events;
+  for (const auto& item : trace["traceEvents"]) {
+    if (!item.is_object() || item.value("ph", "") != "X") continue;
+    for (const char* key : {"ts", "dur", "tid"}) {
+      if (!item.contains(key) || !item[key].is_number()) {
+        refuse(fmt::format("an event with no number {}", key));
+      }
+    }
+    const double begin = item["ts"].get<double>();
+    const double duration = item["dur"].get<double>();
+    if (!std::isfinite(begin) || !std::isfinite(duration) || duration < 0) {
+      refuse("an event with no time");
+    }
+    Event event;
+    event.lane = item["tid"].get<uint32_t>();
+    event.span.begin_us = begin;
+    event.span.end_us = begin + duration;
+    if (item.contains("name") && item["name"].is_string()) event.span.name = item["name"];
+    const auto bytes = item.value(nlohmann::json::json_pointer("/args/bytes"), nlohmann::json(0));
+    if (bytes.is_number_unsigned()) event.span.bytes = bytes.get<uint64_t>();
+    events.push_back(std::move(event));
+  }
+  return events;
+}
+
+bool earlier(const TimelineSpan& a, const TimelineSpan& b) {
+  return a.begin_us < b.begin_us;
+}
+
+/// What is left of the spans outside of the gaps; bytes stay with a span's first piece. A layer's
+/// span holds the waits for its units, in which nothing was computed.
+std::vector<TimelineSpan> without(const std::vector<TimelineSpan>& spans,
+                                  const std::vector<TimelineSpan>& gaps) {
+  std::vector<TimelineSpan> pieces;
+  for (TimelineSpan rest : spans) {
+    for (const TimelineSpan& gap : gaps) {
+      if (gap.end_us <= rest.begin_us || gap.begin_us >= rest.end_us) continue;
+      if (gap.begin_us > rest.begin_us) {
+        pieces.push_back(rest);
+        pieces.back().end_us = gap.begin_us;
+        rest.bytes = 0;
+      }
+      rest.begin_us = std::min(gap.end_us, rest.end_us);
+    }
+    if (rest.end_us > rest.begin_us) pieces.push_back(rest);
+  }
+  return pieces;
+}
+
+/// A row for each span, so that none covers another.
+std::vector<size_t> pack_rows(const std::vector<TimelineSpan>& spans, size_t* rows) {
+  std::vector<double> free_from;
+  std::vector<size_t> row_of;
+  for (const TimelineSpan& span : spans) {
+    const auto row = std::find_if(free_from.begin(), free_from.end(),
+                                  [&](double end) { return end <= span.begin_us; });
+    row_of.push_back(static_cast<size_t>(row - free_from.begin()));
+    if (row == free_from.end()) {
+      free_from.push_back(span.end_us);
+    } else {
+      *row = span.end_us;
+    }
+  }
+  *rows = std::max<size_t>(1, free_from.size());
+  return row_of;
+}
+
+std::string escaped(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '<')
+      out += "&lt;";
+    else if (c == '&')
+      out += "&amp;";
+    else if (static_cast<unsigned char>(c) >= 0x20)
+      out += c;
+  }
+  return out;
+}
+
+/// 1, 2 or 5 times a power of ten, so that about eight ticks fit.
+double tick_step(double length) {
+  const double rough = length / 8;
+  const double power = std::pow(10.0, std::floor(std::log10(rough)));
+  for (const double factor : {1.0, 2.0, 5.0}) {
+    if (factor * power >= rough) return factor * power;
+  }
+  return 10 * power;
+}
+
+constexpr const char* kStyle =
+    "<style>svg{font:12px system-ui,sans-serif;background:#fff}text{fill:#222}"
+    ".g{stroke:#ddd}.l0{fill:#2f6fb7}.l1{fill:#8a5fbf}.l2{fill:#3b9461}.l3{fill:#c9622e}"
+    "@media(prefers-color-scheme:dark){svg{background:#16181c}text{fill:#ddd}.g{stroke:#3a3d44}"
+    ".l0{fill:#6aa7e8}.l1{fill:#b794e6}.l2{fill:#6cc495}.l3{fill:#ec9163}}</style>\n";
+
+}  // namespace
+
+double Timeline::busy(size_t lane) const {
+  double covered = 0;
+  double until = begin_us;
+  for (const TimelineSpan& span : lanes[lane]) {
+    if (span.end_us <= until) continue;
+    covered += span.end_us - std::max(span.begin_us, until);
+    until = span.end_us;
+  }
+  return end_us > begin_us ? covered / (end_us - begin_us) : 0;
+}
+
+Timeline cut_timeline(const nlohmann::json& trace, uint32_t pass, const std::string& where) {
+  const auto events = events_of(trace, where);
+  std::vector<TimelineSpan> passes;
+  for (const Event& event : events) {
+    if (event.lane == static_cast<uint32_t>(TraceLane::kPass)) passes.push_back(event.span);
+  }
+  if (passes.empty()) throw Error(fmt::format("{}: holds no whole pass", where));
+  std::sort(passes.begin(), passes.end(), earlier);
+  if (pass > passes.size()) {
+    throw Error(fmt::format("{}: holds {} passes, not {}", where, passes.size(), pass));
+  }
+  Timeline timeline;
+  timeline.passes = static_cast<uint32_t>(passes.size());
+  timeline.pass = pass != 0 ? pass : timeline.passes / 2 + 1;
+  timeline.begin_us = passes[timeline.pass - 1].begin_us;
+  timeline.end_us = passes[timeline.pass - 1].end_us;
+  for (const Event& event : events) {
+    if (event.lane >= timeline.lanes.size()) continue;
+    TimelineSpan span = event.span;
+    span.begin_us = std::max(span.begin_us, timeline.begin_us);
+    span.end_us = std::min(span.end_us, timeline.end_us);
+    if (span.end_us > span.begin_us) timeline.lanes[event.lane].push_back(std::move(span));
+  }
+  for (auto& lane : timeline.lanes) std::stable_sort(lane.begin(), lane.end(), earlier);
+  timeline.lanes[kCompute] = without(timeline.lanes[kCompute], timeline.lanes[kStalls]);
+  return timeline;
+}
+
+std::string timeline_svg(const Timeline& timeline) {
+  const double length = timeline.end_us - timeline.begin_us;
+  const auto x_of = [&](double us) {
+    return kLabelWidth + (us - timeline.begin_us) / length * kPlotWidth;
+  };
+  std::string body;
+  double y = kTop;
+  for (size_t lane = 0; lane < timeline.lanes.size(); ++lane) {
+    if (timeline.lanes[lane].empty()) continue;
+    size_t rows = 0;
+    const auto row_of = pack_rows(timeline.lanes[lane], &rows);
+    body += fmt::format("<text x=\"0\" y=\"{:.0f}\">{} {:.0f} %</text>\n", y + kRowHeight - 2,
+                        kTimelineLanes[lane], 100 * timeline.busy(lane));
+    for (size_t i = 0; i < row_of.size(); ++i) {
+      const TimelineSpan& span = timeline.lanes[lane][i];
+      const double x = x_of(span.begin_us);
+      body += fmt::format(
+          "<rect class=\"l{}\" x=\"{:.2f}\" y=\"{:.0f}\" width=\"{:.2f}\" height=\"{:.0f}\">"
+          "<title>{}: {:.3f} ms, {}</title></rect>\n",
+          lane, x, y + static_cast<double>(row_of[i]) * kRowHeight,
+          std::max(0.3, x_of(span.end_us) - x), kRowHeight - 2, escaped(span.name),
+          (span.end_us - span.begin_us) / 1e3, format_bytes(span.bytes));
+    }
+    y += static_cast<double>(rows) * kRowHeight + kLaneGap;
+  }
+  std::string grid;
+  const double step = tick_step(length);
+  for (int tick = 0; tick * step <= length; ++tick) {
+    const double at = tick * step;
+    const double x = x_of(timeline.begin_us + at);
+    grid += fmt::format(
+        "<line class=\"g\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.0f}\" y2=\"{2:.0f}\"/>"
+        "<text x=\"{0:.1f}\" y=\"{3:.0f}\" text-anchor=\"middle\">{4:g} ms</text>\n",
+        x, kTop - 6, y, kTop - 10, at / 1e3);
+  }
+  return fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {:.0f} {:.0f}\" role=\"img\">\n{}"
+      "<text x=\"0\" y=\"16\" font-weight=\"600\">pass {} of {}, {:.3f} s</text>\n{}{}</svg>\n",
+      kLabelWidth + kPlotWidth + 20, y + 6, kStyle, timeline.pass, timeline.passes,
+      timeline.seconds(), grid, body);
+}
+
+}  // namespace spillway
