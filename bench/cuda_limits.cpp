@@ -98,18 +98,16 @@ double cuda_memory_rate(int ordinal, uint32_t repeats) {
   return 2.0 * static_cast<double>(kBytes) / seconds;
 }
 
-double cuda_copy_rate(int ordinal, bool pinned, uint32_t repeats) {
+double cuda_copy_rate(int ordinal, uint32_t repeats) {
   constexpr uint64_t kBytes = 64 * kMiB;
   constexpr int kCopies = 8;
   const auto device = make_cuda_device(ordinal, 0);
   const auto stream = device->make_stream(StreamKind::kCopy);
   const Memory target = device->allocate(kCopies * kBytes);
-  std::vector<std::byte> pageable(pinned ? 0 : kCopies * kBytes, std::byte{1});
-  const Memory locked = pinned ? device->allocate_pinned(kCopies * kBytes) : Memory();
-  const std::byte* source = pinned ? locked.data() : pageable.data();
+  const Memory source = device->allocate_pinned(kCopies * kBytes);
   const double seconds = median_seconds(cuda_stream(*stream), repeats, [&] {
     for (int i = 0; i < kCopies; ++i) {
-      stream->copy(target.data() + i * kBytes, source + i * kBytes, kBytes);
+      stream->copy(target.data() + i * kBytes, source.data() + i * kBytes, kBytes);
     }
   });
   return static_cast<double>(kCopies * kBytes) / seconds;
@@ -132,7 +130,7 @@ double cuda_matmul_rate(int, uint32_t) {
 double cuda_memory_rate(int, uint32_t) {
   not_built();
 }
-double cuda_copy_rate(int, bool, uint32_t) {
+double cuda_copy_rate(int, uint32_t) {
   not_built();
 }
 

@@ -10,7 +10,7 @@ namespace spillway::bench {
 double cuda_matmul_rate(int ordinal, uint32_t repeats);
 /// A device-to-device copy of 2 GiB, bytes read plus bytes written per second.
 double cuda_memory_rate(int ordinal, uint32_t repeats);
-/// Host to device, 64 MiB copies back to back, bytes per second.
-double cuda_copy_rate(int ordinal, bool pinned, uint32_t repeats);
+/// Pinned host memory to device, 64 MiB copies back to back, bytes per second.
+double cuda_copy_rate(int ordinal, uint32_t repeats);
 
 }  // namespace spillway::bench

@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "core/units.h"
 #include "kernels/registry.h"
+#include "probe/compute_rates.h"
 
 namespace spillway {
 namespace {
@@ -39,32 +40,13 @@ struct Bench {
     const int ordinal = std::stoi(device->name().substr(5));
     memory_rate = bench::cuda_memory_rate(ordinal, 10);
     matmul_rate = bench::cuda_matmul_rate(ordinal, 10);
-    fmt::print(
-        "{}: memory {:.0f} GB/s, bf16 matmul {:.0f} TFLOP/s, copies pinned {:.1f} and "
-        "pageable {:.1f} GB/s\n",
-        ops->description(), memory_rate / 1e9, matmul_rate / 1e12,
-        bench::cuda_copy_rate(ordinal, true, 10) / 1e9,
-        bench::cuda_copy_rate(ordinal, false, 5) / 1e9);
+    fmt::print("{}: memory {:.0f} GB/s, bf16 matmul {:.0f} TFLOP/s\n", ops->description(),
+               memory_rate / 1e9, matmul_rate / 1e12);
   }
 };
 
-/// Values that are no zeros: those may run faster than real ones.
 Memory filled(Bench& bench, uint64_t bytes) {
-  Memory memory = bench.device->allocate(bytes);
-  const Memory host = bench.device->allocate_pinned(bytes);
-  constexpr uint64_t kPrime = 1999993;
-  std::vector<uint16_t> values(kPrime);  // as bf16, as f16 and as f32: small and of either sign
-  uint32_t state = 1;
-  for (uint16_t& value : values) {
-    state = state * 1664525u + 1013904223u;
-    value = static_cast<uint16_t>(0x3800u | (state >> 16 & 0x82ffu));
-  }
-  for (uint64_t at = 0; at < bytes; at += kPrime * 2) {
-    std::memcpy(host.data() + at, values.data(), std::min(kPrime * 2, bytes - at));
-  }
-  bench.stream->copy(memory.data(), host.data(), bytes);
-  bench.stream->sync();
-  return memory;
+  return filled_memory(*bench.device, *bench.stream, bytes);
 }
 
 /// An operation ready to run: what it holds, what it moves and computes.

@@ -186,9 +186,7 @@ class Report {
 };
 
 double weight_bytes_per_pass(const Model& model) {
-  uint64_t bytes = 0;
-  for (const LayerSpec& layer : model.weights.layers) bytes += layer.bytes();
-  return static_cast<double>(bytes);
+  return static_cast<double>(model.weights.pass_bytes());
 }
 
 /// Of the matmuls in the layers: the head's is one row, attention is little.
@@ -276,7 +274,7 @@ GpuLimits gpu_limits(const Options& options, const Checkpoint& checkpoint) {
   const int ordinal = options.device == "cuda" ? 0 : std::stoi(options.device.substr(5));
   GpuLimits limits{};
   limits.memory = bench::cuda_memory_rate(ordinal, 5);
-  limits.copy = bench::cuda_copy_rate(ordinal, true, 5);
+  limits.copy = bench::cuda_copy_rate(ordinal, 5);
   limits.matmul = bench::cuda_matmul_rate(ordinal, 5);
   limits.read = raw_read_rate(options, checkpoint);
   return limits;

@@ -88,20 +88,14 @@ std::optional<MachineRates> rates_of(const HardwareProfile& profile, const Model
   return std::nullopt;
 }
 
-uint64_t bytes_per_pass(const Model& model) {
-  uint64_t bytes = 0;
-  for (const LayerSpec& layer : model.weights.layers) bytes += layer.bytes();
-  return bytes;
-}
-
 /// Seconds per decode pass with a budget a GiB larger; 0 where that changes nothing.
 double with_more(const Config& config, const Model& model, const Machine& machine,
                  const Workload& workload, const Forecast& forecast, const MachineRates& rates) {
   const RunPlan plan = plan_run(config, model, machine, workload);
   const DType dtype = model.weights.matrix_dtype().value_or(DType::kF32);
-  const double seconds =
-      predict_pass(plan.stream.placement, bytes_per_pass(model), dtype, forecast.decode_rows, rates)
-          .seconds;
+  const double seconds = predict_pass(plan.stream.placement, model.weights.pass_bytes(), dtype,
+                                      forecast.decode_rows, rates)
+                             .seconds;
   return seconds < 0.999 * forecast.decode.seconds ? seconds : 0;
 }
 
@@ -126,7 +120,7 @@ std::optional<Forecast> make_forecast(const std::string& file, const Config& con
   const auto rates = rates_of(*profile, model, machine, plan, notice);
   if (!rates) return std::nullopt;
   const DType dtype = model.weights.matrix_dtype().value_or(DType::kF32);
-  const uint64_t bytes = bytes_per_pass(model);
+  const uint64_t bytes = model.weights.pass_bytes();
   Forecast forecast;
   forecast.measured_at = profile->measured_at;
   forecast.read_rate = rates->read_bytes;

@@ -189,6 +189,7 @@ Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_
   stream_.sync();
   embed_groups_.reserve(plan_.units.size() + 1);
   gathered_ids_.reserve(limits.max_rows);
+  on_device_.reserve(limits.max_rows);
   log_probabilities_.reserve(limits.max_rows);
 }
 
@@ -216,12 +217,14 @@ void Forward::group_rows(const Batch& batch) {
   uint32_t* rows = ids + limits_.max_rows;
   uint32_t filled = 0;
   embed_groups_.clear();
+  on_device_.assign(count, false);
   for (const DeviceRows& span : engine_.device_rows()) {
     const uint32_t begin = filled;
     for (uint32_t i = 0; i < count; ++i) {
       if (batch.ids[i] < span.first_row || batch.ids[i] - span.first_row >= span.rows) continue;
       ids[filled] = static_cast<uint32_t>(batch.ids[i] - span.first_row);
       rows[filled++] = i;
+      on_device_[i] = true;
     }
     const WeightView view{span.data, dtype, static_cast<uint32_t>(span.rows), config_.hidden};
     if (filled > begin) embed_groups_.push_back({view, begin, filled - begin});
@@ -229,7 +232,7 @@ void Forward::group_rows(const Batch& batch) {
   gathered_ids_.clear();
   const uint32_t begin = filled;
   for (uint32_t i = 0; i < count && filled < count; ++i) {
-    if (engine_.row_on_device(batch.ids[i])) continue;
+    if (on_device_[i]) continue;
     ids[filled] = static_cast<uint32_t>(gathered_ids_.size());
     rows[filled++] = i;
     gathered_ids_.push_back(batch.ids[i]);

@@ -151,6 +151,7 @@ class Forward {
   HostBuffers host_{};
   std::vector<EmbedGroup> embed_groups_;
   std::vector<uint32_t> gathered_ids_;
+  std::vector<bool> on_device_;
   std::vector<SequenceRows> sequence_rows_;
   std::vector<float> log_probabilities_;
 };

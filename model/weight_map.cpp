@@ -86,6 +86,12 @@ WeightSpec embedding_weight(const ModelConfig& config) {
   return {"model.embed_tokens.weight", config.vocab, config.hidden, false};
 }
 
+uint64_t WeightMap::pass_bytes() const {
+  uint64_t bytes = 0;
+  for (const LayerSpec& layer : layers) bytes += layer.bytes();
+  return bytes;
+}
+
 std::optional<DType> WeightMap::matrix_dtype() const {
   std::optional<DType> common;
   for (const auto& layer : weights) {

@@ -41,6 +41,8 @@ struct WeightMap {
   bool tied = false;
   uint64_t weight_bytes = 0;  ///< all that the model needs, the tied table once
 
+  /// What a pass walks: the layers and the head.
+  uint64_t pass_bytes() const;
   /// The dtype of every matrix of the layers and the head; empty when they differ.
   std::optional<DType> matrix_dtype() const;
 };

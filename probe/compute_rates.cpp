@@ -32,8 +32,8 @@ class DeviceProbe {
       measure_copies(rates);
     }
     progress("matmuls");
-    weights_ = filled(kWeightBytes);
-    input_ = filled(uint64_t{prompt_rows()} * kCols * sizeof(float));
+    weights_ = filled_memory(device_, *stream_, kWeightBytes);
+    input_ = filled_memory(device_, *stream_, uint64_t{prompt_rows()} * kCols * sizeof(float));
     output_ = device_.allocate(uint64_t{prompt_rows()} * kOutputs * sizeof(float));
     for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
       progress(dtype == DType::kBF16 ? "bf16" : dtype == DType::kF16 ? "f16" : "f32");
@@ -79,24 +79,6 @@ class DeviceProbe {
 
   uint32_t prompt_rows() const { return device_.unified() ? 512 : 2048; }
 
-  /// Small values of either sign in any of the dtypes; zeros may run faster than real ones.
-  Memory filled(uint64_t bytes) {
-    constexpr uint64_t kPeriod = 1999993;
-    Memory memory = device_.allocate(bytes);
-    const Memory host = device_.allocate_pinned(std::min(bytes, 2 * kPeriod));
-    auto* values = reinterpret_cast<uint16_t*>(host.data());
-    uint32_t state = 1;
-    for (uint64_t i = 0; i < host.bytes() / 2; ++i) {
-      state = state * 1664525u + 1013904223u;
-      values[i] = static_cast<uint16_t>(0x3800u | (state >> 16 & 0x82ffu));
-    }
-    for (uint64_t at = 0; at < bytes; at += host.bytes()) {
-      stream_->copy(memory.data() + at, host.data(), std::min(host.bytes(), bytes - at));
-    }
-    stream_->sync();
-    return memory;
-  }
-
   MatmulRate measure_matmul(DType dtype) {
     MatmulRate rate;
     rate.dtype = dtype;
@@ -135,6 +117,23 @@ class DeviceProbe {
 };
 
 }  // namespace
+
+Memory filled_memory(Device& device, Stream& stream, uint64_t bytes) {
+  constexpr uint64_t kPeriod = 1999993;
+  Memory memory = device.allocate(bytes);
+  const Memory host = device.allocate_pinned(std::min(bytes, 2 * kPeriod));
+  auto* values = reinterpret_cast<uint16_t*>(host.data());
+  uint32_t state = 1;
+  for (uint64_t i = 0; i < host.bytes() / 2; ++i) {
+    state = state * 1664525u + 1013904223u;
+    values[i] = static_cast<uint16_t>(0x3800u | (state >> 16 & 0x82ffu));
+  }
+  for (uint64_t at = 0; at < bytes; at += host.bytes()) {
+    stream.copy(memory.data() + at, host.data(), std::min(host.bytes(), bytes - at));
+  }
+  stream.sync();
+  return memory;
+}
 
 DeviceRates measure_device(Device& device, Ops& ops, double seconds, const Clock& clock,
                            const StopFlag& stop, const std::function<void(const char*)>& progress) {

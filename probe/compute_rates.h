@@ -27,6 +27,10 @@ struct DeviceRates {
   std::vector<MatmulRate> matmuls;
 };
 
+/// Device memory to measure on: small values of either sign in any of the dtypes, since zeros may
+/// run faster than real ones.
+Memory filled_memory(Device& device, Stream& stream, uint64_t bytes);
+
 /// Takes a few seconds; `seconds` for each figure. A stop request ends it early.
 DeviceRates measure_device(Device& device, Ops& ops, double seconds, const Clock& clock,
                            const StopFlag& stop, const std::function<void(const char*)>& progress);

@@ -192,6 +192,52 @@ TEST_P(EngineTest, StopEndsAWaitAndShutsDown) {
   EXPECT_THROW(engine.acquire(0, *compute_), Stopped);
 }
 
+/// Registration goes layer by layer, also where a layer's units lie on several tiers; no unit has
+/// more than one border in it, and the homes are covered to the last byte.
+TEST(LayerStorePins, GoLayerByLayer) {
+  std::mt19937_64 random(test::run_seed());
+  SCOPED_TRACE(test::seed_note(test::run_seed()));
+  const auto device = open_device("host-discrete", {});
+  std::vector<Unit> units;
+  Placement placement;
+  uint64_t gpu_bytes = 0;
+  constexpr uint32_t kLayers = 5;
+  for (uint32_t layer = 0; layer < kLayers; ++layer) {
+    for (uint32_t i = 0; i < 6; ++i) {
+      Unit unit;
+      unit.layer = layer;
+      unit.home_bytes = align_up(2 * kMiB + random() % kMiB, 256);
+      // Two units of each layer are in RAM, apart, and its first is not.
+      const Tier tier = i % 3 == 0 ? Tier::kNvme : i % 3 == 1 ? Tier::kRam : Tier::kGpu;
+      if (tier == Tier::kGpu) gpu_bytes += unit.home_bytes;
+      units.push_back(unit);
+      placement.unit_tiers.push_back(tier);
+    }
+  }
+  DeviceArena arena(*device, align_up(gpu_bytes, DeviceArena::kAlignment));
+  LayerStore store(*device, arena, units, placement);
+  std::vector<uint64_t> ends;
+  store.pin(*device, [&](uint64_t pinned_bytes) {
+    ends.push_back(pinned_bytes);
+    return true;
+  });
+  EXPECT_EQ(ends.size(), kLayers);
+  EXPECT_EQ(store.pinned_bytes(), align_up(store.ram_bytes(), kHugePageBytes));
+  uint64_t offset = 0;
+  for (uint32_t u = 0; u < units.size(); ++u) {
+    if (placement.unit_tiers[u] != Tier::kRam) continue;
+    EXPECT_TRUE(store.pinned(u));
+    uint64_t inside = 0;
+    for (const uint64_t end : ends) {
+      if (end <= offset || end >= offset + units[u].home_bytes) continue;
+      EXPECT_EQ(inside, 0u) << "two borders in one unit";
+      inside = end - offset;
+    }
+    EXPECT_EQ(store.pin_border(u), inside);
+    offset += units[u].home_bytes;
+  }
+}
+
 std::vector<EngineCase> cases() {
   std::vector<EngineCase> all = {
       {"host_uring", "host", EngineChoice::kAuto, DirectChoice::kAuto},

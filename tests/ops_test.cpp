@@ -282,7 +282,7 @@ TEST_P(OpsTest, ProducersOfInputs) {
       if (known) limits.matrix_dtype = dtype;
       bind(limits);
       for (const uint32_t rows : {1u, 5u, 40u}) {
-        const uint32_t cols = rows == 5 ? 173 : 256;
+        const uint32_t cols = rows == 5 ? 173 : rows == 40 ? 700 : 256;
         const Weight norm = random_weight(DType::kBF16, 1, cols);
         const Weight w = random_weight(dtype, 70, cols, 0);
         const auto x = random_floats(size_t{rows} * cols);
@@ -390,7 +390,7 @@ class AttentionTest : public OpsTest {
     // The host keeps f32; scores of about sqrt(head_dim) and values of about 1 are rounded by
     // others.
     const DType kept = GetParam().cuda ? shape.kv_dtype : DType::kF32;
-    const double allowed = kept == DType::kF32 ? 5e-5 : 6 * rounding(kept);
+    const double allowed = kept == DType::kF32 ? 2e-5 : 6 * rounding(kept);
     for (size_t s = 0; s < sequences.size(); ++s) {
       std::vector<double> all_keys;
       for (uint32_t j = 0; j < sequences[s].past + sequences[s].rows; ++j) {

@@ -232,12 +232,6 @@ void Engine::release(uint32_t slot, Stream& compute) noexcept {
   thread_->wake();
 }
 
-bool Engine::row_on_device(uint64_t row) const {
-  return std::any_of(device_rows_.begin(), device_rows_.end(), [row](const DeviceRows& span) {
-    return row >= span.first_row && row - span.first_row < span.rows;
-  });
-}
-
 void Engine::gather_rows(std::span<const uint32_t> ids, std::byte* out) {
   stats_.nvme_bytes += rows_.gather(ids, out);
 }

@@ -79,7 +79,6 @@ class Engine final : public LayerFeed {
   /// Copies embedding rows to host memory; counts what was read. Not for rows on the device.
   void gather_rows(std::span<const uint32_t> ids, std::byte* out);
   std::span<const DeviceRows> device_rows() const { return device_rows_; }
-  bool row_on_device(uint64_t row) const;
 
   const std::string& reader_name() const { return reader_name_; }
   bool buffers_registered() const { return registered_ >= 0; }

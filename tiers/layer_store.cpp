@@ -31,24 +31,23 @@ LayerStore::LayerStore(Device& device, DeviceArena& arena, std::span<const Unit>
   std::byte* next_ram = ram_.data();
   std::byte* next_gpu = gpu_.data();
   for (uint32_t i = 0; i < units.size(); ++i) {
-    if (tiers_[i] == Tier::kNvme) continue;
-    std::byte*& next = tiers_[i] == Tier::kRam ? next_ram : next_gpu;
-    homes_[i] = next;
-    home_bytes_[i] = units[i].home_bytes;
-    next += units[i].home_bytes;
-    if (tiers_[i] != Tier::kRam) continue;
-    const uint64_t end = align_down(ram_offset(i) + home_bytes_[i], kHugePageBytes);
-    const bool same_layer = i > 0 && units[i - 1].layer == units[i].layer && !pin_ends_.empty();
-    if (same_layer) {
-      pin_ends_.back() = end;
-    } else {
-      pin_ends_.push_back(end);
+    if (tiers_[i] != Tier::kNvme) {
+      std::byte*& next = tiers_[i] == Tier::kRam ? next_ram : next_gpu;
+      homes_[i] = next;
+      home_bytes_[i] = units[i].home_bytes;
+      next += units[i].home_bytes;
     }
+    const bool layer_ends = i + 1 == units.size() || units[i + 1].layer != units[i].layer;
+    if (layer_ends) end_pin(static_cast<uint64_t>(next_ram - ram_.data()));
   }
-  if (!pin_ends_.empty()) pin_ends_.back() = ram_.bytes();
-  std::sort(pin_ends_.begin(), pin_ends_.end());
-  pin_ends_.erase(std::unique(pin_ends_.begin(), pin_ends_.end()), pin_ends_.end());
-  std::erase(pin_ends_, uint64_t{0});
+  if (pin_ends_.empty()) end_pin(ram_.bytes());
+  if (!pin_ends_.empty()) pin_ends_.back() = ram_.bytes();  // with the rest of the last page
+}
+
+/// Borders lie between huge pages; a layer that ends on the page of the one before has none.
+void LayerStore::end_pin(uint64_t ram_end) {
+  const uint64_t border = align_down(ram_end, kHugePageBytes);
+  if (border > (pin_ends_.empty() ? 0 : pin_ends_.back())) pin_ends_.push_back(border);
 }
 
 void LayerStore::pin(Device& device, const std::function<bool(uint64_t)>& progress) {

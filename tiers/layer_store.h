@@ -42,6 +42,7 @@ class LayerStore {
   uint64_t pin_border(uint32_t unit) const;
 
  private:
+  void end_pin(uint64_t ram_end);
   uint64_t ram_offset(uint32_t unit) const {
     return static_cast<uint64_t>(homes_[unit] - ram_.data());
   }

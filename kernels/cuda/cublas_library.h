@@ -1,5 +1,5 @@
-// cuBLAS, loaded when a GPU is opened and not before: its libraries cost a process a hundred MiB
-// that runs on the host must not pay.
+// cuBLAS, loaded when a GPU is opened and not before: linked in, its libraries alone took runs on
+// the host beyond their memory promise.
 #pragma once
 
 #include <cublas_v2.h>
