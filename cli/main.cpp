@@ -32,8 +32,8 @@ int main(int argc, char** argv) {
   spillway::StopFlag stop;
   install_signal_handler(stop);
   CLI::App app{
-      "Runs transformer models larger than the memory they are given: layers are placed on RAM "
-      "and NVMe by a planner, and what spilled is streamed.",
+      "Runs transformer models larger than the memory they are given: a planner places layers on "
+      "GPU, RAM and NVMe, and what spilled is streamed.",
       "spillway"};
   app.require_subcommand(1);
   app.set_version_flag("--version", SPILLWAY_VERSION);
