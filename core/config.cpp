@@ -198,6 +198,8 @@ void add_machine_keys(Keys& keys) {
                                            {"ram", PlacementPolicy::kRam},
                                            {"nvme", PlacementPolicy::kNvme}});
   };
+  keys["placement.ram_share"] =
+      or_auto(&Config::ram_share, [](const Value& v) { return real(v, 0, 1); });
   keys["compute.prompt_math"] = [](Config& c, const Value& v) {
     c.prompt_math = choice<PromptMath>(
         v, {{"auto", PromptMath::kAuto}, {"bf16", PromptMath::kBf16}, {"f32", PromptMath::kF32}});
@@ -211,7 +213,8 @@ void add_stream_keys(Keys& keys) {
   keys["io.engine"] = [](Config& c, const Value& v) {
     c.io_engine = choice<EngineChoice>(v, {{"auto", EngineChoice::kAuto},
                                            {"io_uring", EngineChoice::kUring},
-                                           {"pread", EngineChoice::kPread}});
+                                           {"pread", EngineChoice::kPread},
+                                           {"mmap", EngineChoice::kMmap}});
   };
   keys["io.direct"] = [](Config& c, const Value& v) {
     c.io_direct = choice<DirectChoice>(
@@ -387,6 +390,11 @@ Config parse_config(const std::string& text, const fs::path& file,
     throw Error(
         fmt::format("{}: model.path: missing; expected the folder of a Hugging Face checkpoint",
                     file.string()));
+  }
+  if (config.ram_share && config.policy != PlacementPolicy::kAuto) {
+    throw Error(fmt::format(
+        "{}: placement.ram_share: places every layer itself; leave placement.policy at auto",
+        file.string()));
   }
   return config;
 }

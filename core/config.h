@@ -13,7 +13,9 @@
 namespace spillway {
 
 enum class PlacementPolicy { kAuto, kRam, kNvme };
-enum class EngineChoice { kAuto, kUring, kPread };
+/// kMmap: not a way to stream but what other engines do, for comparison: weights are used in a
+/// mapping of their files and the system's page cache decides what stays.
+enum class EngineChoice { kAuto, kUring, kPread, kMmap };
 enum class DirectChoice { kAuto, kOn, kOff };
 /// How the host computes prompts. kAuto: bf16 where the CPU multiplies bf16 faster than f32.
 enum class PromptMath { kAuto, kBf16, kF32 };
@@ -41,6 +43,8 @@ struct Config {
   std::optional<uint64_t> ram_bytes;  ///< memory.ram; empty = auto
   std::optional<uint64_t> gpu_bytes;  ///< memory.gpu; empty = auto
   PlacementPolicy policy = PlacementPolicy::kAuto;
+  std::optional<double>
+      ram_share;  ///< of the weights in RAM, the rest on NVMe; instead of a policy
   std::vector<LayerOverride> overrides;
 
   EngineChoice io_engine = EngineChoice::kAuto;

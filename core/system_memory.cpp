@@ -111,6 +111,16 @@ ProcessMemory read_process_memory() {
   return memory;
 }
 
+uint64_t process_read_bytes() {
+  std::ifstream in("/proc/self/io");
+  std::string key;
+  uint64_t value = 0;
+  while (in >> key >> value) {
+    if (key == "read_bytes:") return value;
+  }
+  return 0;
+}
+
 uint64_t heap_in_use_bytes() {
   malloc_trim(0);
   const auto info = mallinfo2();

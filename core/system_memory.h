@@ -25,6 +25,10 @@ struct ProcessMemory {
 };
 ProcessMemory read_process_memory();
 
+/// What the system fetched from storage for this process so far, read-ahead included; 0 where it
+/// does not count.
+uint64_t process_read_bytes();
+
 /// Heap in use now; frees what the allocator merely keeps. Counts metadata and tokenizer tables.
 uint64_t heap_in_use_bytes();
 

@@ -17,10 +17,12 @@ constexpr uint64_t kChunkBytes = kMiB;
 constexpr uint32_t kDepth = 8;
 constexpr uint32_t kMinChunkRows = 16;
 
-std::vector<FileShape> file_shapes(const Checkpoint& checkpoint) {
+std::vector<FileShape> file_shapes(const Checkpoint& checkpoint, bool mapped) {
   std::vector<FileShape> shapes;
   for (const DirectFile& file : checkpoint.files()) {
-    shapes.push_back({file.info().bytes, file.info().alignment});
+    const uint32_t alignment = file.info().alignment;
+    shapes.push_back(
+        {file.info().bytes, mapped ? std::max(alignment, kMappingAlignment) : alignment});
   }
   return shapes;
 }
@@ -33,7 +35,7 @@ StreamPlan cut_model(const Config& config, const Model& model, const Device& dev
   plan.chunk_bytes = config.io_chunk_bytes.value_or(kChunkBytes);
   plan.io_depth = config.io_depth.value_or(kDepth);
   plan.register_buffers = config.io_register_buffers.value_or(true);
-  const auto shapes = file_shapes(model.checkpoint);
+  const auto shapes = file_shapes(model.checkpoint, config.io_engine == EngineChoice::kMmap);
   CutOptions options{unit_bytes, plan.chunk_bytes,
                      device.unified() ? BlobLayout::kInPlace : BlobLayout::kPacked};
   plan.units = cut_units(plan.layers, shapes, options);
@@ -85,6 +87,8 @@ PlanRequest request_for(const Config& config, const Model& model, const Machine&
   request.embed_gather_bytes =
       RowSource::buffer_bytes(table, model.checkpoint.files()[table.file].info().alignment);
   request.policy = config.policy;
+  request.ram_share = config.ram_share;
+  request.mapped = config.io_engine == EngineChoice::kMmap;
   request.overrides = config.overrides;
   request.slots = config.stream_slots;
   request.staging_slabs = config.stream_staging_slabs;
@@ -138,6 +142,11 @@ Machine open_machine(const Config& config, const NoticeSink& notice) {
 RunPlan plan_run(const Config& config, const Model& model, const Machine& machine,
                  const Workload& workload) {
   const Device& device = *machine.device;
+  if (config.io_engine == EngineChoice::kMmap && !device.unified()) {
+    throw Error(fmt::format(
+        "io.engine: mmap computes where the files are mapped, which {} cannot; set device: host",
+        device.name()));
+  }
   RunPlan plan;
   uint64_t unit_bytes = config.stream_unit_bytes.value_or(device.stream_unit_bytes());
   uint32_t rows = std::max(workload.chunk_rows, workload.min_rows);

@@ -215,7 +215,7 @@ TEST(LayerStorePins, GoLayerByLayer) {
     }
   }
   DeviceArena arena(*device, align_up(gpu_bytes, DeviceArena::kAlignment));
-  LayerStore store(*device, arena, units, placement);
+  LayerStore store(*device, arena, units, placement, {});
   std::vector<uint64_t> ends;
   store.pin(*device, [&](uint64_t pinned_bytes) {
     ends.push_back(pinned_bytes);

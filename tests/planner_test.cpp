@@ -132,6 +132,41 @@ TEST(Planner, PoliciesAndOverrides) {
   EXPECT_NE(test::error_of([&] { plan_placement(request); }).find("at least"), std::string::npos);
 }
 
+TEST(Planner, AShareOfTheUnitsIsKept) {
+  for (const bool unified : {true, false}) {
+    PlanRequest request = request_of(8, 4, 10 * kMiB, 10 * kMiB);
+    request.unified = unified;
+    for (const auto& [share, kept] : {std::pair{0.0, 0u}, {0.25, 8u}, {0.5, 17u}, {1.0, 33u}}) {
+      request.ram_share = share;
+      const Placement placement = plan_placement(request);
+      EXPECT_EQ(count(placement, Tier::kRam), kept) << share;
+      EXPECT_EQ(count(placement, Tier::kGpu), 0u);
+      EXPECT_EQ(placement.embed_tier, share == 1 ? Tier::kRam : Tier::kNvme);
+    }
+    request.ram_share = 0.5;
+    request.overrides = {{"", 0, 7, Tier::kNvme}};
+    EXPECT_LE(count(plan_placement(request), Tier::kRam), 1u) << "what is placed by hand stays";
+    request.ram_share = 1;
+    request.overrides.clear();
+    request.ram_budget_bytes = 300 * kMiB;
+    EXPECT_NE(test::error_of([&] { plan_placement(request); }).find("at least"), std::string::npos);
+  }
+}
+
+/// A mapping of the files costs no memory of the bill; the rest of it must still fit.
+TEST(Planner, MappedUnitsTakeNoBudget) {
+  PlanRequest request = request_of(8, 4, 10 * kMiB, 10 * kMiB);
+  request.mapped = true;
+  request.ram_budget_bytes = 16 * kMiB;
+  const Placement placement = plan_placement(request);
+  EXPECT_TRUE(placement.mapped);
+  EXPECT_EQ(placement.slots, 0u);
+  EXPECT_EQ(placement.nvme_bytes_per_pass, 33 * 10 * kMiB);
+  EXPECT_LE(placement.ram_planned_bytes, 16 * kMiB);
+  request.ram_budget_bytes = 2 * kMiB;
+  EXPECT_FALSE(test::error_of([&] { plan_placement(request); }).empty());
+}
+
 TEST(Planner, BadOverrides) {
   PlanRequest request = request_of(4, 2, 10 * kMiB, 20 * kMiB);
   request.overrides = {{"", 1, 4, Tier::kRam}};

@@ -119,6 +119,8 @@ std::vector<PlacementCase> placement_cases(uint32_t layers) {
          c.policy = PlacementPolicy::kNvme;
          overrides(c, {Tier::kRam, Tier::kNvme, Tier::kNvme});
        }},
+      {"half_in_ram", [](Config& c) { c.ram_share = 0.5; }},
+      {"mmap", [](Config& c) { c.io_engine = EngineChoice::kMmap; }},
       {"nvme_small_units_pread",
        [](Config& c) {
          c.policy = PlacementPolicy::kNvme;
@@ -143,6 +145,11 @@ std::vector<PlacementCase> placement_cases(uint32_t layers) {
          c.io_chunk_bytes = 128 * kKiB;
        }},
       {"discrete_gpu", [](Config& c) { c.device = "host-discrete"; }},
+      {"discrete_half_in_ram",
+       [](Config& c) {
+         c.device = "host-discrete";
+         c.ram_share = 0.5;
+       }},
       {"discrete_three_tiers",
        [overrides](Config& c) {
          c.device = "host-discrete";

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/system_memory.h"
 
 namespace spillway {
 namespace {
@@ -17,7 +18,7 @@ const TensorSpec& embedding_table(const StreamPlan& plan) {
 Engine::Engine(const StreamPlan& plan, EngineParts parts)
     : plan_(plan),
       parts_(std::move(parts)),
-      store_(*parts_.device, *parts_.arena, plan.units, plan.placement),
+      store_(*parts_.device, *parts_.arena, plan.units, plan.placement, parts_.files),
       slots_(*parts_.device, *parts_.arena, plan.placement.slots, plan.placement.slot_bytes),
       rows_(embedding_table(plan), *parts_.files[embedding_table(plan).file], parts_.readers) {
   if (!parts_.device->unified()) {
@@ -60,7 +61,7 @@ void Engine::load(const LoadProgress& progress) {
   std::vector<ScheduledUnit> embed;
   uint64_t total_bytes = 0;
   for (uint32_t u = 0; u < plan_.units.size(); ++u) {
-    if (store_.home(u) == nullptr) continue;
+    if (store_.home(u) == nullptr || store_.mapped()) continue;
     ScheduledUnit unit{u, nullptr, store_.home(u)};
     unit.target_on_host = store_.tier(u) == Tier::kRam;
     resident.push_back(unit);
@@ -164,7 +165,8 @@ void Engine::start() {
     schedule.push_back(unit);
   }
   reader_ = parts_.readers(plan_.io_depth);
-  reader_name_ = reader_->name();
+  reader_name_ = store_.mapped() ? "mmap" : reader_->name();
+  mapped_reads_begin_ = process_read_bytes();
   if (schedule.empty()) return;
   FeederParts parts = feeder_parts(*reader_, plan_.units, parts_.device->unified());
   const std::span<std::byte> arena = staging_ != nullptr ? staging_->arena() : slots_.arena();
@@ -230,6 +232,14 @@ void Engine::release(uint32_t slot, Stream& compute) noexcept {
   }
   slots_.release(slot);
   thread_->wake();
+}
+
+FeedStats Engine::take_stats() {
+  if (store_.mapped()) {  // only the system knows what it read
+    const uint64_t reads = process_read_bytes();
+    stats_.nvme_bytes = reads - std::exchange(mapped_reads_begin_, reads);
+  }
+  return std::exchange(stats_, {});
 }
 
 void Engine::gather_rows(std::span<const uint32_t> ids, std::byte* out) {

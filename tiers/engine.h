@@ -75,7 +75,7 @@ class Engine final : public LayerFeed {
   void stop() noexcept;
 
   LayerLease acquire(uint32_t unit, Stream& compute) override;
-  FeedStats take_stats() override { return std::exchange(stats_, {}); }
+  FeedStats take_stats() override;
   /// Copies embedding rows to host memory; counts what was read. Not for rows on the device.
   void gather_rows(std::span<const uint32_t> ids, std::byte* out);
   std::span<const DeviceRows> device_rows() const { return device_rows_; }
@@ -111,6 +111,7 @@ class Engine final : public LayerFeed {
   std::unique_ptr<FeederThread> thread_;
   uint64_t next_sequence_ = 0;
   FeedStats stats_;
+  uint64_t mapped_reads_begin_ = 0;
   std::exception_ptr release_error_;  // a lease's end must not throw; the next acquire() does
 };
 

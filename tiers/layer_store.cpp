@@ -19,12 +19,18 @@ uint64_t bytes_in(Tier tier, std::span<const Unit> units, const std::vector<Tier
 }  // namespace
 
 LayerStore::LayerStore(Device& device, DeviceArena& arena, std::span<const Unit> units,
-                       const Placement& placement)
+                       const Placement& placement, std::span<const ReadFile* const> files)
     : unified_(device.unified()),
       tiers_(placement.unit_tiers),
       homes_(units.size()),
       home_bytes_(units.size()),
-      ram_bytes_(bytes_in(Tier::kRam, units, tiers_)) {
+      ram_bytes_(bytes_in(Tier::kRam, units, tiers_)),
+      mapped_(placement.mapped) {
+  if (mapped_) {
+    mappings_ = MappedUnits(units, files);
+    for (uint32_t i = 0; i < units.size(); ++i) homes_[i] = mappings_.blob(i);
+    return;
+  }
   const uint64_t gpu_bytes = bytes_in(Tier::kGpu, units, tiers_);
   if (ram_bytes_ > 0) ram_ = HugeBuffer(ram_bytes_);
   if (gpu_bytes > 0) gpu_ = arena.take(gpu_bytes);

@@ -11,23 +11,27 @@
 #include "core/buffer.h"
 #include "core/device_arena.h"
 #include "tiers/layer_layout.h"
+#include "tiers/mapped_units.h"
 #include "tiers/planner.h"
 
 namespace spillway {
 
 class LayerStore {
  public:
+  /// `files` are used by a mapped placement only.
   LayerStore(Device& device, DeviceArena& arena, std::span<const Unit> units,
-             const Placement& placement);
+             const Placement& placement, std::span<const ReadFile* const> files);
 
   Tier tier(uint32_t unit) const { return tiers_[unit]; }
-  /// Device or host memory of a resident unit; null for one on NVMe.
+  /// Device or host memory of a resident or mapped unit; null for one on NVMe.
   std::byte* home(uint32_t unit) const { return homes_[unit]; }
   /// True when a compute stream can use the home as it lies.
   bool usable_in_place(uint32_t unit) const {
     return homes_[unit] != nullptr && (unified_ || tiers_[unit] == Tier::kGpu);
   }
 
+  /// Homes are mappings of files: there is nothing to load.
+  bool mapped() const { return mapped_; }
   uint64_t ram_bytes() const { return ram_bytes_; }
   uint64_t pinned_bytes() const { return pinned_bytes_; }
   /// Why the system refused to pin more; empty when it did not.
@@ -58,6 +62,8 @@ class LayerStore {
   uint64_t pinned_bytes_ = 0;
   std::string pin_refusal_;
   Memory gpu_;
+  bool mapped_;
+  MappedUnits mappings_;
 };
 
 }  // namespace spillway

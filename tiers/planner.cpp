@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/device_arena.h"
 #include "core/error.h"
@@ -110,6 +111,8 @@ class Planner {
   }
 
   Placement plan() {
+    if (request_.mapped) return everything_mapped();
+    if (request_.ram_share) return shared(*request_.ram_share);
     if (request_.policy == PlacementPolicy::kRam) return forced_everywhere(Tier::kRam);
     if (request_.policy == PlacementPolicy::kNvme) return forced_everywhere(Tier::kNvme);
     if (auto placement = everything_resident(Tier::kRam)) return *placement;
@@ -188,6 +191,25 @@ class Planner {
   bool fits(const Placement& placement) const {
     return placement.ram_planned_bytes <= request_.ram_budget_bytes &&
            (request_.unified || placement.gpu_planned_bytes <= request_.gpu_budget_bytes);
+  }
+
+  /// No homes and no slots: the page cache, which no bill covers, holds what it can.
+  Placement everything_mapped() const {
+    Attempt attempt;
+    attempt.tiers.assign(request_.units.size(), Tier::kNvme);
+    Placement placement = bill(attempt, Tier::kNvme, 0);
+    placement.mapped = true;
+    if (!fits(placement)) refuse(placement);
+    return placement;
+  }
+
+  Placement shared(double share) {
+    const uint64_t count = forced_.size();
+    const auto kept = static_cast<uint64_t>(std::llround(share * static_cast<double>(count)));
+    for (uint64_t u = 0; u < count; ++u) {
+      if (!forced_[u]) forced_[u] = kept_evenly(u, kept, count) ? Tier::kRam : Tier::kNvme;
+    }
+    return forced_everywhere(kept == count ? Tier::kRam : Tier::kNvme);
   }
 
   Placement forced_everywhere(Tier tier) {

@@ -44,6 +44,8 @@ struct PlanRequest {
   uint64_t embed_gather_bytes = 0;       ///< buffers to gather rows from the file instead
   std::vector<MemoryLine> fixed;         ///< KV cache, activations, tables: needed in any case
   PlacementPolicy policy = PlacementPolicy::kAuto;
+  std::optional<double> ram_share;  ///< of the units in RAM, the rest on NVMe, spread evenly
+  bool mapped = false;              ///< unified only: units are used in a mapping of their files
   std::vector<LayerOverride> overrides;
   std::optional<uint32_t> slots;
   std::optional<uint32_t> staging_slabs;
@@ -62,6 +64,7 @@ struct Placement {
   uint64_t gpu_planned_bytes = 0;
   uint64_t nvme_bytes_per_pass = 0;    ///< read from storage in every pass
   uint64_t copied_bytes_per_pass = 0;  ///< sent to a discrete device in every pass
+  bool mapped = false;                 ///< every unit is used where its file is mapped
 };
 
 /// Rounding of every RAM allocation: whole huge pages.

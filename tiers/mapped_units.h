@@ -1,0 +1,37 @@
+// Units in a mapping of their files: what engines that mmap their weights do, over the same layout,
+// so that the same kernels can be compared. The page cache decides what stays; a file that shrinks
+// or cannot be read ends the process (SIGBUS), which is why nothing else uses this.
+//
+// Owner: the mapping. Immutable.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "io/direct_file.h"
+#include "tiers/layer_layout.h"
+
+namespace spillway {
+
+/// Chunks of in-place plans must lie at multiples of this in file and blob.
+inline constexpr uint32_t kMappingAlignment = 4096;
+
+class MappedUnits {
+ public:
+  MappedUnits() = default;
+  /// Maps every chunk of every unit to its place in the unit's blob. Throws Error.
+  MappedUnits(std::span<const Unit> units, std::span<const ReadFile* const> files);
+  MappedUnits(MappedUnits&& other) noexcept;
+  MappedUnits& operator=(MappedUnits&& other) noexcept;
+  ~MappedUnits();
+
+  std::byte* blob(uint32_t unit) const { return blobs_[unit]; }
+
+ private:
+  std::byte* data_ = nullptr;
+  uint64_t bytes_ = 0;
+  std::vector<std::byte*> blobs_;
+};
+
+}  // namespace spillway
