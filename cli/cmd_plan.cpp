@@ -35,9 +35,12 @@ int plan(const PlanOptions& options) {
   const Model model = open_model(config.model_path, config.io_direct, notice);
   const Machine machine = open_machine(config, notice);
   const Workload workload = workload_of(config, model);
-  const RunPlan plan = plan_run(config, model, machine, workload);
-  const auto forecast =
-      make_forecast(options.profile, config, model, machine, plan, workload, notice);
+  const auto known = find_rates(options.profile, model, machine, notice);
+  auto [plan, forecast] =
+      plan_with(known, config, model, machine, workload, work_amount(config, workload));
+  if (forecast) {
+    add_what_more_memory_brings(*forecast, *known, config, model, machine, plan, workload);
+  }
   if (!options.json) {
     fmt::print("{}{}", plan_text(model, machine, plan), forecast ? forecast_text(*forecast) : "");
     return 0;
@@ -57,6 +60,7 @@ int plan(const PlanOptions& options) {
   json["slot_bytes"] = placement.slot_bytes;
   json["nvme_bytes_per_pass"] = placement.nvme_bytes_per_pass;
   json["copied_bytes_per_pass"] = placement.copied_bytes_per_pass;
+  json["io"] = {{"chunk_bytes", plan.stream.chunk_bytes}, {"depth", plan.stream.io_depth}};
   json["prefill_chunk_tokens"] = plan.limits.max_rows;
   if (forecast) json["prediction"] = forecast_json(*forecast);
   fmt::print("{}\n", json.dump(1));

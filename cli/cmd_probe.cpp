@@ -65,10 +65,11 @@ class Prober {
     say("looking for a file to read (a temporary one where there is none)");
     const ProbeFile file(options_.path, stop_);
     say("drive");
+    const int64_t begin_ns = clock_.now_ns();
     profile.reads = sweep_reads(
         file.file(), options_.seconds, clock_, stop_, [&](uint32_t done, uint32_t total) {
-          progress_.show(fmt::format("probing: drive, {} of {}, {:.0f} s left", done, total,
-                                     (total - done) * options_.seconds));
+          const double left = seconds(clock_.now_ns() - begin_ns) / done * (total - done);
+          progress_.show(fmt::format("probing: drive, {} of {}, {:.0f} s left", done, total, left));
         });
     if (!options_.sustained) return;
     say(fmt::format("drive, a sustained {:.0f} s", kSustainedSeconds));
@@ -89,7 +90,7 @@ class Prober {
     const auto ops = make_ops(*device, {});
     if (name.rfind("cuda", 0) == 0) profile.hardware.gpu = ops->description();
     profile.devices.push_back(
-        measure_device(*device, *ops, 0.6 * options_.seconds, clock_, stop_,
+        measure_device(*device, *ops, 0.4 * options_.seconds, clock_, stop_,
                        [&](const char* what) { say(fmt::format("{}, {}", name, what)); }));
   }
 
@@ -129,10 +130,15 @@ std::string profile_text(const HardwareProfile& profile) {
       table.row({"", "pageable to device", gigabytes(device.pageable_to_device)});
     }
     for (const MatmulRate& rate : device.matmuls) {
-      table.row({fmt::format("{}, {} matmul", device.device, dtype_name(rate.dtype)), "1 row",
-                 gigabytes(rate.decode_bytes_per_second)});
-      table.row({"", fmt::format("{} rows", rate.prompt_rows),
-                 fmt::format("{:.0f} GFLOP/s", rate.prompt_flops / 1e9)});
+      for (const MatmulRate::Rows& entry : rate.rows) {
+        const bool first = &entry == &rate.rows[0];
+        const double flops = 2.0 * entry.rows * entry.weight_bytes_per_second /
+                             static_cast<double>(dtype_bytes(rate.dtype));
+        table.row({first ? fmt::format("{}, {} matmul", device.device, dtype_name(rate.dtype)) : "",
+                   fmt::format("{} row{}", entry.rows, entry.rows == 1 ? "" : "s"),
+                   entry.rows < 16 ? gigabytes(entry.weight_bytes_per_second)
+                                   : fmt::format("{:.0f} GFLOP/s", flops / 1e9)});
+      }
     }
   }
   return text + "\n" + table.text();

@@ -33,17 +33,16 @@ Config read_config(const RunOptions& options) {
 }
 
 std::string progress_line(const GenerationProgress& progress, double elapsed, double decode_seconds,
-                          uint32_t decode_tokens) {
+                          uint32_t decode_tokens, const std::optional<Forecast>& forecast) {
   const PassRecord& pass = *progress.pass;
   if (progress.prompt_tokens_left > 0) {
     return fmt::format("prompt: {} tokens left, {:.1f} tokens/s, {}", progress.prompt_tokens_left,
-                       pass.tokens / pass.seconds, rate_text(pass.feed.nvme_bytes, pass.seconds));
+                       pass.tokens / pass.seconds, drive_text(pass, forecast));
   }
   const double rate = decode_seconds > 0 ? decode_tokens / decode_seconds : 0;
   const double left = rate > 0 ? (progress.most_tokens - progress.new_tokens) / rate : 0;
   return fmt::format("{}/{} tokens, {:.2f} tokens/s, NVMe {}, stalled {:.0f} %, {} passed, {} left",
-                     progress.new_tokens, progress.most_tokens, rate,
-                     rate_text(pass.feed.nvme_bytes, pass.seconds),
+                     progress.new_tokens, progress.most_tokens, rate, drive_text(pass, forecast),
                      100 * seconds(pass.feed.stall_ns) / pass.seconds, format_duration(elapsed),
                      format_duration(left));
 }
@@ -92,13 +91,14 @@ int run(const RunOptions& options, const StopFlag& stop) {
           decode_tokens += state.pass->tokens;
         }
         session.progress().show(progress_line(state, seconds(clock.now_ns() - begin_ns),
-                                              decode_seconds, decode_tokens));
+                                              decode_seconds, decode_tokens, session.forecast()));
       });
   session.progress().clear();
   print_outputs(prompts, result);
-  if (!options.quiet) fmt::print("\n{}", passes_text(result.passes));
+  if (!options.quiet) session.print_passes(result.passes);
   auto report = common_report(config, session.model(), session.machine(), session.plan(),
                               session.runtime().engine(), result.passes);
+  session.add_prediction(report, result.passes);
   report["interrupted"] = result.interrupted;
   report["outputs"] = outputs_json(prompts, result);
   session.write_files(report);

@@ -101,17 +101,17 @@ int run_score(const ScoreOptions& options, const StopFlag& stop) {
               const double rate = static_cast<double>(done) / elapsed;
               session.progress().show(
                   fmt::format("{}/{} tokens, {:.1f} tokens/s, NVMe {}, {} left", done, total, rate,
-                              rate_text(pass.feed.nvme_bytes, pass.seconds),
+                              drive_text(pass, session.forecast()),
                               format_duration(static_cast<double>(total - done) / rate)));
             });
   session.progress().clear();
   fmt::print("mean NLL {:.6f}, perplexity {:.4f} over {} tokens\n", result.mean_nll,
              result.perplexity, result.tokens);
-  if (!options.quiet) fmt::print("\n{}", passes_text(result.passes));
-  session.write_files(
-      result_json(common_report(session.config(), session.model(), session.machine(),
-                                session.plan(), session.runtime().engine(), result.passes),
-                  result, session.config().score_logprobs));
+  if (!options.quiet) session.print_passes(result.passes);
+  auto report = common_report(session.config(), session.model(), session.machine(), session.plan(),
+                              session.runtime().engine(), result.passes);
+  session.add_prediction(report, result.passes);
+  session.write_files(result_json(std::move(report), result, session.config().score_logprobs));
   return result.interrupted ? kExitInterrupted : 0;
 }
 

@@ -3,9 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <ctime>
+#include <iomanip>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "cli/profile_path.h"
+#include "cli/terminal.h"
 #include "core/error.h"
 #include "core/units.h"
 #include "kernels/host/cpu_features.h"
@@ -39,6 +43,19 @@ std::optional<HardwareProfile> kept_profile(const std::filesystem::path& file,
   return std::nullopt;
 }
 
+/// Drives fill up and machines get neighbours.
+constexpr int kOldDays = 30;
+
+void say_if_old(const HardwareProfile& profile, const NoticeSink& notice) {
+  std::tm time{};
+  std::istringstream text(profile.measured_at);
+  text >> std::get_time(&time, "%Y-%m-%dT%H:%M:%SZ");
+  if (!text) return;
+  const auto days = static_cast<int>(std::difftime(std::time(nullptr), timegm(&time)) / 86400);
+  if (days < kOldDays) return;
+  notice(fmt::format("the hardware profile is {} days old; spillway probe measures anew", days));
+}
+
 /// The profile to use; empty after a notice.
 std::optional<HardwareProfile> find_profile(const std::string& file, const Model& model,
                                             const NoticeSink& notice) {
@@ -59,98 +76,125 @@ std::optional<HardwareProfile> find_profile(const std::string& file, const Model
   return profile;
 }
 
-/// Reads as the plan makes them, where the sweep has that shape; else the best.
-double read_rate_of(const HardwareProfile& profile, const RunPlan& plan) {
+MachineRates rates_of(const HardwareProfile& profile, const DeviceRates& device,
+                      const MatmulRate& matmul) {
+  MachineRates rates;
   for (const ReadSample& sample : profile.reads) {
-    if (sample.shape.huge_pages && sample.shape.chunk_bytes == plan.stream.chunk_bytes &&
-        sample.shape.depth == plan.stream.io_depth) {
-      return sample.bytes_per_second;
-    }
+    if (!sample.shape.huge_pages) continue;
+    rates.reads.push_back({sample.shape.chunk_bytes, sample.shape.depth, sample.bytes_per_second});
   }
-  return profile.reads[0].bytes_per_second;
-}
-
-std::optional<MachineRates> rates_of(const HardwareProfile& profile, const Model& model,
-                                     const Machine& machine, const RunPlan& plan,
-                                     const NoticeSink& notice) {
-  const std::string name = machine.device->name();
-  const DType dtype = model.weights.matrix_dtype().value_or(DType::kF32);
-  for (const DeviceRates& device : profile.devices) {
-    if (device.device != name) continue;
-    if (name.rfind("cuda", 0) == 0 && profile.hardware.gpu != machine.ops->description()) break;
-    for (const MatmulRate& rate : device.matmuls) {
-      if (rate.dtype != dtype) continue;
-      return MachineRates{read_rate_of(profile, plan), device.pinned_to_device,
-                          rate.decode_bytes_per_second, rate.prompt_flops};
-    }
+  rates.copy_bytes = device.pinned_to_device;
+  for (const MatmulRate::Rows& entry : matmul.rows) {
+    rates.matmuls.push_back({entry.rows, entry.weight_bytes_per_second});
   }
-  notice(fmt::format("the hardware profile has no figures for {}: run spillway probe again", name));
-  return std::nullopt;
+  return rates;
 }
 
 /// Seconds per decode pass with a budget a GiB larger; 0 where that changes nothing.
 double with_more(const Config& config, const Model& model, const Machine& machine,
-                 const Workload& workload, const Forecast& forecast, const MachineRates& rates) {
-  const RunPlan plan = plan_run(config, model, machine, workload);
-  const DType dtype = model.weights.matrix_dtype().value_or(DType::kF32);
-  const double seconds = predict_pass(plan.stream.placement, model.weights.pass_bytes(), dtype,
-                                      forecast.decode_rows, rates)
-                             .seconds;
+                 const Workload& workload, const Forecast& forecast, const KnownRates& known) {
+  const PlannedRun more = plan_with(known, config, model, machine, workload, {0, 1});
+  const double seconds = more.forecast->decode.seconds;
   return seconds < 0.999 * forecast.decode.seconds ? seconds : 0;
 }
 
-Json pass_json(const PassPrediction& pass, uint32_t rows) {
+Json pass_json(const PassPrediction& pass, uint32_t rows, const Forecast& forecast) {
   return {{"tokens", rows},
           {"seconds", pass.seconds},
           {"tokens_per_second", rows / pass.seconds},
           {"bottleneck", pass.bottleneck},
+          {"limit", bottleneck_text(pass, forecast)},
           {"nvme_seconds", pass.read_seconds},
           {"copy_seconds", pass.copy_seconds},
-          {"compute_seconds", pass.compute_seconds}};
+          {"compute_seconds", pass.compute_seconds},
+          {"nvme_bytes_per_second", pass.nvme_bytes_per_second},
+          {"copied_bytes_per_second", pass.copied_bytes_per_second}};
 }
 
 }  // namespace
 
-std::optional<Forecast> make_forecast(const std::string& file, const Config& config,
-                                      const Model& model, const Machine& machine,
-                                      const RunPlan& plan, const Workload& workload,
-                                      const NoticeSink& notice) {
+std::optional<KnownRates> find_rates(const std::string& file, const Model& model,
+                                     const Machine& machine, const NoticeSink& notice) {
   const auto profile = find_profile(file, model, notice);
   if (!profile) return std::nullopt;
-  const auto rates = rates_of(*profile, model, machine, plan, notice);
-  if (!rates) return std::nullopt;
+  say_if_old(*profile, notice);
+  const std::string name = machine.device->name();
   const DType dtype = model.weights.matrix_dtype().value_or(DType::kF32);
-  const uint64_t bytes = model.weights.pass_bytes();
+  for (const DeviceRates& device : profile->devices) {
+    if (device.device != name) continue;
+    if (name.rfind("cuda", 0) == 0 && profile->hardware.gpu != machine.ops->description()) break;
+    for (const MatmulRate& rate : device.matmuls) {
+      if (rate.dtype != dtype) continue;
+      return KnownRates{rates_of(*profile, device, rate), profile->measured_at};
+    }
+  }
+  notice(fmt::format(
+      "the hardware profile has no figures for {}: placed by capacity alone; run spillway probe "
+      "--device {}",
+      name, name));
+  return std::nullopt;
+}
+
+PlannedRun plan_with(const std::optional<KnownRates>& known, const Config& config,
+                     const Model& model, const Machine& machine, const Workload& workload,
+                     const WorkAmount& amount) {
+  const bool mapped = config.io_engine == EngineChoice::kMmap;  // nobody can predict a page cache
+  if (!known || mapped) return {plan_run(config, model, machine, workload), std::nullopt};
+  ChosenPlan chosen = choose_plan(config, model, machine, workload, amount, known->rates);
+  const bool unified = machine.device->unified();
+  const MachineRates& rates = known->rates;
+  const PassShape decode = decode_shape(workload);
+  const PassShape prompt = prompt_shape(chosen.plan, workload);
   Forecast forecast;
-  forecast.measured_at = profile->measured_at;
-  forecast.read_rate = rates->read_bytes;
-  forecast.decode_rows = workload.min_rows;
-  forecast.prompt_rows = plan.limits.max_rows;
-  const Placement& placement = plan.stream.placement;
-  forecast.decode = predict_pass(placement, bytes, dtype, forecast.decode_rows, *rates);
-  forecast.prompt = predict_pass(placement, bytes, dtype, forecast.prompt_rows, *rates);
+  forecast.decode = predict_pass(model, chosen.plan, unified, decode, rates);
+  forecast.prompt = predict_pass(model, chosen.plan, unified, prompt, rates);
+  forecast.decode_rows = decode.rows;
+  forecast.prompt_rows = prompt.rows;
+  forecast.drive_rate = rates.best_read();
+  forecast.copy_rate = rates.copy_bytes;
+  forecast.measured_at = known->measured_at;
+  forecast.candidates = chosen.candidates;
+  return {std::move(chosen.plan), forecast};
+}
+
+void add_what_more_memory_brings(Forecast& forecast, const KnownRates& known, const Config& config,
+                                 const Model& model, const Machine& machine, const RunPlan& plan,
+                                 const Workload& workload) {
   Config more = config;
   more.ram_bytes = plan.ram_budget_bytes + kGiB;
   forecast.decode_seconds_with_more_ram =
-      with_more(more, model, machine, workload, forecast, *rates);
-  if (!machine.device->unified() &&
-      plan.gpu_budget_bytes + kGiB <= machine.device->memory_info().free_bytes) {
-    more = config;
-    more.gpu_bytes = plan.gpu_budget_bytes + kGiB;
-    forecast.decode_seconds_with_more_gpu =
-        with_more(more, model, machine, workload, forecast, *rates);
+      with_more(more, model, machine, workload, forecast, known);
+  const bool room = !machine.device->unified() &&
+                    plan.gpu_budget_bytes + kGiB <= machine.device->memory_info().free_bytes;
+  if (!room) return;
+  more = config;
+  more.gpu_bytes = plan.gpu_budget_bytes + kGiB;
+  forecast.decode_seconds_with_more_gpu =
+      with_more(more, model, machine, workload, forecast, known);
+}
+
+std::string bottleneck_text(const PassPrediction& pass, const Forecast& forecast) {
+  if (pass.bottleneck == "compute") {
+    return fmt::format("compute, {:.0f} % of the time", 100 * pass.compute_seconds / pass.seconds);
   }
-  return forecast;
+  const bool reads = pass.bottleneck == "NVMe";
+  const double rate = reads ? pass.nvme_bytes_per_second : pass.copied_bytes_per_second;
+  const double limit = reads ? forecast.drive_rate : forecast.copy_rate;
+  return fmt::format("{} {:.2f} of {:.2f} GB/s, {:.0f} %", pass.bottleneck, rate / 1e9, limit / 1e9,
+                     100 * rate / limit);
 }
 
 std::string forecast_text(const Forecast& forecast) {
-  const auto line = [](const char* what, const PassPrediction& pass, uint32_t rows) {
-    return fmt::format(
-        "predicted: {:.3g} s per {} of {} token{}, {:.3g} tokens/s; {} is the limit\n",
-        pass.seconds, what, rows, rows == 1 ? "" : "s", rows / pass.seconds, pass.bottleneck);
+  Table table("lrrl");
+  table.row({"predicted", "s per pass", "tokens/s", "limit"});
+  const auto line = [&](const char* what, const PassPrediction& pass, uint32_t rows) {
+    table.row({fmt::format("{} of {} token{}", what, rows, rows == 1 ? "" : "s"),
+               fmt::format("{:.3g}", pass.seconds), fmt::format("{:.3g}", rows / pass.seconds),
+               bottleneck_text(pass, forecast)});
   };
-  std::string text = line("decode pass", forecast.decode, forecast.decode_rows) +
-                     line("prompt chunk", forecast.prompt, forecast.prompt_rows);
+  line("decode pass", forecast.decode, forecast.decode_rows);
+  line("prompt chunk", forecast.prompt, forecast.prompt_rows);
+  std::string text = table.text();
   const auto more = [&](const char* what, double seconds) {
     if (seconds <= 0) return;
     text += fmt::format("one more GiB of {}: {:.3g} s per decode pass, {:.2f} times as fast\n",
@@ -158,13 +202,16 @@ std::string forecast_text(const Forecast& forecast) {
   };
   more("RAM", forecast.decode_seconds_with_more_ram);
   more("GPU memory", forecast.decode_seconds_with_more_gpu);
-  return text + fmt::format("(from rates measured {})\n", forecast.measured_at);
+  return text + fmt::format("from rates measured {}; the fastest of {} simulated plan{}\n",
+                            forecast.measured_at, forecast.candidates,
+                            forecast.candidates == 1 ? "" : "s");
 }
 
 Json forecast_json(const Forecast& forecast) {
-  Json json = {{"decode", pass_json(forecast.decode, forecast.decode_rows)},
-               {"prompt", pass_json(forecast.prompt, forecast.prompt_rows)},
-               {"nvme_bytes_per_second", forecast.read_rate},
+  Json json = {{"decode", pass_json(forecast.decode, forecast.decode_rows, forecast)},
+               {"prompt", pass_json(forecast.prompt, forecast.prompt_rows, forecast)},
+               {"drive_bytes_per_second", forecast.drive_rate},
+               {"plans_simulated", forecast.candidates},
                {"profile_measured_at", forecast.measured_at}};
   if (forecast.decode_seconds_with_more_ram > 0) {
     json["decode_seconds_with_one_more_gib_of_ram"] = forecast.decode_seconds_with_more_ram;

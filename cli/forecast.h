@@ -1,4 +1,5 @@
-// What `plan` says of speed: a hardware profile found, checked, and turned into a prediction.
+// What run, score, plan and bench say of speed: a hardware profile found, checked, and turned into
+// a plan and a prediction.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -6,9 +7,20 @@
 
 #include "core/log.h"
 #include "model/prediction.h"
-#include "model/runtime.h"
 
 namespace spillway {
+
+/// Rates for a model on a machine, from a profile.
+struct KnownRates {
+  MachineRates rates;
+  std::string measured_at;
+};
+
+/// Empty, with a notice that says why and what to do, where there is no profile that fits. One that
+/// is of other hardware or old is used, and a notice says so. `file`: --profile; empty = the user's
+/// cache folder. Throws Error when --profile cannot be read or is damaged.
+std::optional<KnownRates> find_rates(const std::string& file, const Model& model,
+                                     const Machine& machine, const NoticeSink& notice);
 
 /// Predictions for one decode pass and one prompt chunk, and what a GiB more would bring.
 struct Forecast {
@@ -16,19 +28,33 @@ struct Forecast {
   PassPrediction prompt;
   uint32_t decode_rows = 0;
   uint32_t prompt_rows = 0;
-  double read_rate = 0;
+  double drive_rate = 0;  ///< bytes/s, the limit
+  double copy_rate = 0;
   std::string measured_at;
-  double decode_seconds_with_more_ram = 0;  ///< 0 = nothing to gain
+  uint32_t candidates = 0;                  ///< plans that were simulated
+  double decode_seconds_with_more_ram = 0;  ///< 0 = nothing to gain, or not asked for
   double decode_seconds_with_more_gpu = 0;
 };
 
-/// Empty, with a notice that says why and what to do, where there is no profile that fits.
-/// `file`: --profile; empty = the user's cache folder. Throws Error when a profile is damaged.
-std::optional<Forecast> make_forecast(const std::string& file, const Config& config,
-                                      const Model& model, const Machine& machine,
-                                      const RunPlan& plan, const Workload& workload,
-                                      const NoticeSink& notice);
+/// A plan, and what is known of its speed.
+struct PlannedRun {
+  RunPlan plan;
+  std::optional<Forecast> forecast;
+};
 
+/// The fastest plan where rates are known; else by capacity alone. `amount`: empty when there is
+/// nothing but decoding.
+PlannedRun plan_with(const std::optional<KnownRates>& known, const Config& config,
+                     const Model& model, const Machine& machine, const Workload& workload,
+                     const WorkAmount& amount);
+
+/// Fills in what one more GiB of RAM or GPU memory would bring.
+void add_what_more_memory_brings(Forecast& forecast, const KnownRates& known, const Config& config,
+                                 const Model& model, const Machine& machine, const RunPlan& plan,
+                                 const Workload& workload);
+
+/// "NVMe 2.9 of 3.1 GB/s, 94 %".
+std::string bottleneck_text(const PassPrediction& pass, const Forecast& forecast);
 std::string forecast_text(const Forecast& forecast);
 nlohmann::ordered_json forecast_json(const Forecast& forecast);
 

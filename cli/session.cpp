@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "cli/comparison.h"
 #include "cli/report.h"
 #include "core/units.h"
 
@@ -27,10 +28,11 @@ Session::Session(Config config, bool quiet, const StopFlag& stop)
       progress_(clock_, quiet) {}
 
 bool Session::load(const Workload& workload) {
-  plan_ = plan_run(config_, model_, machine_, workload);
-  runtime_ = std::make_unique<Runtime>(
-      Runtime::Parts{&config_, &model_, &machine_, &plan_, readers_, &trace_, &clock_, &stop_},
-      workload);
+  const auto known = find_rates("", model_, machine_, notice_);
+  planned_ = plan_with(known, config_, model_, machine_, workload, work_amount(config_, workload));
+  runtime_ = std::make_unique<Runtime>(Runtime::Parts{&config_, &model_, &machine_, &planned_.plan,
+                                                      readers_, &trace_, &clock_, &stop_},
+                                       workload);
   try {
     runtime_->load([&](const char* what, uint64_t done, uint64_t total) {
       progress_.show(fmt::format("{} {} of {}", what, format_bytes(done), format_bytes(total)));
@@ -54,6 +56,25 @@ void Session::say_if_unpinned() const {
       "WSL pins little) or lower memory.ram",
       format_bytes(store.ram_bytes() - std::min(store.pinned_bytes(), store.ram_bytes())),
       format_bytes(store.ram_bytes()), store.pin_refusal()));
+}
+
+void Session::print_passes(const std::vector<PassRecord>& passes) const {
+  fmt::print("\n{}", passes_text(passes));
+  if (!forecast()) return;
+  const std::string compared = comparison_text(*forecast(), passes);
+  if (!compared.empty()) fmt::print("\n{}", compared);
+}
+
+void Session::add_prediction(nlohmann::ordered_json& report,
+                             const std::vector<PassRecord>& passes) const {
+  if (forecast()) report["prediction"] = comparison_json(*forecast(), passes);
+}
+
+std::string drive_text(const PassRecord& pass, const std::optional<Forecast>& forecast) {
+  std::string text = rate_text(pass.feed.nvme_bytes, pass.seconds);
+  if (!forecast || pass.feed.nvme_bytes == 0) return text;
+  const double rate = static_cast<double>(pass.feed.nvme_bytes) / pass.seconds;
+  return text + fmt::format(" ({:.0f} % of the drive's)", 100 * rate / forecast->drive_rate);
 }
 
 void Session::write_files(const nlohmann::ordered_json& report) const {

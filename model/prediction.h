@@ -1,36 +1,81 @@
-// How long a pass will take, from a plan and the rates of a machine. Pure functions.
-//
-// Reads, copies and computing overlap (streamed units alternate with resident ones), so a pass
-// takes as long as the slowest of the three.
+// How fast a plan will run on a machine whose rates are known, and which plan would be fastest.
+// Pure functions.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
-#include "core/dtype.h"
-#include "tiers/planner.h"
+#include "model/runtime.h"
 
 namespace spillway {
 
-/// What the machine gives; bytes and operations per second. 0 = not known.
-struct MachineRates {
-  double read_bytes = 0;    ///< from the drive
-  double copy_bytes = 0;    ///< from pinned memory to a discrete device
-  double decode_bytes = 0;  ///< weights through a one-row matmul, in the model's dtype
-  double prompt_flops = 0;  ///< matmuls of many rows
+/// Direct reads of one shape.
+struct ReadRate {
+  uint64_t chunk_bytes = 0;
+  uint32_t depth = 0;
+  double bytes_per_second = 0;
 };
+
+/// Weights that a matmul of so many rows gets through.
+struct RowRate {
+  uint32_t rows = 0;
+  double weight_bytes_per_second = 0;
+};
+
+/// What the machine gives; for the model's device and dtype.
+struct MachineRates {
+  std::vector<ReadRate> reads;   ///< never empty
+  double copy_bytes = 0;         ///< per second, from pinned memory to a discrete device
+  std::vector<RowRate> matmuls;  ///< rows ascending, never empty
+  double best_read() const;      ///< the drive's limit: the best of all shapes
+  double read_of(const StreamPlan& plan) const;  ///< as the plan reads; else the best
+  /// Seconds of one weight byte in a matmul of `rows`; between two measured counts in proportion,
+  /// beyond the largest with the rows.
+  double seconds_per_byte(uint32_t rows) const;
+};
+
+/// What one pass computes. `positions`: of the KV cache that each row attends to, on average.
+struct PassShape {
+  uint32_t rows = 1;
+  uint32_t logit_rows = 1;
+  uint32_t positions = 0;
+};
+PassShape decode_shape(const Workload& workload);
+PassShape prompt_shape(const RunPlan& plan, const Workload& workload);
 
 struct PassPrediction {
   double seconds = 0;
-  double read_seconds = 0;
-  double copy_seconds = 0;
-  double compute_seconds = 0;
-  std::string bottleneck;  ///< "NVMe", "copies" or "compute"
+  double read_seconds = 0;     ///< the drive is busy
+  double copy_seconds = 0;     ///< the copy engine is busy
+  double compute_seconds = 0;  ///< the device computes
+  std::string bottleneck;      ///< "NVMe", "copies" or "compute": the one that is busy longest
+  double nvme_bytes_per_second = 0;
+  double copied_bytes_per_second = 0;
 };
 
-/// `weight_bytes`: what a pass walks; `rows`: tokens per pass. Rates that the placement needs must
-/// be known.
-PassPrediction predict_pass(const Placement& placement, uint64_t weight_bytes, DType dtype,
-                            uint32_t rows, const MachineRates& rates);
+/// Runs the pipeline of production on simulated links (tiers/pipeline_sim.h).
+PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unified,
+                            const PassShape& shape, const MachineRates& rates);
+
+/// What a run has to do: its prompts, then `new_tokens` decode passes (none when scoring).
+struct WorkAmount {
+  uint64_t prompt_tokens = 0;
+  uint64_t new_tokens = 0;
+};
+
+WorkAmount work_amount(const Config& config, const Workload& workload);
+
+/// The plan with the least predicted time: every shape of reads that was measured and some slot
+/// counts are simulated, as far as the configuration leaves them open. What plan_run() gives stays
+/// where nothing is clearly faster.
+struct ChosenPlan {
+  RunPlan plan;
+  uint32_t candidates = 0;  ///< simulated
+};
+ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& machine,
+                       const Workload& workload, const WorkAmount& amount,
+                       const MachineRates& rates);
 
 }  // namespace spillway

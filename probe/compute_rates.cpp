@@ -10,8 +10,9 @@ namespace spillway {
 namespace {
 
 constexpr uint32_t kCols = 4096;
-constexpr uint32_t kOutputs = 2048;
 constexpr uint64_t kWeightBytes = 512 * kMiB;  // more than caches hold
+/// First touches, code made at run time, clocks that rise.
+constexpr double kWarmUpShare = 0.3;
 constexpr uint64_t kCopyBytes = 64 * kMiB;
 
 class DeviceProbe {
@@ -34,7 +35,6 @@ class DeviceProbe {
     progress("matmuls");
     weights_ = filled_memory(device_, *stream_, kWeightBytes);
     input_ = filled_memory(device_, *stream_, uint64_t{prompt_rows()} * kCols * sizeof(float));
-    output_ = device_.allocate(uint64_t{prompt_rows()} * kOutputs * sizeof(float));
     for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
       progress(dtype == DType::kBF16 ? "bf16" : dtype == DType::kF16 ? "f16" : "f32");
       rates.matmuls.push_back(measure_matmul(dtype));
@@ -47,19 +47,23 @@ class DeviceProbe {
   /// time.
   template <typename Work>
   double calls_per_second(const Work& work) {
+    timed_calls(work, kWarmUpShare * seconds_);
+    return timed_calls(work, seconds_);
+  }
+
+  template <typename Work>
+  double timed_calls(const Work& work, double wanted_seconds) {
     const uint32_t batch = device_.unified() ? 1 : 16;
-    work();
-    stream_->sync();
     uint64_t calls = 0;
     const int64_t begin_ns = clock_.now_ns();
     double elapsed = 0;
-    while (elapsed < seconds_ && !stop_.requested()) {
+    do {
       for (uint32_t i = 0; i < batch; ++i) work();
       stream_->sync();
       calls += batch;
-      elapsed = spillway::seconds(clock_.now_ns() - begin_ns);
-    }
-    return elapsed > 0 ? static_cast<double>(calls) / elapsed : 0;
+      elapsed = seconds(clock_.now_ns() - begin_ns);
+    } while (elapsed < wanted_seconds && !stop_.requested());
+    return static_cast<double>(calls) / elapsed;
   }
 
   double copy_rate(std::byte* target, const std::byte* source) {
@@ -82,26 +86,30 @@ class DeviceProbe {
   MatmulRate measure_matmul(DType dtype) {
     MatmulRate rate;
     rate.dtype = dtype;
-    rate.prompt_rows = prompt_rows();
     OpsLimits limits;
-    limits.max_rows = rate.prompt_rows;
+    limits.max_rows = prompt_rows();
     limits.max_cols = kCols;
     limits.max_positions = kKvBlockPositions;
     limits.attention = {1, 1, 64, dtype};
     const Memory workspace = device_.allocate(std::max<uint64_t>(1, ops_.workspace_bytes(limits)));
     ops_.bind_workspace({workspace.data(), workspace.bytes()}, limits);
-    const uint64_t tile_bytes = uint64_t{kOutputs} * kCols * dtype_bytes(dtype);
+    // Tiles as large as the units of a run: what starting a call costs is part of the rate.
+    const auto outputs =
+        static_cast<uint32_t>(device_.stream_unit_bytes() / kCols / dtype_bytes(dtype));
+    const uint64_t tile_bytes = uint64_t{outputs} * kCols * dtype_bytes(dtype);
+    const Memory output = device_.allocate(uint64_t{prompt_rows()} * outputs * sizeof(float));
     const auto rate_of = [&](uint32_t rows) {
       uint64_t tile = 0;
+      ops_.set_input(*stream_, reinterpret_cast<float*>(input_.data()), rows, kCols);
       return calls_per_second([&] {
         const std::byte* data = weights_.data() + tile++ % (kWeightBytes / tile_bytes) * tile_bytes;
-        ops_.set_input(*stream_, reinterpret_cast<float*>(input_.data()), rows, kCols);
-        ops_.matmul(*stream_, {data, dtype, kOutputs, kCols},
-                    reinterpret_cast<float*>(output_.data()), kOutputs);
+        ops_.matmul(*stream_, {data, dtype, outputs, kCols},
+                    reinterpret_cast<float*>(output.data()), outputs);
       });
     };
-    rate.decode_bytes_per_second = static_cast<double>(tile_bytes) * rate_of(1);
-    rate.prompt_flops = 2.0 * rate.prompt_rows * kOutputs * kCols * rate_of(rate.prompt_rows);
+    for (const uint32_t rows : {1u, 4u, 16u, 64u, prompt_rows()}) {
+      rate.rows.push_back({rows, static_cast<double>(tile_bytes) * rate_of(rows)});
+    }
     return rate;
   }
 
@@ -113,7 +121,6 @@ class DeviceProbe {
   std::unique_ptr<Stream> stream_;
   Memory weights_;
   Memory input_;
-  Memory output_;
 };
 
 }  // namespace

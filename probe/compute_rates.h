@@ -11,11 +11,15 @@
 
 namespace spillway {
 
+/// How fast a matmul gets through its weights, by its rows: few rows wait for the memory, many for
+/// the arithmetic.
 struct MatmulRate {
   DType dtype = DType::kF32;
-  double decode_bytes_per_second = 0;  ///< weight bytes, one row
-  double prompt_flops = 0;             ///< per second, `prompt_rows` rows
-  uint32_t prompt_rows = 0;
+  struct Rows {
+    uint32_t rows = 0;
+    double weight_bytes_per_second = 0;
+  };
+  std::vector<Rows> rows;  ///< ascending, never empty
 };
 
 /// Rates of one device; the copies are 0 on unified memory.

@@ -16,7 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 
 Json read_json(const ReadSample& sample) {
   return {{"chunk_bytes", sample.shape.chunk_bytes},
@@ -28,10 +28,12 @@ Json read_json(const ReadSample& sample) {
 Json device_json(const DeviceRates& device) {
   Json matmuls = Json::array();
   for (const MatmulRate& rate : device.matmuls) {
-    matmuls.push_back({{"dtype", dtype_name(rate.dtype)},
-                       {"decode_bytes_per_second", rate.decode_bytes_per_second},
-                       {"prompt_flops_per_second", rate.prompt_flops},
-                       {"prompt_rows", rate.prompt_rows}});
+    Json rows = Json::array();
+    for (const MatmulRate::Rows& entry : rate.rows) {
+      rows.push_back(
+          {{"rows", entry.rows}, {"weight_bytes_per_second", entry.weight_bytes_per_second}});
+    }
+    matmuls.push_back({{"dtype", dtype_name(rate.dtype)}, {"by_rows", rows}});
   }
   return {{"device", device.device},
           {"pinned_to_device_bytes_per_second", device.pinned_to_device},
@@ -77,12 +79,27 @@ class Reader {
     if (value > static_cast<double>(most)) throw Error(fmt::format("{}: too large", where_));
     return static_cast<uint64_t>(value);
   }
+  [[noreturn]] void fail(const char* why) const { throw Error(where_ + ": " + why); }
   bool has(const char* key) const { return json_.is_object() && json_.contains(key); }
 
  private:
   const nlohmann::json& json_;
   std::string where_;
 };
+
+std::vector<MatmulRate::Rows> parse_rows(const Reader& json) {
+  std::vector<MatmulRate::Rows> rows;
+  for (const Reader& item : json.list()) {
+    rows.push_back({static_cast<uint32_t>(item.at("rows").count(1 << 20)),
+                    item.at("weight_bytes_per_second").number()});
+    const bool ascending = rows.size() == 1 || rows.back().rows > rows[rows.size() - 2].rows;
+    if (!ascending || rows[0].rows == 0 || !(rows.back().weight_bytes_per_second > 0)) {
+      item.fail("expected ascending rows and rates above 0");
+    }
+  }
+  if (rows.empty()) json.fail("empty");
+  return rows;
+}
 
 DeviceRates parse_device(const Reader& json) {
   DeviceRates device;
@@ -93,9 +110,7 @@ DeviceRates parse_device(const Reader& json) {
   for (const Reader& item : json.at("matmuls").list()) {
     const auto dtype = parse_dtype(item.at("dtype").text());
     if (!dtype) throw Error("matmuls: an unknown dtype " + item.at("dtype").text());
-    device.matmuls.push_back({*dtype, item.at("decode_bytes_per_second").number(),
-                              item.at("prompt_flops_per_second").number(),
-                              static_cast<uint32_t>(item.at("prompt_rows").count(1 << 20))});
+    device.matmuls.push_back({*dtype, parse_rows(item.at("by_rows"))});
   }
   return device;
 }
@@ -141,6 +156,7 @@ HardwareProfile parse_profile(const nlohmann::json& json, const std::string& whe
         {{item.at("chunk_bytes").count(uint64_t{1} << 40),
           static_cast<uint32_t>(item.at("depth").count(1 << 20)), item.at("huge_pages").flag()},
          item.at("bytes_per_second").number()});
+    if (!(profile.reads.back().bytes_per_second > 0)) item.fail("expected a rate above 0");
   }
   if (profile.reads.empty()) throw Error(where + ": drive.reads: empty");
   if (drive.has("sustained_bytes_per_second")) {

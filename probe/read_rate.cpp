@@ -19,6 +19,8 @@
 namespace spillway {
 namespace {
 
+constexpr uint32_t kSweepRounds = 3;
+
 namespace fs = std::filesystem;
 
 constexpr uint64_t kMinFileBytes = 256 * kMiB;
@@ -50,7 +52,10 @@ class ReadLoop {
     uint64_t bytes = 0;
     const int64_t begin_ns = clock.now_ns();
     double elapsed = 0;
-    while (elapsed < limit.seconds && bytes < limit.bytes && !stop.requested()) {
+    const auto ends = [&] {  // one read at least: a rate of 0 is none
+      return bytes > 0 && (elapsed >= limit.seconds || bytes >= limit.bytes);
+    };
+    while (!ends() && !stop.requested()) {
       const size_t count = reader_.poll(completions_);
       for (size_t i = 0; i < count; ++i) {
         bytes += checked(completions_[i]);
@@ -187,21 +192,37 @@ std::vector<ReadSample> sweep_reads(const DirectFile& file, double seconds, cons
   for (const uint64_t chunk : {256 * kKiB, kMiB, 4 * kMiB}) {
     for (const uint32_t depth : {2u, 8u, 32u}) shapes.push_back({chunk, depth, true});
   }
-  const auto total = static_cast<uint32_t>(shapes.size() + 1);
-  std::vector<ReadSample> samples;
+  // Shape after shape, round after round: a neighbour's burst hits all alike, and the median drops
+  // it.
+  const auto total = static_cast<uint32_t>(kSweepRounds * (shapes.size() + 1));
+  uint32_t done = 0;
   const auto measure = [&](const ReadShape& shape) {
-    samples.push_back({shape, read_rate(file, shape, {seconds, UINT64_MAX}, clock, stop)});
-    progress(static_cast<uint32_t>(samples.size()), total);
+    const double rate = read_rate(file, shape, {seconds / kSweepRounds, UINT64_MAX}, clock, stop);
+    progress(++done, total);
+    return rate;
   };
-  for (const ReadShape& shape : shapes) {
-    if (stop.requested()) return samples;
-    measure(shape);
+  const auto median = [](std::vector<double> rates) {
+    std::nth_element(rates.begin(), rates.begin() + kSweepRounds / 2, rates.end());
+    return rates[kSweepRounds / 2];
+  };
+  std::vector<std::vector<double>> rates(shapes.size());
+  for (uint32_t round = 0; round < kSweepRounds; ++round) {
+    for (size_t i = 0; i < shapes.size(); ++i) {
+      rates[i].push_back(stop.requested() ? 0 : measure(shapes[i]));
+    }
   }
-  const auto faster = [](const ReadSample& a, const ReadSample& b) {
-    return a.bytes_per_second > b.bytes_per_second;
+  std::vector<ReadSample> samples;
+  for (size_t i = 0; i < shapes.size(); ++i) samples.push_back({shapes[i], median(rates[i])});
+  const auto faster = [](const ReadSample& x, const ReadSample& y) {
+    return x.bytes_per_second > y.bytes_per_second;
   };
   std::stable_sort(samples.begin(), samples.end(), faster);
-  measure({samples[0].shape.chunk_bytes, samples[0].shape.depth, false});
+  const ReadShape small_pages{samples[0].shape.chunk_bytes, samples[0].shape.depth, false};
+  std::vector<double> small_page_rates;
+  for (uint32_t round = 0; round < kSweepRounds; ++round) {
+    small_page_rates.push_back(measure(small_pages));
+  }
+  samples.push_back({small_pages, median(small_page_rates)});
   std::stable_sort(samples.begin(), samples.end(), faster);
   return samples;
 }

@@ -3,48 +3,43 @@
 
 #include <gtest/gtest.h>
 
-#include "core/units.h"
-
 namespace spillway {
 namespace {
 
-Placement reading(uint64_t nvme_bytes, uint64_t copied_bytes) {
-  Placement placement;
-  placement.nvme_bytes_per_pass = nvme_bytes;
-  placement.copied_bytes_per_pass = copied_bytes;
-  return placement;
+MachineRates some_rates() {
+  return {{{1 << 20, 8, 3e9}, {4 << 20, 8, 2e9}}, 10e9, {{1, 20e9}, {16, 10e9}, {512, 1e9}}};
 }
 
-constexpr MachineRates kRates{2e9, 10e9, 20e9, 100e9};
-constexpr uint64_t kWeights = 4'000'000'000;
-
-TEST(Prediction, IsTheSlowestStage) {
-  const auto reads = predict_pass(reading(3e9, 4e9), kWeights, DType::kBF16, 1, kRates);
-  EXPECT_DOUBLE_EQ(reads.read_seconds, 1.5);
-  EXPECT_DOUBLE_EQ(reads.copy_seconds, 0.4);
-  EXPECT_DOUBLE_EQ(reads.compute_seconds, 0.2);
-  EXPECT_DOUBLE_EQ(reads.seconds, 1.5);
-  EXPECT_EQ(reads.bottleneck, "NVMe");
-  EXPECT_EQ(predict_pass(reading(1e8, 4e9), kWeights, DType::kBF16, 1, kRates).bottleneck,
-            "copies");
-  EXPECT_EQ(predict_pass(reading(0, 0), kWeights, DType::kBF16, 1, kRates).bottleneck, "compute");
+TEST(Rates, BetweenMeasuredRowsInProportion) {
+  const MachineRates rates = some_rates();
+  EXPECT_DOUBLE_EQ(rates.seconds_per_byte(0), 0);
+  EXPECT_DOUBLE_EQ(rates.seconds_per_byte(1), 1 / 20e9);
+  EXPECT_DOUBLE_EQ(rates.seconds_per_byte(16), 1 / 10e9);
+  EXPECT_NEAR(rates.seconds_per_byte(8), 1 / 20e9 + 7.0 / 15 * (1 / 10e9 - 1 / 20e9), 1e-18);
+  EXPECT_DOUBLE_EQ(rates.seconds_per_byte(1024), 2 / 1e9) << "beyond the largest with the rows";
 }
 
-/// Few rows cost what the weights cost, many what the arithmetic does.
-TEST(Prediction, ComputeDependsOnRows) {
-  const auto seconds = [](uint32_t rows, DType dtype) {
-    return predict_pass(reading(0, 0), kWeights, dtype, rows, kRates).seconds;
-  };
-  EXPECT_DOUBLE_EQ(seconds(1, DType::kBF16), 0.2);
-  EXPECT_DOUBLE_EQ(seconds(5, DType::kBF16), 0.2);
-  EXPECT_DOUBLE_EQ(seconds(100, DType::kBF16), 2.0 * 100 * 2e9 / 100e9);
-  EXPECT_DOUBLE_EQ(seconds(100, DType::kF32), 2.0 * 100 * 1e9 / 100e9);
+TEST(Rates, ReadsAsThePlanMakesThem) {
+  const MachineRates rates = some_rates();
+  StreamPlan plan;
+  plan.chunk_bytes = 4 << 20;
+  plan.io_depth = 8;
+  EXPECT_DOUBLE_EQ(rates.read_of(plan), 2e9);
+  plan.io_depth = 5;
+  EXPECT_DOUBLE_EQ(rates.read_of(plan), 3e9) << "a shape that was not measured: the best";
+  EXPECT_DOUBLE_EQ(rates.best_read(), 3e9);
 }
 
-TEST(Prediction, UnknownRatesCostNothing) {
-  const auto pass = predict_pass(reading(3e9, 4e9), kWeights, DType::kBF16, 1, {2e9, 0, 20e9, 0});
-  EXPECT_EQ(pass.copy_seconds, 0);
-  EXPECT_DOUBLE_EQ(pass.seconds, 1.5);
+TEST(Amount, OfPromptsAndNewTokens) {
+  Config config;
+  config.max_new_tokens = 10;
+  Workload workload;
+  workload.kv_lengths = {15, 30};
+  EXPECT_EQ(work_amount(config, workload).prompt_tokens, 25u);
+  EXPECT_EQ(work_amount(config, workload).new_tokens, 10u);
+  workload.scoring = true;
+  EXPECT_EQ(work_amount(config, workload).prompt_tokens, 45u);
+  EXPECT_EQ(work_amount(config, workload).new_tokens, 0u);
 }
 
 }  // namespace

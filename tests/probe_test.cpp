@@ -23,7 +23,7 @@ HardwareProfile some_profile() {
   profile.memory_bytes_per_second = 4e10;
   DeviceRates host;
   host.device = "host";
-  host.matmuls = {{DType::kBF16, 2e10, 3e11, 512}};
+  host.matmuls = {{DType::kBF16, {{1, 2e10}, {512, 6e8}}}};
   profile.devices = {host};
   return profile;
 }
@@ -79,6 +79,14 @@ TEST(Profile, DamageIsNamed) {
             std::string::npos);
   EXPECT_NE(without([](auto& j) { j["devices"][0]["matmuls"][0]["dtype"] = "Q4"; }).find("Q4"),
             std::string::npos);
+  EXPECT_NE(without([](auto& j) {
+              j["devices"][0]["matmuls"][0]["by_rows"][1]["rows"] = 1;
+            }).find("by_rows[1]: expected ascending"),
+            std::string::npos);
+  EXPECT_NE(without([](auto& j) {
+              j["drive"]["reads"][1]["bytes_per_second"] = 0;
+            }).find("drive.reads[1]: expected a rate above 0"),
+            std::string::npos);
   EXPECT_NE(without([](auto& j) { j["drive"]["reads"][0]["depth"] = 1e12; }).find("too large"),
             std::string::npos);
 }
@@ -132,7 +140,7 @@ TEST(Rates, ArePositiveAndOrdered) {
   uint32_t calls = 0;
   const auto samples = sweep_reads(file, 0.01, clock, stop, [&](uint32_t done, uint32_t total) {
     EXPECT_EQ(done, ++calls);
-    EXPECT_EQ(total, 10u);
+    EXPECT_EQ(total, 30u);
   });
   ASSERT_EQ(samples.size(), 10u);
   for (size_t i = 1; i < samples.size(); ++i) {
@@ -147,8 +155,8 @@ TEST(Rates, ArePositiveAndOrdered) {
     EXPECT_EQ(rates.pinned_to_device > 0, !device->unified());
     ASSERT_EQ(rates.matmuls.size(), 3u);
     for (const MatmulRate& rate : rates.matmuls) {
-      EXPECT_GT(rate.decode_bytes_per_second, 0);
-      EXPECT_GT(rate.prompt_flops, 0);
+      ASSERT_EQ(rate.rows.size(), 5u);
+      for (const MatmulRate::Rows& entry : rate.rows) EXPECT_GT(entry.weight_bytes_per_second, 0);
     }
   }
   const std::string message = test::error_of([&] {

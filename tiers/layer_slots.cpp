@@ -20,13 +20,18 @@ void LayerSlots::move(Slot& slot, State from, State to) {
 
 std::optional<uint32_t> LayerSlots::take_free(bool drained) {
   const std::lock_guard lock(mutex_);
+  std::optional<uint32_t> chosen;
   for (uint32_t i = 0; i < slots_.size(); ++i) {
-    if (slots_[i].state != State::kFree) continue;
-    if (drained && !slots_[i].consumed->done()) continue;
-    move(slots_[i], State::kFree, State::kFilling);
-    return i;
+    const Slot& slot = slots_[i];
+    if (slot.state != State::kFree) continue;
+    if (drained ? chosen || !slot.consumed->done()
+                : chosen && slots_[*chosen].released <= slot.released) {
+      continue;
+    }
+    chosen = i;
   }
-  return std::nullopt;
+  if (chosen) move(slots_[*chosen], State::kFree, State::kFilling);
+  return chosen;
 }
 
 void LayerSlots::publish(uint32_t slot, uint64_t sequence) {
@@ -48,6 +53,7 @@ std::optional<uint32_t> LayerSlots::try_acquire(uint64_t sequence) {
 void LayerSlots::release(uint32_t slot) {
   const std::lock_guard lock(mutex_);
   move(slots_[slot], State::kLeased, State::kFree);
+  slots_[slot].released = ++releases_;
 }
 
 LayerSlots::Counts LayerSlots::counts() const {

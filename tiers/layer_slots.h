@@ -28,8 +28,11 @@ class LayerSlots {
   Event& ready(uint32_t slot) { return *slots_[slot].ready; }
   Event& consumed(uint32_t slot) { return *slots_[slot].consumed; }
 
-  /// A free slot, now filling; with `drained`, only one whose consumed event was passed already
-  /// (reads land in it directly, with no stream to order them). Empty when there is none.
+  /// A free slot, now filling. Empty when there is none.
+  /// `drained`: reads land in it directly, with no stream to order them, so its consumed event must
+  /// have been passed; the lowest, because what was just used is still in cache. Otherwise the one
+  /// given back longest ago: the copies into it wait for its last use, and the newest given back is
+  /// the last one that the device will have used.
   std::optional<uint32_t> take_free(bool drained);
   /// A filled slot is handed over under its place in the schedule.
   void publish(uint32_t slot, uint64_t sequence);
@@ -49,6 +52,7 @@ class LayerSlots {
   struct Slot {
     State state = State::kFree;
     uint64_t sequence = 0;
+    uint64_t released = 0;  ///< order of giving back
     std::unique_ptr<Event> ready;
     std::unique_ptr<Event> consumed;
   };
@@ -58,6 +62,7 @@ class LayerSlots {
   Memory memory_;
   mutable std::mutex mutex_;
   std::vector<Slot> slots_;
+  uint64_t releases_ = 0;
 };
 
 }  // namespace spillway

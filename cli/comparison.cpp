@@ -1,0 +1,118 @@
+#include "cli/comparison.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "cli/terminal.h"
+
+namespace spillway {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+MeasuredPass median_of(const std::vector<const PassRecord*>& passes) {
+  MeasuredPass result;
+  if (passes.empty()) return result;
+  const auto of = [&](auto value) {
+    std::vector<double> values;
+    for (const PassRecord* pass : passes) values.push_back(value(*pass));
+    return median(std::move(values));
+  };
+  result.passes = static_cast<uint32_t>(passes.size());
+  result.seconds = of([](const PassRecord& p) { return p.seconds; });
+  result.nvme_bytes_per_second =
+      of([](const PassRecord& p) { return static_cast<double>(p.feed.nvme_bytes) / p.seconds; });
+  result.copied_bytes_per_second =
+      of([](const PassRecord& p) { return static_cast<double>(p.feed.copied_bytes) / p.seconds; });
+  result.stall_seconds = of([](const PassRecord& p) { return seconds(p.feed.stall_ns); });
+  return result;
+}
+
+std::string share(double value, double of) {
+  return of > 0 ? fmt::format("{:.0f} %", 100 * value / of) : "";
+}
+
+/// Lines of one kind of pass.
+void add_rows(Table& table, const char* what, const PassPrediction& predicted,
+              const MeasuredPass& measured, const Forecast& forecast) {
+  if (measured.passes == 0) return;
+  const auto time = [](double value) { return fmt::format("{:.3f} s", value); };
+  const auto rate = [](double value) { return fmt::format("{:.2f} GB/s", value / 1e9); };
+  table.row({what, "seconds per pass", time(predicted.seconds), time(measured.seconds),
+             share(measured.seconds, predicted.seconds), ""});
+  const auto link = [&](const char* name, double rate_predicted, double rate_measured,
+                        double limit) {
+    if (rate_predicted <= 0) return;
+    table.row({"", name, rate(rate_predicted), rate(rate_measured),
+               share(rate_measured, rate_predicted),
+               fmt::format("{} of the link's {}", share(rate_measured, limit), rate(limit))});
+  };
+  link("NVMe", predicted.nvme_bytes_per_second, measured.nvme_bytes_per_second,
+       forecast.drive_rate);
+  link("copies", predicted.copied_bytes_per_second, measured.copied_bytes_per_second,
+       forecast.copy_rate);
+  const double computing = measured.seconds - measured.stall_seconds;
+  table.row({"", "computing", time(predicted.compute_seconds), time(computing),
+             share(computing, predicted.compute_seconds), ""});
+  table.row({"", "stalled", time(predicted.seconds - predicted.compute_seconds),
+             time(measured.stall_seconds), "", ""});
+}
+
+Json measured_json(const MeasuredPass& measured, const PassPrediction& predicted) {
+  if (measured.passes == 0) return nullptr;
+  return {{"passes", measured.passes},
+          {"seconds", measured.seconds},
+          {"of_predicted", measured.seconds / predicted.seconds},
+          {"nvme_bytes_per_second", measured.nvme_bytes_per_second},
+          {"copied_bytes_per_second", measured.copied_bytes_per_second},
+          {"compute_seconds", measured.seconds - measured.stall_seconds},
+          {"stall_seconds", measured.stall_seconds}};
+}
+
+}  // namespace
+
+MeasuredPass measured_decode(const std::vector<PassRecord>& passes, const Forecast& forecast) {
+  std::vector<const PassRecord*> chosen;
+  bool first = true;
+  for (const PassRecord& pass : passes) {
+    if (pass.kind != PassRecord::Kind::kDecode || pass.tokens != forecast.decode_rows) continue;
+    if (!std::exchange(first, false)) chosen.push_back(&pass);
+  }
+  return median_of(chosen);
+}
+
+MeasuredPass measured_prompt(const std::vector<PassRecord>& passes, const Forecast& forecast) {
+  std::vector<const PassRecord*> chosen;
+  for (const PassRecord& pass : passes) {
+    const bool decode = pass.kind == PassRecord::Kind::kDecode;
+    if (!decode && pass.tokens == forecast.prompt_rows) chosen.push_back(&pass);
+  }
+  return median_of(chosen);
+}
+
+std::string comparison_text(const Forecast& forecast, const std::vector<PassRecord>& passes) {
+  Table table("llrrrl");
+  table.row({"pass", "", "predicted", "measured", "", ""});
+  add_rows(table, "prompt", forecast.prompt, measured_prompt(passes, forecast), forecast);
+  add_rows(table, "decode", forecast.decode, measured_decode(passes, forecast), forecast);
+  std::string text = table.text();
+  return std::count(text.begin(), text.end(), '\n') > 1 ? text : "";
+}
+
+Json comparison_json(const Forecast& forecast, const std::vector<PassRecord>& passes) {
+  Json json = forecast_json(forecast);
+  json["measured"] = {
+      {"decode", measured_json(measured_decode(passes, forecast), forecast.decode)},
+      {"prompt", measured_json(measured_prompt(passes, forecast), forecast.prompt)}};
+  return json;
+}
+
+}  // namespace spillway

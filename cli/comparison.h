@@ -1,0 +1,32 @@
+// What was predicted beside what was measured: per pass, per tier, per stage.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "cli/forecast.h"
+
+namespace spillway {
+
+/// Passes of one kind that did what the prediction is for, by their median.
+struct MeasuredPass {
+  uint32_t passes = 0;  ///< 0 = there was none to compare
+  double seconds = 0;
+  double nvme_bytes_per_second = 0;
+  double copied_bytes_per_second = 0;
+  double stall_seconds = 0;  ///< waiting for bytes; the rest is computing
+};
+
+/// Decode passes of all sequences but the first one, which follows a prompt; prompt (or scoring)
+/// passes that fill a chunk.
+MeasuredPass measured_decode(const std::vector<PassRecord>& passes, const Forecast& forecast);
+MeasuredPass measured_prompt(const std::vector<PassRecord>& passes, const Forecast& forecast);
+
+/// A table; empty when nothing can be compared.
+std::string comparison_text(const Forecast& forecast, const std::vector<PassRecord>& passes);
+/// The prediction and what was measured.
+nlohmann::ordered_json comparison_json(const Forecast& forecast,
+                                       const std::vector<PassRecord>& passes);
+
+}  // namespace spillway

@@ -1,0 +1,138 @@
+// The simulated pipeline: bounded by its slowest link from below, close to it where slots suffice.
+#include "tiers/pipeline_sim.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <random>
+
+#include "core/units.h"
+#include "kernels/registry.h"
+#include "tests/support.h"
+
+namespace spillway {
+namespace {
+
+/// Layers of `units` units of `unit_bytes`, the tiers by a pattern.
+StreamPlan make_plan(bool unified, uint32_t units, uint64_t unit_bytes,
+                     const std::vector<Tier>& pattern, uint32_t slots) {
+  StreamPlan plan;
+  plan.chunk_bytes = kMiB;
+  plan.io_depth = 8;
+  LayerSpec layer{"0", {{"w", 0, 0, units * 64, unit_bytes / 64, 64}}};
+  const FileShape shape{units * unit_bytes, 4096};
+  plan.layers = {layer};
+  plan.units = cut_units(
+      plan.layers, {&shape, 1},
+      {unit_bytes, plan.chunk_bytes, unified ? BlobLayout::kInPlace : BlobLayout::kPacked});
+  for (size_t u = 0; u < plan.units.size(); ++u) {
+    plan.placement.unit_tiers.push_back(pattern[u % pattern.size()]);
+    plan.placement.slot_bytes = std::max(plan.placement.slot_bytes, plan.units[u].home_bytes);
+  }
+  plan.placement.slots = slots;
+  plan.placement.slabs = unified ? 0 : 12;
+  return plan;
+}
+
+uint64_t bytes_on(const StreamPlan& plan, Tier tier) {
+  uint64_t bytes = 0;
+  for (size_t u = 0; u < plan.units.size(); ++u) {
+    if (plan.placement.unit_tiers[u] == tier) bytes += plan.units[u].plan.read_bytes;
+  }
+  return bytes;
+}
+
+TEST(PipelineSim, NvmeOnly) {
+  const StreamPlan plan = make_plan(true, 200, 4 * kMiB, {Tier::kNvme}, 4);
+  const std::vector<double> compute(plan.units.size(), 0.2e-3);
+  const SimulatedPass pass = simulate_pass(plan, true, {2e9, 0, 0}, compute);
+  const double reads = static_cast<double>(bytes_on(plan, Tier::kNvme)) / 2e9;
+  EXPECT_NEAR(pass.read_seconds, reads, 1e-9);
+  EXPECT_GE(pass.seconds, reads * 0.999);
+  EXPECT_LE(pass.seconds, reads * 1.01) << "the next pass is read while this one ends";
+  EXPECT_NEAR(pass.compute_seconds, 0.04, 1e-9);
+}
+
+TEST(PipelineSim, ResidentUnitsCostComputingOnly) {
+  const StreamPlan plan = make_plan(true, 50, 4 * kMiB, {Tier::kRam}, 0);
+  const std::vector<double> compute(plan.units.size(), 1e-3);
+  const SimulatedPass pass = simulate_pass(plan, true, {2e9, 0, 0}, compute);
+  EXPECT_NEAR(pass.seconds, static_cast<double>(plan.units.size()) * 1e-3, 1e-9);
+  EXPECT_EQ(pass.read_seconds, 0);
+}
+
+/// With one slot fewer than a double buffer hides, reads and computing take turns.
+TEST(PipelineSim, TwoSlotsHideLessThanFour) {
+  const auto seconds = [](uint32_t slots) {
+    const StreamPlan plan = make_plan(true, 100, 4 * kMiB, {Tier::kNvme}, slots);
+    std::vector<double> compute(plan.units.size(), 0.1e-3);
+    for (size_t u = 0; u < compute.size(); u += 4) compute[u] = 6e-3;  // now and then a long one
+    return simulate_pass(plan, true, {2e9, 0, 0}, compute).seconds;
+  };
+  EXPECT_GT(seconds(2), 1.02 * seconds(8));
+}
+
+TEST(PipelineSim, LatencyLimitsAShallowQueue) {
+  StreamPlan plan = make_plan(true, 100, 4 * kMiB, {Tier::kNvme}, 4);
+  plan.io_depth = 1;
+  const std::vector<double> compute(plan.units.size(), 0);
+  const SimulatedPass pass = simulate_pass(plan, true, {2e9, 2e-3, 0}, compute);
+  size_t reads = 0;
+  for (const Unit& unit : plan.units) reads += unit.plan.chunks.size();
+  EXPECT_NEAR(pass.seconds, static_cast<double>(reads) * 2e-3, 0.01);
+}
+
+/// Any mix on any device: never faster than its slowest link, and not much slower where no single
+/// unit is long.
+TEST(PipelineSim, AnyMixRunsAtTheSpeedOfTheSlowestLink) {
+  std::mt19937_64 random(test::run_seed());
+  SCOPED_TRACE(test::seed_note(test::run_seed()));
+  for (int round = 0; round < 60; ++round) {
+    const bool unified = random() % 2 == 0;
+    std::vector<Tier> pattern;
+    for (size_t i = 0; i < 2 + random() % 5; ++i) {
+      const auto pick = random() % (unified ? 2 : 3);
+      pattern.push_back(pick == 0 ? Tier::kNvme : pick == 1 ? Tier::kRam : Tier::kGpu);
+    }
+    const StreamPlan plan = make_plan(unified, 120, 4 * kMiB, pattern, 8);
+    const auto rate = [&] { return 1e9 * static_cast<double>(1 + random() % 20); };
+    const LinkRates rates{rate(), 0, rate()};
+    const std::vector<double> compute(plan.units.size(), 4 * kMiB / rate());
+    const SimulatedPass pass = simulate_pass(plan, unified, rates, compute);
+    const double reads = static_cast<double>(bytes_on(plan, Tier::kNvme)) / rates.read;
+    uint64_t copied = 0;
+    for (size_t u = 0; u < plan.units.size(); ++u) {
+      if (!unified && plan.placement.unit_tiers[u] != Tier::kGpu) copied += plan.units[u].bytes;
+    }
+    const double copies = static_cast<double>(copied) / rates.copy;
+    const double computing = std::accumulate(compute.begin(), compute.end(), 0.0);
+    EXPECT_NEAR(pass.read_seconds, reads, 1e-6);
+    EXPECT_NEAR(pass.copy_seconds, copies, 1e-6);
+    EXPECT_NEAR(pass.compute_seconds, computing, 1e-6);
+    const double slowest = std::max({reads, copies, computing});
+    EXPECT_GE(pass.seconds, 0.999 * slowest);
+    EXPECT_LE(pass.seconds, 1.1 * slowest)
+        << "reads " << reads << ", copies " << copies << ", computing " << computing;
+    EXPECT_EQ(simulate_pass(plan, unified, rates, compute).seconds, pass.seconds);
+  }
+}
+
+/// On a device a lease ends when the CPU has put the work on the stream, long before it ran: copies
+/// into the slot given back last would wait for all of it, and nothing would overlap.
+TEST(Slots, OfADeviceAreReusedOldestFirst) {
+  const auto device = open_device("host-discrete", {});
+  DeviceArena arena(*device, 3 * 4096);
+  LayerSlots slots(*device, arena, 3, 4096);
+  for (uint32_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(slots.take_free(false), i);
+    slots.publish(i, i);
+  }
+  for (const uint64_t sequence : {1, 0, 2}) slots.release(*slots.try_acquire(sequence));
+  EXPECT_EQ(slots.take_free(false), 1u);
+  EXPECT_EQ(slots.take_free(false), 0u);
+  EXPECT_EQ(slots.take_free(true), 2u);
+  EXPECT_FALSE(slots.take_free(false).has_value());
+}
+
+}  // namespace
+}  // namespace spillway

@@ -1,0 +1,277 @@
+#include "tiers/pipeline_sim.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <deque>
+#include <functional>
+#include <queue>
+
+#include "core/error.h"
+#include "core/units.h"
+
+namespace spillway {
+namespace {
+
+/// Passes before the figures are steady, and passes they are taken from.
+constexpr uint64_t kWarmPasses = 1;
+constexpr uint64_t kMeasuredPasses = 2;
+
+/// Simulated time in seconds, and when something will happen next.
+class Timeline {
+ public:
+  double now() const { return now_; }
+  void expect(double at) {
+    if (at > now_) events_.push(at);
+  }
+  /// To the next event; false when nothing is expected any more.
+  bool advance() {
+    while (!events_.empty() && events_.top() <= now_) events_.pop();
+    if (events_.empty()) return false;
+    now_ = events_.top();
+    return true;
+  }
+
+ private:
+  double now_ = 0;
+  std::priority_queue<double, std::vector<double>, std::greater<>> events_;
+};
+
+/// Serves reads in order, at its rate, none faster than its latency.
+class TimedDisk final : public BlockReader {
+ public:
+  TimedDisk(uint32_t depth, const LinkRates& rates, Timeline& time)
+      : depth_(depth), rates_(rates), time_(time) {}
+  std::string name() const override { return "simulated"; }
+  uint32_t depth() const override { return depth_; }
+  bool submit(ReadOp& op) override {
+    if (pending_.size() == depth_) return false;
+    free_at_ = std::max(time_.now(), free_at_) + op.next_bytes() / rates_.read;
+    const double due = std::max(free_at_, time_.now() + rates_.read_latency);
+    pending_.push_back({&op, due});
+    time_.expect(due);
+    return true;
+  }
+  size_t poll(std::span<ReadCompletion> out) override {
+    size_t count = 0;
+    while (count < out.size() && !pending_.empty() && pending_.front().due <= time_.now()) {
+      ReadOp* op = pending_.front().op;
+      out[count++] = {op, static_cast<int32_t>(op->next_bytes())};
+      pending_.pop_front();
+    }
+    return count;
+  }
+  void wait() override { time_.advance(); }
+
+ private:
+  struct Pending {
+    ReadOp* op;
+    double due;
+  };
+  uint32_t depth_;
+  LinkRates rates_;
+  Timeline& time_;
+  std::deque<Pending> pending_;
+  double free_at_ = 0;
+};
+
+class TimedEvent final : public Event {
+ public:
+  explicit TimedEvent(const Timeline& time) : time_(time) {}
+  bool done() const override { return at <= time_.now(); }
+  void sync() override { CHECK(done()); }
+  double at = 0;
+
+ private:
+  const Timeline& time_;
+};
+
+class TimedStream final : public Stream {
+ public:
+  TimedStream(double copy_rate, Timeline& time) : copy_rate_(copy_rate), time_(time) {}
+  void copy(std::byte*, const std::byte*, uint64_t bytes) override {
+    run(static_cast<double>(bytes) / copy_rate_);
+  }
+  void record(Event& event) override {
+    static_cast<TimedEvent&>(event).at = std::max(free_at, time_.now());
+    time_.expect(free_at);
+  }
+  void wait(Event& event) override {
+    free_at = std::max(free_at, static_cast<TimedEvent&>(event).at);
+  }
+  void sync() override { CHECK(free_at <= time_.now()); }
+  void run(double seconds) {
+    free_at = std::max(free_at, time_.now()) + seconds;
+    time_.expect(free_at);
+  }
+
+  double free_at = 0;
+
+ private:
+  double copy_rate_;
+  Timeline& time_;
+};
+
+/// Hands out addresses that nobody may touch.
+class TimedDevice final : public Device {
+ public:
+  TimedDevice(bool unified, Timeline& time) : unified_(unified), time_(time) {}
+  std::string name() const override { return "simulated"; }
+  bool unified() const override { return unified_; }
+  DeviceMemoryInfo memory_info() const override { return {}; }
+  Memory allocate(uint64_t bytes) override {
+    void* raw = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (raw == MAP_FAILED) throw Error("cannot reserve addresses to simulate a plan with");
+    return {static_cast<std::byte*>(raw), bytes, [bytes](std::byte* p) { munmap(p, bytes); }};
+  }
+  Memory allocate_pinned(uint64_t bytes) override { return allocate(bytes); }
+  Memory pin(std::byte* data, uint64_t bytes, std::string*) override {
+    return {data, bytes, [](std::byte*) {}};
+  }
+  uint64_t stream_unit_bytes() const override { return 0; }
+  std::unique_ptr<Stream> make_stream(StreamKind) override { return nullptr; }
+  std::unique_ptr<Event> make_event() override { return std::make_unique<TimedEvent>(time_); }
+
+ private:
+  bool unified_;
+  Timeline& time_;
+};
+
+class Simulation {
+ public:
+  Simulation(const StreamPlan& plan, bool unified, const LinkRates& rates,
+             std::span<const double> unit_seconds)
+      : plan_(plan),
+        unified_(unified),
+        unit_seconds_(unit_seconds),
+        disk_(plan.io_depth, rates, time_),
+        device_(unified, time_),
+        arena_(device_, align_up(slots_bytes(), DeviceArena::kAlignment)),
+        slots_(device_, arena_, plan.placement.slots, plan.placement.slot_bytes),
+        copy_stream_(rates.copy, time_),
+        compute_stream_(0, time_) {
+    make_feeder();
+  }
+
+  /// Seconds per pass.
+  double run() {
+    const uint64_t passes = kWarmPasses + kMeasuredPasses;
+    // One more is allowed, so that the last one ends like the others: with the next one's reads.
+    if (feeder_ != nullptr) feeder_->allow((passes + 1) * feeder_->schedule_size());
+    double begin = 0;
+    for (uint64_t pass = 0; pass < passes; ++pass) {
+      if (pass == kWarmPasses) begin = time_.now();
+      for (uint32_t u = 0; u < plan_.units.size(); ++u) use(u);
+      wait_until(compute_stream_.free_at);  // the next pass needs this one's tokens
+    }
+    return (time_.now() - begin) / kMeasuredPasses;
+  }
+
+ private:
+  uint64_t slots_bytes() const { return plan_.placement.slots * plan_.placement.slot_bytes; }
+  bool in_place(uint32_t unit) const {
+    const Tier tier = plan_.placement.unit_tiers[unit];
+    return plan_.placement.mapped || tier == Tier::kGpu || (unified_ && tier == Tier::kRam);
+  }
+
+  void make_feeder() {
+    std::vector<ScheduledUnit> schedule;
+    for (uint32_t u = 0; u < plan_.units.size(); ++u) {
+      if (in_place(u)) continue;
+      ScheduledUnit unit{u};
+      // Its bytes are never looked at.
+      if (plan_.placement.unit_tiers[u] == Tier::kRam) unit.ram_home = slots_.arena().data();
+      schedule.push_back(unit);
+    }
+    if (schedule.empty()) return;
+    for (const Unit& unit : plan_.units) {
+      for (const ReadChunk& chunk : unit.plan.chunks) {
+        if (chunk.file >= files_.size()) files_.resize(chunk.file + 1, &file_);
+      }
+    }
+    FeederParts parts;
+    parts.units = plan_.units;
+    parts.files = files_;
+    parts.reader = &disk_;
+    parts.slots = &slots_;
+    parts.trace = &trace_;
+    if (!unified_) {
+      staging_ = std::make_unique<StagingRing>(device_, plan_.placement.slabs, plan_.chunk_bytes);
+      parts.staging = staging_.get();
+      parts.copy_stream = &copy_stream_;
+    }
+    feeder_ = std::make_unique<Feeder>(parts, std::move(schedule), true);
+  }
+
+  /// The model thread's part: the unit is acquired, computed with, given back.
+  void use(uint32_t unit) {
+    if (in_place(unit)) return compute(unit);
+    auto slot = slots_.try_acquire(sequence_);
+    while (!slot) {
+      if (!step()) CHECK(time_.advance());
+      slot = slots_.try_acquire(sequence_);
+    }
+    ++sequence_;
+    if (!unified_) compute_stream_.wait(slots_.ready(*slot));
+    compute(unit);
+    compute_stream_.record(slots_.consumed(*slot));
+    slots_.release(*slot);
+    step();
+  }
+
+  /// On unified memory the model thread computes itself; a device is merely told to.
+  void compute(uint32_t unit) {
+    compute_stream_.run(unit_seconds_[unit]);
+    if (unified_) wait_until(compute_stream_.free_at);
+  }
+
+  void wait_until(double at) {
+    time_.expect(at);
+    while (time_.now() < at) {
+      if (!step()) CHECK(time_.advance());
+    }
+  }
+
+  bool step() { return feeder_ != nullptr && feeder_->step(); }
+
+  const StreamPlan& plan_;
+  bool unified_;
+  std::span<const double> unit_seconds_;
+  Timeline time_;
+  SteadyClock clock_;
+  Trace trace_{clock_, 0};
+  const ReadFile file_{-1, "simulated", UINT64_MAX, 1, true};
+  std::vector<const ReadFile*> files_;
+  TimedDisk disk_;
+  TimedDevice device_;
+  DeviceArena arena_;
+  LayerSlots slots_;
+  std::unique_ptr<StagingRing> staging_;
+  TimedStream copy_stream_;
+  TimedStream compute_stream_;
+  std::unique_ptr<Feeder> feeder_;
+  uint64_t sequence_ = 0;
+};
+
+}  // namespace
+
+SimulatedPass simulate_pass(const StreamPlan& plan, bool unified, const LinkRates& rates,
+                            std::span<const double> unit_seconds) {
+  CHECK(unit_seconds.size() == plan.units.size());
+  SimulatedPass pass;
+  for (uint32_t u = 0; u < plan.units.size(); ++u) {
+    const Unit& unit = plan.units[u];
+    const Tier tier = plan.placement.unit_tiers[u];
+    if (tier == Tier::kNvme) {
+      pass.read_seconds += static_cast<double>(unit.plan.read_bytes) / rates.read;
+    }
+    if (!unified && tier != Tier::kGpu) {
+      pass.copy_seconds += static_cast<double>(unit.bytes) / rates.copy;
+    }
+    pass.compute_seconds += unit_seconds[u];
+  }
+  pass.seconds = Simulation(plan, unified, rates, unit_seconds).run();
+  return pass;
+}
+
+}  // namespace spillway

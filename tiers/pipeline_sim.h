@@ -1,0 +1,33 @@
+// What a pass will take: the feeder that runs in production, on a disk and a device that keep time
+// instead of moving bytes. No memory is touched, nothing is read; thousands of units per
+// millisecond.
+//
+// Pure: the same plan and rates give the same figures.
+#pragma once
+
+#include <span>
+
+#include "tiers/engine.h"
+
+namespace spillway {
+
+/// What carries bytes, in bytes per second. A rate that the placement needs must be positive.
+struct LinkRates {
+  double read = 0;          ///< from the drive, in chunks of the plan's size at its depth
+  double read_latency = 0;  ///< seconds of one read when nothing else is under way
+  double copy = 0;          ///< from pinned memory to a discrete device
+};
+
+/// One pass among many alike: the next one's first units are read while it ends.
+struct SimulatedPass {
+  double seconds = 0;
+  double read_seconds = 0;     ///< the drive is busy
+  double copy_seconds = 0;     ///< the copy engine is busy
+  double compute_seconds = 0;  ///< the device computes
+};
+
+/// `unit_seconds[u]`: what the device needs for unit u once it is there.
+SimulatedPass simulate_pass(const StreamPlan& plan, bool unified, const LinkRates& rates,
+                            std::span<const double> unit_seconds);
+
+}  // namespace spillway
