@@ -8,7 +8,7 @@
 
 #include "cli/commands.h"
 #include "cli/terminal.h"
-#include "cli/timeline.h"
+#include "compare/timeline.h"
 #include "core/error.h"
 #include "core/units.h"
 #include "io/json_strict.h"

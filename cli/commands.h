@@ -20,6 +20,7 @@ struct CommandContext {
 void add_run_command(CommandContext& context);
 void add_score_command(CommandContext& context);
 void add_plan_command(CommandContext& context);
+void add_bench_command(CommandContext& context);
 void add_probe_command(CommandContext& context);
 void add_inspect_command(CommandContext& context);
 void add_tokenize_command(CommandContext& context);

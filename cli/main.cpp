@@ -47,6 +47,7 @@ int main(int argc, char** argv) {
   spillway::add_score_command(context);
   spillway::add_plan_command(context);
   spillway::add_probe_command(context);
+  spillway::add_bench_command(context);
   spillway::add_inspect_command(context);
   spillway::add_tokenize_command(context);
   spillway::add_trace_command(context);

@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "cli/comparison.h"
+#include "cli/predicted.h"
 #include "cli/report.h"
 #include "core/units.h"
 
@@ -61,13 +61,13 @@ void Session::say_if_unpinned() const {
 void Session::print_passes(const std::vector<PassRecord>& passes) const {
   fmt::print("\n{}", passes_text(passes));
   if (!forecast()) return;
-  const std::string compared = comparison_text(*forecast(), passes);
+  const std::string compared = predicted_and_measured_text(*forecast(), passes);
   if (!compared.empty()) fmt::print("\n{}", compared);
 }
 
 void Session::add_prediction(nlohmann::ordered_json& report,
                              const std::vector<PassRecord>& passes) const {
-  if (forecast()) report["prediction"] = comparison_json(*forecast(), passes);
+  if (forecast()) report["prediction"] = predicted_and_measured_json(*forecast(), passes);
 }
 
 std::string drive_text(const PassRecord& pass, const std::optional<Forecast>& forecast) {

@@ -414,4 +414,114 @@ Config load_config(const fs::path& file, const std::vector<std::string>& overrid
   return parse_config(text.str(), file, overrides);
 }
 
+namespace {
+
+constexpr const char* kAuto = "auto";
+
+template <typename T>
+void emit(YAML::Emitter& out, const char* key, const T& value) {
+  out << YAML::Key << key << YAML::Value << value;
+}
+
+template <typename T>
+void emit_or_auto(YAML::Emitter& out, const char* key, const std::optional<T>& value) {
+  if (value) {
+    emit(out, key, *value);
+  } else {
+    emit(out, key, kAuto);
+  }
+}
+
+void begin_section(YAML::Emitter& out, const char* name) {
+  out << YAML::Key << name << YAML::Value << YAML::BeginMap;
+}
+
+void emit_placement(YAML::Emitter& out, const Config& config) {
+  begin_section(out, "placement");
+  emit(out, "policy",
+       config.policy == PlacementPolicy::kAuto  ? kAuto
+       : config.policy == PlacementPolicy::kRam ? "ram"
+                                                : "nvme");
+  emit_or_auto(out, "ram_share", config.ram_share);
+  if (!config.overrides.empty()) {
+    begin_section(out, "layers");
+    for (const LayerOverride& item : config.overrides) {
+      const std::string name =
+          item.name.empty() ? fmt::format("{}-{}", item.first, item.last) : item.name;
+      emit(out, name.c_str(), std::string(tier_name(item.tier)));
+    }
+    out << YAML::EndMap;
+  }
+  out << YAML::EndMap;
+}
+
+void emit_streaming(YAML::Emitter& out, const Config& config) {
+  begin_section(out, "io");
+  const char* engines[] = {kAuto, "io_uring", "pread", "mmap"};
+  emit(out, "engine", engines[static_cast<int>(config.io_engine)]);
+  const char* direct[] = {kAuto, "on", "off"};
+  emit(out, "direct", direct[static_cast<int>(config.io_direct)]);
+  emit_or_auto(out, "chunk", config.io_chunk_bytes);
+  emit_or_auto(out, "depth", config.io_depth);
+  emit_or_auto(out, "register_buffers", config.io_register_buffers);
+  out << YAML::EndMap;
+  begin_section(out, "stream");
+  emit_or_auto(out, "unit", config.stream_unit_bytes);
+  emit_or_auto(out, "slots", config.stream_slots);
+  emit_or_auto(out, "staging_slabs", config.stream_staging_slabs);
+  out << YAML::EndMap;
+  begin_section(out, "compute");
+  if (config.compute_threads != 0) emit(out, "threads", config.compute_threads);
+  const char* maths[] = {kAuto, "bf16", "f32"};
+  emit(out, "prompt_math", maths[static_cast<int>(config.prompt_math)]);
+  out << YAML::EndMap;
+}
+
+void emit_work(YAML::Emitter& out, const Config& config) {
+  begin_section(out, "generate");
+  if (!config.prompts.empty()) {
+    out << YAML::Key << "prompts" << YAML::Value << YAML::BeginSeq;
+    for (const std::string& text : config.prompts) out << YAML::DoubleQuoted << text;
+    out << YAML::EndSeq;
+  }
+  if (!config.prompt_token_ids.empty()) {
+    out << YAML::Key << "prompt_token_ids" << YAML::Value << YAML::Flow << YAML::BeginSeq;
+    for (const auto& ids : config.prompt_token_ids) out << YAML::Flow << ids;
+    out << YAML::EndSeq;
+  }
+  emit(out, "max_new_tokens", config.max_new_tokens);
+  emit(out, "prefill_chunk", config.prefill_chunk_tokens);
+  emit(out, "temperature", config.temperature);
+  emit(out, "top_k", config.top_k);
+  emit(out, "top_p", config.top_p);
+  emit(out, "seed", config.seed);
+  emit(out, "ignore_eos", config.ignore_eos);
+  out << YAML::EndMap;
+  begin_section(out, "score");
+  emit(out, "chunk", config.score_chunk_tokens);
+  emit_or_auto(out, "context", config.score_context_tokens);
+  emit(out, "logprobs", config.score_logprobs);
+  out << YAML::EndMap;
+}
+
+}  // namespace
+
+std::string config_text(const Config& config) {
+  YAML::Emitter out;
+  out << YAML::BeginMap;
+  begin_section(out, "model");
+  emit(out, "path", std::filesystem::absolute(config.model_path).string());
+  out << YAML::EndMap;
+  emit(out, "device", config.device);
+  begin_section(out, "memory");
+  emit_or_auto(out, "ram", config.ram_bytes);
+  emit_or_auto(out, "gpu", config.gpu_bytes);
+  out << YAML::EndMap;
+  emit_placement(out, config);
+  emit_streaming(out, config);
+  emit_work(out, config);
+  out << YAML::EndMap;
+  return std::string(out.c_str()) + "\n";
+}
+
 }  // namespace spillway

@@ -81,6 +81,9 @@ struct Config {
 /// Loads `file` and applies `overrides` ("a.b=value", YAML on the right). Throws Error.
 Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides);
 
+/// A YAML file that gives this configuration again; without report and trace.
+std::string config_text(const Config& config);
+
 /// The same from text; `file` names it in messages and anchors relative paths. For tests, fuzzing.
 Config parse_config(const std::string& text, const std::filesystem::path& file,
                     const std::vector<std::string>& overrides);

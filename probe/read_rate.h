@@ -37,7 +37,8 @@ struct ReadSample {
   double bytes_per_second = 0;
 };
 
-/// Chunks and depths for `seconds` each, the median of three rounds, then the best of them in 4 KiB pages; best first.
+/// Chunks and depths for `seconds` each, the median of three rounds, then the best of them in 4 KiB
+/// pages; best first.
 /// `progress` is told what is done and what there is to do.
 std::vector<ReadSample> sweep_reads(const DirectFile& file, double seconds, const Clock& clock,
                                     const StopFlag& stop,

@@ -13,8 +13,7 @@ std::string complaint(const std::string& text, const std::vector<std::string>& o
   return test::error_of([&] { parse(text, overrides); });
 }
 
-TEST(Config, ReadsEveryKey) {
-  const Config c = parse(R"(
+constexpr const char* kEverything = R"(
 model: {path: m}
 device: host-discrete
 memory: {ram: 3GiB, gpu: 512MiB}
@@ -35,7 +34,10 @@ generate:
 score: {chunk: 32, context: 128, logprobs: false}
 report: out/r.json
 trace: /tmp/t.json
-)");
+)";
+
+TEST(Config, ReadsEveryKey) {
+  const Config c = parse(kEverything);
   EXPECT_EQ(c.model_path, "dir/m");
   EXPECT_EQ(c.device, "host-discrete");
   EXPECT_EQ(c.ram_bytes, 3 * kGiB);
@@ -62,6 +64,39 @@ trace: /tmp/t.json
   EXPECT_EQ(c.score_context_tokens, 128u);
   EXPECT_EQ(c.report, "dir/out/r.json");
   EXPECT_EQ(c.trace, "/tmp/t.json");
+}
+
+/// Every key that stands in the text comes back, whatever its value.
+TEST(Config, TextGivesTheConfigurationAgain) {
+  for (const std::string& text : {std::string("model: {path: m}\n"), std::string(kEverything)}) {
+    const Config before = parse(text);
+    const std::string written = config_text(before);
+    Config after = parse(written);
+    EXPECT_EQ(config_text(after), written);
+    EXPECT_EQ(after.ram_bytes, before.ram_bytes);
+    EXPECT_EQ(after.policy, before.policy);
+    ASSERT_EQ(after.overrides.size(), before.overrides.size());
+    for (size_t i = 0; i < after.overrides.size(); ++i) {
+      EXPECT_EQ(after.overrides[i].tier, before.overrides[i].tier);
+    }
+    EXPECT_EQ(after.io_engine, before.io_engine);
+    EXPECT_EQ(after.io_direct, before.io_direct);
+    EXPECT_EQ(after.io_chunk_bytes, before.io_chunk_bytes);
+    EXPECT_EQ(after.io_register_buffers, before.io_register_buffers);
+    EXPECT_EQ(after.stream_slots, before.stream_slots);
+    EXPECT_EQ(after.compute_threads, before.compute_threads);
+    EXPECT_EQ(after.prompt_math, before.prompt_math);
+    EXPECT_EQ(after.prompts, before.prompts);
+    EXPECT_EQ(after.prompt_token_ids, before.prompt_token_ids);
+    EXPECT_EQ(after.temperature, before.temperature);
+    EXPECT_EQ(after.ignore_eos, before.ignore_eos);
+    EXPECT_EQ(after.score_context_tokens, before.score_context_tokens);
+  }
+  Config odd = parse("model: {path: m}\nplacement: {ram_share: 0.3}\n");
+  odd.prompts = {"quotes \" and: colons", "two\nlines", ""};
+  const Config back = parse(config_text(odd));
+  EXPECT_EQ(back.prompts, odd.prompts);
+  EXPECT_EQ(back.ram_share, odd.ram_share);
 }
 
 TEST(Config, OverridesWin) {

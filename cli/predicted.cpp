@@ -1,4 +1,4 @@
-#include "cli/comparison.h"
+#include "cli/predicted.h"
 
 #include <fmt/format.h>
 
@@ -98,7 +98,8 @@ MeasuredPass measured_prompt(const std::vector<PassRecord>& passes, const Foreca
   return median_of(chosen);
 }
 
-std::string comparison_text(const Forecast& forecast, const std::vector<PassRecord>& passes) {
+std::string predicted_and_measured_text(const Forecast& forecast,
+                                        const std::vector<PassRecord>& passes) {
   Table table("llrrrl");
   table.row({"pass", "", "predicted", "measured", "", ""});
   add_rows(table, "prompt", forecast.prompt, measured_prompt(passes, forecast), forecast);
@@ -107,7 +108,7 @@ std::string comparison_text(const Forecast& forecast, const std::vector<PassReco
   return std::count(text.begin(), text.end(), '\n') > 1 ? text : "";
 }
 
-Json comparison_json(const Forecast& forecast, const std::vector<PassRecord>& passes) {
+Json predicted_and_measured_json(const Forecast& forecast, const std::vector<PassRecord>& passes) {
   Json json = forecast_json(forecast);
   json["measured"] = {
       {"decode", measured_json(measured_decode(passes, forecast), forecast.decode)},

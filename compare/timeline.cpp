@@ -1,4 +1,4 @@
-#include "cli/timeline.h"
+#include "compare/timeline.h"
 
 #include <fmt/format.h>
 
@@ -6,6 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "compare/svg.h"
 #include "core/error.h"
 #include "core/trace.h"
 #include "core/units.h"
@@ -102,29 +103,6 @@ std::vector<size_t> pack_rows(const std::vector<TimelineSpan>& spans, size_t* ro
   return row_of;
 }
 
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '<')
-      out += "&lt;";
-    else if (c == '&')
-      out += "&amp;";
-    else if (static_cast<unsigned char>(c) >= 0x20)
-      out += c;
-  }
-  return out;
-}
-
-/// 1, 2 or 5 times a power of ten, so that about eight ticks fit.
-double tick_step(double length) {
-  const double rough = length / 8;
-  const double power = std::pow(10.0, std::floor(std::log10(rough)));
-  for (const double factor : {1.0, 2.0, 5.0}) {
-    if (factor * power >= rough) return factor * power;
-  }
-  return 10 * power;
-}
-
 constexpr const char* kStyle =
     "<style>svg{font:12px system-ui,sans-serif;background:#fff}text{fill:#222}"
     ".g{stroke:#ddd}.l0{fill:#2f6fb7}.l1{fill:#8a5fbf}.l2{fill:#3b9461}.l3{fill:#c9622e}"
@@ -198,7 +176,7 @@ std::string timeline_svg(const Timeline& timeline) {
     y += static_cast<double>(rows) * kRowHeight + kLaneGap;
   }
   std::string grid;
-  const double step = tick_step(length);
+  const double step = tick_step(length, 8);
   for (int tick = 0; tick * step <= length; ++tick) {
     const double at = tick * step;
     const double x = x_of(timeline.begin_us + at);

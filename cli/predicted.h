@@ -24,9 +24,10 @@ MeasuredPass measured_decode(const std::vector<PassRecord>& passes, const Foreca
 MeasuredPass measured_prompt(const std::vector<PassRecord>& passes, const Forecast& forecast);
 
 /// A table; empty when nothing can be compared.
-std::string comparison_text(const Forecast& forecast, const std::vector<PassRecord>& passes);
+std::string predicted_and_measured_text(const Forecast& forecast,
+                                        const std::vector<PassRecord>& passes);
 /// The prediction and what was measured.
-nlohmann::ordered_json comparison_json(const Forecast& forecast,
-                                       const std::vector<PassRecord>& passes);
+nlohmann::ordered_json predicted_and_measured_json(const Forecast& forecast,
+                                                   const std::vector<PassRecord>& passes);
 
 }  // namespace spillway

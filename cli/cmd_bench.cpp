@@ -1,0 +1,322 @@
+// spillway bench: RAM or NVMe, and how much of each, measured on this model and machine.
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <ctime>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "cli/terminal.h"
+#include "compare/child.h"
+#include "compare/memory_group.h"
+#include "compare/page.h"
+#include "compare/page_cache.h"
+#include "compare/timeline.h"
+#include "core/error.h"
+#include "core/units.h"
+#include "io/json_strict.h"
+#include "kernels/host/cpu_features.h"
+#include "probe/hardware.h"
+
+namespace spillway {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint64_t kMaxReportBytes = 64 * kMiB;
+/// More of the model than this in the page cache when the mmap arm starts is worth a word.
+constexpr uint64_t kCachedBytes = 64 * kMiB;
+
+struct BenchOptions {
+  std::string config;
+  std::vector<std::string> overrides;
+  std::string out = "spillway-bench";
+  std::vector<std::string> sweeps = {"memory", "decode", "prompt"};
+  SweepOptions sweep;
+  uint32_t repeats = 3;
+  bool json = false;
+  bool quiet = false;
+};
+
+void write_file(const fs::path& file, const std::string& text) {
+  std::ofstream out(file);
+  out << text;
+  out.close();
+  if (!out) throw Error(fmt::format("cannot write {}: {}", file.string(), errno_text(errno)));
+}
+
+fs::path make_folder(const std::string& out) {
+  const fs::path folder = fs::absolute(out);
+  std::error_code error;
+  fs::create_directories(folder / "arms", error);
+  if (error) throw Error(fmt::format("--out {}: {}", out, error.message()));
+  write_file(folder / "bench.json", "");  // fails now rather than after half an hour
+  return folder;
+}
+
+/// Runs the arms, round after round, so that drift hits all alike.
+class BenchRun {
+ public:
+  BenchRun(const BenchOptions& options, const Model& model, fs::path folder, const StopFlag& stop,
+           const Clock& clock, Progress& progress)
+      : options_(options),
+        model_(model),
+        folder_(std::move(folder)),
+        stop_(stop),
+        clock_(clock),
+        progress_(progress),
+        begin_ns_(clock.now_ns()) {}
+
+  void run(Comparison& comparison) {
+    open_group(comparison);
+    const size_t total = comparison.arms.size() * options_.repeats;
+    for (uint32_t round = 0; round < options_.repeats; ++round) {
+      for (ArmResult& result : comparison.arms) {
+        ++position_;
+        if (stop_.requested() || !result.skipped.empty()) continue;
+        show(result.arm.title(), round, total);
+        measure(result, comparison);
+      }
+    }
+    comparison.interrupted = stop_.requested();
+    if (!stop_.requested()) draw_timeline(comparison);
+    progress_.clear();
+  }
+
+ private:
+  /// Without a group nothing bounds the page cache: mmap would have the whole machine.
+  void open_group(Comparison& comparison) {
+    std::string refusal;
+    try {
+      group_ = std::make_unique<MemoryGroup>();
+    } catch (const Error& error) {
+      refusal = error.what();
+    }
+    for (ArmResult& result : comparison.arms) {
+      if (group_ == nullptr && result.arm.mapped) result.skipped = refusal;
+    }
+    if (!refusal.empty()) comparison.notes.push_back("mmap was not measured: " + refusal);
+  }
+
+  void show(const std::string& title, uint32_t round, size_t total) {
+    const double elapsed = seconds(clock_.now_ns() - begin_ns_);
+    std::string left;
+    if (measured_ > 0) {
+      const auto remaining = static_cast<double>(total - position_ + 1);
+      left = fmt::format(", {} left",
+                         format_duration(elapsed / static_cast<double>(measured_) * remaining));
+    }
+    progress_.show(fmt::format("{}/{}: {} (round {} of {}), {} passed{}", position_, total, title,
+                               round + 1, options_.repeats, format_duration(elapsed), left));
+  }
+
+  void measure(ArmResult& result, Comparison& comparison) {
+    const Arm& arm = result.arm;
+    const fs::path config = folder_ / "arms" / (arm.name() + ".yaml");
+    const fs::path report = folder_ / "arms" / (arm.name() + ".json");
+    try {
+      write_file(config, config_text(arm.config));
+      const ChildResult child =
+          run_arm(arm, {"run", config.string(), "--quiet", "--report", report.string()});
+      if (stop_.requested()) return;
+      if (child.exit_code != 0) {
+        result.skipped = reason(child);
+      } else {
+        result.samples.push_back(sample_of(load_json_strict(report, kMaxReportBytes), arm.sweep));
+        ++measured_;
+      }
+    } catch (const Error& error) {
+      result.skipped = error.what();
+    }
+    if (cached_bytes_ > kCachedBytes && !std::exchange(said_cached_, true)) {
+      comparison.notes.push_back(fmt::format(
+          "{} of the model stayed in the page cache before an mmap arm (another process "
+          "maps it), which helps mmap",
+          format_bytes(cached_bytes_)));
+    }
+  }
+
+  ChildResult run_arm(const Arm& arm, std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), fs::read_symlink("/proc/self/exe").string());
+    const fs::path log = folder_ / "arms" / (arm.name() + ".log");
+    if (arm.sweep != Sweep::kMemory || group_ == nullptr) {
+      return run_child(arguments, {}, log, stop_);
+    }
+    if (arm.mapped) {
+      cached_bytes_ = 0;
+      for (const DirectFile& file : model_.checkpoint.files()) {
+        cached_bytes_ += drop_cached(file.info().path);
+      }
+    }
+    group_->limit(arm.memory_bytes + kCodeBytes);
+    return run_child(arguments, group_->joining_file(), log, stop_);
+  }
+
+  static std::string reason(const ChildResult& child) {
+    if (child.exit_code == 128 + 9) return "killed: its memory limit is too small for it";
+    const std::string prefix = "spillway: ";
+    const std::string& line = child.last_line;
+    if (line.rfind(prefix, 0) == 0) return line.substr(prefix.size());
+    return fmt::format("ended with exit code {}: {}", child.exit_code, line);
+  }
+
+  /// One more process of the arm with half of the layers in RAM, for its trace.
+  void draw_timeline(Comparison& comparison) {
+    for (const ArmResult& result : comparison.arms) {
+      const Arm& arm = result.arm;
+      if (arm.sweep != Sweep::kDecode || arm.ram_share != 0.5 || !result.measured()) continue;
+      progress_.show("timeline of one pass");
+      const fs::path trace = folder_ / "arms" / "trace.json";
+      try {
+        run_arm(arm, {"run", (folder_ / "arms" / (arm.name() + ".yaml")).string(), "--quiet",
+                      "--trace", trace.string()});
+        const auto json = load_json_strict(trace, kMaxReportBytes);
+        comparison.timeline_svg = timeline_svg(cut_timeline(json, 0, trace.string()));
+      } catch (const Error& error) {
+        comparison.notes.push_back(fmt::format("no timeline: {}", error.what()));
+      }
+      return;
+    }
+  }
+
+  const BenchOptions& options_;
+  const Model& model_;
+  fs::path folder_;
+  const StopFlag& stop_;
+  const Clock& clock_;
+  Progress& progress_;
+  int64_t begin_ns_;
+  std::unique_ptr<MemoryGroup> group_;
+  size_t position_ = 0;
+  size_t measured_ = 0;
+  uint64_t cached_bytes_ = 0;
+  bool said_cached_ = false;
+};
+
+std::string results_text(const Comparison& comparison) {
+  Table table("lrrrrrl");
+  table.row({"arm", "min s", "median s", "max s", "tokens/s", "read/pass", "predicted"});
+  std::string skipped;
+  for (const ArmResult& result : comparison.arms) {
+    const std::string title = result.arm.title();
+    if (!result.skipped.empty()) skipped += fmt::format("skipped: {}: {}\n", title, result.skipped);
+    if (!result.measured()) continue;
+    const Spread seconds = result.seconds();
+    const double predicted = result.predicted_seconds();
+    table.row(
+        {title, fmt::format("{:.3f}", seconds.low), fmt::format("{:.3f}", seconds.median),
+         fmt::format("{:.3f}", seconds.high), fmt::format("{:.3g}", result.tokens_per_second()),
+         format_bytes(static_cast<uint64_t>(result.nvme_bytes())),
+         predicted > 0
+             ? fmt::format("{:.3f} s, {:+.0f} %", predicted, 100 * (seconds.median / predicted - 1))
+             : "-"});
+  }
+  std::string text = table.text() + "\n" + skipped;
+  for (const std::string& line : findings(comparison)) text += line + "\n";
+  for (const std::string& note : comparison.notes) text += "note: " + note + "\n";
+  return text;
+}
+
+void write_results(const fs::path& folder, const Comparison& comparison) {
+  write_file(folder / "bench.json", comparison_json(comparison).dump(1) + "\n");
+  write_file(folder / "bench.csv", comparison_csv(comparison));
+  write_file(folder / "bench.html", comparison_page(comparison));
+  const std::string picture = chart_svg(memory_chart(comparison));
+  if (!picture.empty()) write_file(folder / "memory.svg", picture);
+}
+
+Sweep sweep_of(const std::string& name) {
+  return name == "decode" ? Sweep::kDecode : name == "prompt" ? Sweep::kPrompt : Sweep::kMemory;
+}
+
+int bench(BenchOptions options, const StopFlag& stop) {
+  options.sweep.sweeps.clear();
+  for (const std::string& name : options.sweeps) options.sweep.sweeps.push_back(sweep_of(name));
+  Comparison comparison;
+  const NoticeSink notice = stderr_notices();
+  const Config config = load_config(options.config, options.overrides);
+  const Model model = open_model(config.model_path, config.io_direct, notice);
+  {
+    const Machine machine = open_machine(config, notice);
+    for (Arm& arm : make_arms(config, model, machine, options.sweep)) {
+      comparison.arms.push_back({std::move(arm), {}, ""});
+    }
+    comparison.machine = fmt::format(
+        "{}, {} cores; {}; {} on {}", cpu_name(), usable_cores(), machine.ops->description(),
+        file_system_name(config.model_path), drive_name(config.model_path));
+  }  // a GPU is the arms' from here on
+  comparison.model = fmt::format("{}, {} layers, {}", model.config.architecture,
+                                 model.config.layers, format_bytes(model.weights.weight_bytes));
+  comparison.measured_at = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
+  comparison.version = SPILLWAY_VERSION;
+  comparison.repeats = options.repeats;
+  const fs::path folder = make_folder(options.out);
+  const SteadyClock clock;
+  Progress progress(clock, options.quiet);
+  BenchRun(options, model, folder, stop, clock, progress).run(comparison);
+  write_results(folder, comparison);
+  if (options.json) {
+    fmt::print("{}\n", comparison_json(comparison).dump(1));
+  } else {
+    fmt::print("{}\nwritten: {}/bench.html, bench.json, bench.csv; arms/ holds every arm's YAML\n",
+               results_text(comparison), options.out);
+  }
+  if (comparison.interrupted) return kExitInterrupted;
+  const bool any = std::any_of(comparison.arms.begin(), comparison.arms.end(),
+                               [](const ArmResult& result) { return result.measured(); });
+  if (!any) throw Error("no arm could run; the reasons stand above");
+  return 0;
+}
+
+}  // namespace
+
+void add_bench_command(CommandContext& context) {
+  auto options = std::make_shared<BenchOptions>();
+  CLI::App* command = context.app.add_subcommand(
+      "bench",
+      "Compare RAM with NVMe on this model and machine: shares, batches, memory budgets, and mmap "
+      "over the same kernels");
+  command
+      ->add_option("CONFIG", options->config,
+                   "YAML file (configs/README.md); its placement, budgets and prompts are not used")
+      ->required();
+  command->add_option("--set", options->overrides, "Override a key: --set device=host")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command->add_option("--out", options->out, "Folder for bench.html, .json, .csv and the arms")
+      ->capture_default_str();
+  command->add_option("--sweeps", options->sweeps, "Any of memory, decode, prompt")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"memory", "decode", "prompt"}))
+      ->capture_default_str();
+  command->add_option("--repeats", options->repeats, "Processes per arm, interleaved")
+      ->check(CLI::Range(1u, 100u))
+      ->capture_default_str();
+  command->add_option("--shares", options->sweep.ram_percents, "Percent of the layers in RAM")
+      ->delimiter(',')
+      ->check(CLI::Range(0u, 100u))
+      ->capture_default_str();
+  command->add_option("--batches", options->sweep.batches, "Sequences per batch")
+      ->delimiter(',')
+      ->check(CLI::Range(1u, 4096u))
+      ->capture_default_str();
+  command->add_option("--memory-points", options->sweep.memory_points, "Budgets, from least to all")
+      ->check(CLI::Range(1u, 100u))
+      ->capture_default_str();
+  command->add_option("--tokens", options->sweep.new_tokens, "Decode passes that count")
+      ->check(CLI::Range(1u, 10000u))
+      ->capture_default_str();
+  command->add_option("--prompt-tokens", options->sweep.prompt_tokens, "Length of the prompt")
+      ->check(CLI::Range(1u, 1u << 20))
+      ->capture_default_str();
+  command->add_flag("--json", options->json, "Print the results as JSON");
+  command->add_flag("--quiet", options->quiet, "No progress");
+  context.on(command,
+             [options, &context_stop = context.stop] { return bench(*options, context_stop); });
+}
+
+}  // namespace spillway

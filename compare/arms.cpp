@@ -1,0 +1,144 @@
+#include "compare/arms.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/units.h"
+#include "model/generate.h"
+
+namespace spillway {
+namespace {
+
+/// Short prompts: only their decode passes count.
+constexpr uint32_t kShortPrompt = 2;
+
+std::vector<int64_t> some_ids(uint32_t count, uint32_t sequence, uint32_t vocab) {
+  std::vector<int64_t> ids;
+  for (uint32_t i = 0; i < count; ++i) {
+    ids.push_back((uint64_t{i} * 7919 + uint64_t{sequence} * 104729) % vocab);
+  }
+  return ids;
+}
+
+/// The user's device, readers and kernels; work and placement are the arm's.
+Config base_config(const Config& config, const Model& model, uint32_t sequences,
+                   uint32_t prompt_tokens, uint32_t new_tokens) {
+  Config base = config;
+  base.prompts.clear();
+  base.prompt_token_ids.clear();
+  for (uint32_t i = 0; i < sequences; ++i) {
+    base.prompt_token_ids.push_back(some_ids(prompt_tokens, i, model.config.vocab));
+  }
+  base.max_new_tokens = new_tokens;
+  base.prefill_chunk_tokens = std::max(config.prefill_chunk_tokens, sequences);
+  base.temperature = 0;
+  base.ignore_eos = true;
+  base.policy = PlacementPolicy::kAuto;
+  base.ram_share.reset();
+  base.overrides.clear();
+  base.io_direct = DirectChoice::kOn;  // a read from the page cache is not one from the drive
+  base.report.clear();
+  base.trace.clear();
+  return base;
+}
+
+Arm share_arm(Sweep sweep, uint32_t percent, uint32_t batch, Config base) {
+  Arm arm;
+  arm.sweep = sweep;
+  arm.ram_share = percent / 100.0;
+  arm.batch = batch;
+  arm.config = std::move(base);
+  arm.config.ram_bytes.reset();  // shares compare placements, not budgets
+  arm.config.ram_share = arm.ram_share;
+  if (percent == 100) arm.config.io_direct = DirectChoice::kAuto;  // reads nothing while it counts
+  return arm;
+}
+
+/// RAM that a placement takes when nothing bounds it.
+uint64_t planned_ram(Config config, const Model& model, const Machine& machine) {
+  config.ram_bytes = uint64_t{1} << 50;
+  const Workload workload = generation_workload(config, model, make_prompts(config, model));
+  return plan_run(config, model, machine, workload).stream.placement.ram_planned_bytes;
+}
+
+void add_memory_arms(std::vector<Arm>& arms, const Config& base, const Model& model,
+                     const Machine& machine, const SweepOptions& options) {
+  Config least = base;
+  least.ram_share = 0;
+  if (!least.stream_slots) least.stream_slots = 2;
+  Config most = base;
+  most.policy = PlacementPolicy::kRam;
+  const uint64_t low = planned_ram(least, model, machine);
+  const uint64_t high = planned_ram(most, model, machine);
+  for (uint32_t i = 0; i < options.memory_points; ++i) {
+    const uint64_t span = (high - low) / kHugePageBytes;
+    const uint64_t step = options.memory_points == 1 ? 0 : span * i / (options.memory_points - 1);
+    for (const bool mapped : {false, true}) {
+      Arm arm;
+      arm.sweep = Sweep::kMemory;
+      arm.mapped = mapped;
+      arm.memory_bytes = align_up(low, kHugePageBytes) + step * kHugePageBytes;
+      arm.config = base;
+      arm.config.ram_bytes = arm.memory_bytes;
+      if (mapped) {
+        arm.config.io_engine = EngineChoice::kMmap;
+        arm.config.io_direct = DirectChoice::kAuto;
+      }
+      arms.push_back(std::move(arm));
+    }
+  }
+}
+
+}  // namespace
+
+const char* sweep_name(Sweep sweep) {
+  return sweep == Sweep::kDecode ? "decode" : sweep == Sweep::kPrompt ? "prompt" : "memory";
+}
+
+std::string Arm::name() const {
+  if (sweep == Sweep::kMemory) {
+    return fmt::format("memory-{}MiB-{}", memory_bytes / kMiB, mapped ? "mmap" : "spillway");
+  }
+  return fmt::format("{}-ram{:.0f}-batch{}", sweep_name(sweep), 100 * ram_share, batch);
+}
+
+std::string Arm::title() const {
+  if (sweep == Sweep::kMemory) {
+    return fmt::format("decode in {}, {}", format_bytes(memory_bytes),
+                       mapped ? "mmap" : "Spillway");
+  }
+  return fmt::format("{}, {:.0f} % in RAM, batch {}", sweep_name(sweep), 100 * ram_share, batch);
+}
+
+std::vector<Arm> make_arms(const Config& config, const Model& model, const Machine& machine,
+                           const SweepOptions& options) {
+  const uint32_t context = model.config.context;
+  if (context < kShortPrompt + 3) throw Error("the model's context is too short to compare");
+  // One pass more than count: the first follows the prompt.
+  const uint32_t new_tokens = std::min(options.new_tokens + 2, context - kShortPrompt);
+  const auto decoding = [&](uint32_t batch) {
+    return base_config(config, model, batch, kShortPrompt, new_tokens);
+  };
+  std::vector<Arm> arms;
+  for (const Sweep sweep : options.sweeps) {
+    if (sweep == Sweep::kMemory) {
+      add_memory_arms(arms, decoding(1), model, machine, options);
+      continue;
+    }
+    for (const uint32_t percent : options.ram_percents) {
+      if (sweep == Sweep::kPrompt) {
+        const uint32_t tokens = std::min(options.prompt_tokens, context - 1);
+        arms.push_back(share_arm(sweep, percent, 1, base_config(config, model, 1, tokens, 1)));
+        continue;
+      }
+      for (const uint32_t batch : options.batches) {
+        arms.push_back(share_arm(sweep, percent, batch, decoding(batch)));
+      }
+    }
+  }
+  return arms;
+}
+
+}  // namespace spillway

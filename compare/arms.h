@@ -1,0 +1,43 @@
+// What a comparison runs: arms as plain data, from a configuration and what the model needs.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "model/runtime.h"
+
+namespace spillway {
+
+/// kDecode and kPrompt vary the share of the layers in RAM, kMemory the memory.
+enum class Sweep { kDecode, kPrompt, kMemory };
+const char* sweep_name(Sweep sweep);
+
+struct Arm {
+  Sweep sweep = Sweep::kDecode;
+  bool mapped = false;        ///< the baseline: the same kernels on a mapping of the files
+  double ram_share = 0;       ///< wanted; kDecode and kPrompt
+  uint32_t batch = 1;         ///< sequences
+  uint64_t memory_bytes = 0;  ///< kMemory: memory.ram, and the limit of the control group less code
+  Config config;              ///< what the arm's process runs
+  std::string name() const;   ///< "decode-ram75-batch4": also a file name
+  std::string title() const;  ///< "decode, 75 % in RAM, batch 4"
+};
+
+struct SweepOptions {
+  std::vector<Sweep> sweeps = {Sweep::kMemory, Sweep::kDecode, Sweep::kPrompt};
+  std::vector<uint32_t> ram_percents = {100, 75, 50, 25, 0};
+  std::vector<uint32_t> batches = {1, 4, 16, 64};
+  uint32_t memory_points = 6;
+  uint32_t new_tokens = 5;  ///< decode passes that count; one more comes before
+  uint32_t prompt_tokens = 512;
+};
+
+/// What code and libraries take beside memory.ram, as docs/ARCHITECTURE.md promises.
+inline constexpr uint64_t kCodeBytes = uint64_t{96} << 20;
+
+/// Arms of all sweeps, in the order in which they run. Budgets and placement are the arms' own, not
+/// the configuration's. Throws Error when the model cannot run at all.
+std::vector<Arm> make_arms(const Config& config, const Model& model, const Machine& machine,
+                           const SweepOptions& options);
+
+}  // namespace spillway

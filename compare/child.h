@@ -1,0 +1,24 @@
+// Runs one program to its end and says how it ended. One thread.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "core/stop.h"
+
+namespace spillway {
+
+struct ChildResult {
+  int exit_code = 0;      ///< 128 + signal when one ended it
+  std::string last_line;  ///< of its stderr that says anything
+};
+
+/// `joining_file`: where the child writes its process id before it becomes the program (a control
+/// group); empty = nowhere. Its stdout is dropped, its stderr goes through `log`. A stop request
+/// interrupts it (SIGINT) and waits for its end. Throws Error when it cannot be started.
+ChildResult run_child(const std::vector<std::string>& arguments,
+                      const std::filesystem::path& joining_file, const std::filesystem::path& log,
+                      const StopFlag& stop);
+
+}  // namespace spillway

@@ -1,0 +1,232 @@
+#include "compare/page.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <map>
+#include <set>
+
+#include "compare/svg.h"
+#include "core/units.h"
+
+namespace spillway {
+namespace {
+
+constexpr double kGiBBytes = static_cast<double>(kGiB);
+
+const char* engine_name(const Arm& arm) {
+  return arm.mapped ? "mmap" : "Spillway";
+}
+
+ChartPoint point_of(const ArmResult& result, double x) {
+  const Spread seconds = result.seconds();
+  return {x, seconds.median, seconds.low, seconds.high};
+}
+
+/// Measured arms of a sweep, as lines in the order in which `line_of` first names them.
+std::vector<ChartLine> lines_of(const Comparison& comparison, Sweep sweep,
+                                const std::function<std::string(const Arm&)>& line_of,
+                                const std::function<ChartPoint(const ArmResult&)>& point) {
+  std::vector<ChartLine> lines;
+  for (const ArmResult& result : comparison.arms) {
+    if (result.arm.sweep != sweep || !result.measured()) continue;
+    const std::string name = line_of(result.arm);
+    auto line = std::find_if(lines.begin(), lines.end(),
+                             [&](const ChartLine& l) { return l.name == name; });
+    if (line == lines.end()) line = lines.insert(lines.end(), ChartLine{name, {}, true});
+    line->points.push_back(point(result));
+  }
+  for (ChartLine& line : lines) {
+    std::sort(line.points.begin(), line.points.end(),
+              [](const ChartPoint& a, const ChartPoint& b) { return a.x < b.x; });
+  }
+  return lines;
+}
+
+std::string table_row(const std::vector<std::string>& cells, const char* tag) {
+  std::string row = "<tr>";
+  for (const std::string& cell : cells) row += fmt::format("<{0}>{1}</{0}>", tag, escaped(cell));
+  return row + "</tr>\n";
+}
+
+std::string results_table(const Comparison& comparison) {
+  std::string rows;
+  for (const ArmResult& result : comparison.arms) {
+    std::vector<std::string> cells = {result.arm.title()};
+    if (result.measured()) {
+      const Spread seconds = result.seconds();
+      cells.push_back(
+          fmt::format("{:.3g} / {:.3g} / {:.3g}", seconds.low, seconds.median, seconds.high));
+      cells.push_back(fmt::format("{:.3g}", result.tokens_per_second()));
+      cells.push_back(format_bytes(static_cast<uint64_t>(result.nvme_bytes())));
+      cells.push_back(
+          result.predicted_seconds() > 0 ? fmt::format("{:.3g}", result.predicted_seconds()) : "-");
+      cells.push_back(result.skipped);
+    } else {
+      cells.insert(cells.end(), {"-", "-", "-", "-", result.skipped});
+    }
+    rows += table_row(cells, "td");
+  }
+  return "<div class=\"wide\"><table>\n" +
+         table_row({"arm", "s per pass (min / median / max)", "tokens/s", "read per pass",
+                    "predicted s", "note"},
+                   "th") +
+         rows + "</table></div>\n";
+}
+
+std::string figure(const std::string& svg, const std::string& caption) {
+  if (svg.empty()) return "";
+  return fmt::format("<figure>{}<figcaption>{}</figcaption></figure>\n", svg, escaped(caption));
+}
+
+constexpr const char* kPageStyle =
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:760px;margin:0 auto;padding:16px;"
+    "color:#222;background:#fff}h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}"
+    "figure{margin:1.5em 0}svg{width:100%;height:auto}figcaption{color:#666;font-size:.9em}"
+    ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85em;white-space:nowrap}"
+    "td,th{padding:3px 10px 3px 0;text-align:left;border-bottom:1px solid #ddd}"
+    "dl{display:grid;grid-template-columns:auto 1fr;gap:2px 14px}dd{margin:0}"
+    "@media(prefers-color-scheme:dark){body{color:#ddd;background:#16181c}"
+    "td,th{border-color:#33363d}figcaption{color:#9aa0a8}}"
+    "@media print{body{max-width:none;color:#000;background:#fff}figure{break-inside:avoid}"
+    ".wide{overflow:visible}table{white-space:normal}}";
+
+}  // namespace
+
+Chart memory_chart(const Comparison& comparison) {
+  return {"One token, by memory",
+          "memory, GiB",
+          "seconds per token",
+          lines_of(
+              comparison, Sweep::kMemory, [](const Arm& arm) { return engine_name(arm); },
+              [](const ArmResult& result) {
+                return point_of(result, static_cast<double>(result.arm.memory_bytes) / kGiBBytes);
+              }),
+          {},
+          false,
+          false};
+}
+
+Chart share_chart(const Comparison& comparison) {
+  Chart chart{"Decode throughput, by the share of the layers in RAM",
+              "share in RAM, %",
+              "tokens per second",
+              {},
+              {0, 25, 50, 75, 100},
+              false,
+              false};
+  chart.lines = lines_of(
+      comparison, Sweep::kDecode, [](const Arm& arm) { return fmt::format("batch {}", arm.batch); },
+      [](const ArmResult& result) {
+        const Spread seconds = result.seconds();
+        const double tokens = result.samples[0].tokens;
+        return ChartPoint{100 * result.arm.ram_share, tokens / seconds.median,
+                          tokens / seconds.high, tokens / seconds.low};
+      });
+  return chart;
+}
+
+Chart batch_chart(const Comparison& comparison) {
+  Chart chart{
+      "Time of a decode pass, by batch", "sequences", "seconds per pass", {}, {}, true, false};
+  chart.lines = lines_of(
+      comparison, Sweep::kDecode,
+      [](const Arm& arm) { return fmt::format("{:.0f} % in RAM", 100 * arm.ram_share); },
+      [](const ArmResult& result) { return point_of(result, result.arm.batch); });
+  std::set<double> batches;
+  for (const ChartLine& line : chart.lines) {
+    for (const ChartPoint& point : line.points) batches.insert(point.x);
+  }
+  chart.x_ticks.assign(batches.begin(), batches.end());
+  return chart;
+}
+
+Chart prediction_chart(const Comparison& comparison) {
+  Chart chart{"Measured against predicted",
+              "predicted seconds per pass",
+              "measured seconds per pass",
+              {},
+              {},
+              false,
+              true};
+  for (const Sweep sweep : {Sweep::kMemory, Sweep::kDecode}) {
+    ChartLine line{sweep == Sweep::kMemory ? "memory sweep" : "shares and batches", {}, false};
+    for (const ArmResult& result : comparison.arms) {
+      if (result.arm.sweep != sweep || !result.measured()) continue;
+      if (result.predicted_seconds() <= 0) continue;
+      line.points.push_back(point_of(result, result.predicted_seconds()));
+    }
+    if (!line.points.empty()) chart.lines.push_back(std::move(line));
+  }
+  return chart;
+}
+
+std::vector<std::string> findings(const Comparison& comparison) {
+  std::vector<std::string> lines;
+  std::map<uint64_t, std::pair<double, double>> by_memory;  // seconds of Spillway, of mmap
+  double worst = 0;
+  uint32_t predicted = 0;
+  uint32_t within = 0;
+  for (const ArmResult& result : comparison.arms) {
+    if (!result.measured()) continue;
+    const double seconds = result.seconds().median;
+    if (result.arm.sweep == Sweep::kMemory) {
+      auto& pair = by_memory[result.arm.memory_bytes];
+      (result.arm.mapped ? pair.second : pair.first) = seconds;
+    }
+    if (result.predicted_seconds() <= 0) continue;
+    const double off = std::abs(seconds / result.predicted_seconds() - 1);
+    ++predicted;
+    within += off <= 0.1 ? 1 : 0;
+    worst = std::max(worst, off);
+  }
+  for (const auto& [memory, pair] : by_memory) {
+    if (pair.first <= 0 || pair.second <= 0) continue;
+    lines.push_back(fmt::format("in {}: {:.3g} s per token, mmap {:.3g} s: {:.2g} times",
+                                format_bytes(memory), pair.first, pair.second,
+                                pair.second / pair.first));
+  }
+  if (predicted > 0) {
+    lines.push_back(fmt::format(
+        "{} of {} predictions within 10 % of the measured median; the farthest {:.0f} %", within,
+        predicted, 100 * worst));
+  }
+  return lines;
+}
+
+std::string comparison_page(const Comparison& comparison) {
+  std::string list;
+  for (const std::string& line : findings(comparison)) {
+    list += fmt::format("<li>{}</li>\n", escaped(line));
+  }
+  for (const std::string& note : comparison.notes) {
+    list += fmt::format("<li>{}</li>\n", escaped(note));
+  }
+  const std::string charts =
+      figure(chart_svg(memory_chart(comparison)),
+             "The same kernels on the same bytes, each process in a memory control group of that "
+             "size. mmap leaves the choice to the page cache.") +
+      figure(chart_svg(share_chart(comparison)), "Bars: slowest and fastest repeat.") +
+      figure(chart_svg(batch_chart(comparison)),
+             "While the drive is the limit, more sequences cost little.") +
+      figure(chart_svg(prediction_chart(comparison)),
+             "On the dashed line: as predicted; between the thin ones: within 10 %.") +
+      figure(comparison.timeline_svg,
+             "One decode pass, half of the layers in RAM: reads, computing, waiting.");
+  return fmt::format(
+      "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
+      "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">"
+      "<meta name=\"color-scheme\" content=\"light dark\"><title>RAM or NVMe</title>"
+      "<style>{}</style></head><body>\n<h1>RAM or NVMe, and how much of each</h1>\n"
+      "<dl><dt>model</dt><dd>{}</dd><dt>machine</dt><dd>{}</dd><dt>measured</dt><dd>{}, {} "
+      "repeat{}{}</dd><dt>version</dt><dd>{}</dd></dl>\n<ul>{}</ul>\n{}<h2>All figures</h2>\n{}"
+      "</body></html>\n",
+      kPageStyle, escaped(comparison.model), escaped(comparison.machine),
+      escaped(comparison.measured_at), comparison.repeats, comparison.repeats == 1 ? "" : "s",
+      comparison.interrupted ? ", stopped early" : "", escaped(comparison.version), list, charts,
+      results_table(comparison));
+}
+
+}  // namespace spillway

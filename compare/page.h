@@ -1,0 +1,25 @@
+// A comparison as pictures and as one HTML page: no network, light and dark, phone and print.
+// Pure functions.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "compare/chart.h"
+#include "compare/results.h"
+
+namespace spillway {
+
+/// Seconds per token against memory; tokens per second against the share in RAM; seconds per pass
+/// against batch; measured against predicted. A chart without data has no lines.
+Chart memory_chart(const Comparison& comparison);
+Chart share_chart(const Comparison& comparison);
+Chart batch_chart(const Comparison& comparison);
+Chart prediction_chart(const Comparison& comparison);
+
+/// What the figures say, a sentence each.
+std::vector<std::string> findings(const Comparison& comparison);
+
+std::string comparison_page(const Comparison& comparison);
+
+}  // namespace spillway

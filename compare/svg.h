@@ -1,0 +1,14 @@
+// What charts and timelines share: text that is safe in XML, round axis steps.
+#pragma once
+
+#include <string>
+
+namespace spillway {
+
+/// Text for XML and HTML; control characters are dropped.
+std::string escaped(const std::string& text);
+
+/// 1, 2 or 5 times a power of ten, so that about `ticks` of them fit `length` > 0.
+double tick_step(double length, int ticks);
+
+}  // namespace spillway
