@@ -35,6 +35,7 @@ struct BenchOptions {
   std::string config;
   std::vector<std::string> overrides;
   std::string out = "spillway-bench";
+  std::vector<std::string> budgets;
   std::vector<std::string> sweeps = {"memory", "decode", "prompt"};
   SweepOptions sweep;
   uint32_t repeats = 3;
@@ -56,6 +57,20 @@ fs::path make_folder(const std::string& out) {
   if (error) throw Error(fmt::format("--out {}: {}", out, error.message()));
   write_file(folder / "bench.json", "");  // fails now rather than after half an hour
   return folder;
+}
+
+/// Some systems take O_DIRECT on tmpfs; no read there is the drive's all the same.
+void skip_reads_of_memory(const fs::path& model, Comparison& comparison) {
+  const std::string system = file_system_name(model);
+  if (system != "tmpfs" && system != "ramfs") return;
+  for (ArmResult& result : comparison.arms) {
+    const bool reads = result.arm.sweep == Sweep::kMemory || result.arm.ram_share < 1;
+    if (!reads) continue;
+    result.skipped = fmt::format(
+        "the model lies in memory ({}), so that no read of it is one of a drive; put it on ext4 or "
+        "xfs",
+        system);
+  }
 }
 
 /// Runs the arms, round after round, so that drift hits all alike.
@@ -236,6 +251,9 @@ Sweep sweep_of(const std::string& name) {
 int bench(BenchOptions options, const StopFlag& stop) {
   options.sweep.sweeps.clear();
   for (const std::string& name : options.sweeps) options.sweep.sweeps.push_back(sweep_of(name));
+  for (const std::string& budget : options.budgets) {
+    options.sweep.memory_bytes.push_back(*parse_size(budget));  // the command line was checked
+  }
   Comparison comparison;
   const NoticeSink notice = stderr_notices();
   const Config config = load_config(options.config, options.overrides);
@@ -254,6 +272,7 @@ int bench(BenchOptions options, const StopFlag& stop) {
   comparison.measured_at = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
   comparison.version = SPILLWAY_VERSION;
   comparison.repeats = options.repeats;
+  skip_reads_of_memory(config.model_path, comparison);
   const fs::path folder = make_folder(options.out);
   const SteadyClock clock;
   Progress progress(clock, options.quiet);
@@ -307,6 +326,11 @@ void add_bench_command(CommandContext& context) {
   command->add_option("--memory-points", options->sweep.memory_points, "Budgets, from least to all")
       ->check(CLI::Range(1u, 100u))
       ->capture_default_str();
+  command->add_option("--budgets", options->budgets, "These budgets instead: 3GiB,6GiB")
+      ->delimiter(',')
+      ->check([](const std::string& text) {
+        return parse_size(text) ? std::string() : "expected a size such as 3GiB, got " + text;
+      });
   command->add_option("--tokens", options->sweep.new_tokens, "Decode passes that count")
       ->check(CLI::Range(1u, 10000u))
       ->capture_default_str();

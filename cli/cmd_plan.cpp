@@ -36,11 +36,11 @@ int plan(const PlanOptions& options) {
   const Machine machine = open_machine(config, notice);
   const Workload workload = workload_of(config, model);
   const auto known = find_rates(options.profile, model, machine, notice);
-  auto [plan, forecast] =
+  PlannedRun planned =
       plan_with(known, config, model, machine, workload, work_amount(config, workload));
-  if (forecast) {
-    add_what_more_memory_brings(*forecast, *known, config, model, machine, plan, workload);
-  }
+  if (planned.forecast) add_what_more_memory_brings(planned, *known, model, machine, workload);
+  const RunPlan& plan = planned.plan;
+  const auto& forecast = planned.forecast;
   if (!options.json) {
     fmt::print("{}{}", plan_text(model, machine, plan), forecast ? forecast_text(*forecast) : "");
     return 0;

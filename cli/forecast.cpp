@@ -90,11 +90,13 @@ MachineRates rates_of(const HardwareProfile& profile, const DeviceRates& device,
   return rates;
 }
 
-/// Seconds per decode pass with a budget a GiB larger; 0 where that changes nothing.
-double with_more(const Config& config, const Model& model, const Machine& machine,
-                 const Workload& workload, const Forecast& forecast, const KnownRates& known) {
-  const PlannedRun more = plan_with(known, config, model, machine, workload, {0, 1});
-  const double seconds = more.forecast->decode.seconds;
+/// Seconds per decode pass with another budget; 0 where that changes nothing.
+double with_budget(const Config& config, const KnownRates& known, const Model& model,
+                   const Machine& machine, const Workload& workload, const Forecast& forecast) {
+  const RunPlan plan = plan_run(config, model, machine, workload);
+  const bool unified = machine.device->unified();
+  const double seconds =
+      predict_pass(model, plan, unified, decode_shape(workload), known.rates).seconds;
   return seconds < 0.999 * forecast.decode.seconds ? seconds : 0;
 }
 
@@ -139,12 +141,12 @@ PlannedRun plan_with(const std::optional<KnownRates>& known, const Config& confi
                      const Model& model, const Machine& machine, const Workload& workload,
                      const WorkAmount& amount) {
   const bool mapped = config.io_engine == EngineChoice::kMmap;  // nobody can predict a page cache
-  if (!known || mapped) return {plan_run(config, model, machine, workload), std::nullopt};
+  if (!known || mapped) return {plan_run(config, model, machine, workload), config, std::nullopt};
   ChosenPlan chosen = choose_plan(config, model, machine, workload, amount, known->rates);
   const bool unified = machine.device->unified();
   const MachineRates& rates = known->rates;
   const PassShape decode = decode_shape(workload);
-  const PassShape prompt = prompt_shape(chosen.plan, workload);
+  const PassShape prompt = prompt_shape(chosen.plan, workload, amount);
   Forecast forecast;
   forecast.decode = predict_pass(model, chosen.plan, unified, decode, rates);
   forecast.prompt = predict_pass(model, chosen.plan, unified, prompt, rates);
@@ -154,23 +156,22 @@ PlannedRun plan_with(const std::optional<KnownRates>& known, const Config& confi
   forecast.copy_rate = rates.copy_bytes;
   forecast.measured_at = known->measured_at;
   forecast.candidates = chosen.candidates;
-  return {std::move(chosen.plan), forecast};
+  return {std::move(chosen.plan), std::move(chosen.config), forecast};
 }
 
-void add_what_more_memory_brings(Forecast& forecast, const KnownRates& known, const Config& config,
-                                 const Model& model, const Machine& machine, const RunPlan& plan,
-                                 const Workload& workload) {
-  Config more = config;
-  more.ram_bytes = plan.ram_budget_bytes + kGiB;
+void add_what_more_memory_brings(PlannedRun& planned, const KnownRates& known, const Model& model,
+                                 const Machine& machine, const Workload& workload) {
+  Forecast& forecast = *planned.forecast;
+  Config more = planned.config;
+  more.ram_bytes = planned.plan.ram_budget_bytes + kGiB;
   forecast.decode_seconds_with_more_ram =
-      with_more(more, model, machine, workload, forecast, known);
-  const bool room = !machine.device->unified() &&
-                    plan.gpu_budget_bytes + kGiB <= machine.device->memory_info().free_bytes;
-  if (!room) return;
-  more = config;
-  more.gpu_bytes = plan.gpu_budget_bytes + kGiB;
+      with_budget(more, known, model, machine, workload, forecast);
+  const uint64_t gpu_bytes = planned.plan.gpu_budget_bytes + kGiB;
+  if (machine.device->unified() || gpu_bytes > machine.device->memory_info().free_bytes) return;
+  more = planned.config;
+  more.gpu_bytes = gpu_bytes;
   forecast.decode_seconds_with_more_gpu =
-      with_more(more, model, machine, workload, forecast, known);
+      with_budget(more, known, model, machine, workload, forecast);
 }
 
 std::string bottleneck_text(const PassPrediction& pass, const Forecast& forecast) {

@@ -39,6 +39,7 @@ struct Forecast {
 /// A plan, and what is known of its speed.
 struct PlannedRun {
   RunPlan plan;
+  Config config;  ///< that gives it
   std::optional<Forecast> forecast;
 };
 
@@ -48,10 +49,9 @@ PlannedRun plan_with(const std::optional<KnownRates>& known, const Config& confi
                      const Model& model, const Machine& machine, const Workload& workload,
                      const WorkAmount& amount);
 
-/// Fills in what one more GiB of RAM or GPU memory would bring.
-void add_what_more_memory_brings(Forecast& forecast, const KnownRates& known, const Config& config,
-                                 const Model& model, const Machine& machine, const RunPlan& plan,
-                                 const Workload& workload);
+/// Fills in what one more GiB of RAM or GPU memory would bring, with the same reads and slots.
+void add_what_more_memory_brings(PlannedRun& planned, const KnownRates& known, const Model& model,
+                                 const Machine& machine, const Workload& workload);
 
 /// "NVMe 2.9 of 3.1 GB/s, 94 %".
 std::string bottleneck_text(const PassPrediction& pass, const Forecast& forecast);

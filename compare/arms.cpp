@@ -63,25 +63,34 @@ uint64_t planned_ram(Config config, const Model& model, const Machine& machine) 
   return plan_run(config, model, machine, workload).stream.placement.ram_planned_bytes;
 }
 
-void add_memory_arms(std::vector<Arm>& arms, const Config& base, const Model& model,
-                     const Machine& machine, const SweepOptions& options) {
+std::vector<uint64_t> budgets_of(const Config& base, const Model& model, const Machine& machine,
+                                 const SweepOptions& options) {
+  if (!options.memory_bytes.empty()) return options.memory_bytes;
   Config least = base;
   least.ram_share = 0;
   if (!least.stream_slots) least.stream_slots = 2;
   Config most = base;
   most.policy = PlacementPolicy::kRam;
   const uint64_t low = planned_ram(least, model, machine);
-  const uint64_t high = planned_ram(most, model, machine);
+  const uint64_t pages = (planned_ram(most, model, machine) - low) / kHugePageBytes;
+  std::vector<uint64_t> budgets;
+  const uint32_t steps = std::max(1u, options.memory_points - 1);
   for (uint32_t i = 0; i < options.memory_points; ++i) {
-    const uint64_t span = (high - low) / kHugePageBytes;
-    const uint64_t step = options.memory_points == 1 ? 0 : span * i / (options.memory_points - 1);
+    budgets.push_back(low + pages * i / steps * kHugePageBytes);
+  }
+  return budgets;
+}
+
+void add_memory_arms(std::vector<Arm>& arms, const Config& base, const Model& model,
+                     const Machine& machine, const SweepOptions& options) {
+  for (const uint64_t budget : budgets_of(base, model, machine, options)) {
     for (const bool mapped : {false, true}) {
       Arm arm;
       arm.sweep = Sweep::kMemory;
       arm.mapped = mapped;
-      arm.memory_bytes = align_up(low, kHugePageBytes) + step * kHugePageBytes;
+      arm.memory_bytes = budget;
       arm.config = base;
-      arm.config.ram_bytes = arm.memory_bytes;
+      arm.config.ram_bytes = budget;
       if (mapped) {
         arm.config.io_engine = EngineChoice::kMmap;
         arm.config.io_direct = DirectChoice::kAuto;

@@ -27,8 +27,9 @@ struct SweepOptions {
   std::vector<Sweep> sweeps = {Sweep::kMemory, Sweep::kDecode, Sweep::kPrompt};
   std::vector<uint32_t> ram_percents = {100, 75, 50, 25, 0};
   std::vector<uint32_t> batches = {1, 4, 16, 64};
-  uint32_t memory_points = 6;
-  uint32_t new_tokens = 5;  ///< decode passes that count; one more comes before
+  uint32_t memory_points = 6;          ///< budgets from the smallest that works to the whole model
+  std::vector<uint64_t> memory_bytes;  ///< these budgets instead
+  uint32_t new_tokens = 5;             ///< decode passes that count; one more comes before
   uint32_t prompt_tokens = 512;
 };
 

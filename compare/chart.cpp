@@ -63,6 +63,10 @@ class Scale {
   double high_y() const { return high_y_; }
   std::vector<double> x_ticks() const {
     std::vector<double> ticks;
+    if (log2_x_) {
+      for (double at = std::ceil(low_x_); at <= high_x_; ++at) ticks.push_back(std::exp2(at));
+      return ticks;
+    }
     const double step = tick_step(high_x_ - low_x_, 7);
     for (double at = 0; at <= high_x_ * 1.0001; at += step) ticks.push_back(at);
     return ticks;

@@ -15,6 +15,8 @@ constexpr double kWorthTrying = 0.9;
 /// than that in the queue, and the drive would run dry. (Measured with 2 cores and a 3.3 GB/s
 /// drive: 2 MiB in flight cost up to 14 % of a pass, 8 MiB nothing.)
 constexpr double kLeastQueuedSeconds = 2e-3;
+/// Bounds the time of choosing to seconds, also for a model of a terabyte: units of all candidates.
+constexpr size_t kMostSimulatedUnits = 300'000;
 /// What another plan must gain: probing the same drive twice differs by as much.
 constexpr double kClearlyFaster = 0.95;
 
@@ -25,7 +27,7 @@ double attention_seconds(const Model& model, bool unified, const PassShape& shap
   const ModelConfig& config = model.config;
   const DType dtype = model.weights.matrix_dtype().value_or(DType::kF32);
   const double values = 2.0 * shape.positions * config.head_dim;
-  if (shape.rows == shape.logit_rows) {
+  if (shape.decode) {
     const DType cached = unified ? DType::kF32 : dtype;
     return shape.rows * values * config.kv_heads * static_cast<double>(dtype_bytes(cached)) *
            rates.seconds_per_byte(1);
@@ -59,7 +61,8 @@ double work_seconds(const Model& model, const RunPlan& plan, const Machine& mach
     total += static_cast<double>(amount.new_tokens) * pass.seconds;
   }
   if (amount.prompt_tokens > 0) {
-    const auto pass = predict_pass(model, plan, unified, prompt_shape(plan, workload), rates);
+    const auto pass =
+        predict_pass(model, plan, unified, prompt_shape(plan, workload, amount), rates);
     const double chunks =
         std::ceil(static_cast<double>(amount.prompt_tokens) / plan.limits.max_rows);
     total += chunks * pass.seconds;
@@ -67,7 +70,7 @@ double work_seconds(const Model& model, const RunPlan& plan, const Machine& mach
   return total;
 }
 
-/// Configurations that differ in what the user left open.
+/// Configurations that differ in what the user left open, the likeliest first.
 std::vector<Config> candidates_of(const Config& config, bool unified, const MachineRates& rates) {
   std::vector<Config> candidates;
   for (const ReadRate& read : rates.reads) {
@@ -78,10 +81,13 @@ std::vector<Config> candidates_of(const Config& config, bool unified, const Mach
     if (!config.io_chunk_bytes) shaped.io_chunk_bytes = read.chunk_bytes;
     if (!config.io_depth) shaped.io_depth = read.depth;
     candidates.push_back(shaped);
-    if (config.stream_slots) continue;
+  }
+  if (config.stream_slots) return candidates;
+  const size_t shapes = candidates.size();
+  for (size_t i = 0; i < shapes; ++i) {
     for (const uint32_t slots : {4u, 16u}) {
-      shaped.stream_slots = slots;
-      candidates.push_back(shaped);
+      candidates.push_back(candidates[i]);
+      candidates.back().stream_slots = slots;
     }
   }
   return candidates;
@@ -121,12 +127,15 @@ PassShape decode_shape(const Workload& workload) {
   uint64_t positions = 0;
   for (const uint32_t length : workload.kv_lengths) positions += length;
   return {workload.min_rows, workload.min_rows,
-          static_cast<uint32_t>(positions / workload.kv_lengths.size())};
+          static_cast<uint32_t>(positions / workload.kv_lengths.size()), true};
 }
 
-PassShape prompt_shape(const RunPlan& plan, const Workload& workload) {
-  // A row attends to half of the prompt's positions on average.
-  return {plan.limits.max_rows, workload.logit_rows, plan.limits.max_rows / 2};
+PassShape prompt_shape(const RunPlan& plan, const Workload& workload, const WorkAmount& amount) {
+  const uint32_t rows = plan.limits.max_rows;
+  // A row attends to half of its text on average.
+  const uint64_t positions = amount.prompt_tokens / workload.kv_lengths.size() / 2;
+  return {rows, workload.scoring ? rows : workload.logit_rows, static_cast<uint32_t>(positions),
+          false};
 }
 
 PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unified,
@@ -164,31 +173,35 @@ ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& 
                        const Workload& workload, const WorkAmount& amount,
                        const MachineRates& rates) {
   // Candidates are dropped before the next is made: the bill counts the heap in use.
+  size_t units = 0;
   const auto seconds_of = [&](const Config& candidate) {
     const RunPlan plan = plan_run(candidate, model, machine, workload);
-    return plan.stream.placement.slots == 0
-               ? 0
-               : work_seconds(model, plan, machine, workload, amount, rates);
+    units = plan.stream.units.size();
+    if (plan.stream.placement.slots == 0) return 0.0;  // nothing streams
+    return work_seconds(model, plan, machine, workload, amount, rates);
   };
   Config best = config;
   double best_seconds = seconds_of(config);
-  uint32_t candidates = 1;
-  if (best_seconds > 0) {  // else nothing is streamed, and there is nothing to choose
+  uint32_t simulated = 1;
+  if (best_seconds > 0) {
+    auto candidates = candidates_of(config, machine.device->unified(), rates);
+    candidates.resize(std::min(candidates.size(), kMostSimulatedUnits / units));
     const double limit = best_seconds * kClearlyFaster;
-    for (const Config& candidate : candidates_of(config, machine.device->unified(), rates)) {
+    for (const Config& candidate : candidates) {
       double seconds = 0;
       try {
         seconds = seconds_of(candidate);
       } catch (const Error&) {
         continue;  // its buffers do not fit the budget
       }
-      ++candidates;
+      ++simulated;
       if (seconds > limit || seconds >= best_seconds) continue;
       best = candidate;
       best_seconds = seconds;
     }
   }
-  return {plan_run(best, model, machine, workload), candidates};
+  RunPlan plan = plan_run(best, model, machine, workload);
+  return {std::move(plan), std::move(best), simulated};
 }
 
 }  // namespace spillway

@@ -36,14 +36,24 @@ struct MachineRates {
   double seconds_per_byte(uint32_t rows) const;
 };
 
-/// What one pass computes. `positions`: of the KV cache that each row attends to, on average.
+/// What a run has to do: its prompts, then `new_tokens` decode passes (none when scoring).
+struct WorkAmount {
+  uint64_t prompt_tokens = 0;
+  uint64_t new_tokens = 0;
+};
+
+WorkAmount work_amount(const Config& config, const Workload& workload);
+
+/// What one pass computes.
 struct PassShape {
   uint32_t rows = 1;
   uint32_t logit_rows = 1;
-  uint32_t positions = 0;
+  uint32_t positions = 0;  ///< of the KV cache that a row attends to, on average
+  bool decode = true;      ///< each row is of a sequence of its own
 };
 PassShape decode_shape(const Workload& workload);
-PassShape prompt_shape(const RunPlan& plan, const Workload& workload);
+/// A whole chunk of prompts, or of texts that are scored.
+PassShape prompt_shape(const RunPlan& plan, const Workload& workload, const WorkAmount& amount);
 
 struct PassPrediction {
   double seconds = 0;
@@ -59,19 +69,12 @@ struct PassPrediction {
 PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unified,
                             const PassShape& shape, const MachineRates& rates);
 
-/// What a run has to do: its prompts, then `new_tokens` decode passes (none when scoring).
-struct WorkAmount {
-  uint64_t prompt_tokens = 0;
-  uint64_t new_tokens = 0;
-};
-
-WorkAmount work_amount(const Config& config, const Workload& workload);
-
 /// The plan with the least predicted time: every shape of reads that was measured and some slot
 /// counts are simulated, as far as the configuration leaves them open. What plan_run() gives stays
 /// where nothing is clearly faster.
 struct ChosenPlan {
   RunPlan plan;
+  Config config;            ///< that gives it
   uint32_t candidates = 0;  ///< simulated
 };
 ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& machine,

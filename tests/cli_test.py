@@ -389,6 +389,73 @@ class Cli(unittest.TestCase):
         self.assertIn("memory, reads", done.stdout)  # what was measured is still shown
         self.assertIn("cannot write the profile", done.stderr)
 
+    def bench(self, config, *arguments, **options):
+        return call("bench", config, "--repeats", 1, "--shares", "100,50", "--batches", "1,2",
+                    "--memory-points", 2, "--tokens", 1, "--prompt-tokens", 8, *arguments, **options)
+
+    def test_bench_compares(self):
+        out = self.root / "bench"
+        done = self.bench(self.config(self.wide), "--out", out)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        results = json.loads((out / "bench.json").read_text())
+        arms = {arm["name"]: arm for arm in results["arms"]}
+        self.assertEqual(len(arms), 2 * 2 + 2 * 2 + 2)
+        for name, arm in arms.items():
+            if "skipped" in arm:  # no right to make control groups
+                self.assertIn("mmap", name)
+                self.assertIn("systemd-run", arm["skipped"])
+                continue
+            self.assertGreater(arm["seconds_per_pass"]["median"], 0)
+            self.assertIn(arm["name"], {path.stem for path in (out / "arms").glob("*.yaml")})
+        self.assertEqual(arms["decode-ram100-batch1"]["nvme_bytes_per_pass"], 0)
+        half = arms["decode-ram50-batch2"]
+        self.assertAlmostEqual(half["nvme_bytes_per_pass"] / (272 * MIB / 2), 1, delta=0.1)
+        self.assertEqual(half["tokens_per_pass"], 2)
+        self.assertEqual(arms["prompt-ram50-batch1"]["tokens_per_pass"], 8)
+        rows = (out / "bench.csv").read_text().splitlines()
+        self.assertEqual(len(rows), 1 + len(arms))
+        self.assertEqual({row.count(",") for row in rows if "systemd" not in row}, {12})
+        page = (out / "bench.html").read_text()
+        self.assertIn("pass 2 of", page)  # the timeline
+        for picture in page.split("<figure>")[1:]:
+            svg = picture[:picture.index("</svg>") + 6]
+            xml.etree.ElementTree.fromstring(svg)
+        xml.etree.ElementTree.parse(out / "memory.svg")
+        # Every arm can be repeated by hand.
+        again = call("run", out / "arms" / "decode-ram50-batch2.yaml", "--quiet")
+        self.assertEqual(again.returncode, 0, again.stderr)
+
+    def test_bench_keeps_what_it_can_measure(self):
+        # On tmpfs no read is the drive's; what reads nothing is still measured.
+        if pathlib.Path("/dev/shm").is_dir():
+            with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+                model = pathlib.Path(folder) / "model"
+                shutil.copytree(self.model, model)
+                done = self.bench(self.config(model), "--sweeps", "decode", "--out",
+                                  self.root / "bench-shm")
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertRegex(done.stdout, r"skipped: decode, 50 % in RAM, batch 1: .*tmpfs")
+                self.assertRegex(done.stdout, r"decode, 100 % in RAM, batch 1 +0\.")
+        # An arm that does not fit is skipped with its reason.
+        done = self.bench(self.config(self.wide), "--sweeps", "memory", "--budgets", "4MiB,128MiB",
+                          "--out", self.root / "bench-small")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, r"skipped: decode in 4.00 MiB, Spillway: .*at least \d+MiB")
+        self.assertRegex(done.stdout, r"decode in 128 MiB, Spillway +0\.")
+        # Nothing at all is an error.
+        self.assertEqual(self.bench(self.config(self.wide), "--sweeps", "memory", "--budgets",
+                                    "4MiB", "--out", self.root / "bench-none").returncode, 1)
+
+    def test_bench_refuses_at_once(self):
+        config = self.config()
+        (self.root / "file").write_text("x")
+        self.fails("bench", config, "--out", self.root / "file" / "x", says="--out")
+        self.fails("bench", config, "--sweeps", "speed", says="speed", code=2)
+        self.fails("bench", config, "--budgets", "lots", says="lots", code=2)
+        self.fails("bench", config, "--shares", "101", says="101", code=2)
+        self.fails("bench", self.root / "none.yaml", says="none.yaml")
+        self.fails("bench", self.config(self.root / "no-model"), says="no-model")
+
     def test_trace_shows_a_pass(self):
         trace = self.root / "trace.json"
         done = call("run", self.config(self.wide, memory={"ram": "64MiB"}), "--trace", trace)

@@ -3,6 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include "core/units.h"
+#include "model/generate.h"
+#include "model/synthetic.h"
+#include "tests/support.h"
+
 namespace spillway {
 namespace {
 
@@ -40,6 +45,88 @@ TEST(Amount, OfPromptsAndNewTokens) {
   workload.scoring = true;
   EXPECT_EQ(work_amount(config, workload).prompt_tokens, 45u);
   EXPECT_EQ(work_amount(config, workload).new_tokens, 0u);
+}
+
+/// A small synthetic model on the host, planned with rates that a test sets.
+class Choosing : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    SyntheticOptions options;
+    options.model = preset_config("tiny");
+    options.model.layers = 6;
+    options.model.hidden = 512;
+    options.model.intermediate = 2048;
+    options.model.heads = options.model.kv_heads = 8;
+    options.model.head_dim = 64;
+    write_synthetic(dir_ / "model", options, StopFlag(), [](uint64_t, uint64_t) {});
+    config_.model_path = dir_ / "model";
+    config_.device = "host";
+    config_.ram_bytes = 40 * kMiB;
+    config_.max_new_tokens = 10;
+    model_ = std::make_unique<Model>(open_model(config_.model_path, DirectChoice::kAuto, sink_));
+    machine_ = open_machine(config_, sink_);
+    workload_ = generation_workload(config_, *model_, {{"", {1, 2, 3}}});
+  }
+  ChosenPlan choose(const MachineRates& rates) {
+    return choose_plan(config_, *model_, machine_, workload_, work_amount(config_, workload_),
+                       rates);
+  }
+  static MachineRates rates(double small_reads) {
+    return {{{kMiB, 8, 2e9}, {256 * kKiB, 32, small_reads}}, 0, {{1, 20e9}, {512, 1e9}}};
+  }
+
+  test::TempDir dir_;
+  NoticeSink sink_ = [](const std::string&) {};
+  Config config_;
+  std::unique_ptr<Model> model_;
+  Machine machine_;
+  Workload workload_;
+};
+
+TEST_F(Choosing, TakesWhatIsClearlyFaster) {
+  const ChosenPlan faster = choose(rates(3e9));
+  EXPECT_EQ(faster.plan.stream.chunk_bytes, 256 * kKiB);
+  EXPECT_EQ(faster.plan.stream.io_depth, 32u);
+  EXPECT_GT(faster.candidates, 2u);
+  config_.stream_slots = 4;
+  const ChosenPlan alike = choose(rates(2.02e9));
+  EXPECT_EQ(alike.plan.stream.chunk_bytes, kMiB) << "a hundredth is noise";
+}
+
+TEST_F(Choosing, LeavesWhatIsConfigured) {
+  config_.io_depth = 8;
+  config_.io_chunk_bytes = kMiB;
+  config_.stream_slots = 3;
+  const ChosenPlan chosen = choose(rates(3e9));
+  EXPECT_EQ(chosen.plan.stream.chunk_bytes, kMiB);
+  EXPECT_EQ(chosen.plan.stream.placement.slots, 3u);
+}
+
+TEST_F(Choosing, HasNothingToChooseWhereNothingStreams) {
+  config_.ram_bytes = kGiB;
+  const ChosenPlan chosen = choose(rates(3e9));
+  EXPECT_EQ(chosen.candidates, 1u);
+  EXPECT_EQ(chosen.plan.stream.placement.nvme_bytes_per_pass, 0u);
+}
+
+/// A queue of half a millisecond runs dry when the feeder gets its turn late.
+TEST_F(Choosing, KeepsTheQueueFullOnTheHost) {
+  MachineRates shallow = rates(2e9);
+  shallow.reads[1] = {256 * kKiB, 2, 5e9};
+  EXPECT_EQ(choose(shallow).plan.stream.io_depth, 8u);
+}
+
+TEST_F(Choosing, PredictsTheBottleneckAndItsRate) {
+  const ChosenPlan chosen = choose(rates(1e9));
+  const auto decode = predict_pass(*model_, chosen.plan, true, decode_shape(workload_), rates(1e9));
+  EXPECT_EQ(decode.bottleneck, "NVMe");
+  EXPECT_NEAR(decode.nvme_bytes_per_second, 2e9, 0.1e9);
+  MachineRates slow_cores = rates(1e9);
+  slow_cores.matmuls[0].weight_bytes_per_second = 0.1e9;
+  const auto computing =
+      predict_pass(*model_, chosen.plan, true, decode_shape(workload_), slow_cores);
+  EXPECT_EQ(computing.bottleneck, "compute");
+  EXPECT_GE(computing.seconds, static_cast<double>(model_->weights.pass_bytes()) / 0.1e9);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The scripts that people run by hand. Usage: scripts_test.py SCRIPTS_FOLDER"""
+"""The scripts that people run by hand. Usage: scripts_test.py SCRIPTS_FOLDER SPILLWAY"""
 import json
 import pathlib
 import subprocess
@@ -8,6 +8,7 @@ import tempfile
 import unittest
 
 SCRIPTS = pathlib.Path()
+SPILLWAY = ""
 
 
 class BenchCompare(unittest.TestCase):
@@ -67,6 +68,38 @@ class BenchCompare(unittest.TestCase):
         self.assertIn("no figures named z", self.compare(good, good, "--metric", "z").stderr)
 
 
+class Peers(unittest.TestCase):
+    """What needs no peer: the arguments, and Spillway's own arms."""
+
+    def peers(self, *arguments):
+        return subprocess.run([sys.executable, SCRIPTS / "peers" / "peers.py", "--spillway",
+                               SPILLWAY, *map(str, arguments)], capture_output=True, text=True)
+
+    def test_wrong_input(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for arguments, says in (([folder], "no config.json"), ([], "MODEL_DIR"),
+                                    ([folder, "--only", "ollama"], "ollama"),
+                                    ([folder, "--ram", "lots"], "such as 3GiB")):
+                done = self.peers(*arguments)
+                self.assertEqual(done.returncode, 2)
+                self.assertIn(says, done.stderr)
+
+    def test_own_arms(self):
+        with tempfile.TemporaryDirectory() as folder:
+            model = pathlib.Path(folder) / "model"
+            subprocess.run([SPILLWAY, "synth", model, "--like", "tiny"], check=True,
+                           stdout=subprocess.DEVNULL)
+            done = self.peers(model, "--ram", "256MiB", "--only", "", "--repeats", 1, "--tokens", 2,
+                              "--prompt-tokens", 8, "--json")
+            if "run as root" in done.stderr:
+                self.skipTest(done.stderr.strip())
+            self.assertEqual(done.returncode, 0, done.stderr)
+            rows = {(row["engine"], row["what"]): row for row in json.loads(done.stdout)}
+            self.assertEqual(rows["Spillway", "decode"]["times_spillway"], 1)
+            self.assertGreater(rows["Spillway, io.engine: mmap", "decode"]["times_spillway"], 0)
+            self.assertGreater(rows["Spillway", "prompt"]["median"], 0)
+
+
 if __name__ == "__main__":
-    SCRIPTS = pathlib.Path(sys.argv.pop(1))
+    SCRIPTS, SPILLWAY = pathlib.Path(sys.argv.pop(1)), sys.argv.pop(1)
     unittest.main()

@@ -23,6 +23,7 @@ class CudaCli(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.root = pathlib.Path(tempfile.mkdtemp(prefix="spillway-cuda-cli-"))
+        os.environ["XDG_CACHE_HOME"] = str(cls.root / "cache")  # no profile of this machine
         cls.model = cls.root / "model"
         done = call("synth", cls.model, "--like", "tiny", "--shards", "2")
         assert done.returncode == 0, done.stderr
@@ -47,11 +48,51 @@ class CudaCli(unittest.TestCase):
         for word in says:
             self.assertIn(word, errors[0])
 
+    def test_plan_predicts_copies(self):
+        report = self.root / "compute.json"
+        call("run", self.config(), "--report", report)
+        rows = [{"rows": r, "weight_bytes_per_second": 1e12 / r} for r in (1, 512)]
+        profile = {
+            "version": 2, "measured_at": "2026-01-01T00:00:00Z",
+            "hardware": {"drive": "a drive", "cpu": "a CPU", "cores": 1,
+                         "gpu": json.loads(report.read_text())["compute"]},
+            "drive": {"file_system": "ext4", "reads": [
+                {"chunk_bytes": 2**20, "depth": 8, "huge_pages": True, "bytes_per_second": 2e9}]},
+            "memory_bytes_per_second": 1e10,
+            "devices": [{"device": "cuda:0", "pinned_to_device_bytes_per_second": 1e9,
+                         "device_to_pinned_bytes_per_second": 1e9,
+                         "pageable_to_device_bytes_per_second": 1e9,
+                         "matmuls": [{"dtype": "BF16", "by_rows": rows}]}]}
+        (self.root / "profile.json").write_text(json.dumps(profile))
+
+        def plan(policy):
+            done = call("plan", self.config(placement={"policy": policy}), "--json", "--profile",
+                        self.root / "profile.json")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            shown = json.loads(done.stdout)
+            return shown, shown["prediction"]["decode"]
+
+        shown, decode = plan("ram")
+        self.assertEqual(decode["bottleneck"], "copies")
+        self.assertAlmostEqual(decode["seconds"] * 1e9 / shown["copied_bytes_per_pass"], 1, delta=0.1)
+        self.assertEqual(plan("auto")[1]["bottleneck"], "compute")  # all on the GPU
+
+    def test_bench_skips_mmap(self):
+        out = self.root / "bench"
+        done = call("bench", self.config(), "--sweeps", "memory,decode", "--shares", "100,0",
+                    "--batches", 1, "--tokens", 1, "--repeats", 1, "--memory-points", 1, "--out", out)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        arms = {arm["name"]: arm for arm in json.loads((out / "bench.json").read_text())["arms"]}
+        for name, arm in arms.items():
+            self.assertEqual("skipped" in arm, name.endswith("mmap"), arm)
+        self.assertEqual(arms["decode-ram100-batch1"]["nvme_bytes_per_pass"], 0)
+        self.assertGreater(arms["decode-ram0-batch1"]["nvme_bytes_per_pass"], 0)
+
     def test_auto_takes_the_gpu(self):
         report = self.root / "report.json"
         done = call("run", self.config(), "--report", report)
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertNotIn("note:", done.stderr)
+        self.assertNotIn("computing on", done.stderr)
         result = json.loads(report.read_text())
         self.assertEqual(result["device"], "cuda:0")
         self.assertIn("Simulated GPU 0, compute capability 9.0", result["compute"])

@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""One process of llama.cpp: seconds per decoded token, or of a prompt, as one line of JSON.
+
+    llama_cpp_arm.py FILE.gguf THREADS decode|prompt COUNT
+
+The first decoded token is left out: it follows the prompt.
+"""
+import json
+import sys
+import time
+
+import llama_cpp
+
+
+def main():
+    file, threads, what, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+    llama = llama_cpp.Llama(model_path=file, n_ctx=1024, n_batch=512, n_threads=threads,
+                            n_threads_batch=threads, n_gpu_layers=-1, use_mmap=True,
+                            verbose=False)
+    vocab = llama.n_vocab()
+    seconds = []
+    if what == "prompt":
+        ids = [i * 7919 % vocab for i in range(count)]
+        begin = time.monotonic()
+        llama.eval(ids)
+        seconds.append(time.monotonic() - begin)
+    else:
+        llama.eval([1, 2])
+        for i in range(count + 1):
+            begin = time.monotonic()
+            llama.eval([i * 104729 % vocab])
+            seconds.append(time.monotonic() - begin)
+        seconds = seconds[1:]
+    print(json.dumps({"seconds": seconds, "version": llama_cpp.__version__}))
+
+
+if __name__ == "__main__":
+    main()

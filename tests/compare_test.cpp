@@ -1,0 +1,263 @@
+// Comparisons: what is made of reports, how it is drawn and written, and the processes of the arms.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "compare/child.h"
+#include "compare/memory_group.h"
+#include "compare/page.h"
+#include "compare/page_cache.h"
+#include "compare/svg.h"
+#include "core/error.h"
+#include "core/units.h"
+#include "io/direct_file.h"
+#include "tests/support.h"
+
+namespace spillway {
+namespace {
+
+namespace fs = std::filesystem;
+
+nlohmann::json report_of(const std::string& kind, const std::vector<double>& seconds) {
+  nlohmann::json report = {{"passes", nlohmann::json::array()},
+                           {"memory", {{"peak_rss_bytes", 5000}}}};
+  for (const double value : seconds) {
+    report["passes"].push_back({{"kind", kind},
+                                {"seconds", value},
+                                {"nvme_bytes", 1000 * value},
+                                {"stall_seconds", value / 2},
+                                {"tokens", 3}});
+  }
+  return report;
+}
+
+TEST(Samples, AreTheMedianOfThePassesThatCount) {
+  auto report = report_of("decode", {9, 2, 1, 4});
+  Sample sample = sample_of(report, Sweep::kMemory);
+  EXPECT_DOUBLE_EQ(sample.seconds, 2) << "the first follows the prompt";
+  EXPECT_DOUBLE_EQ(sample.nvme_bytes, 2000);
+  EXPECT_DOUBLE_EQ(sample.stall_seconds, 1);
+  EXPECT_EQ(sample.tokens, 3u);
+  EXPECT_EQ(sample.peak_rss_bytes, 5000u);
+  EXPECT_EQ(sample.predicted_seconds, 0);
+  report["prediction"] = {{"decode", {{"seconds", 1.5}}}, {"prompt", {{"seconds", 2.5}}}};
+  EXPECT_DOUBLE_EQ(sample_of(report, Sweep::kDecode).predicted_seconds, 1.5);
+  report["passes"] = report_of("prefill", {2, 3})["passes"];
+  sample = sample_of(report, Sweep::kPrompt);
+  EXPECT_DOUBLE_EQ(sample.seconds, 5) << "all of a prompt's chunks";
+  EXPECT_DOUBLE_EQ(sample.predicted_seconds, 5);
+  EXPECT_EQ(sample.tokens, 6u);
+}
+
+TEST(Samples, OfStoppedOrForeignReportsAreErrors) {
+  EXPECT_NE(test::error_of([] {
+              sample_of(report_of("decode", {1}), Sweep::kDecode);
+            }).find("stopped before"),
+            std::string::npos);
+  EXPECT_NE(test::error_of([] {
+              sample_of(report_of("decode", {1}), Sweep::kPrompt);
+            }).find("stopped before"),
+            std::string::npos);
+  EXPECT_NE(test::error_of([] {
+              sample_of(nlohmann::json::object(), Sweep::kDecode);
+            }).find("cannot be used"),
+            std::string::npos);
+}
+
+TEST(Spreads, OfOddAndEvenCounts) {
+  EXPECT_DOUBLE_EQ(spread_of({3, 1, 2}).median, 2);
+  EXPECT_DOUBLE_EQ(spread_of({4, 1, 2, 3}).median, 2.5);
+  EXPECT_DOUBLE_EQ(spread_of({4, 1, 2, 3}).low, 1);
+  EXPECT_DOUBLE_EQ(spread_of({4, 1, 2, 3}).high, 4);
+}
+
+ArmResult result(Sweep sweep, bool mapped, uint64_t memory, double share, uint32_t batch,
+                 double seconds, double predicted) {
+  ArmResult arm;
+  arm.arm.sweep = sweep;
+  arm.arm.mapped = mapped;
+  arm.arm.memory_bytes = memory;
+  arm.arm.ram_share = share;
+  arm.arm.batch = batch;
+  for (const double factor : {0.9, 1.0, 1.2}) {
+    arm.samples.push_back({factor * seconds, 100, 0, predicted, batch, 0});
+  }
+  return arm;
+}
+
+Comparison some_comparison() {
+  Comparison comparison;
+  comparison.model = "a <model> & \"more\"";
+  comparison.machine = "a machine";
+  comparison.repeats = 3;
+  comparison.arms = {result(Sweep::kMemory, false, kGiB, 0, 1, 1, 1.05),
+                     result(Sweep::kMemory, true, kGiB, 0, 1, 3, 0),
+                     result(Sweep::kMemory, false, 2 * kGiB, 0, 1, 0.5, 1),
+                     result(Sweep::kDecode, false, 0, 0.5, 4, 0.5, 0.5)};
+  ArmResult skipped;
+  skipped.arm.sweep = Sweep::kDecode;
+  skipped.arm.ram_share = 1;
+  skipped.skipped = "memory.ram of 1 GiB, \"too small\"";
+  comparison.arms.push_back(skipped);
+  return comparison;
+}
+
+TEST(Findings, CompareWithMmapAndWithThePrediction) {
+  const auto lines = findings(some_comparison());
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[0], "in 1.00 GiB: 1 s per token, mmap 3 s: 3 times");
+  EXPECT_EQ(lines[1], "2 of 3 predictions within 10 % of the measured median; the farthest 50 %");
+}
+
+TEST(Results, AreWrittenWithWhatWasSkipped) {
+  const Comparison comparison = some_comparison();
+  const auto json = comparison_json(comparison);
+  ASSERT_EQ(json["arms"].size(), 5u);
+  EXPECT_DOUBLE_EQ(json["arms"][0]["seconds_per_pass"]["max"], 1.2);
+  EXPECT_EQ(json["arms"][1]["engine"], "mmap");
+  EXPECT_FALSE(json["arms"][1].contains("predicted_seconds"));
+  EXPECT_DOUBLE_EQ(json["arms"][3]["tokens_per_second"], 8);
+  EXPECT_FALSE(json["arms"][4].contains("seconds_per_pass"));
+  const std::string csv = comparison_csv(comparison);
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 6);
+  EXPECT_NE(csv.find("memory,mmap,,1073741824,1,1,2.7,3,3.6,0.333333,100,,\n"), std::string::npos)
+      << csv;
+  EXPECT_NE(csv.find(",\"memory.ram of 1 GiB, \"\"too small\"\"\"\n"), std::string::npos) << csv;
+}
+
+TEST(Charts, HoldEveryMeasuredPoint) {
+  const Comparison comparison = some_comparison();
+  const Chart memory = memory_chart(comparison);
+  ASSERT_EQ(memory.lines.size(), 2u);
+  EXPECT_EQ(memory.lines[0].points.size(), 2u);
+  EXPECT_DOUBLE_EQ(memory.lines[0].points[1].x, 2);
+  EXPECT_EQ(memory.lines[1].name, "mmap");
+  EXPECT_DOUBLE_EQ(share_chart(comparison).lines[0].points[0].y, 8);
+  EXPECT_EQ(batch_chart(comparison).x_ticks, std::vector<double>{4});
+  EXPECT_EQ(prediction_chart(comparison).lines.size(), 2u);
+  const std::string svg = chart_svg(memory);
+  size_t circles = 0;
+  for (size_t at = 0; (at = svg.find("<title>", at)) != std::string::npos; ++at) ++circles;
+  EXPECT_EQ(circles, 1 + 3u) << "the chart's own title, and one per point";
+  EXPECT_EQ(chart_svg({}), "") << "nothing measured, nothing drawn";
+}
+
+/// One point alone, a hundredth of a second, a thousand: axes must hold.
+TEST(Charts, OfAnyScaleStayInsideThePicture) {
+  for (const double scale : {1e-6, 0.01, 1.0, 1000.0}) {
+    for (const bool log2_x : {false, true}) {
+      const std::string svg = chart_svg(
+          {"t", "x", "y", {{"l", {{scale, scale, 0, 2 * scale}}, true}}, {}, log2_x, !log2_x});
+      EXPECT_EQ(svg.find("nan"), std::string::npos) << svg;
+      EXPECT_EQ(svg.find("inf"), std::string::npos) << svg;
+      const double x = std::stod(svg.substr(svg.rfind("cx=\"") + 4));
+      EXPECT_GE(x, 0);
+      EXPECT_LE(x, 640);
+    }
+  }
+}
+
+TEST(Page, StandsAloneAndEscapes) {
+  Comparison comparison = some_comparison();
+  comparison.notes = {"<script>"};
+  const std::string page = comparison_page(comparison);
+  EXPECT_NE(page.find("a &lt;model&gt; &amp; &quot;more&quot;"), std::string::npos);
+  EXPECT_EQ(page.find("<script"), std::string::npos);
+  for (const char* outside : {"src=", "href=", "@import", "url("}) {
+    EXPECT_EQ(page.find(outside), std::string::npos) << outside;
+  }
+  EXPECT_NE(page.find("prefers-color-scheme:dark"), std::string::npos);
+  EXPECT_NE(page.find("@media print"), std::string::npos);
+}
+
+TEST(Children, SayHowTheyEnded) {
+  const test::TempDir dir;
+  StopFlag stop;
+  const auto run = [&](const std::string& script) {
+    return run_child({"/bin/sh", "-c", script}, {}, dir / "log", stop);
+  };
+  EXPECT_EQ(run("echo out; exit 0").exit_code, 0);
+  const ChildResult failed = run("echo one >&2; echo two >&2; echo >&2; exit 3");
+  EXPECT_EQ(failed.exit_code, 3);
+  EXPECT_EQ(failed.last_line, "two");
+  EXPECT_EQ(run("kill -9 $$").exit_code, 137);
+  const ChildResult joined = run_child({"/bin/sh", "-c", "echo $$ \"$1\" >&2", "sh", "two words"},
+                                       dir / "procs", dir / "log", stop);
+  EXPECT_EQ(test::read_file(dir / "procs") + joined.last_line.substr(joined.last_line.find(' ')),
+            joined.last_line.substr(0, joined.last_line.find(' ')) + "\n two words");
+  EXPECT_EQ(run_child({"/bin/true"}, dir / "no/such/procs", dir / "log", stop).exit_code, 125);
+  EXPECT_NE(test::error_of([&] {
+              run_child({"/no/such/program"}, {}, dir / "log", stop);
+            }).find("cannot start"),
+            std::string::npos);
+  stop.request();  // the child is interrupted, and waited for
+  EXPECT_EQ(run("while :; do :; done").exit_code, 130);
+}
+
+TEST(PageCache, LetsGo) {
+  const test::TempDir dir;
+  test::write_file(dir / "f", std::string(3 * kMiB, 'x'));
+  const int fd = open((dir / "f").c_str(), O_RDONLY);
+  ASSERT_EQ(fsync(fd), 0);  // only clean pages can go
+  close(fd);
+  const bool in_memory = file_system_name(dir.path()) == "tmpfs";
+  EXPECT_EQ(drop_cached(dir / "f"), in_memory ? 3 * kMiB : 0);
+  test::write_file(dir / "empty", "");
+  EXPECT_EQ(drop_cached(dir / "empty"), 0u);
+  EXPECT_NE(test::error_of([&] { drop_cached(dir / "none"); }).find("cannot open"),
+            std::string::npos);
+}
+
+/// A machine of control groups in a folder; only what this program writes can be seen.
+class GroupTest : public ::testing::Test {
+ protected:
+  fs::path make(const std::string& own, const std::string& mount) {
+    fs::create_directories(root_ / "proc/self");
+    test::write_file(root_ / "proc/self/cgroup", own);
+    fs::create_directories(root_ / mount);
+    return root_ / mount;
+  }
+  test::TempDir root_;
+};
+
+TEST_F(GroupTest, VersionOne) {
+  const fs::path parent = make("5:cpu:/\n4:memory:/me\n0::/\n", "sys/fs/cgroup/memory/me");
+  MemoryGroup group(root_.path());
+  group.limit(123);
+  const fs::path own = group.joining_file().parent_path();
+  EXPECT_EQ(own.parent_path(), parent);
+  EXPECT_EQ(test::read_file(own / "memory.limit_in_bytes"), "123");
+}
+
+TEST_F(GroupTest, VersionTwoStepsAside) {
+  const fs::path parent = make("0::/me\n", "sys/fs/cgroup/me");
+  test::write_file(parent / "cgroup.controllers", "cpu memory io\n");
+  test::write_file(parent / "cgroup.subtree_control", "");
+  {
+    MemoryGroup group(root_.path());
+    group.limit(456);
+    EXPECT_EQ(test::read_file(group.joining_file().parent_path() / "memory.max"), "456");
+    EXPECT_EQ(test::read_file(group.joining_file().parent_path() / "memory.swap.max"), "0");
+    EXPECT_EQ(test::read_file(parent / "cgroup.subtree_control"), "+memory");
+    const fs::path aside = parent / ("spillway-bench-self-" + std::to_string(getpid()));
+    EXPECT_EQ(test::read_file(aside / "cgroup.procs"), std::to_string(getpid()));
+  }
+  EXPECT_EQ(test::read_file(parent / "cgroup.procs"), std::to_string(getpid())) << "moved back";
+}
+
+TEST_F(GroupTest, RefusalsSayWhatToDo) {
+  const auto refusal = [&] { return test::error_of([&] { MemoryGroup group(root_.path()); }); };
+  make("0::/me\n", "sys/fs/cgroup/me");
+  EXPECT_NE(refusal().find("not delegated"), std::string::npos);
+  EXPECT_NE(refusal().find("systemd-run"), std::string::npos);
+  test::write_file(root_ / "proc/self/cgroup", "1:cpu:/\n");
+  EXPECT_NE(refusal().find("names none"), std::string::npos);
+  test::write_file(root_ / "proc/self/cgroup", "4:memory:/gone\n");
+  EXPECT_NE(refusal().find("gone"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace spillway
