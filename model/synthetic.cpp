@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -310,7 +311,12 @@ class SyntheticWriter {
 
   std::string config_json() const {
     const ModelConfig& m = options_.model;
+    // "LlamaForCausalLM" is of the model type "llama": other programs want to see it.
+    std::string type = m.architecture.substr(0, m.architecture.find("ForCausalLM"));
+    std::transform(type.begin(), type.end(), type.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
     Json json = {{"architectures", {m.architecture}},
+                 {"model_type", type},
                  {"hidden_size", m.hidden},
                  {"intermediate_size", m.intermediate},
                  {"num_hidden_layers", m.layers},

@@ -107,7 +107,7 @@ class CudaCli(unittest.TestCase):
                              ("major=7", "compute capability 7.0")):
             done = call("run", self.config(), machine=machine)
             self.assertEqual(done.returncode, 0, done.stderr)
-            notes = [l for l in done.stderr.splitlines() if l.startswith("note:")]
+            notes = [l for l in done.stderr.splitlines() if l.startswith("note: device")]
             self.assertEqual(len(notes), 1, done.stderr)
             self.assertIn("computing on the host", notes[0])
             self.assertIn(why, notes[0])
