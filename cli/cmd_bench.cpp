@@ -274,6 +274,10 @@ int bench(BenchOptions options, const StopFlag& stop) {
   comparison.repeats = options.repeats;
   skip_reads_of_memory(config.model_path, comparison);
   const fs::path folder = make_folder(options.out);
+  if (!options.quiet) {
+    fmt::print(stderr, "{} arms, {} rounds; Ctrl-C ends it and keeps what was measured\n",
+               comparison.arms.size(), options.repeats);
+  }
   const SteadyClock clock;
   Progress progress(clock, options.quiet);
   BenchRun(options, model, folder, stop, clock, progress).run(comparison);

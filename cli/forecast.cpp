@@ -76,13 +76,29 @@ std::optional<HardwareProfile> find_profile(const std::string& file, const Model
   return profile;
 }
 
+/// Reads into huge pages, as the engine makes them; where the system had none, those into others.
+/// A drive that steps down after a while is taken as it is then.
+std::vector<ReadRate> read_rates(const HardwareProfile& profile) {
+  double best = 0;
+  bool huge_pages = false;
+  for (const ReadSample& sample : profile.reads) {
+    best = std::max(best, sample.bytes_per_second);
+    huge_pages |= sample.shape.huge_pages;
+  }
+  const double sustained = std::min(1.0, profile.sustained_bytes_per_second.value_or(best) / best);
+  std::vector<ReadRate> rates;
+  for (const ReadSample& sample : profile.reads) {
+    if (sample.shape.huge_pages != huge_pages) continue;
+    rates.push_back(
+        {sample.shape.chunk_bytes, sample.shape.depth, sustained * sample.bytes_per_second});
+  }
+  return rates;
+}
+
 MachineRates rates_of(const HardwareProfile& profile, const DeviceRates& device,
                       const MatmulRate& matmul) {
   MachineRates rates;
-  for (const ReadSample& sample : profile.reads) {
-    if (!sample.shape.huge_pages) continue;
-    rates.reads.push_back({sample.shape.chunk_bytes, sample.shape.depth, sample.bytes_per_second});
-  }
+  rates.reads = read_rates(profile);
   rates.copy_bytes = device.pinned_to_device;
   for (const MatmulRate::Rows& entry : matmul.rows) {
     rates.matmuls.push_back({entry.rows, entry.weight_bytes_per_second});
@@ -124,6 +140,7 @@ std::optional<KnownRates> find_rates(const std::string& file, const Model& model
   const DType dtype = model.weights.matrix_dtype().value_or(DType::kF32);
   for (const DeviceRates& device : profile->devices) {
     if (device.device != name) continue;
+    if (!machine.device->unified() && device.pinned_to_device <= 0) break;
     if (name.rfind("cuda", 0) == 0 && profile->hardware.gpu != machine.ops->description()) break;
     for (const MatmulRate& rate : device.matmuls) {
       if (rate.dtype != dtype) continue;

@@ -6,17 +6,12 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/terminal.h"
+#include "compare/results.h"
 
 namespace spillway {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
 
 MeasuredPass median_of(const std::vector<const PassRecord*>& passes) {
   MeasuredPass result;
@@ -24,7 +19,7 @@ MeasuredPass median_of(const std::vector<const PassRecord*>& passes) {
   const auto of = [&](auto value) {
     std::vector<double> values;
     for (const PassRecord* pass : passes) values.push_back(value(*pass));
-    return median(std::move(values));
+    return spread_of(std::move(values)).median;
   };
   result.passes = static_cast<uint32_t>(passes.size());
   result.seconds = of([](const PassRecord& p) { return p.seconds; });

@@ -85,7 +85,7 @@ std::vector<Config> candidates_of(const Config& config, bool unified, const Mach
   if (config.stream_slots) return candidates;
   const size_t shapes = candidates.size();
   for (size_t i = 0; i < shapes; ++i) {
-    for (const uint32_t slots : {4u, 16u}) {
+    for (const uint32_t slots : {4u, 8u, 16u}) {
       candidates.push_back(candidates[i]);
       candidates.back().stream_slots = slots;
     }
@@ -140,7 +140,7 @@ PassShape prompt_shape(const RunPlan& plan, const Workload& workload, const Work
 
 PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unified,
                             const PassShape& shape, const MachineRates& rates) {
-  const LinkRates links{rates.read_of(plan.stream), 0, rates.copy_bytes};
+  const LinkRates links{rates.read_of(plan.stream), rates.copy_bytes};
   const auto compute = unit_seconds(model, plan, unified, shape, rates);
   const SimulatedPass pass = simulate_pass(plan.stream, unified, links, compute);
   const Placement& placement = plan.stream.placement;

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Checks and measures Spillway on a machine with an NVIDIA GPU, with no network: builds, runs the
-# tests of the GPU, compute-sanitizer where it works, the benchmarks, and writes one Markdown file.
-#   scripts/gpu_check.sh [--stages build,test,sanitize,kernels,ratio] [--bundle FOLDER]
+# tests of the GPU, compute-sanitizer where it works, the benchmarks, RAM against NVMe with what was
+# predicted, and writes one Markdown file.
+#   scripts/gpu_check.sh [--stages build,test,sanitize,kernels,ratio,compare] [--bundle FOLDER]
 #                        [--out FILE] [--model FOLDER]
 # Missing libraries are taken from the folder that scripts/offline_bundle.sh made (default
 # build/offline). --model: a checkpoint to measure with; default: a synthetic one of 7 GB, removed
@@ -10,7 +11,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-stages=build,test,sanitize,kernels,ratio
+stages=build,test,sanitize,kernels,ratio,compare
 bundle=build/offline
 out=build/gpu_check.md
 model=
@@ -20,7 +21,7 @@ while [ $# -gt 0 ]; do
     --bundle) bundle=$2 ;;
     --out) out=$2 ;;
     --model) model=$2 ;;
-    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "gpu_check.sh: unknown option $1 (--help)" >&2; exit 2 ;;
   esac
   [ $# -ge 2 ] || { echo "gpu_check.sh: $1 needs a value" >&2; exit 2; }
@@ -115,17 +116,35 @@ for row in rows:
 PY
 }
 
+synthetic=$PWD/gpu-check-model
+model_folder() {  # sets $folder
+  folder=$model
+  [ -n "$folder" ] && return
+  folder=$synthetic
+  [ -d "$folder" ] || "$build/spillway" synth "$folder" --like bench-7gb
+}
+trap 'rm -rf "$synthetic"' EXIT
+
 ratio() {
-  local folder=$model
-  if [ -z "$folder" ]; then
-    folder=$PWD/gpu-check-model
-    "$build/spillway" synth "$folder" --like bench-7gb || return 1
-  fi
+  local folder
+  model_folder || return 1
   say
   "$build/bench/spillway_ratio" "$folder" --device cuda --runs 3 2>"$build/ratio.log" | tee -a "$out"
   local status=${PIPESTATUS[0]}
   [ "$status" -eq 0 ] || tail -n 5 "$build/ratio.log"
-  [ -n "$model" ] || rm -rf "$folder"
+  return "$status"
+}
+
+compare() {
+  local folder
+  model_folder || return 1
+  printf 'model: {path: %s}\ndevice: cuda\n' "$folder" >"$build/compare.yaml"
+  say; say '```'
+  "$build/spillway" probe --path "$folder" --device cuda --quiet | tee -a "$out" &&
+    "$build/spillway" bench "$build/compare.yaml" --sweeps decode,prompt --shares 100,50,0 \
+      --batches 1,16 --repeats 2 --out "$build/compare" --quiet | tee -a "$out"
+  local status=${PIPESTATUS[0]}
+  say '```'
   return "$status"
 }
 
@@ -146,5 +165,6 @@ stage test gpu_tests
 stage sanitize sanitizers
 stage kernels kernels
 stage ratio ratio
+stage compare compare
 say; say "| stage | outcome | time |"; say "| --- | --- | --- |"; say "${outcomes%$'\n'}"
 exit $failed

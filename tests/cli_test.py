@@ -361,6 +361,18 @@ class Cli(unittest.TestCase):
         (self.root / "fast.json").write_text(json.dumps(fast))
         quick = call("plan", config, "--json", "--profile", self.root / "fast.json")
         self.assertIn("days old", quick.stderr)
+        # A drive that steps down is taken as it is then; without huge pages there are still rates.
+        fast["drive"]["sustained_bytes_per_second"] = \
+            max(r["bytes_per_second"] for r in fast["drive"]["reads"]) / 2
+        (self.root / "tired.json").write_text(json.dumps(fast))
+        tired = call("plan", config, "--json", "--profile", self.root / "tired.json")
+        for sample in fast["drive"]["reads"]:
+            sample["huge_pages"] = False
+        (self.root / "small-pages.json").write_text(json.dumps(fast))
+        pages = call("plan", config, "--json", "--profile", self.root / "small-pages.json")
+        for done in (tired, pages):
+            slower = json.loads(done.stdout)["prediction"]["decode"]["seconds"]
+            self.assertAlmostEqual(decode["seconds"] / slower, 50, delta=3)
         faster = json.loads(quick.stdout)["prediction"]["decode"]["seconds"]
         self.assertAlmostEqual(decode["seconds"] / faster, 100, delta=5)
         # Of another machine: used when asked for, and said.

@@ -37,19 +37,18 @@ class Timeline {
   std::priority_queue<double, std::vector<double>, std::greater<>> events_;
 };
 
-/// Serves reads in order, at its rate, none faster than its latency.
+/// Serves reads in order, at its rate.
 class TimedDisk final : public BlockReader {
  public:
-  TimedDisk(uint32_t depth, const LinkRates& rates, Timeline& time)
-      : depth_(depth), rates_(rates), time_(time) {}
+  TimedDisk(uint32_t depth, double rate, Timeline& time)
+      : depth_(depth), rate_(rate), time_(time) {}
   std::string name() const override { return "simulated"; }
   uint32_t depth() const override { return depth_; }
   bool submit(ReadOp& op) override {
     if (pending_.size() == depth_) return false;
-    free_at_ = std::max(time_.now(), free_at_) + op.next_bytes() / rates_.read;
-    const double due = std::max(free_at_, time_.now() + rates_.read_latency);
-    pending_.push_back({&op, due});
-    time_.expect(due);
+    free_at_ = std::max(time_.now(), free_at_) + op.next_bytes() / rate_;
+    pending_.push_back({&op, free_at_});
+    time_.expect(free_at_);
     return true;
   }
   size_t poll(std::span<ReadCompletion> out) override {
@@ -69,7 +68,7 @@ class TimedDisk final : public BlockReader {
     double due;
   };
   uint32_t depth_;
-  LinkRates rates_;
+  double rate_;
   Timeline& time_;
   std::deque<Pending> pending_;
   double free_at_ = 0;
@@ -144,7 +143,7 @@ class Simulation {
       : plan_(plan),
         unified_(unified),
         unit_seconds_(unit_seconds),
-        disk_(plan.io_depth, rates, time_),
+        disk_(plan.io_depth, rates.read, time_),
         device_(unified, time_),
         arena_(device_, align_up(slots_bytes(), DeviceArena::kAlignment)),
         slots_(device_, arena_, plan.placement.slots, plan.placement.slot_bytes),

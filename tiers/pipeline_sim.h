@@ -13,9 +13,8 @@ namespace spillway {
 
 /// What carries bytes, in bytes per second. A rate that the placement needs must be positive.
 struct LinkRates {
-  double read = 0;          ///< from the drive, in chunks of the plan's size at its depth
-  double read_latency = 0;  ///< seconds of one read when nothing else is under way
-  double copy = 0;          ///< from pinned memory to a discrete device
+  double read = 0;  ///< from the drive, in chunks of the plan's size at its depth
+  double copy = 0;  ///< from pinned memory to a discrete device
 };
 
 /// One pass among many alike: the next one's first units are read while it ends.
