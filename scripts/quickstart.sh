@@ -19,6 +19,9 @@ else
   [ -n "${SPILLWAY_RAM:-}" ] && overrides+=(--set "memory.ram=$SPILLWAY_RAM")
 fi
 
+echo; echo "== the machine (half a minute; kept for later plans)"
+"$spillway" probe --path "${SPILLWAY_MODEL:-quickstart-model}" --quiet | grep -E 'drive|memory|kept' ||
+  echo "not measured: the plan is made by capacity alone"
 echo; echo "== the plan"
 "$spillway" plan configs/quickstart.yaml "${overrides[@]}"
 echo; echo "== the run"
