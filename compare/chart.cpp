@@ -11,13 +11,15 @@
 namespace spillway {
 namespace {
 
-constexpr double kWidth = 640;
-constexpr double kHeight = 380;
-constexpr double kLeft = 58;
-constexpr double kRight = 18;
-constexpr double kTop = 66;
+// Narrow, so that the text is still read on a phone's screen.
+constexpr double kWidth = 480;
+constexpr double kPlotHeight = 230;
+constexpr double kLeft = 48;
+constexpr double kRight = 16;
 constexpr double kBottom = 48;
-constexpr size_t kColours = 6;
+constexpr double kLegendTop = 36;
+constexpr double kLegendRow = 19;
+constexpr size_t kColours = 8;
 
 constexpr const char* kStyle =
     "<style>"
@@ -25,17 +27,43 @@ constexpr const char* kStyle =
     ".g{stroke:#e3e3e3}.d{stroke:#999;stroke-dasharray:5 4}"
     ".s{fill:none;stroke-width:2.5}.e{stroke-width:1.5}"
     ".c0{--c:#2f6fb7}.c1{--c:#c9622e}.c2{--c:#3b9461}.c3{--c:#8a5fbf}.c4{--c:#a8842c}"
-    ".c5{--c:#c2497c}.s,.e{stroke:var(--c)}circle{fill:var(--c)}"
+    ".c5{--c:#c2497c}.c6{--c:#4aa3a2}.c7{--c:#7a7a7a}.s,.e{stroke:var(--c)}circle{fill:var(--c)}"
     "@media(prefers-color-scheme:dark){svg{background:#16181c}text{fill:#ddd}.m{fill:#9aa0a8}"
     ".g{stroke:#33363d}.d{stroke:#777}.c0{--c:#6aa7e8}.c1{--c:#ec9163}.c2{--c:#6cc495}"
-    ".c3{--c:#b794e6}.c4{--c:#d9b65c}.c5{--c:#ea86b0}}"
+    ".c3{--c:#b794e6}.c4{--c:#d9b65c}.c5{--c:#ea86b0}.c6{--c:#7fd0cf}"
+    ".c7{--c:#b0b0b0}}"
     "@media print{svg{background:#fff}text{fill:#222}}"
     "</style>\n";
+
+/// Where the name of each line stands, row after row.
+struct Legend {
+  struct Place {
+    double x;
+    double y;
+  };
+  std::vector<Place> places;
+  double bottom = kLegendTop;
+};
+
+Legend lay_out_legend(const Chart& chart) {
+  Legend legend;
+  double x = kLeft;
+  for (const ChartLine& line : chart.lines) {
+    const double width = 30 + 7.2 * static_cast<double>(line.name.size());
+    if (x > kLeft && x + width > kWidth) {
+      x = kLeft;
+      legend.bottom += kLegendRow;
+    }
+    legend.places.push_back({x, legend.bottom});
+    x += width;
+  }
+  return legend;
+}
 
 /// Data to picture.
 class Scale {
  public:
-  explicit Scale(const Chart& chart) : log2_x_(chart.log2_x) {
+  Scale(const Chart& chart, double top) : log2_x_(chart.log2_x), top_(top) {
     low_x_ = INFINITY;
     high_x_ = -INFINITY;
     for (const ChartLine& line : chart.lines) {
@@ -56,9 +84,9 @@ class Scale {
   double x(double value) const {
     return kLeft + (along(value) - low_x_) / (high_x_ - low_x_) * (kWidth - kLeft - kRight);
   }
-  double y(double value) const {
-    return kHeight - kBottom - value / high_y_ * (kHeight - kTop - kBottom);
-  }
+  double y(double value) const { return bottom() - value / high_y_ * kPlotHeight; }
+  double top() const { return top_; }
+  double bottom() const { return top_ + kPlotHeight; }
   double y_step() const { return y_step_; }
   double high_y() const { return high_y_; }
   std::vector<double> x_ticks() const {
@@ -67,7 +95,7 @@ class Scale {
       for (double at = std::ceil(low_x_); at <= high_x_; ++at) ticks.push_back(std::exp2(at));
       return ticks;
     }
-    const double step = tick_step(high_x_ - low_x_, 7);
+    const double step = tick_step(high_x_ - low_x_, 6);
     for (double at = 0; at <= high_x_ * 1.0001; at += step) ticks.push_back(at);
     return ticks;
   }
@@ -76,6 +104,7 @@ class Scale {
   double along(double value) const { return log2_x_ ? std::log2(value) : value; }
 
   bool log2_x_;
+  double top_;
   double low_x_ = 0;
   double high_x_ = 0;
   double high_y_ = 0;
@@ -95,13 +124,13 @@ std::string axes(const Chart& chart, const Scale& scale) {
   for (const double at : chart.x_ticks.empty() ? scale.x_ticks() : chart.x_ticks) {
     svg += fmt::format(
         "<text class=\"m\" x=\"{:.1f}\" y=\"{:.0f}\" text-anchor=\"middle\">{:g}</text>\n",
-        scale.x(at), kHeight - kBottom + 18, at);
+        scale.x(at), scale.bottom() + 18, at);
   }
   svg += fmt::format(
       "<text class=\"m\" x=\"{:.0f}\" y=\"{:.0f}\" text-anchor=\"middle\">{}</text>\n"
       "<text class=\"m\" x=\"8\" y=\"{:.0f}\">{}</text>\n",
-      (kLeft + kWidth - kRight) / 2, kHeight - 8, escaped(chart.x_title), kTop - 12,
-      escaped(chart.y_title));
+      (kLeft + kWidth - kRight) / 2, scale.bottom() + kBottom - 8, escaped(chart.x_title),
+      scale.top() - 12, escaped(chart.y_title));
   return svg;
 }
 
@@ -138,16 +167,15 @@ std::string line_svg(const ChartLine& line, size_t colour, const Scale& scale) {
   return fmt::format("<g class=\"c{}\">{}{}</g>\n", colour % kColours, stroke, marks);
 }
 
-std::string legend(const Chart& chart) {
+std::string legend_svg(const Chart& chart, const Legend& legend) {
   std::string svg;
-  double x = kLeft;
   for (size_t i = 0; i < chart.lines.size(); ++i) {
-    const std::string& name = chart.lines[i].name;
+    const Legend::Place& place = legend.places[i];
     svg += fmt::format(
-        "<g class=\"c{}\"><circle cx=\"{:.0f}\" cy=\"36\" r=\"5\"/></g>"
-        "<text x=\"{:.0f}\" y=\"40\">{}</text>\n",
-        i % kColours, x + 5, x + 15, escaped(name));
-    x += 34 + 7.2 * static_cast<double>(name.size());
+        "<g class=\"c{}\"><circle cx=\"{:.0f}\" cy=\"{:.0f}\" r=\"5\"/></g>"
+        "<text x=\"{:.0f}\" y=\"{:.0f}\">{}</text>\n",
+        i % kColours, place.x + 5, place.y, place.x + 15, place.y + 4,
+        escaped(chart.lines[i].name));
   }
   return svg;
 }
@@ -158,14 +186,16 @@ std::string chart_svg(const Chart& chart) {
   const bool any = std::any_of(chart.lines.begin(), chart.lines.end(),
                                [](const ChartLine& line) { return !line.points.empty(); });
   if (!any) return "";
-  const Scale scale(chart);
+  const Legend legend = lay_out_legend(chart);
+  const Scale scale(chart, legend.bottom + 38);
   std::string body = axes(chart, scale);
   if (chart.diagonal) body += diagonal(scale);
   for (size_t i = 0; i < chart.lines.size(); ++i) body += line_svg(chart.lines[i], i, scale);
   return fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {:.0f} {:.0f}\" role=\"img\">\n"
       "<title>{}</title>\n{}<text x=\"8\" y=\"18\" font-weight=\"600\">{}</text>\n{}{}</svg>\n",
-      kWidth, kHeight, escaped(chart.title), kStyle, escaped(chart.title), legend(chart), body);
+      kWidth, scale.bottom() + kBottom, escaped(chart.title), kStyle, escaped(chart.title),
+      legend_svg(chart, legend), body);
 }
 
 }  // namespace spillway

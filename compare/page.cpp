@@ -84,7 +84,8 @@ std::string figure(const std::string& svg, const std::string& caption) {
 constexpr const char* kPageStyle =
     "body{font:16px/1.5 system-ui,sans-serif;max-width:760px;margin:0 auto;padding:16px;"
     "color:#222;background:#fff}h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}"
-    "figure{margin:1.5em 0}svg{width:100%;height:auto}figcaption{color:#666;font-size:.9em}"
+    "figure{margin:1.5em 0}svg{width:100%;height:auto;max-width:640px}"
+    ".wide svg{max-width:none;min-width:700px}figcaption{color:#666;font-size:.9em}"
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85em;white-space:nowrap}"
     "td,th{padding:3px 10px 3px 0;text-align:left;border-bottom:1px solid #ddd}"
     "dl{display:grid;grid-template-columns:auto 1fr;gap:2px 14px}dd{margin:0}"
@@ -213,7 +214,9 @@ std::string comparison_page(const Comparison& comparison) {
              "While the drive is the limit, more sequences cost little.") +
       figure(chart_svg(prediction_chart(comparison)),
              "On the dashed line: as predicted; between the thin ones: within 10 %.") +
-      figure(comparison.timeline_svg,
+      figure(comparison.timeline_svg.empty()
+                 ? ""
+                 : "<div class=\"wide\">" + comparison.timeline_svg + "</div>",
              "One decode pass, half of the layers in RAM: reads, computing, waiting.");
   return fmt::format(
       "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "compare/child.h"
 #include "compare/memory_group.h"
@@ -155,9 +156,30 @@ TEST(Charts, OfAnyScaleStayInsideThePicture) {
       EXPECT_EQ(svg.find("inf"), std::string::npos) << svg;
       const double x = std::stod(svg.substr(svg.rfind("cx=\"") + 4));
       EXPECT_GE(x, 0);
-      EXPECT_LE(x, 640);
+      EXPECT_LE(x, 480);
     }
   }
+}
+
+/// Many names take several rows instead of running out of the picture.
+TEST(Charts, LegendsWrap) {
+  Chart chart{"t", "x", "y", {}, {}, false, false};
+  for (int i = 0; i < 12; ++i) {
+    chart.lines.push_back(
+        {"100 % in RAM " + std::to_string(i), {{1, 1, 1, 1}, {2, 2, 2, 2}}, true});
+  }
+  const std::string svg = chart_svg(chart);
+  std::set<std::string> rows;
+  size_t names = 0;
+  const std::string mark = "r=\"5\"/></g><text x=\"";
+  for (size_t at = 0; (at = svg.find(mark, at)) != std::string::npos;) {
+    at += mark.size();
+    ++names;
+    EXPECT_LE(std::stod(svg.substr(at)) + 7 * 14, 480);
+    rows.insert(svg.substr(svg.find("y=", at), 6));
+  }
+  EXPECT_EQ(names, 12u);
+  EXPECT_GE(rows.size(), 3u);
 }
 
 TEST(Page, StandsAloneAndEscapes) {
