@@ -231,6 +231,7 @@ std::string results_text(const Comparison& comparison) {
              : "-"});
   }
   std::string text = table.text() + "\n" + skipped;
+  if (comparison.interrupted) text += "stopped early; these are the figures until then\n";
   for (const std::string& line : findings(comparison)) text += line + "\n";
   for (const std::string& note : comparison.notes) text += "note: " + note + "\n";
   return text;

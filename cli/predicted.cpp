@@ -18,6 +18,7 @@ MeasuredPass median_of(const std::vector<const PassRecord*>& passes) {
   if (passes.empty()) return result;
   const auto of = [&](auto value) {
     std::vector<double> values;
+    values.reserve(passes.size());
     for (const PassRecord* pass : passes) values.push_back(value(*pass));
     return spread_of(std::move(values)).median;
   };

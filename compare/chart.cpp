@@ -90,13 +90,14 @@ class Scale {
   double y_step() const { return y_step_; }
   double high_y() const { return high_y_; }
   std::vector<double> x_ticks() const {
+    // Multiples of the step, or every doubling.
+    const double step = log2_x_ ? 1 : tick_step(high_x_ - low_x_, 6);
+    const auto first = static_cast<int>(std::ceil(low_x_ / step));
+    const auto last = static_cast<int>(std::floor(high_x_ / step * 1.0001));
     std::vector<double> ticks;
-    if (log2_x_) {
-      for (double at = std::ceil(low_x_); at <= high_x_; ++at) ticks.push_back(std::exp2(at));
-      return ticks;
+    for (int i = first; i <= last; ++i) {
+      ticks.push_back(log2_x_ ? std::exp2(i) : i * step);
     }
-    const double step = tick_step(high_x_ - low_x_, 6);
-    for (double at = 0; at <= high_x_ * 1.0001; at += step) ticks.push_back(at);
     return ticks;
   }
 

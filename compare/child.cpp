@@ -58,6 +58,7 @@ ChildResult run_child(const std::vector<std::string>& arguments,
     words.insert(words.begin(), {"/bin/sh", "-c", kJoin, "sh", joining_file.string()});
   }
   std::vector<char*> argv;
+  argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   const FileActions actions(log.string());

@@ -59,6 +59,7 @@ Sample decode_sample(const nlohmann::json& report) {
   passes.erase(passes.begin());  // it follows the prompt
   const auto median = [&](double Pass::*member) {
     std::vector<double> values;
+    values.reserve(passes.size());
     for (const Pass& pass : passes) values.push_back(pass.*member);
     return median_of(std::move(values));
   };
@@ -71,10 +72,15 @@ Sample decode_sample(const nlohmann::json& report) {
   return sample;
 }
 
-double median_over(const std::vector<Sample>& samples, double Sample::*member) {
+std::vector<double> values_of(const std::vector<Sample>& samples, double Sample::*member) {
   std::vector<double> values;
+  values.reserve(samples.size());
   for (const Sample& sample : samples) values.push_back(sample.*member);
-  return median_of(std::move(values));
+  return values;
+}
+
+double median_over(const std::vector<Sample>& samples, double Sample::*member) {
+  return median_of(values_of(samples, member));
 }
 
 std::string quoted(const std::string& text) {
@@ -136,9 +142,7 @@ Spread spread_of(std::vector<double> values) {
 }
 
 Spread ArmResult::seconds() const {
-  std::vector<double> values;
-  for (const Sample& sample : samples) values.push_back(sample.seconds);
-  return spread_of(std::move(values));
+  return spread_of(values_of(samples, &Sample::seconds));
 }
 
 double ArmResult::tokens_per_second() const {
