@@ -1,15 +1,12 @@
 // spillway bench: RAM or NVMe, and how much of each, measured on this model and machine.
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
-#include <ctime>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/report.h"
 #include "cli/terminal.h"
 #include "compare/child.h"
 #include "compare/memory_group.h"
@@ -43,34 +40,13 @@ struct BenchOptions {
   bool quiet = false;
 };
 
-void write_file(const fs::path& file, const std::string& text) {
-  std::ofstream out(file);
-  out << text;
-  out.close();
-  if (!out) throw Error(fmt::format("cannot write {}: {}", file.string(), errno_text(errno)));
-}
-
 fs::path make_folder(const std::string& out) {
   const fs::path folder = fs::absolute(out);
   std::error_code error;
   fs::create_directories(folder / "arms", error);
   if (error) throw Error(fmt::format("--out {}: {}", out, error.message()));
-  write_file(folder / "bench.json", "");  // fails now rather than after half an hour
+  write_text(folder / "bench.json", "");  // fails now rather than after half an hour
   return folder;
-}
-
-/// Some systems take O_DIRECT on tmpfs; no read there is the drive's all the same.
-void skip_reads_of_memory(const fs::path& model, Comparison& comparison) {
-  const std::string system = file_system_name(model);
-  if (system != "tmpfs" && system != "ramfs") return;
-  for (ArmResult& result : comparison.arms) {
-    const bool reads = result.arm.sweep == Sweep::kMemory || result.arm.ram_share < 1;
-    if (!reads) continue;
-    result.skipped = fmt::format(
-        "the model lies in memory ({}), so that no read of it is one of a drive; put it on ext4 or "
-        "xfs",
-        system);
-  }
 }
 
 /// Runs the arms, round after round, so that drift hits all alike.
@@ -134,7 +110,7 @@ class BenchRun {
     const fs::path config = folder_ / "arms" / (arm.name() + ".yaml");
     const fs::path report = folder_ / "arms" / (arm.name() + ".json");
     try {
-      write_file(config, config_text(arm.config));
+      write_text(config, config_text(arm.config));
       const ChildResult child =
           run_arm(arm, {"run", config.string(), "--quiet", "--report", report.string()});
       if (stop_.requested()) return;
@@ -238,11 +214,11 @@ std::string results_text(const Comparison& comparison) {
 }
 
 void write_results(const fs::path& folder, const Comparison& comparison) {
-  write_file(folder / "bench.json", comparison_json(comparison).dump(1) + "\n");
-  write_file(folder / "bench.csv", comparison_csv(comparison));
-  write_file(folder / "bench.html", comparison_page(comparison));
+  write_report(folder / "bench.json", comparison_json(comparison));
+  write_text(folder / "bench.csv", comparison_csv(comparison));
+  write_text(folder / "bench.html", comparison_page(comparison));
   const std::string picture = chart_svg(memory_chart(comparison));
-  if (!picture.empty()) write_file(folder / "memory.svg", picture);
+  if (!picture.empty()) write_text(folder / "memory.svg", picture);
 }
 
 Sweep sweep_of(const std::string& name) {
@@ -270,10 +246,9 @@ int bench(BenchOptions options, const StopFlag& stop) {
   }  // a GPU is the arms' from here on
   comparison.model = fmt::format("{}, {} layers, {}", model.config.architecture,
                                  model.config.layers, format_bytes(model.weights.weight_bytes));
-  comparison.measured_at = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
+  comparison.measured_at = utc_now();
   comparison.version = SPILLWAY_VERSION;
   comparison.repeats = options.repeats;
-  skip_reads_of_memory(config.model_path, comparison);
   const fs::path folder = make_folder(options.out);
   if (!options.quiet) {
     fmt::print(stderr, "{} arms, {} rounds; Ctrl-C ends it and keeps what was measured\n",
@@ -284,7 +259,7 @@ int bench(BenchOptions options, const StopFlag& stop) {
   BenchRun(options, model, folder, stop, clock, progress).run(comparison);
   write_results(folder, comparison);
   if (options.json) {
-    fmt::print("{}\n", comparison_json(comparison).dump(1));
+    fmt::print("{}\n", json_text(comparison_json(comparison)));
   } else {
     fmt::print("{}\nwritten: {}/bench.html, bench.json, bench.csv; arms/ holds every arm's YAML\n",
                results_text(comparison), options.out);

@@ -1,9 +1,7 @@
 // spillway probe: measures this machine and keeps the result as a hardware profile.
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include <cstdio>
-#include <ctime>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
@@ -41,7 +39,7 @@ class Prober {
 
   HardwareProfile run() {
     HardwareProfile profile;
-    profile.measured_at = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
+    profile.measured_at = utc_now();
     profile.hardware.cpu = cpu_name();
     profile.hardware.cores = usable_cores();
     profile.hardware.drive = drive_name(options_.path);

@@ -1,15 +1,13 @@
 // spillway trace: one pass of a trace as a picture.
 #include <fmt/format.h>
 
-#include <cerrno>
 #include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/report.h"
 #include "cli/terminal.h"
 #include "compare/timeline.h"
-#include "core/error.h"
 #include "core/units.h"
 #include "io/json_strict.h"
 
@@ -38,12 +36,7 @@ int draw(const TraceOptions& options) {
   }
   fmt::print("{}", table.text());
   if (options.svg.empty()) return 0;
-  std::ofstream out(options.svg);
-  out << timeline_svg(timeline);
-  out.close();
-  if (!out) {
-    throw Error(fmt::format("cannot write {}: {}", options.svg, errno_text(errno)));
-  }
+  write_text(options.svg, timeline_svg(timeline));
   return 0;
 }
 

@@ -160,17 +160,13 @@ PlannedRun plan_with(const std::optional<KnownRates>& known, const Config& confi
   const bool mapped = config.io_engine == EngineChoice::kMmap;  // nobody can predict a page cache
   if (!known || mapped) return {plan_run(config, model, machine, workload), config, std::nullopt};
   ChosenPlan chosen = choose_plan(config, model, machine, workload, amount, known->rates);
-  const bool unified = machine.device->unified();
-  const MachineRates& rates = known->rates;
-  const PassShape decode = decode_shape(workload);
-  const PassShape prompt = prompt_shape(chosen.plan, workload, amount);
   Forecast forecast;
-  forecast.decode = predict_pass(model, chosen.plan, unified, decode, rates);
-  forecast.prompt = predict_pass(model, chosen.plan, unified, prompt, rates);
-  forecast.decode_rows = decode.rows;
-  forecast.prompt_rows = prompt.rows;
-  forecast.drive_rate = rates.best_read();
-  forecast.copy_rate = rates.copy_bytes;
+  forecast.decode = chosen.decode;
+  forecast.prompt = chosen.prompt;
+  forecast.decode_rows = chosen.decode_rows;
+  forecast.prompt_rows = chosen.prompt_rows;
+  forecast.drive_rate = known->rates.best_read();
+  forecast.copy_rate = known->rates.copy_bytes;
   forecast.measured_at = known->measured_at;
   forecast.candidates = chosen.candidates;
   return {std::move(chosen.plan), std::move(chosen.config), forecast};

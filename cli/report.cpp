@@ -132,12 +132,22 @@ Json common_report(const Config& config, const Model& model, const Machine& mach
   return report;
 }
 
+std::string json_text(const Json& json) {
+  return json.dump(1, ' ', false, Json::error_handler_t::replace);
+}
+
+void write_text(const std::filesystem::path& file, const std::string& text) {
+  std::ofstream out(file);
+  out << text;
+  out.close();
+  if (!out) throw Error(fmt::format("cannot write {}: {}", file.string(), errno_text(errno)));
+}
+
 void write_report(const std::filesystem::path& file, const Json& report) {
   std::filesystem::path temporary = file;
   temporary += ".partial";
   std::ofstream out(temporary);
-  // Generated text may hold anything a tokenizer gives; malformed UTF-8 is replaced, not thrown at.
-  out << report.dump(1, ' ', false, Json::error_handler_t::replace) << "\n";
+  out << json_text(report) << "\n";
   out.close();
   int error = out ? 0 : errno;
   if (error == 0 && std::rename(temporary.c_str(), file.c_str()) != 0) error = errno;

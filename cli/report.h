@@ -22,6 +22,11 @@ nlohmann::ordered_json common_report(const Config& config, const Model& model,
 /// Writes through a temporary name, so that no half report is ever seen. Throws Error.
 void write_report(const std::filesystem::path& file, const nlohmann::ordered_json& report);
 
+/// Generated text may hold anything a tokenizer gives: malformed UTF-8 is replaced, not thrown at.
+std::string json_text(const nlohmann::ordered_json& json);
+/// Throws Error naming the file.
+void write_text(const std::filesystem::path& file, const std::string& text);
+
 /// Layers by tier, the memory bill and what streams in each pass.
 std::string plan_text(const Model& model, const Machine& machine, const RunPlan& plan);
 /// One line per kind of pass: tokens/s, bytes/s, share of time stalled.

@@ -1,10 +1,12 @@
 #include "cli/terminal.h"
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <ctime>
 #include <memory>
 #include <set>
 
@@ -76,6 +78,10 @@ std::string Table::text() const {
 
 bool stdout_is_terminal() {
   return isatty(STDOUT_FILENO) != 0;
+}
+
+std::string utc_now() {
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
 }
 
 }  // namespace spillway

@@ -34,6 +34,9 @@ class Progress {
 /// "1:05" or "2:00:09".
 std::string format_duration(double seconds);
 
+/// Now, as "2026-11-20T14:00:00Z".
+std::string utc_now();
+
 /// Columns padded to their widest cell; numbers to the right. The first row is the heading.
 class Table {
  public:

@@ -91,10 +91,7 @@ void add_memory_arms(std::vector<Arm>& arms, const Config& base, const Model& mo
       arm.memory_bytes = budget;
       arm.config = base;
       arm.config.ram_bytes = budget;
-      if (mapped) {
-        arm.config.io_engine = EngineChoice::kMmap;
-        arm.config.io_direct = DirectChoice::kAuto;
-      }
+      if (mapped) arm.config.io_engine = EngineChoice::kMmap;
       arms.push_back(std::move(arm));
     }
   }

@@ -5,9 +5,9 @@
 
 #include <cerrno>
 #include <fstream>
-#include <optional>
 
 #include "core/error.h"
+#include "core/system_memory.h"
 
 namespace spillway {
 namespace {
@@ -38,37 +38,14 @@ bool lists_memory(const fs::path& file) {
       what));
 }
 
-struct OwnGroups {
-  std::optional<fs::path> v1;  ///< of the memory controller
-  std::optional<fs::path> v2;
-};
-
-OwnGroups own_groups(const fs::path& root) {
-  OwnGroups groups;
-  std::ifstream in(root / "proc/self/cgroup");
-  for (std::string line; std::getline(in, line);) {  // "4:memory:/path" (v1) or "0::/path" (v2)
-    const size_t first = line.find(':');
-    const size_t second = line.find(':', first + 1);
-    if (first == std::string::npos || second == std::string::npos) continue;
-    const std::string controllers = fmt::format(",{},", line.substr(first + 1, second - first - 1));
-    const fs::path path = fs::path(line.substr(second + 1)).relative_path();
-    if (controllers.find(",memory,") != std::string::npos) {
-      groups.v1 = root / "sys/fs/cgroup/memory" / path;
-    } else if (controllers == ",,") {
-      groups.v2 = root / "sys/fs/cgroup" / path;
-    }
-  }
-  return groups;
-}
-
 }  // namespace
 
 MemoryGroup::MemoryGroup(const fs::path& root) {
-  const OwnGroups own = own_groups(root);
-  if (own.v1) {
-    make_v1(*own.v1);
-  } else if (own.v2) {
-    make_v2(*own.v2);
+  const MemoryGroups own = own_memory_groups(root);
+  if (!own.v1.empty()) {
+    make_v1(own.v1);
+  } else if (!own.v2.empty()) {
+    make_v2(own.v2);
   } else {
     refuse("/proc/self/cgroup names none");
   }

@@ -83,8 +83,30 @@ uint64_t size(const Value& value, uint64_t low, uint64_t high) {
   return *bytes;
 }
 
+/// The words of an enumeration, for reading and for writing.
 template <typename Enum>
-Enum choice(const Value& value, const std::vector<std::pair<std::string, Enum>>& options) {
+using Names = std::vector<std::pair<std::string, Enum>>;
+
+Names<PlacementPolicy> policy_names() {
+  return {{"auto", PlacementPolicy::kAuto},
+          {"ram", PlacementPolicy::kRam},
+          {"nvme", PlacementPolicy::kNvme}};
+}
+Names<EngineChoice> engine_names() {
+  return {{"auto", EngineChoice::kAuto},
+          {"io_uring", EngineChoice::kUring},
+          {"pread", EngineChoice::kPread},
+          {"mmap", EngineChoice::kMmap}};
+}
+Names<DirectChoice> direct_names() {
+  return {{"auto", DirectChoice::kAuto}, {"on", DirectChoice::kOn}, {"off", DirectChoice::kOff}};
+}
+Names<PromptMath> math_names() {
+  return {{"auto", PromptMath::kAuto}, {"bf16", PromptMath::kBf16}, {"f32", PromptMath::kF32}};
+}
+
+template <typename Enum>
+Enum choice(const Value& value, const Names<Enum>& options) {
   std::string expected;
   for (const auto& [name, option] : options) {
     expected += (expected.empty() ? "" : &option == &options.back().second ? " or " : ", ") + name;
@@ -194,15 +216,12 @@ void add_machine_keys(Keys& keys) {
   keys["memory.ram"] = or_auto(&Config::ram_bytes, memory_size);
   keys["memory.gpu"] = or_auto(&Config::gpu_bytes, memory_size);
   keys["placement.policy"] = [](Config& c, const Value& v) {
-    c.policy = choice<PlacementPolicy>(v, {{"auto", PlacementPolicy::kAuto},
-                                           {"ram", PlacementPolicy::kRam},
-                                           {"nvme", PlacementPolicy::kNvme}});
+    c.policy = choice(v, policy_names());
   };
   keys["placement.ram_share"] =
       or_auto(&Config::ram_share, [](const Value& v) { return real(v, 0, 1); });
   keys["compute.prompt_math"] = [](Config& c, const Value& v) {
-    c.prompt_math = choice<PromptMath>(
-        v, {{"auto", PromptMath::kAuto}, {"bf16", PromptMath::kBf16}, {"f32", PromptMath::kF32}});
+    c.prompt_math = choice(v, math_names());
   };
   keys["compute.threads"] = [](Config& c, const Value& v) {
     c.compute_threads = is_auto(v) ? 0 : static_cast<uint32_t>(integer(v, 1, 1024));
@@ -210,16 +229,8 @@ void add_machine_keys(Keys& keys) {
 }
 
 void add_stream_keys(Keys& keys) {
-  keys["io.engine"] = [](Config& c, const Value& v) {
-    c.io_engine = choice<EngineChoice>(v, {{"auto", EngineChoice::kAuto},
-                                           {"io_uring", EngineChoice::kUring},
-                                           {"pread", EngineChoice::kPread},
-                                           {"mmap", EngineChoice::kMmap}});
-  };
-  keys["io.direct"] = [](Config& c, const Value& v) {
-    c.io_direct = choice<DirectChoice>(
-        v, {{"auto", DirectChoice::kAuto}, {"on", DirectChoice::kOn}, {"off", DirectChoice::kOff}});
-  };
+  keys["io.engine"] = [](Config& c, const Value& v) { c.io_engine = choice(v, engine_names()); };
+  keys["io.direct"] = [](Config& c, const Value& v) { c.io_direct = choice(v, direct_names()); };
   keys["io.chunk"] = or_auto(&Config::io_chunk_bytes, [](const Value& v) {
     const uint64_t bytes = size(v, 64 * kKiB, 64 * kMiB);
     if (bytes % (64 * kKiB) != 0) fail(v, "a multiple of 64KiB");
@@ -416,8 +427,6 @@ Config load_config(const fs::path& file, const std::vector<std::string>& overrid
 
 namespace {
 
-constexpr const char* kAuto = "auto";
-
 template <typename T>
 void emit(YAML::Emitter& out, const char* key, const T& value) {
   out << YAML::Key << key << YAML::Value << value;
@@ -428,7 +437,14 @@ void emit_or_auto(YAML::Emitter& out, const char* key, const std::optional<T>& v
   if (value) {
     emit(out, key, *value);
   } else {
-    emit(out, key, kAuto);
+    emit(out, key, "auto");
+  }
+}
+
+template <typename Enum>
+void emit_choice(YAML::Emitter& out, const char* key, Enum value, const Names<Enum>& names) {
+  for (const auto& [name, option] : names) {
+    if (option == value) emit(out, key, name);
   }
 }
 
@@ -438,10 +454,7 @@ void begin_section(YAML::Emitter& out, const char* name) {
 
 void emit_placement(YAML::Emitter& out, const Config& config) {
   begin_section(out, "placement");
-  emit(out, "policy",
-       config.policy == PlacementPolicy::kAuto  ? kAuto
-       : config.policy == PlacementPolicy::kRam ? "ram"
-                                                : "nvme");
+  emit_choice(out, "policy", config.policy, policy_names());
   emit_or_auto(out, "ram_share", config.ram_share);
   if (!config.overrides.empty()) {
     begin_section(out, "layers");
@@ -457,10 +470,8 @@ void emit_placement(YAML::Emitter& out, const Config& config) {
 
 void emit_streaming(YAML::Emitter& out, const Config& config) {
   begin_section(out, "io");
-  const char* engines[] = {kAuto, "io_uring", "pread", "mmap"};
-  emit(out, "engine", engines[static_cast<int>(config.io_engine)]);
-  const char* direct[] = {kAuto, "on", "off"};
-  emit(out, "direct", direct[static_cast<int>(config.io_direct)]);
+  emit_choice(out, "engine", config.io_engine, engine_names());
+  emit_choice(out, "direct", config.io_direct, direct_names());
   emit_or_auto(out, "chunk", config.io_chunk_bytes);
   emit_or_auto(out, "depth", config.io_depth);
   emit_or_auto(out, "register_buffers", config.io_register_buffers);
@@ -472,8 +483,7 @@ void emit_streaming(YAML::Emitter& out, const Config& config) {
   out << YAML::EndMap;
   begin_section(out, "compute");
   if (config.compute_threads != 0) emit(out, "threads", config.compute_threads);
-  const char* maths[] = {kAuto, "bf16", "f32"};
-  emit(out, "prompt_math", maths[static_cast<int>(config.prompt_math)]);
+  emit_choice(out, "prompt_math", config.prompt_math, math_names());
   out << YAML::EndMap;
 }
 

@@ -14,6 +14,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kMountV1 = "sys/fs/cgroup/memory";
+constexpr const char* kMountV2 = "sys/fs/cgroup";
+
 /// Value of a "Key:   123 kB" line, in bytes.
 uint64_t field_kb(const fs::path& file, const std::string& key) {
   std::ifstream in(file);
@@ -68,9 +71,8 @@ std::optional<uint64_t> room_below(fs::path directory, const fs::path& stop,
 
 }  // namespace
 
-SystemMemory read_system_memory(const fs::path& root) {
-  SystemMemory memory;
-  memory.available_bytes = field_kb(root / "proc/meminfo", "MemAvailable:");
+MemoryGroups own_memory_groups(const fs::path& root) {
+  MemoryGroups own;
   std::ifstream groups(root / "proc/self/cgroup");
   std::string line;
   while (std::getline(groups, line)) {  // "4:memory:/path" (v1) or "0::/path" (v2)
@@ -79,20 +81,28 @@ SystemMemory read_system_memory(const fs::path& root) {
     if (first == std::string::npos || second == std::string::npos) continue;
     const std::string controllers = line.substr(first + 1, second - first - 1);
     const std::string path = line.substr(std::min(second + 2, line.size()));
-    std::optional<uint64_t> room;
+    const auto below = [&](const fs::path& mount) { return path.empty() ? mount : mount / path; };
     if (controllers.empty()) {
-      const fs::path mount = root / "sys/fs/cgroup";
-      room = room_below(path.empty() ? mount : mount / path, mount,
-                        {"memory.max", "memory.current", "inactive_file"});
+      own.v2 = below(root / kMountV2);
     } else if (("," + controllers + ",").find(",memory,") != std::string::npos) {
-      const fs::path mount = root / "sys/fs/cgroup/memory";
-      room = room_below(path.empty() ? mount : mount / path, mount,
-                        {"memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"});
-    }
-    if (room) {
-      memory.cgroup_room_bytes = std::min(memory.cgroup_room_bytes.value_or(*room), *room);
+      own.v1 = below(root / kMountV1);
     }
   }
+  return own;
+}
+
+SystemMemory read_system_memory(const fs::path& root) {
+  SystemMemory memory;
+  memory.available_bytes = field_kb(root / "proc/meminfo", "MemAvailable:");
+  const MemoryGroups own = own_memory_groups(root);
+  const auto bound = [&](const fs::path& group, const fs::path& mount, const CgroupFiles& files) {
+    if (group.empty()) return;
+    const auto room = room_below(group, mount, files);
+    if (room) memory.cgroup_room_bytes = std::min(memory.cgroup_room_bytes.value_or(*room), *room);
+  };
+  bound(own.v2, root / kMountV2, {"memory.max", "memory.current", "inactive_file"});
+  bound(own.v1, root / kMountV1,
+        {"memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"});
   return memory;
 }
 

@@ -12,6 +12,13 @@ struct SystemMemory {
   std::optional<uint64_t> cgroup_room_bytes;  ///< smallest limit less usage on the way to the root
 };
 
+/// Folders of this process's own control groups; empty where there is none.
+struct MemoryGroups {
+  std::filesystem::path v1;  ///< of the memory controller
+  std::filesystem::path v2;
+};
+MemoryGroups own_memory_groups(const std::filesystem::path& root = "/");
+
 /// Reads /proc and the control groups (v1 and v2) of this process under `root` ("/" in production).
 SystemMemory read_system_memory(const std::filesystem::path& root = "/");
 

@@ -87,14 +87,18 @@ DirectFile::DirectFile(const std::filesystem::path& path, DirectChoice choice) {
   const int direct_fd = open_or_errno(info_.path, O_DIRECT);
   const int error =
       direct_fd < 0 ? -direct_fd : probe_direct_read(direct_fd, info_.alignment, info_.bytes);
-  if (error == 0) {
+  const std::string system = file_system_name(path);
+  const bool in_memory = system == "tmpfs";  // newer kernels take O_DIRECT there all the same
+  if (error == 0 && !in_memory) {
     close(fd);
     info_.fd = direct_fd;
     info_.direct = true;
     return;
   }
   if (direct_fd >= 0) close(direct_fd);
-  refused_ = fmt::format("{} refuses O_DIRECT: {}", file_system_name(path), errno_text(error));
+  refused_ = in_memory
+                 ? fmt::format("{} keeps files in memory, where O_DIRECT reaches no drive", system)
+                 : fmt::format("{} refuses O_DIRECT: {}", system, errno_text(error));
   if (choice == DirectChoice::kOn) {
     close(fd);
     throw Error(fmt::format("{}: {}; set io.direct: auto or put the model on ext4 or xfs",

@@ -23,7 +23,8 @@ struct ReadFile {
 class DirectFile {
  public:
   /// Opens for reading, with O_DIRECT unless `choice` is off. With `auto`, a file system that
-  /// refuses it is read through the page cache and `refused` says why; with `on` that is an Error.
+  /// refuses it (or is in memory) is read through the page cache and `refused` says why; with `on`
+  /// that is an Error.
   DirectFile(const std::filesystem::path& path, DirectChoice choice);
   DirectFile(DirectFile&& other) noexcept;
   DirectFile& operator=(DirectFile&&) = delete;

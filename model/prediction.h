@@ -74,7 +74,11 @@ PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unifie
 /// where nothing is clearly faster.
 struct ChosenPlan {
   RunPlan plan;
-  Config config;            ///< that gives it
+  Config config;  ///< that gives it
+  PassPrediction decode;
+  PassPrediction prompt;
+  uint32_t decode_rows = 0;
+  uint32_t prompt_rows = 0;
   uint32_t candidates = 0;  ///< simulated
 };
 ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& machine,

@@ -17,12 +17,10 @@ constexpr uint64_t kChunkBytes = kMiB;
 constexpr uint32_t kDepth = 8;
 constexpr uint32_t kMinChunkRows = 16;
 
-std::vector<FileShape> file_shapes(const Checkpoint& checkpoint, bool mapped) {
+std::vector<FileShape> file_shapes(const Checkpoint& checkpoint) {
   std::vector<FileShape> shapes;
   for (const DirectFile& file : checkpoint.files()) {
-    const uint32_t alignment = file.info().alignment;
-    shapes.push_back(
-        {file.info().bytes, mapped ? std::max(alignment, kMappingAlignment) : alignment});
+    shapes.push_back({file.info().bytes, file.info().alignment});
   }
   return shapes;
 }
@@ -35,7 +33,7 @@ StreamPlan cut_model(const Config& config, const Model& model, const Device& dev
   plan.chunk_bytes = config.io_chunk_bytes.value_or(kChunkBytes);
   plan.io_depth = config.io_depth.value_or(kDepth);
   plan.register_buffers = config.io_register_buffers.value_or(true);
-  const auto shapes = file_shapes(model.checkpoint, config.io_engine == EngineChoice::kMmap);
+  const auto shapes = file_shapes(model.checkpoint);
   CutOptions options{unit_bytes, plan.chunk_bytes,
                      device.unified() ? BlobLayout::kInPlace : BlobLayout::kPacked};
   plan.units = cut_units(plan.layers, shapes, options);

@@ -340,6 +340,7 @@ class Cli(unittest.TestCase):
         decode = shown["decode"]
         slowest = max(decode["nvme_seconds"], decode["copy_seconds"], decode["compute_seconds"])
         self.assertGreaterEqual(decode["seconds"], 0.999 * slowest)
+        self.assertLessEqual(decode["seconds"], 1.2 * slowest)
         self.assertEqual(shown["drive_bytes_per_second"],
                          max(r["bytes_per_second"] for r in profile["drive"]["reads"]
                              if r["huge_pages"]))

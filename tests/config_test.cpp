@@ -1,5 +1,7 @@
 #include "core/config.h"
 
+#include <fmt/format.h>
+
 #include "core/units.h"
 #include "tests/support.h"
 
@@ -91,6 +93,12 @@ TEST(Config, TextGivesTheConfigurationAgain) {
     EXPECT_EQ(after.temperature, before.temperature);
     EXPECT_EQ(after.ignore_eos, before.ignore_eos);
     EXPECT_EQ(after.score_context_tokens, before.score_context_tokens);
+  }
+  for (const char* io : {"engine: io_uring, direct: on", "engine: mmap", "engine: auto"}) {
+    const Config before = parse(fmt::format("model: {{path: m}}\nio: {{{}}}\n", io));
+    const Config after = parse(config_text(before));
+    EXPECT_EQ(after.io_engine, before.io_engine);
+    EXPECT_EQ(after.io_direct, before.io_direct);
   }
   Config odd = parse("model: {path: m}\nplacement: {ram_share: 0.3}\n");
   odd.prompts = {"quotes \" and: colons", "two\nlines", ""};

@@ -61,8 +61,8 @@ TEST(PipelineSim, ResidentUnitsCostComputingOnly) {
   EXPECT_EQ(pass.read_seconds, 0);
 }
 
-/// With one slot fewer than a double buffer hides, reads and computing take turns.
-TEST(PipelineSim, TwoSlotsHideLessThanFour) {
+/// Two slots cannot hide a unit that computes long; eight can.
+TEST(PipelineSim, FewSlotsHideLess) {
   const auto seconds = [](uint32_t slots) {
     const StreamPlan plan = make_plan(true, 100, 4 * kMiB, {Tier::kNvme}, slots);
     std::vector<double> compute(plan.units.size(), 0.1e-3);

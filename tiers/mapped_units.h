@@ -14,7 +14,7 @@
 
 namespace spillway {
 
-/// Chunks of in-place plans must lie at multiples of this in file and blob.
+/// Chunks of in-place plans lie at multiples of this in file and blob: direct reads need no less.
 inline constexpr uint32_t kMappingAlignment = 4096;
 
 class MappedUnits {

@@ -170,7 +170,7 @@ class Simulation {
   uint64_t slots_bytes() const { return plan_.placement.slots * plan_.placement.slot_bytes; }
   bool in_place(uint32_t unit) const {
     const Tier tier = plan_.placement.unit_tiers[unit];
-    return plan_.placement.mapped || tier == Tier::kGpu || (unified_ && tier == Tier::kRam);
+    return tier == Tier::kGpu || (unified_ && tier == Tier::kRam);
   }
 
   void make_feeder() {
