@@ -20,6 +20,7 @@ struct TokenizeOptions {
   std::optional<std::string> text_file;
   bool decode = false;
   bool bos = false;
+  bool lines = false;
 };
 
 std::string input_of(const TokenizeOptions& options) {
@@ -31,9 +32,8 @@ std::string input_of(const TokenizeOptions& options) {
   return text.str();
 }
 
-/// Ids when the text is a JSON list of them.
-std::optional<std::vector<uint32_t>> ids_in(const std::string& text) {
-  const auto json = nlohmann::json::parse(text, nullptr, false);
+/// Ids when `json` is a list of them.
+std::optional<std::vector<uint32_t>> ids_in(const nlohmann::json& json) {
   if (!json.is_array()) return std::nullopt;
   std::vector<uint32_t> ids;
   for (const auto& item : json) {
@@ -43,7 +43,52 @@ std::optional<std::vector<uint32_t>> ids_in(const std::string& text) {
   return ids;
 }
 
-int tokenize(const TokenizeOptions& options) {
+std::string decode_ids(const Tokenizer& tokenizer, const std::vector<uint32_t>& ids) {
+  for (const uint32_t id : ids) {
+    if (id >= tokenizer.vocab_size()) {
+      throw Error(
+          fmt::format("token id {} is outside the vocabulary of {}", id, tokenizer.vocab_size()));
+    }
+  }
+  return tokenizer.decode(ids);
+}
+
+std::vector<uint32_t> encode_text(const Tokenizer& tokenizer, const TokenizeOptions& options,
+                                  const std::string& text) {
+  return options.bos ? tokenizer.encode_prompt(text) : tokenizer.encode(text);
+}
+
+/// One line of --lines: a JSON string, or with --decode a list of ids.
+nlohmann::json answer_line(const Tokenizer& tokenizer, const TokenizeOptions& options,
+                           const std::string& line) {
+  const auto json = nlohmann::json::parse(line, nullptr, false);
+  if (options.decode) {
+    if (const auto ids = ids_in(json)) return decode_ids(tokenizer, *ids);
+    throw Error("expected a JSON list of token ids");
+  }
+  if (!json.is_string()) throw Error("expected a JSON string");
+  return encode_text(tokenizer, options, json.get<std::string>());
+}
+
+int tokenize_lines(const Tokenizer& tokenizer, const TokenizeOptions& options,
+                   const StopFlag& stop) {
+  std::ifstream in(*options.text_file, std::ios::binary);
+  std::string line;
+  for (uint64_t number = 1; in && std::getline(in, line); ++number) {
+    if (stop.requested()) return kExitInterrupted;
+    try {
+      // ASCII: some readers take U+2028 for the end of a line.
+      fmt::print("{}\n", answer_line(tokenizer, options, line).dump(-1, ' ', true));
+    } catch (const Error& error) {
+      throw Error(fmt::format("{}:{}: {}", *options.text_file, number, error.what()));
+    }
+  }
+  if (!in.eof())
+    throw Error(fmt::format("cannot read {}: {}", *options.text_file, errno_text(errno)));
+  return 0;
+}
+
+int tokenize(const TokenizeOptions& options, const StopFlag& stop) {
   std::error_code error;
   if (!std::filesystem::is_directory(options.directory, error)) {
     throw Error(fmt::format("{}: no such folder", options.directory));
@@ -52,22 +97,14 @@ int tokenize(const TokenizeOptions& options) {
   if (tokenizer == nullptr) {
     throw Error(fmt::format("{}: no tokenizer.json and no tokenizer.model", options.directory));
   }
+  if (options.lines) return tokenize_lines(*tokenizer, options, stop);
   const std::string text = input_of(options);
   if (options.decode) {
-    const auto ids = ids_in(text);
-    if (ids) {
-      for (const uint32_t id : *ids) {
-        if (id >= tokenizer->vocab_size()) {
-          throw Error(fmt::format("token id {} is outside the vocabulary of {}", id,
-                                  tokenizer->vocab_size()));
-        }
-      }
-    }
-    fmt::print("{}\n", tokenizer->decode(ids ? *ids : tokenizer->encode(text)));
+    const auto ids = ids_in(nlohmann::json::parse(text, nullptr, false));
+    fmt::print("{}\n", decode_ids(*tokenizer, ids ? *ids : tokenizer->encode(text)));
     return 0;
   }
-  const auto ids = options.bos ? tokenizer->encode_prompt(text) : tokenizer->encode(text);
-  fmt::print("{}\n", nlohmann::json(ids).dump());
+  fmt::print("{}\n", nlohmann::json(encode_text(*tokenizer, options, text)).dump());
   return 0;
 }
 
@@ -79,12 +116,19 @@ void add_tokenize_command(CommandContext& context) {
   command->add_option("MODEL_DIR", options->directory, "Folder with a tokenizer")->required();
   auto* input = command->add_option_group("input");
   input->add_option("--text", options->text, "The text")->type_name("TEXT");
-  input->add_option("--text-file", options->text_file, "File with the text")->type_name("FILE");
+  auto* file =
+      input->add_option("--text-file", options->text_file, "File with the text")->type_name("FILE");
   input->require_option(1);
   command->add_flag("--decode", options->decode,
                     "Print text: of a JSON list of ids, or of the text's own ids");
   command->add_flag("--bos", options->bos, "Add what a prompt of this model starts with");
-  context.on(command, [options] { return tokenize(*options); });
+  command
+      ->add_flag("--lines", options->lines,
+                 "A JSON string on each line of FILE, or a list of ids with --decode; a line of "
+                 "JSON for each")
+      ->needs(file);
+  context.on(command,
+             [options, &context_stop = context.stop] { return tokenize(*options, context_stop); });
 }
 
 }  // namespace spillway

@@ -139,6 +139,26 @@ class Cli(unittest.TestCase):
         self.assertEqual(done.stdout, "héllo\n")
         self.assertEqual(json.loads(call("tokenize", self.model, "--text", "").stdout), [])
 
+    def test_tokenize_lines(self):
+        texts = ["héllo", "", "two\nlines \u2028 \0 😀", '"quoted"']
+        file = self.root / "texts.jsonl"
+        file.write_text("".join(json.dumps(t) + "\n" for t in texts).rstrip("\n"))
+        done = call("tokenize", self.model, "--text-file", file, "--lines")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        ids = [json.loads(line) for line in done.stdout.splitlines()]
+        self.assertEqual(ids, [list(t.encode()) for t in texts])
+        file.write_text(done.stdout)
+        done = call("tokenize", self.model, "--text-file", file, "--lines", "--decode")
+        self.assertEqual([json.loads(line) for line in done.stdout.splitlines()], texts)
+        for line, flags, says in (("[1]", (), "expected a JSON string"), ("", (), "JSON string"),
+                                  ('"\\ud800"', (), "JSON string"), ('"a"', ("--decode",), "ids"),
+                                  ("[-1]", ("--decode",), "ids"), ("[70000]", ("--decode",), "70000")):
+            file.write_text((("[1]" if flags else '"a"') + "\n") + line + "\n")
+            self.fails("tokenize", self.model, "--text-file", file, "--lines", *flags,
+                       says=("texts.jsonl:2", says))
+        self.fails("tokenize", self.model, "--text-file", self.root, "--lines", says="cannot read")
+        self.assertEqual(call("tokenize", self.model, "--text", "a", "--lines").returncode, 2)
+
     def test_token_ids_need_no_tokenizer(self):
         bare = self.root / "bare"
         shutil.copytree(self.model, bare)
