@@ -15,7 +15,7 @@
 #include "model/forward.h"
 #include "model/kv_cache.h"
 #include "model/model_config.h"
-#include "model/tokenizer.h"
+#include "text/tokenizer.h"
 #include "model/weight_map.h"
 #include "tiers/engine.h"
 

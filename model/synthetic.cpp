@@ -17,7 +17,7 @@
 #include "core/buffer.h"
 #include "core/error.h"
 #include "core/units.h"
-#include "model/unicode.h"
+#include "text/unicode.h"
 #include "model/weight_map.h"
 
 namespace spillway {

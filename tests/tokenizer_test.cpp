@@ -1,11 +1,11 @@
-#include "model/tokenizer.h"
+#include "text/tokenizer.h"
 
 #include <nlohmann/json.hpp>
 #include <random>
 
 #include "core/error.h"
-#include "model/bpe.h"
-#include "model/unicode.h"
+#include "text/bpe.h"
+#include "text/unicode.h"
 #include "tests/support.h"
 
 namespace spillway {

@@ -14,9 +14,9 @@
 #include "core/error.h"
 #include "core/units.h"
 #include "io/json_strict.h"
-#include "model/bpe.h"
-#include "model/tokenizer.h"
-#include "model/unicode.h"
+#include "text/bpe.h"
+#include "text/tokenizer.h"
+#include "text/unicode.h"
 
 namespace spillway {
 namespace {

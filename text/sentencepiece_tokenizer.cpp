@@ -3,8 +3,8 @@
 #include <sentencepiece_processor.h>
 
 #include "core/error.h"
-#include "model/tokenizer.h"
-#include "model/unicode.h"
+#include "text/tokenizer.h"
+#include "text/unicode.h"
 
 namespace spillway {
 namespace {

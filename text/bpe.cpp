@@ -1,4 +1,4 @@
-#include "model/bpe.h"
+#include "text/bpe.h"
 
 #include <queue>
 

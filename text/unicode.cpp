@@ -1,4 +1,4 @@
-#include "model/unicode.h"
+#include "text/unicode.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <fmt/format.h>

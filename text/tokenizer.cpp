@@ -1,11 +1,11 @@
-#include "model/tokenizer.h"
+#include "text/tokenizer.h"
 
 #include <utf8proc.h>
 
 #include <algorithm>
 
 #include "core/error.h"
-#include "model/unicode.h"
+#include "text/unicode.h"
 
 namespace spillway {
 namespace {
