@@ -160,7 +160,9 @@ TEST_P(EngineTest, FeedsTheRightBytesFromEveryTier) {
     for (size_t i = 0; i < rows.size(); ++i) {
       ASSERT_EQ(rows[i], test::sim_byte(shape_, table_.offset + ids[i / 700] * 700 + i % 700));
     }
-    EXPECT_EQ(engine.take_stats().nvme_bytes == 0, plan_.placement.embed_tier == Tier::kRam);
+    const FeedStats gathered = engine.take_stats();
+    EXPECT_EQ(gathered.nvme_bytes == 0, plan_.placement.embed_tier == Tier::kRam);
+    EXPECT_EQ(gathered.stall_ns == 0, gathered.nvme_bytes == 0) << "waiting for rows is a stall";
   }
 }
 

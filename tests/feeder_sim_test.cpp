@@ -35,6 +35,7 @@ struct SimOptions {
   uint32_t device_speed = 3;    ///< operations per tick
   uint32_t consumer_speed = 2;  ///< ticks between acquisitions
   bool ram_homes = false;       ///< discrete: every third unit is copied from RAM
+  bool threaded = false;        ///< an idle feeder sees only what it waits for, as its thread does
   SimDiskFaults faults;
 };
 
@@ -86,7 +87,7 @@ class Simulation {
     uint64_t idle_ticks = 0;
     uint64_t last_progress = 0;
     while (consumed_ < total || checks_pending_ > 0) {
-      feeder_->step();
+      step();
       expect_counts_add_up();
       if (random_() % options_.consumer_speed == 0) consume();
       if (!options_.unified)
@@ -165,6 +166,26 @@ class Simulation {
     }
   }
 
+  /// One step, unless the feeder's thread would still be blocked. It may block until what it waits
+  /// for has happened, or while the rest of the machine goes on.
+  void step() {
+    if (options_.threaded && waits_for_) {
+      if (*waits_for_ == FeederWait::kModel && !woken_) return;
+      const bool alone = random_() % 4 == 0;
+      if (*waits_for_ == FeederWait::kRead) {
+        if (!alone && !disk_.due()) return disk_.pass_time();
+        feeder_->wait_for_read();
+      }
+      if (*waits_for_ == FeederWait::kCopy) {
+        if (!alone && !staging_->copy_over()) return;
+        feeder_->wait_for_copy();
+      }
+    }
+    woken_ = false;
+    waits_for_.reset();
+    if (!feeder_->step()) waits_for_ = feeder_->waits_for();
+  }
+
   void expect_counts_add_up() {
     const auto counts = slots_->counts();  // checks the sum itself
     ASSERT_LE(counts.leased, 1u);
@@ -193,6 +214,7 @@ class Simulation {
     }
     compute_->record(slots_->consumed(*slot));
     slots_->release(*slot);
+    woken_ = true;
   }
 
   SimOptions options_;
@@ -214,6 +236,8 @@ class Simulation {
   std::unique_ptr<Stream> copy_;
   std::unique_ptr<Stream> compute_;
   std::unique_ptr<Feeder> feeder_;
+  std::optional<FeederWait> waits_for_;
+  bool woken_ = false;
   uint64_t consumed_ = 0;
   uint64_t checks_pending_ = 0;
   uint64_t checks_done_ = 0;
@@ -253,7 +277,17 @@ std::vector<SimCase> healing_cases() {
       o.faults.short_read = 0.2, o.faults.transient = 0.2, o.faults.queue_full = 0.2;
       o.faults.max_latency = 30, o.slots = 3, o.slabs = 3;
     });
-    if (!unified) add("ram_homes", [](SimOptions& o) { o.ram_homes = true, o.slabs = 2; });
+    add("in_a_thread", [](SimOptions& o) { o.threaded = true, o.slabs = 2; });
+    add("in_a_thread_with_faults", [](SimOptions& o) {
+      o.threaded = true, o.slots = 3, o.slabs = 3, o.device_speed = 1;
+      o.faults.short_read = 0.2, o.faults.transient = 0.2, o.faults.queue_full = 0.2;
+      o.faults.max_latency = 30;
+    });
+    if (!unified) {
+      add("ram_homes", [](SimOptions& o) { o.ram_homes = true, o.slabs = 2; });
+      add("ram_homes_in_a_thread",
+          [](SimOptions& o) { o.ram_homes = true, o.slabs = 2, o.threaded = true; });
+    }
   }
   return cases;
 }
@@ -316,6 +350,100 @@ TEST(FeederSimFaults, StopInMidLayerLeavesNothingInFlight) {
     simulation.run_and_stop(static_cast<int>(seed % 97));
     EXPECT_EQ(simulation.disk().in_flight(), 0u);
   }
+}
+
+/// Reads complete when a test says so.
+class HeldDisk final : public BlockReader {
+ public:
+  std::string name() const override { return "held"; }
+  uint32_t depth() const override { return 4; }
+  bool submit(ReadOp& op) override {
+    pending_.push_back(&op);
+    ++submitted;
+    return true;
+  }
+  size_t poll(std::span<ReadCompletion> out) override {
+    size_t count = 0;
+    for (; count < out.size() && release > 0 && !pending_.empty(); --release) {
+      out[count++] = {pending_.front(), static_cast<int32_t>(pending_.front()->next_bytes())};
+      pending_.erase(pending_.begin());
+    }
+    return count;
+  }
+  void wait() override { release = static_cast<uint32_t>(pending_.size()); }
+
+  uint32_t submitted = 0;
+  uint32_t release = 0;  ///< so many, the oldest first
+
+ private:
+  std::vector<ReadOp*> pending_;
+};
+
+/// With every slab in use a read under way gives none back, whatever it does; the copy does.
+TEST(Feeder, WaitsForTheCopyWhoseSlabTheNextReadNeeds) {
+  const LayerSpec layer{"0", {{"w", 0, 0, 4, 16 * kKiB, 0}}};
+  const FileShape shape{64 * kKiB, 4096};
+  const ReadFile file{-1, "f", 64 * kKiB, 4096, true};
+  const ReadFile* files[] = {&file};
+  const auto units =
+      cut_units({&layer, 1}, {&shape, 1}, {64 * kKiB, 16 * kKiB, BlobLayout::kPacked});
+  ASSERT_EQ(units.size(), 1u);
+  ASSERT_EQ(units[0].plan.chunks.size(), 4u);
+  SimDevice device(1);
+  DeviceArena arena(device, align_up(2 * units[0].home_bytes, 256));
+  LayerSlots slots(device, arena, 2, units[0].home_bytes);
+  StagingRing staging(device, 2, 16 * kKiB);
+  const auto copy = device.make_stream(StreamKind::kCopy);
+  HeldDisk disk;
+  const FixedClock clock;
+  Trace trace(clock, 0);
+  FeederParts parts;
+  parts.units = units;
+  parts.files = files;
+  parts.reader = &disk;
+  parts.staging = &staging;
+  parts.slots = &slots;
+  parts.copy_stream = copy.get();
+  parts.trace = &trace;
+  Feeder feeder(parts, {{0}}, true);
+  feeder.allow(1);
+  const auto idle = [&] {
+    while (feeder.step()) {
+    }
+    return feeder.waits_for();
+  };
+  EXPECT_EQ(idle(), FeederWait::kRead) << "nothing but reads is under way";
+  EXPECT_EQ(disk.submitted, 2u);
+  disk.release = 1;
+  ASSERT_EQ(idle(), FeederWait::kCopy) << "the second read may take for ever";
+  feeder.wait_for_copy();
+  EXPECT_EQ(idle(), FeederWait::kRead);
+  EXPECT_EQ(disk.submitted, 3u);
+  feeder.wait_for_read();  // the rest
+  ASSERT_EQ(idle(), FeederWait::kCopy);
+  feeder.wait_for_copy();
+  EXPECT_EQ(idle(), FeederWait::kRead);
+  EXPECT_EQ(disk.submitted, 4u);
+  feeder.wait_for_read();
+  idle();
+  EXPECT_TRUE(feeder.done());
+}
+
+TEST(StagingRing, WaitsForTheOldestCopy) {
+  SimDevice device(1);
+  StagingRing ring(device, 3, 4096);
+  const auto stream = device.make_stream(StreamKind::kCopy);
+  for (uint32_t slab = 0; slab < 3; ++slab) EXPECT_EQ(ring.take_free(), slab);
+  EXPECT_FALSE(ring.copy_over());
+  for (const uint32_t slab : {2, 0, 1}) ring.copying(slab, *stream);
+  for (const uint32_t slab : {2, 0, 1}) {
+    EXPECT_FALSE(ring.copy_over());
+    ring.wait_for_copy();
+    EXPECT_TRUE(ring.copy_over());
+    EXPECT_TRUE(ring.recycle());
+    EXPECT_EQ(ring.take_free(), slab) << "and no other";
+  }
+  EXPECT_EQ(ring.copying_count(), 0u);
 }
 
 TEST(Feeder, StepsAllocateNothing) {

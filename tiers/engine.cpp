@@ -95,11 +95,9 @@ void Engine::load_units(std::span<const Unit> units, std::vector<ScheduledUnit> 
     for (uint64_t published = 0; !feeder.done();) {
       if (parts_.stop->requested()) throw Stopped{};
       if (!feeder.step()) {
-        if (feeder.reads_in_flight()) {
-          feeder.wait_for_read();
-        } else if (feeder.copies_in_flight()) {
-          feeder.wait_for_copy();
-        }
+        const FeederWait wait = feeder.waits_for();
+        if (wait == FeederWait::kRead) feeder.wait_for_read();
+        if (wait == FeederWait::kCopy) feeder.wait_for_copy();
       }
       for (; published < feeder.published(); ++published) {
         done_bytes += units[feeder.scheduled(published).unit].bytes;
@@ -243,7 +241,11 @@ FeedStats Engine::take_stats() {
 }
 
 void Engine::gather_rows(std::span<const uint32_t> ids, std::byte* out) {
-  stats_.nvme_bytes += rows_.gather(ids, out);
+  const int64_t begin_ns = parts_.clock->now_ns();
+  const uint64_t read_bytes = rows_.gather(ids, out);
+  if (read_bytes == 0) return;  // copied from RAM
+  stats_.nvme_bytes += read_bytes;
+  stats_.stall_ns += parts_.clock->now_ns() - begin_ns;
 }
 
 }  // namespace spillway

@@ -35,6 +35,14 @@ bool Feeder::step() {
   return moved;
 }
 
+FeederWait Feeder::waits_for() const {
+  const bool copies = parts_.staging != nullptr && parts_.staging->copying_count() > 0;
+  if (copies && slab_wanted_) return FeederWait::kCopy;
+  if (reads_in_flight()) return FeederWait::kRead;
+  if (copies) return FeederWait::kCopy;
+  return refused_ ? FeederWait::kMoment : FeederWait::kModel;
+}
+
 bool Feeder::collect_reads() {
   if (pump_.active() == 0) return false;
   const auto finished = pump_.poll();
@@ -163,10 +171,16 @@ uint32_t Feeder::chunk_count(const Fill& fill) const {
   return from.ram_home != nullptr ? 0 : static_cast<uint32_t>(unit_of(fill).plan.chunks.size());
 }
 
+std::optional<uint32_t> Feeder::take_slab() {
+  const auto slab = parts_.staging->take_free();
+  slab_wanted_ = !slab;
+  return slab;
+}
+
 /// A slab's worth of a home that could not be pinned: the CPU copies it, the device goes on from
 /// there.
 bool Feeder::stage_home(uint32_t index) {
-  const auto slab = parts_.staging->take_free();
+  const auto slab = take_slab();
   if (!slab) return false;
   Fill& fill = fills_[index];
   const uint64_t slab_bytes = parts_.staging->slab_bytes();
@@ -183,6 +197,8 @@ bool Feeder::stage_home(uint32_t index) {
 /// few slots are in use, and the ones just used are used again while they are still in cache.
 bool Feeder::submit_reads() {
   bool any = false;
+  slab_wanted_ = false;
+  refused_ = false;
   while (true) {
     while (submitting_ < fill_count_) {
       const uint32_t index = fill_index(submitting_);
@@ -200,6 +216,11 @@ bool Feeder::submit_reads() {
   }
 }
 
+bool Feeder::start(const ReadRequest& request) {
+  refused_ = !pump_.start(request);
+  return !refused_;
+}
+
 bool Feeder::submit_chunk(uint32_t index) {
   if (pump_.full()) return false;
   Fill& fill = fills_[index];
@@ -214,15 +235,15 @@ bool Feeder::submit_chunk(uint32_t index) {
     request.tag = tag_of(index, fill.next_chunk);
     const bool to_slot = scheduled(fill.sequence).target == nullptr;
     request.buffer_index = to_slot ? parts_.registered_slots : -1;
-    if (!pump_.start(request)) return false;
+    if (!start(request)) return false;
   } else {
-    const auto slab = parts_.staging->take_free();
+    const auto slab = take_slab();
     if (!slab) return false;
     request.target = parts_.staging->data(*slab);
     request.tag = *slab;
     request.buffer_index = parts_.registered_slots;
     slab_uses_[*slab] = {index, fill.next_chunk};
-    if (!pump_.start(request)) {
+    if (!start(request)) {
       parts_.staging->put_back(*slab);
       return false;
     }

@@ -16,6 +16,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -51,6 +52,10 @@ struct FeederParts {
   int32_t registered_slots = -1;  ///< index of the registered buffer that holds all slots, or -1
 };
 
+/// What an idle step waits for: a read, a copy out of a slab, the model thread (a slot given back,
+/// a raised limit), or a moment, because the reader took no read although none is under way.
+enum class FeederWait { kRead, kCopy, kModel, kMoment };
+
 class Feeder {
  public:
   /// `cyclic`: the schedule repeats for ever (running); otherwise it ends (loading homes).
@@ -69,11 +74,10 @@ class Feeder {
     return schedule_[sequence % schedule_.size()];
   }
 
-  /// What an idle step waits for: a driver blocks on the first that holds.
+  /// After a step() that moved nothing: what to block on before the next one. Where the next read
+  /// lacks a slab, only the oldest copy can give one: a read that completes keeps its own.
+  FeederWait waits_for() const;
   bool reads_in_flight() const { return pump_.active() > 0; }
-  bool copies_in_flight() const {
-    return parts_.staging != nullptr && parts_.staging->copying_count() > 0;
-  }
   void wait_for_read() { pump_.wait(); }
   void wait_for_copy() { parts_.staging->wait_for_copy(); }
   /// Waits for reads in flight and forgets them; before targets go away.
@@ -100,7 +104,9 @@ class Feeder {
   bool submit_reads();
   bool begin_fill();
   bool submit_chunk(uint32_t fill_index);
+  bool start(const ReadRequest& request);
   bool stage_home(uint32_t fill_index);
+  std::optional<uint32_t> take_slab();
   void copy_home(const Fill& fill);
   uint32_t chunk_count(const Fill& fill) const;
   bool through_slabs(const ScheduledUnit& unit) const {
@@ -123,7 +129,9 @@ class Feeder {
   std::vector<Fill> fills_;  // a ring, oldest first
   uint32_t first_fill_ = 0;
   uint32_t fill_count_ = 0;
-  uint32_t submitting_ = 0;  // fills before this one (from the oldest) are wholly submitted
+  uint32_t submitting_ = 0;   // fills before this one (from the oldest) are wholly submitted
+  bool slab_wanted_ = false;  // the last step ended for lack of a slab
+  bool refused_ = false;      // or because the reader took no read
   std::vector<SlabUse> slab_uses_;
   uint64_t next_sequence_ = 0;
   uint64_t published_ = 0;

@@ -73,10 +73,13 @@ void FeederThread::step_until_idle() {
 
 /// Nothing can move before a read completes, a copy ends, or the model thread gives something back.
 void FeederThread::block() {
-  if (feeder_.reads_in_flight()) return feeder_.wait_for_read();
-  if (feeder_.copies_in_flight()) return feeder_.wait_for_copy();
+  const FeederWait wait = feeder_.waits_for();
+  if (wait == FeederWait::kRead) return feeder_.wait_for_read();
+  if (wait == FeederWait::kCopy) return feeder_.wait_for_copy();
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return stopping_ || wakes_ != seen_wakes_; });
+  const auto changed = [this] { return stopping_ || wakes_ != seen_wakes_; };
+  if (wait == FeederWait::kModel) return changed_.wait(lock, changed);
+  changed_.wait_for(lock, std::chrono::milliseconds(1), changed);
 }
 
 }  // namespace spillway

@@ -14,7 +14,7 @@ namespace spillway {
 struct FeedStats {
   uint64_t nvme_bytes = 0;    ///< read from storage for the units acquired
   uint64_t copied_bytes = 0;  ///< sent to a discrete device for them
-  int64_t stall_ns = 0;       ///< time spent waiting in acquire(): all that was not overlapped
+  int64_t stall_ns = 0;       ///< time spent waiting for units or rows: all that was not overlapped
 };
 
 class LayerFeed;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <deque>
 #include <functional>
+#include <optional>
 #include <queue>
 
 #include "core/error.h"
@@ -61,6 +62,8 @@ class TimedDisk final : public BlockReader {
     return count;
   }
   void wait() override { time_.advance(); }
+  /// A read has completed and was not polled yet.
+  bool completed() const { return !pending_.empty() && pending_.front().due <= time_.now(); }
 
  private:
   struct Pending {
@@ -215,6 +218,7 @@ class Simulation {
     compute(unit);
     compute_stream_.record(slots_.consumed(*slot));
     slots_.release(*slot);
+    woken_ = true;
     step();
   }
 
@@ -231,7 +235,21 @@ class Simulation {
     }
   }
 
-  bool step() { return feeder_ != nullptr && feeder_->step(); }
+  /// The feeder's thread, which sees nothing else while it waits for one thing.
+  bool step() {
+    if (feeder_ == nullptr || blocked()) return false;
+    const bool moved = feeder_->step();
+    waits_for_ = moved ? std::nullopt : std::optional(feeder_->waits_for());
+    woken_ = false;
+    return moved;
+  }
+
+  bool blocked() const {
+    if (!waits_for_) return false;
+    if (*waits_for_ == FeederWait::kRead) return !disk_.completed();
+    if (*waits_for_ == FeederWait::kCopy) return !staging_->copy_over();
+    return *waits_for_ == FeederWait::kModel && !woken_;
+  }
 
   const StreamPlan& plan_;
   bool unified_;
@@ -249,6 +267,8 @@ class Simulation {
   TimedStream copy_stream_;
   TimedStream compute_stream_;
   std::unique_ptr<Feeder> feeder_;
+  std::optional<FeederWait> waits_for_;  // empty = it may step
+  bool woken_ = false;                   // the model thread gave something back since the last step
   uint64_t sequence_ = 0;
 };
 

@@ -28,6 +28,7 @@ void StagingRing::copying(uint32_t slab, Stream& stream) {
   CHECK(slabs_[slab].state == State::kReading);
   stream.record(*slabs_[slab].copied);
   slabs_[slab].state = State::kCopying;
+  slabs_[slab].order = copies_++;
   ++copying_;
 }
 
@@ -42,10 +43,25 @@ bool StagingRing::recycle() {
   return any;
 }
 
-void StagingRing::wait_for_copy() {
-  for (Slab& slab : slabs_) {
-    if (slab.state == State::kCopying) return slab.copied->sync();
+const StagingRing::Slab* StagingRing::oldest_copy() const {
+  const Slab* oldest = nullptr;
+  for (const Slab& slab : slabs_) {
+    if (slab.state != State::kCopying) continue;
+    if (oldest == nullptr || slab.order < oldest->order) oldest = &slab;
   }
+  return oldest;
+}
+
+bool StagingRing::copy_over() const {
+  const Slab* oldest = oldest_copy();
+  return oldest != nullptr && oldest->copied->done();
+}
+
+/// Copies of one stream end in order: any other slab than the oldest is free later.
+void StagingRing::wait_for_copy() {
+  const Slab* oldest = oldest_copy();
+  CHECK(oldest != nullptr);
+  oldest->copied->sync();
 }
 
 }  // namespace spillway

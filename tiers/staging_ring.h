@@ -29,19 +29,24 @@ class StagingRing {
   /// Frees the slabs whose copies are over; true when any was.
   bool recycle();
   uint32_t copying_count() const { return copying_; }
-  /// Blocks until one copy is over. Call when copying_count() > 0.
+  /// The oldest copy is over: recycle() would free its slab. False when none is under way.
+  bool copy_over() const;
+  /// Blocks until the oldest copy is over. Call when copying_count() > 0.
   void wait_for_copy();
 
  private:
   enum class State : uint8_t { kFree, kReading, kCopying };
   struct Slab {
     State state = State::kFree;
+    uint64_t order = 0;  // of its copy among all copies
     std::unique_ptr<Event> copied;
   };
+  const Slab* oldest_copy() const;
   uint64_t slab_bytes_;
   Memory memory_;
   std::vector<Slab> slabs_;
   uint32_t copying_ = 0;
+  uint64_t copies_ = 0;  // begun so far
 };
 
 }  // namespace spillway

@@ -45,6 +45,16 @@ int32_t SimDisk::perform(const Pending& read) {
   return static_cast<int32_t>(bytes);
 }
 
+bool SimDisk::due() const {
+  return pending_.empty() ||
+         std::any_of(pending_.begin(), pending_.end(),
+                     [this](const auto& read) { return read.due <= tick_ + 1; });
+}
+
+void SimDisk::wait() {
+  while (!due()) ++tick_;
+}
+
 size_t SimDisk::poll(std::span<ReadCompletion> out) {
   ++tick_;
   std::shuffle(pending_.begin(), pending_.end(), random_);

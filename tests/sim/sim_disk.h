@@ -34,7 +34,11 @@ class SimDisk final : public BlockReader {
   uint32_t depth() const override { return depth_; }
   bool submit(ReadOp& op) override;
   size_t poll(std::span<ReadCompletion> out) override;
-  void wait() override {}
+  /// Until a read in flight may complete, if any is.
+  void wait() override;
+  bool due() const;  ///< wait() would return at once
+  /// A tick without a poll.
+  void pass_time() { ++tick_; }
 
   uint64_t bytes_delivered() const { return bytes_delivered_; }
   uint32_t in_flight() const { return static_cast<uint32_t>(pending_.size()); }
