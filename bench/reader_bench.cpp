@@ -43,7 +43,8 @@ void read_file(benchmark::State& state, EngineChoice engine) {
   const auto reader = choose_reader(engine, [](const std::string&) {})(depth);
   const HugeBuffer buffers(depth * chunk);
   buffers.touch();
-  ReadPump pump(*reader);
+  const SteadyClock clock;
+  ReadPump pump(*reader, clock);
   for (auto _ : state) {
     uint64_t next = 0;
     uint64_t done = 0;
@@ -52,7 +53,7 @@ void read_file(benchmark::State& state, EngineChoice engine) {
     while (done < file.info().bytes / chunk) {
       while (!free.empty() && next < file.info().bytes) {
         const auto bytes = static_cast<uint32_t>(chunk);
-        if (!pump.start({&file.info(), next, buffers.data() + free.back() * chunk, bytes, bytes, -1,
+        if (!pump.start({&file.info(), next, buffers.data() + free.back() * chunk, bytes, bytes,
                          free.back()})) {
           break;
         }

@@ -39,6 +39,11 @@ HugeBuffer& HugeBuffer::operator=(HugeBuffer&& other) noexcept {
   return *this;
 }
 
+void HugeBuffer::leak() noexcept {
+  data_ = nullptr;
+  bytes_ = 0;
+}
+
 HugeBuffer::~HugeBuffer() {
   if (data_ != nullptr) munmap(data_, bytes_);
 }

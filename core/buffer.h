@@ -24,6 +24,8 @@ class HugeBuffer {
 
   /// Faults every page in now: first touch in a virtual machine can cost seconds per gigabyte.
   void touch() const;
+  /// Gives the memory up without unmapping it: a read may still write it (ReadPump::drain()).
+  void leak() noexcept;
 
  private:
   std::byte* data_ = nullptr;

@@ -21,6 +21,11 @@ class Memory {
       : data_(data, std::move(release)), bytes_(bytes) {}
   std::byte* data() const { return data_.get(); }
   uint64_t bytes() const { return bytes_; }
+  /// Gives the memory up without releasing it: a read may still write it (ReadPump::drain()).
+  void leak() noexcept {
+    static_cast<void>(data_.release());
+    bytes_ = 0;
+  }
 
  private:
   std::unique_ptr<std::byte, Release> data_{nullptr, [](std::byte*) {}};

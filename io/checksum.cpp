@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "core/buffer.h"
 #include "core/error.h"
 #include "core/units.h"
 #include "io/read_pump.h"
@@ -15,14 +14,15 @@ namespace {
 
 constexpr uint64_t kChunkBytes = kMiB;
 constexpr uint32_t kDepth = 16;
+constexpr int64_t kPollNs = 100'000'000;  // a stop is noticed even when a drive never answers
 
 /// Reads one file front to back, several chunks at a time, and hands them on in order.
 template <typename Use>
 void read_in_order(const ReadFile& file, BlockReader& reader, const StopFlag& stop,
-                   const Use& use) {
-  const HugeBuffer buffers(kDepth * kChunkBytes);
+                   const Clock& clock, const Use& use) {
+  PumpedBuffer buffers(reader, clock, kDepth * kChunkBytes);
+  ReadPump& pump = buffers.pump();
   std::vector<bool> ready(kDepth);
-  ReadPump pump(reader);
   const uint64_t chunks = ceil_div(file.bytes, kChunkBytes);
   uint64_t next = 0;
   for (uint64_t used = 0; used < chunks;) {
@@ -48,7 +48,7 @@ void read_in_order(const ReadFile& file, BlockReader& reader, const StopFlag& st
       use(offset, buffers.data() + (used % kDepth) * kChunkBytes,
           std::min(kChunkBytes, file.bytes - offset));
     }
-    if (finished.empty()) pump.wait();
+    if (finished.empty()) pump.wait(kPollNs);
   }
 }
 
@@ -56,7 +56,7 @@ void read_in_order(const ReadFile& file, BlockReader& reader, const StopFlag& st
 
 std::vector<TensorChecksum> checksum_tensors(
     const Checkpoint& checkpoint, const ReaderFactory& readers, const StopFlag& stop,
-    const std::function<void(uint64_t, uint64_t)>& progress) {
+    const Clock& clock, const std::function<void(uint64_t, uint64_t)>& progress) {
   uint64_t total = 0;
   for (const DirectFile& file : checkpoint.files()) total += file.info().bytes;
   uint64_t done = 0;
@@ -70,7 +70,7 @@ std::vector<TensorChecksum> checksum_tensors(
     std::vector<XXH3_state_t> states(tensors.size());
     for (XXH3_state_t& state : states) XXH3_64bits_reset(&state);
     size_t first = 0;
-    read_in_order(checkpoint.files()[f].info(), *reader, stop,
+    read_in_order(checkpoint.files()[f].info(), *reader, stop, clock,
                   [&](uint64_t offset, const std::byte* data, uint64_t bytes) {
                     for (size_t i = first; i < tensors.size(); ++i) {
                       const uint64_t begin = std::max(offset, tensors[i]->offset);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/clock.h"
 #include "core/stop.h"
 #include "io/checkpoint.h"
 #include "io/open_reader.h"
@@ -21,6 +22,7 @@ struct TensorChecksum {
 /// all. Throws Error when a read fails or a stop is requested.
 std::vector<TensorChecksum> checksum_tensors(
     const Checkpoint& checkpoint, const ReaderFactory& readers, const StopFlag& stop,
+    const Clock& clock,
     const std::function<void(uint64_t done_bytes, uint64_t total_bytes)>& progress);
 
 }  // namespace spillway

@@ -1,8 +1,7 @@
 // Reads through a few threads of pread(): where io_uring is blocked.
 #pragma once
 
-#include <condition_variable>
-#include <mutex>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -10,29 +9,27 @@
 
 namespace spillway {
 
-/// At most `depth` reads are queued or running. Worker threads only touch the queue and targets.
+/// At most `depth` reads are queued or running. Worker threads touch the queue and targets, no op:
+/// a read that a drive never answers is left to its thread, which outlives the reader then.
 class PreadReader final : public BlockReader {
  public:
+  /// With fewer threads where the system does not give all; throws Error when it gives none.
   explicit PreadReader(uint32_t depth);
   ~PreadReader() override;
 
   std::string name() const override { return "pread"; }
-  uint32_t depth() const override { return depth_; }
+  uint32_t depth() const override;
   bool submit(ReadOp& op) override;
   size_t poll(std::span<ReadCompletion> out) override;
-  void wait() override;
+  void wait(int64_t limit_ns) override;
+  void wake() noexcept override;
+  /// Gives up a read that is queued; one that runs goes on.
+  void cancel(ReadOp& op) noexcept override;
+  uint32_t threads() const { return static_cast<uint32_t>(threads_.size()); }
 
  private:
-  void work();
-
-  const uint32_t depth_;
-  std::mutex mutex_;
-  std::condition_variable has_work_;
-  std::condition_variable has_result_;
-  std::vector<ReadOp*> queue_;  // oldest first, reserved to depth
-  std::vector<ReadCompletion> results_;
-  uint32_t in_flight_ = 0;
-  bool stopping_ = false;
+  struct Queue;
+  std::shared_ptr<Queue> queue_;
   std::vector<std::thread> threads_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "core/error.h"
@@ -10,32 +11,71 @@
 namespace spillway {
 namespace {
 
+constexpr int64_t kMillisecondNs = 1'000'000;
+constexpr int64_t kMaxDelayNs = 1000 * kMillisecondNs;
+constexpr uint32_t kPromptRetries = 16;  // of what passes by itself, before the first delay
+
+/// How long until the next try is worth making.
+int64_t delay_ns(uint32_t retry, uint32_t prompt_retries, int64_t first_ns) {
+  if (retry <= prompt_retries) return 0;
+  const uint32_t doublings = std::min(retry - prompt_retries - 1, 20u);
+  return std::min(first_ns << doublings, kMaxDelayNs);
+}
+
 std::string failure(const ReadOp& op, const std::string& cause) {
   return fmt::format("{}: reading {} bytes at offset {} failed: {}", op.file->path, op.next_bytes(),
                      op.next_offset(), cause);
 }
 
-ReadOutcome retry_or_fail(ReadOp& op, uint32_t& retries, uint32_t limit, int error,
-                          std::string& message) {
-  if (++retries <= limit) return ReadOutcome::kAgain;
-  message = failure(op, fmt::format("{} after {} retries", errno_text(error), limit));
+struct RetryKind {
+  uint32_t prompt_retries;
+  int64_t first_delay_ns;
+};
+constexpr RetryKind kBusy{kPromptRetries, kMillisecondNs};
+constexpr RetryKind kDrive{0, 10 * kMillisecondNs};
+constexpr RetryKind kCrumbs{kMaxRetries, 0};
+
+ReadOutcome retry_or_fail(ReadOp& op, const RetryKind& kind, const std::string& cause,
+                          const Clock& clock, std::string& message) {
+  const int64_t now_ns = clock.now_ns();
+  if (op.retries == 0) op.failing_since_ns = now_ns;
+  const int64_t failing_ns = now_ns - op.failing_since_ns;
+  if (op.retries > 0 && (failing_ns >= kRetryLimitNs || op.retries >= kMaxRetries)) {
+    message = failure(
+        op, fmt::format("{} after {} retries in {:.1f} s (limits: {} retries, {:.0f} s)", cause,
+                        op.retries, seconds(failing_ns), kMaxRetries, seconds(kRetryLimitNs)));
+    return ReadOutcome::kFailed;
+  }
+  ++op.retries;
+  op.not_before_ns = now_ns + delay_ns(op.retries, kind.prompt_retries, kind.first_delay_ns);
+  return ReadOutcome::kAgain;
+}
+
+bool passes_by_itself(int error) {
+  return error == EINTR || error == EAGAIN || error == EBUSY || error == ENOMEM;
+}
+
+/// What the block layer says of a drive, its medium or its link.
+bool reported_by_drive(int error) {
+  return error == EIO || error == ETIMEDOUT || error == ENODATA || error == ENOLINK ||
+         error == EREMOTEIO;
+}
+
+ReadOutcome classify_error(ReadOp& op, int error, const Clock& clock, std::string& message) {
+  if (passes_by_itself(error)) {
+    return retry_or_fail(op, kBusy, errno_text(error), clock, message);
+  }
+  if (reported_by_drive(error)) {
+    return retry_or_fail(op, kDrive, errno_text(error), clock, message);
+  }
+  message = failure(op, errno_text(error));
   return ReadOutcome::kFailed;
 }
 
 }  // namespace
 
-ReadOutcome classify_read(ReadOp& op, int32_t result, std::string& message) {
-  if (result < 0) {
-    const int error = -result;
-    if (error == EINTR || error == EAGAIN || error == EBUSY) {
-      return retry_or_fail(op, op.transient_retries, kMaxTransientRetries, error, message);
-    }
-    if (error == EIO) {
-      return retry_or_fail(op, op.error_retries, kMaxErrorRetries, error, message);
-    }
-    message = failure(op, errno_text(error));
-    return ReadOutcome::kFailed;
-  }
+ReadOutcome classify_read(ReadOp& op, int32_t result, const Clock& clock, std::string& message) {
+  if (result < 0) return classify_error(op, -result, clock, message);
   const auto got = static_cast<uint32_t>(result);
   if (got > op.next_bytes()) {
     message = failure(op, fmt::format("{} bytes were delivered", got));
@@ -50,15 +90,16 @@ ReadOutcome classify_read(ReadOp& op, int32_t result, std::string& message) {
     return ReadOutcome::kFailed;
   }
   const auto whole = static_cast<uint32_t>(align_down(got, op.file->alignment));
-  if (whole == 0) {  // under one block: read the same block again, a bounded number of times
-    if (++op.transient_retries <= kMaxTransientRetries) return ReadOutcome::kAgain;
-    message = failure(
-        op, fmt::format("only {} bytes arrive after {} retries; the file is shorter than when it "
-                        "was opened",
-                        got, kMaxTransientRetries));
-    return ReadOutcome::kFailed;
+  if (whole == 0) {  // under one block: read the same block again
+    return retry_or_fail(
+        op, kCrumbs,
+        fmt::format("only {} bytes arrive, the file is shorter than when it was opened: given up",
+                    got),
+        clock, message);
   }
   op.done += whole;
+  op.retries = 0;
+  op.not_before_ns = 0;
   return ReadOutcome::kAgain;
 }
 

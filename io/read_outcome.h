@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "core/clock.h"
 #include "io/direct_file.h"
 
 namespace spillway {
@@ -15,27 +16,34 @@ struct ReadOp {
   uint64_t offset = 0;          ///< aligned
   std::byte* target = nullptr;  ///< aligned
   uint32_t bytes = 0;           ///< aligned
-  uint32_t needed = 0;        ///< fewest bytes that complete it: less than `bytes` at a file's end
-  int32_t buffer_index = -1;  ///< registered buffer that holds target, or -1
-  uint64_t tag = 0;           ///< the owner's
+  uint32_t needed = 0;  ///< fewest bytes that complete it: less than `bytes` at a file's end
+  uint64_t tag = 0;     ///< the owner's
 
   uint32_t done = 0;  ///< delivered so far, a multiple of the alignment while unfinished
-  uint32_t transient_retries = 0;
-  uint32_t error_retries = 0;
+  bool in_flight = false;
+  uint32_t retries = 0;          ///< since it last got on
+  int64_t failing_since_ns = 0;  ///< the first of them
+  int64_t not_before_ns = 0;     ///< when it may be submitted again
 
   uint64_t next_offset() const { return offset + done; }
   std::byte* next_target() const { return target + done; }
   uint32_t next_bytes() const { return bytes - done; }
 };
 
-inline constexpr uint32_t kMaxTransientRetries = 256;  ///< EINTR, EAGAIN, progress under a block
-inline constexpr uint32_t kMaxErrorRetries = 3;        ///< EIO
+/// A read that does not get on is tried for so long: the reset of a controller takes seconds.
+inline constexpr int64_t kRetryLimitNs = 10'000'000'000;
+inline constexpr uint32_t kMaxRetries = 64;
 
 enum class ReadOutcome { kDone, kAgain, kFailed };
 
-/// Advances `op` by a completion's `result` (bytes, or -errno) and says what follows: finished;
-/// submit the remainder again (a short read is legal, EINTR/EAGAIN/EIO get bounded retries); or
-/// failed, with `message` naming file, offset and cause.
-ReadOutcome classify_read(ReadOp& op, int32_t result, std::string& message);
+/// Advances `op` by a completion's `result` (bytes, or -errno) and says what follows:
+///   kDone    finished
+///   kAgain   submit the remainder, not before op.not_before_ns: after a short read at once; after
+///            EINTR, EAGAIN, EBUSY, ENOMEM at once for some times, then later and later; after what
+///            a drive or its link reports (EIO, ETIMEDOUT, ENODATA, ENOLINK, EREMOTEIO) later and
+///            later from the first time on, up to a second between two tries
+///   kFailed  anything else, or no progress in kRetryLimitNs or kMaxRetries, with `message` naming
+///            file, offset and cause
+ReadOutcome classify_read(ReadOp& op, int32_t result, const Clock& clock, std::string& message);
 
 }  // namespace spillway

@@ -1,11 +1,13 @@
 #include "io/read_pump.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace spillway {
 
-ReadPump::ReadPump(BlockReader& reader)
-    : reader_(reader), ops_(reader.depth()), completions_(reader.depth()) {
+ReadPump::ReadPump(BlockReader& reader, const Clock& clock)
+    : reader_(reader), clock_(clock), ops_(reader.depth()), completions_(reader.depth()) {
   free_.reserve(ops_.size());
   again_.reserve(ops_.size());
   finished_.reserve(ops_.size());
@@ -13,11 +15,11 @@ ReadPump::ReadPump(BlockReader& reader)
 }
 
 ReadPump::~ReadPump() {
-  drain();
+  static_cast<void>(drain());
 }
 
 bool ReadPump::start(const ReadRequest& request) {
-  if (free_.empty()) return false;
+  if (free_.empty() || abandoned_) return false;
   ReadOp* op = free_.back();
   *op = ReadOp{};
   op->file = request.file;
@@ -25,15 +27,24 @@ bool ReadPump::start(const ReadRequest& request) {
   op->target = request.target;
   op->bytes = request.bytes;
   op->needed = request.needed;
-  op->buffer_index = request.buffer_index;
   op->tag = request.tag;
   if (!reader_.submit(*op)) return false;
+  op->in_flight = true;
   free_.pop_back();
   return true;
 }
 
+/// Those whose time has come; the reader may be full.
 void ReadPump::resubmit_waiting() {
-  while (!again_.empty() && reader_.submit(*again_.back())) again_.pop_back();
+  if (again_.empty()) return;
+  const int64_t now_ns = clock_.now_ns();
+  for (size_t i = again_.size(); i-- > 0;) {
+    ReadOp* op = again_[i];
+    if (op->not_before_ns > now_ns) continue;
+    if (!reader_.submit(*op)) return;
+    op->in_flight = true;
+    again_.erase(again_.begin() + static_cast<ptrdiff_t>(i));
+  }
 }
 
 std::span<const uint64_t> ReadPump::poll() {
@@ -44,8 +55,9 @@ std::span<const uint64_t> ReadPump::poll() {
   bool failed = false;
   for (size_t i = 0; i < count; ++i) {
     ReadOp* op = completions_[i].op;
+    op->in_flight = false;
     std::string cause;
-    switch (classify_read(*op, completions_[i].result, cause)) {
+    switch (classify_read(*op, completions_[i].result, clock_, cause)) {
       case ReadOutcome::kDone:
         finished_.push_back(op->tag);
         free_.push_back(op);
@@ -65,14 +77,47 @@ std::span<const uint64_t> ReadPump::poll() {
   return finished_;
 }
 
-void ReadPump::drain() noexcept {
-  while (active() > again_.size()) {
-    const size_t count = reader_.poll(completions_);
-    for (size_t i = 0; i < count; ++i) free_.push_back(completions_[i].op);
-    if (count == 0) reader_.wait();
+void ReadPump::wait(int64_t limit_ns) {
+  if (active() == 0) return;
+  if (!again_.empty()) {
+    int64_t due_ns = INT64_MAX;
+    for (const ReadOp* op : again_) due_ns = std::min(due_ns, op->not_before_ns);
+    const int64_t left_ns = std::max<int64_t>(0, due_ns - clock_.now_ns());
+    // One that is due and still here found the reader full: a completion must come first.
+    if (left_ns > 0 || in_flight() == 0) limit_ns = std::min(limit_ns, left_ns);
   }
+  reader_.wait(limit_ns);
+}
+
+bool ReadPump::drain() noexcept {
+  if (abandoned_) return false;
   for (ReadOp* op : again_) free_.push_back(op);
   again_.clear();
+  for (ReadOp& op : ops_) {
+    if (op.in_flight) reader_.cancel(op);
+  }
+  abandoned_ = !await_in_flight();
+  return !abandoned_;
+}
+
+bool ReadPump::await_in_flight() noexcept {
+  const int64_t end_ns = clock_.now_ns() + kDrainLimitNs;
+  try {
+    while (in_flight() > 0) {
+      const size_t count = reader_.poll(completions_);
+      for (size_t i = 0; i < count; ++i) {
+        completions_[i].op->in_flight = false;
+        free_.push_back(completions_[i].op);
+      }
+      if (count > 0) continue;
+      const int64_t left_ns = end_ns - clock_.now_ns();
+      if (left_ns <= 0) return false;
+      reader_.wait(left_ns);
+    }
+  } catch (const Error&) {  // the reader is broken: nobody will say when these reads are over
+    return false;
+  }
+  return true;
 }
 
 }  // namespace spillway

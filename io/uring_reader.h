@@ -7,10 +7,12 @@
 
 namespace spillway {
 
-/// Lifecycle: the ring is made disabled and enabled by the first submit(), because
+/// Lifecycle: the ring is made disabled and enabled by the first submit() or wait(), because
 /// SINGLE_ISSUER binds it to the thread that enables it. submit() only queues; poll() enters the
 /// kernel once for everything queued. In flight never exceeds depth, so neither ring overflows.
-/// Throws Error when the system has no io_uring or forbids it; open_reader() falls back then.
+/// A kernel that refuses to be entered is asked again for some seconds, then that is an Error.
+/// The constructor throws Error when the system has no io_uring or forbids it; choose_reader()
+/// falls back then.
 class UringReader final : public BlockReader {
  public:
   explicit UringReader(uint32_t depth);
@@ -20,8 +22,11 @@ class UringReader final : public BlockReader {
   uint32_t depth() const override;
   bool submit(ReadOp& op) override;
   size_t poll(std::span<ReadCompletion> out) override;
-  void wait() override;
-  bool register_buffers(std::span<const std::span<std::byte>> buffers) override;
+  void wait(int64_t limit_ns) override;
+  void wake() noexcept override;
+  void cancel(ReadOp& op) noexcept override;
+  /// In pieces of at most a GiB, the kernel's limit; where it refuses all, as much as it takes.
+  BufferRegistration register_buffers(std::span<const std::span<std::byte>> buffers) override;
 
  private:
   struct Ring;

@@ -14,85 +14,77 @@
 #include "core/buffer.h"
 #include "core/error.h"
 #include "core/units.h"
+#include "io/read_pump.h"
 #include "io/uring_reader.h"
 
 namespace spillway {
 namespace {
 
 constexpr uint32_t kSweepRounds = 3;
+constexpr int64_t kPollNs = 100'000'000;  // a stop is noticed even when a drive never answers
 
 namespace fs = std::filesystem;
 
 constexpr uint64_t kMinFileBytes = 256 * kMiB;
 constexpr uint64_t kTemporaryBytes = kGiB;
 
-/// The loop's state: every op is in flight all the time.
+/// The loop's state: as many reads as the shape has are in flight all the time.
 class ReadLoop {
  public:
-  ReadLoop(const DirectFile& file, const ReadShape& shape)
+  ReadLoop(const DirectFile& file, const ReadShape& shape, const Clock& clock)
       : file_(file),
         shape_(shape),
+        clock_(clock),
         chunks_(file.info().bytes / shape.chunk_bytes),
-        buffers_(shape.depth * shape.chunk_bytes),
         reader_(shape.depth),
-        ops_(shape.depth),
-        completions_(shape.depth) {
+        buffers_(reader_, clock, shape.depth * shape.chunk_bytes),
+        pump_(buffers_.pump()) {
     if (chunks_ == 0) {
       throw Error(fmt::format("{}: smaller than one read of {}", file.info().path,
                               format_bytes(shape.chunk_bytes)));
     }
     if (!shape.huge_pages) madvise(buffers_.data(), buffers_.bytes(), MADV_NOHUGEPAGE);
-    buffers_.touch();
+    buffers_.memory().touch();
     const std::span<std::byte> all(buffers_.data(), buffers_.bytes());
-    registered_ = reader_.register_buffers({&all, 1});
+    reader_.register_buffers({&all, 1});
   }
 
-  double run(const MeasureLimit& limit, const Clock& clock, const StopFlag& stop) {
-    for (ReadOp& op : ops_) submit(op);
+  double run(const MeasureLimit& limit, const StopFlag& stop) {
+    for (uint32_t i = 0; i < shape_.depth; ++i) start(i);
     uint64_t bytes = 0;
-    const int64_t begin_ns = clock.now_ns();
+    const int64_t begin_ns = clock_.now_ns();
     double elapsed = 0;
     const auto ends = [&] {  // one read at least: a rate of 0 is none
       return bytes > 0 && (elapsed >= limit.seconds || bytes >= limit.bytes);
     };
     while (!ends() && !stop.requested()) {
-      const size_t count = reader_.poll(completions_);
-      for (size_t i = 0; i < count; ++i) {
-        bytes += checked(completions_[i]);
-        submit(*completions_[i].op);
-      }
-      if (count == 0) reader_.wait();
-      elapsed = seconds(clock.now_ns() - begin_ns);
+      const auto finished = pump_.poll();
+      bytes += finished.size() * shape_.chunk_bytes;
+      for (const uint64_t buffer : finished) start(buffer);
+      if (finished.empty()) pump_.wait(kPollNs);
+      elapsed = seconds(clock_.now_ns() - begin_ns);
     }
     return elapsed > 0 ? static_cast<double>(bytes) / elapsed : 0;
   }
 
  private:
-  void submit(ReadOp& op) {
-    const auto index = static_cast<uint64_t>(&op - ops_.data());
-    op.file = &file_.info();
-    op.offset = next_++ % chunks_ * shape_.chunk_bytes;
-    op.target = buffers_.data() + index * shape_.chunk_bytes;
-    op.bytes = static_cast<uint32_t>(shape_.chunk_bytes);
-    op.buffer_index = registered_ ? 0 : -1;
-    CHECK(reader_.submit(op));
-  }
-  uint64_t checked(const ReadCompletion& completion) const {
-    if (completion.result < 0) {
-      throw Error(fmt::format("reading {} at offset {}: {}", file_.info().path,
-                              completion.op->offset, errno_text(-completion.result)));
-    }
-    return static_cast<uint64_t>(completion.result);
+  void start(uint64_t buffer) {
+    ReadRequest request;
+    request.file = &file_.info();
+    request.offset = next_++ % chunks_ * shape_.chunk_bytes;
+    request.target = buffers_.data() + buffer * shape_.chunk_bytes;
+    request.bytes = request.needed = static_cast<uint32_t>(shape_.chunk_bytes);
+    request.tag = buffer;
+    CHECK(pump_.start(request));
   }
 
   const DirectFile& file_;
   ReadShape shape_;
+  const Clock& clock_;
   uint64_t chunks_;
-  HugeBuffer buffers_;
-  UringReader reader_;  // after the buffers: its end waits for reads in flight
-  std::vector<ReadOp> ops_;
-  std::vector<ReadCompletion> completions_;
-  bool registered_ = false;
+  UringReader reader_;
+  PumpedBuffer buffers_;
+  ReadPump& pump_;
   uint64_t next_ = 0;
 };
 
@@ -182,7 +174,7 @@ fs::path write_temporary(const fs::path& folder, const StopFlag& stop) {
 
 double read_rate(const DirectFile& file, const ReadShape& shape, const MeasureLimit& limit,
                  const Clock& clock, const StopFlag& stop) {
-  return ReadLoop(file, shape).run(limit, clock, stop);
+  return ReadLoop(file, shape, clock).run(limit, stop);
 }
 
 std::vector<ReadSample> sweep_reads(const DirectFile& file, double seconds, const Clock& clock,

@@ -60,6 +60,7 @@ class Simulation {
     parts.files = file_pointers_;
     parts.reader = &disk_;
     parts.slots = slots_.get();
+    parts.clock = &disk_.clock();
     parts.trace = &trace_;
     if (!options.unified) {
       copy_ = device_.make_stream(StreamKind::kCopy);
@@ -111,7 +112,7 @@ class Simulation {
     }
     stop();
   }
-  void stop() { feeder_->drain(); }
+  void stop() { EXPECT_TRUE(feeder_->drain()); }
   const SimDisk& disk() const { return disk_; }
   size_t unit_count() const { return units_.size(); }
 
@@ -174,7 +175,7 @@ class Simulation {
       const bool alone = random_() % 4 == 0;
       if (*waits_for_ == FeederWait::kRead) {
         if (!alone && !disk_.due()) return disk_.pass_time();
-        feeder_->wait_for_read();
+        feeder_->wait_for_read(BlockReader::kNoLimit);
       }
       if (*waits_for_ == FeederWait::kCopy) {
         if (!alone && !staging_->copy_over()) return;
@@ -370,7 +371,9 @@ class HeldDisk final : public BlockReader {
     }
     return count;
   }
-  void wait() override { release = static_cast<uint32_t>(pending_.size()); }
+  void wait(int64_t) override { release = static_cast<uint32_t>(pending_.size()); }
+  void wake() noexcept override {}
+  void cancel(ReadOp&) noexcept override {}
 
   uint32_t submitted = 0;
   uint32_t release = 0;  ///< so many, the oldest first
@@ -403,6 +406,7 @@ TEST(Feeder, WaitsForTheCopyWhoseSlabTheNextReadNeeds) {
   parts.reader = &disk;
   parts.staging = &staging;
   parts.slots = &slots;
+  parts.clock = &clock;
   parts.copy_stream = copy.get();
   parts.trace = &trace;
   Feeder feeder(parts, {{0}}, true);
@@ -419,12 +423,12 @@ TEST(Feeder, WaitsForTheCopyWhoseSlabTheNextReadNeeds) {
   feeder.wait_for_copy();
   EXPECT_EQ(idle(), FeederWait::kRead);
   EXPECT_EQ(disk.submitted, 3u);
-  feeder.wait_for_read();  // the rest
+  feeder.wait_for_read(BlockReader::kNoLimit);  // the rest
   ASSERT_EQ(idle(), FeederWait::kCopy);
   feeder.wait_for_copy();
   EXPECT_EQ(idle(), FeederWait::kRead);
   EXPECT_EQ(disk.submitted, 4u);
-  feeder.wait_for_read();
+  feeder.wait_for_read(BlockReader::kNoLimit);
   idle();
   EXPECT_TRUE(feeder.done());
 }
@@ -463,6 +467,7 @@ TEST(Feeder, StepsAllocateNothing) {
   parts.files = files;
   parts.reader = &disk;
   parts.slots = &slots;
+  parts.clock = &clock;
   parts.trace = &trace;
   std::vector<ScheduledUnit> schedule;
   for (uint32_t u = 0; u < units.size(); ++u) schedule.push_back({u});

@@ -3,6 +3,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <thread>
 
 #include "core/buffer.h"
 #include "core/error.h"
@@ -43,12 +44,12 @@ TEST_P(Readers, DeliverTheFileToTheLastByte) {
   test::Notices notices;
   const auto reader = choose_reader(GetParam().engine, notices.sink())(5);
   HugeBuffer buffer(shape.bytes + 4096);
-  bool registered = false;
   if (GetParam().registered) {
     const std::span<std::byte> whole(buffer.data(), buffer.bytes());
-    registered = reader->register_buffers({&whole, 1});
+    reader->register_buffers({&whole, 1});
   }
-  ReadPump pump(*reader);
+  const SteadyClock clock;
+  ReadPump pump(*reader, clock);
   constexpr uint32_t kChunk = 256 * kKiB;
   uint64_t next = 0;
   uint64_t finished = 0;
@@ -61,7 +62,6 @@ TEST_P(Readers, DeliverTheFileToTheLastByte) {
       request.bytes =
           static_cast<uint32_t>(std::min<uint64_t>(kChunk, align_up(shape.bytes - next, 4096)));
       request.needed = static_cast<uint32_t>(std::min<uint64_t>(request.bytes, shape.bytes - next));
-      request.buffer_index = registered ? 0 : -1;
       if (!pump.start(request)) break;
       next += kChunk;
     }
@@ -89,9 +89,10 @@ TEST(Readers, TruncatedWhileRunningIsOneError) {
   const DirectFile file(dir / "f", DirectChoice::kAuto);
   ASSERT_EQ(truncate((dir / "f").c_str(), 8192), 0);
   PreadReader reader(2);
-  ReadPump pump(reader);
+  const SteadyClock clock;
+  ReadPump pump(reader, clock);
   HugeBuffer buffer(64 * kKiB);
-  ASSERT_TRUE(pump.start({&file.info(), 0, buffer.data(), 64 * kKiB, 64 * kKiB, -1, 1}));
+  ASSERT_TRUE(pump.start({&file.info(), 0, buffer.data(), 64 * kKiB, 64 * kKiB, 1}));
   const std::string message = test::error_of([&] {
     while (pump.poll().empty()) pump.wait();
   });
@@ -106,11 +107,82 @@ TEST(Readers, DestructionWaitsForReadsInFlight) {
     test::Notices notices;
     const HugeBuffer buffer(8 * kMiB);
     const auto reader = choose_reader(engine, notices.sink())(4);
-    ReadPump pump(*reader);
+    const SteadyClock clock;
+    ReadPump pump(*reader, clock);
     for (uint64_t i = 0; i < 4; ++i) {
-      pump.start({&file.info(), i * kMiB, buffer.data() + i * kMiB, kMiB, kMiB, -1, i});
+      pump.start({&file.info(), i * kMiB, buffer.data() + i * kMiB, kMiB, kMiB, i});
+    }
+    EXPECT_TRUE(pump.drain());
+    EXPECT_EQ(pump.active(), 0u);
+  }
+}
+
+class Wakes : public ::testing::TestWithParam<EngineChoice> {
+ protected:
+  std::unique_ptr<BlockReader> reader() { return choose_reader(GetParam(), notices_.sink())(2); }
+  test::Notices notices_;
+};
+
+/// Before a wait, while it is on, several times, after reads: no wait is left without its wake-up,
+/// and none here has a limit.
+TEST_P(Wakes, EndAWait) {
+  const auto reader = this->reader();
+  reader->wake();
+  reader->wait(BlockReader::kNoLimit);
+  reader->wake();
+  reader->wake();
+  reader->wait(BlockReader::kNoLimit);
+  std::vector<ReadCompletion> none(2);
+  reader->wake();
+  EXPECT_EQ(reader->poll(none), 0u);
+  reader->wait(BlockReader::kNoLimit);
+  std::thread waker([&] { reader->wake(); });
+  reader->wait(BlockReader::kNoLimit);
+  waker.join();
+  reader->wait(0);  // nothing left over: its limit ends it
+}
+
+TEST_P(Wakes, AndReadsDoNotSwallowEachOther) {
+  const test::TempDir dir;
+  test::write_file(dir / "f", std::string(64 * kKiB, 'x'));
+  const DirectFile file(dir / "f", DirectChoice::kAuto);
+  const HugeBuffer buffer(64 * kKiB);
+  const auto reader = this->reader();
+  const SteadyClock clock;
+  ReadPump pump(*reader, clock);
+  for (uint64_t round = 0; round < 200; ++round) {
+    ASSERT_TRUE(pump.start({&file.info(), 0, buffer.data(), 4096, 4096, round}));
+    if (round % 3 == 0) pump.wake();
+    uint64_t finished = 0;
+    while ((finished += pump.poll().size()) == 0) pump.wait();
+    if (round % 3 == 1) {
+      pump.wake();
+      reader->wait(BlockReader::kNoLimit);
     }
   }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Wakes, ::testing::Values(EngineChoice::kAuto, EngineChoice::kPread),
+                         [](const auto& test) {
+                           return test.param == EngineChoice::kAuto ? "uring" : "pread";
+                         });
+
+/// A pipe that nobody writes to is a drive that never answers: io_uring gives up its read.
+TEST(SilentDrive, IsCancelled) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const ReadFile file{ends[0], "pipe", kMiB, 4096, false};
+  const HugeBuffer buffer(64 * kKiB);
+  test::Notices notices;
+  const auto reader = choose_reader(EngineChoice::kAuto, notices.sink())(2);
+  if (reader->name() != "io_uring") GTEST_SKIP() << "no io_uring here";
+  const SteadyClock clock;
+  ReadPump pump(*reader, clock);
+  ASSERT_TRUE(pump.start({&file, 0, buffer.data(), 4096, 4096, 0}));
+  EXPECT_TRUE(pump.poll().empty());
+  EXPECT_TRUE(pump.drain());
+  close(ends[0]);
+  close(ends[1]);
 }
 
 /// Also where the kernel takes O_DIRECT on it: no read there is one of a drive.
@@ -174,41 +246,99 @@ ReadOp op_of(const ReadFile& file, uint32_t bytes, uint32_t needed) {
 
 TEST(ReadOutcome, ClassifiesEveryKindOfCompletion) {
   const ReadFile file{-1, "f", 100000, 4096, true};
+  const test::SimClock clock;
   std::string message;
   ReadOp whole = op_of(file, 8192, 8192);
-  EXPECT_EQ(classify_read(whole, 8192, message), ReadOutcome::kDone);
+  EXPECT_EQ(classify_read(whole, 8192, clock, message), ReadOutcome::kDone);
   ReadOp tail = op_of(file, 8192, 5000);
-  EXPECT_EQ(classify_read(tail, 5000, message), ReadOutcome::kDone);
+  EXPECT_EQ(classify_read(tail, 5000, clock, message), ReadOutcome::kDone);
   ReadOp brief = op_of(file, 8192, 8192);
-  EXPECT_EQ(classify_read(brief, 4097, message), ReadOutcome::kAgain);
+  EXPECT_EQ(classify_read(brief, 4097, clock, message), ReadOutcome::kAgain);
   EXPECT_EQ(brief.next_offset(), 4096u);
   EXPECT_EQ(brief.next_bytes(), 4096u);
-  EXPECT_EQ(classify_read(brief, 4096, message), ReadOutcome::kDone);
+  EXPECT_EQ(classify_read(brief, 4096, clock, message), ReadOutcome::kDone);
   ReadOp end = op_of(file, 8192, 8192);
-  EXPECT_EQ(classify_read(end, 0, message), ReadOutcome::kFailed);
+  EXPECT_EQ(classify_read(end, 0, clock, message), ReadOutcome::kFailed);
   EXPECT_NE(message.find("f: reading 8192 bytes at offset 0"), std::string::npos);
   ReadOp impossible = op_of(file, 8192, 8192);
-  EXPECT_EQ(classify_read(impossible, 9000, message), ReadOutcome::kFailed);
+  EXPECT_EQ(classify_read(impossible, 9000, clock, message), ReadOutcome::kFailed);
   ReadOp denied = op_of(file, 8192, 8192);
-  EXPECT_EQ(classify_read(denied, -EACCES, message), ReadOutcome::kFailed);
+  EXPECT_EQ(classify_read(denied, -EACCES, clock, message), ReadOutcome::kFailed);
   EXPECT_NE(message.find("Permission denied"), std::string::npos);
 }
 
-TEST(ReadOutcome, RetriesAreBounded) {
+/// One read that never gets on: how often it is tried, for how long, and the longest pause.
+struct Retries {
+  uint32_t tries = 0;
+  int64_t duration_ns = 0;
+  int64_t first_pause_ns = 0;
+  int64_t longest_pause_ns = 0;
+  std::string message;
+};
+
+Retries retries_of(int32_t result, int64_t each_ns) {
   const ReadFile file{-1, "f", 100000, 4096, true};
-  for (const int error : {EIO, EAGAIN, EINTR}) {
+  test::SimClock clock;
+  ReadOp op = op_of(file, 8192, 8192);
+  Retries retries;
+  while (classify_read(op, result, clock, retries.message) == ReadOutcome::kAgain) {
+    const int64_t pause_ns = std::max<int64_t>(0, op.not_before_ns - clock.now_ns());
+    if (retries.tries == 0) retries.first_pause_ns = pause_ns;
+    retries.longest_pause_ns = std::max(retries.longest_pause_ns, pause_ns);
+    ++retries.tries;
+    clock.advance(pause_ns + each_ns);
+  }
+  retries.duration_ns = clock.now_ns();
+  return retries;
+}
+
+TEST(ReadOutcome, WhatPassesIsTriedForSecondsWithPauses) {
+  for (const int error : {EIO, ETIMEDOUT, ENODATA, ENOLINK, EREMOTEIO}) {
+    const Retries retries = retries_of(-error, 0);
+    EXPECT_GT(retries.tries, 10u) << error;
+    EXPECT_GE(retries.first_pause_ns, 1'000'000) << error;
+    EXPECT_LE(retries.longest_pause_ns, 1'000'000'000) << error;
+    EXPECT_GE(retries.duration_ns, kRetryLimitNs) << error;
+    EXPECT_LE(retries.duration_ns, kRetryLimitNs + 1'000'000'000) << error;
+    EXPECT_NE(retries.message.find("retries in 10"), std::string::npos) << retries.message;
+  }
+  for (const int error : {EAGAIN, EINTR, EBUSY, ENOMEM}) {
+    const Retries retries = retries_of(-error, 0);
+    EXPECT_GT(retries.tries, 16u) << error;
+    EXPECT_LE(retries.tries, kMaxRetries) << error;
+    EXPECT_EQ(retries.first_pause_ns, 0) << error;
+    EXPECT_LE(retries.duration_ns, kRetryLimitNs + 1'000'000'000) << error;
+  }
+}
+
+TEST(ReadOutcome, RetriesAreBounded) {
+  // A drive that takes half a minute to fail is asked once more, not for minutes.
+  EXPECT_EQ(retries_of(-ETIMEDOUT, 30'000'000'000).tries, 1u);
+  // A clock that stands still bounds nothing; the count does.
+  const ReadFile file{-1, "f", 100000, 4096, true};
+  const test::SimClock still;
+  for (const int32_t result : {-EIO, -EAGAIN, 10}) {
     ReadOp op = op_of(file, 8192, 8192);
     std::string message;
     uint32_t tries = 0;
-    while (classify_read(op, -error, message) == ReadOutcome::kAgain) ++tries;
-    EXPECT_EQ(tries, error == EIO ? kMaxErrorRetries : kMaxTransientRetries);
-    EXPECT_NE(message.find("retries"), std::string::npos);
+    while (classify_read(op, result, still, message) == ReadOutcome::kAgain) ++tries;
+    EXPECT_EQ(tries, kMaxRetries);
+    EXPECT_NE(message.find("64 retries"), std::string::npos) << message;
   }
-  ReadOp crumbs = op_of(file, 8192, 8192);
+  EXPECT_NE(retries_of(10, 0).message.find("shorter than when it was opened"), std::string::npos);
+  EXPECT_EQ(retries_of(10, 0).duration_ns, 0) << "the end of a file is not waited for";
+}
+
+TEST(ReadOutcome, ProgressBeginsAnew) {
+  const ReadFile file{-1, "f", 100000, 4096, true};
+  test::SimClock clock;
+  ReadOp op = op_of(file, 16384, 16384);
   std::string message;
-  uint32_t tries = 0;
-  while (classify_read(crumbs, 10, message) == ReadOutcome::kAgain) ++tries;
-  EXPECT_EQ(tries, kMaxTransientRetries);
+  EXPECT_EQ(classify_read(op, -EIO, clock, message), ReadOutcome::kAgain);
+  clock.advance(2 * kRetryLimitNs);
+  EXPECT_EQ(classify_read(op, 4096, clock, message), ReadOutcome::kAgain);
+  EXPECT_LE(op.not_before_ns, clock.now_ns());
+  EXPECT_EQ(classify_read(op, -EIO, clock, message), ReadOutcome::kAgain);
 }
 
 TEST(ReadPump, HealsWhatCanBeHealed) {
@@ -223,7 +353,7 @@ TEST(ReadPump, HealsWhatCanBeHealed) {
     SimDisk disk(4, seed, faults);
     const ReadFile file{-1, "sim", 40 * 4096 + 77, 4096, true};
     HugeBuffer buffer(41 * 4096);
-    ReadPump pump(disk);
+    ReadPump pump(disk, disk.clock());
     uint64_t next = 0;
     uint64_t finished = 0;
     for (int ticks = 0; finished < 21; ++ticks) {
@@ -232,7 +362,7 @@ TEST(ReadPump, HealsWhatCanBeHealed) {
         const uint64_t offset = next * 8192;
         const auto needed = static_cast<uint32_t>(std::min<uint64_t>(8192, file.bytes - offset));
         if (!pump.start({&file, offset, buffer.data() + offset,
-                         static_cast<uint32_t>(align_up(needed, 4096)), needed, -1, next})) {
+                         static_cast<uint32_t>(align_up(needed, 4096)), needed, next})) {
           break;
         }
         ++next;
@@ -243,6 +373,101 @@ TEST(ReadPump, HealsWhatCanBeHealed) {
       ASSERT_EQ(buffer.data()[i], test::sim_byte(file, i)) << i;
     }
   }
+}
+
+class Pump : public ::testing::Test {
+ protected:
+  static constexpr uint32_t kReads = 3;
+  void start(ReadPump& pump) {
+    for (uint64_t i = 0; i < kReads; ++i) {
+      ASSERT_TRUE(pump.start({&file_, i * 4096, buffer_.data() + i * 4096, 4096, 4096, i}));
+    }
+  }
+  const ReadFile file_{-1, "sim", kMiB, 4096, true};
+  HugeBuffer buffer_{kMiB};
+};
+
+/// A controller that is gone for four seconds.
+TEST_F(Pump, OutlastsAResetOfTheController) {
+  SimDiskFaults faults;
+  faults.io_error_forever = true;
+  for (const int error : {EIO, ETIMEDOUT, ENODATA}) {
+    faults.error = error;
+    SimDisk disk(kReads, test::run_seed(), faults);
+    ReadPump pump(disk, disk.clock());
+    start(pump);
+    uint64_t finished = 0;
+    while (finished < kReads) {
+      if (disk.clock().now_ns() > 4'000'000'000) disk.set_faults({});
+      finished += pump.poll().size();
+      ASSERT_LT(disk.clock().now_ns(), kRetryLimitNs);
+      pump.wait();
+    }
+  }
+}
+
+/// Nothing is in flight while a read waits to be tried again: the pump waits for its time, in a few
+/// waits, and does not turn in circles.
+TEST_F(Pump, WaitsUntilARetryIsDue) {
+  SimDiskFaults faults;
+  faults.io_error_forever = true;
+  faults.max_latency = 0;
+  SimDisk disk(kReads, test::run_seed(), faults);
+  test::SimClock clock;
+  ReadPump pump(disk, clock);
+  start(pump);
+  EXPECT_TRUE(pump.poll().empty());
+  EXPECT_EQ(disk.in_flight(), 0u);
+  EXPECT_EQ(pump.active(), kReads);
+  EXPECT_TRUE(pump.poll().empty());
+  EXPECT_EQ(disk.in_flight(), 0u) << "not before its time";
+  pump.wait();
+  EXPECT_GT(disk.last_limit_ns(), 0);
+  EXPECT_LE(disk.last_limit_ns(), 1'000'000'000);
+  clock.advance(1'000'000'000);
+  disk.set_faults({});
+  pump.poll();
+  EXPECT_GT(disk.in_flight(), 0u);
+  EXPECT_TRUE(pump.drain());
+}
+
+TEST_F(Pump, DrainCancelsWhatADriveLeavesUnanswered) {
+  SimDiskFaults faults;
+  faults.hang_after_reads = 1;
+  faults.hung_reads_cancel = true;
+  SimDisk disk(kReads, test::run_seed(), faults);
+  ReadPump pump(disk, disk.clock());
+  start(pump);
+  EXPECT_TRUE(pump.drain());
+  EXPECT_EQ(disk.in_flight(), 0u);
+  EXPECT_EQ(pump.active(), 0u);
+  EXPECT_LT(disk.clock().now_ns(), kDrainLimitNs / 10);
+}
+
+TEST_F(Pump, DrainGivesUpOnADriveThatNeverAnswers) {
+  SimDiskFaults faults;
+  faults.hang_after_reads = 1;
+  SimDisk disk(kReads, test::run_seed(), faults);
+  ReadPump pump(disk, disk.clock());
+  start(pump);
+  EXPECT_FALSE(pump.drain());
+  EXPECT_GE(disk.clock().now_ns(), kDrainLimitNs);
+  EXPECT_LT(disk.clock().now_ns(), 2 * kDrainLimitNs);
+  const uint32_t waits = disk.waits();
+  EXPECT_FALSE(pump.drain());
+  EXPECT_EQ(disk.waits(), waits) << "waited a second time";
+  EXPECT_FALSE(pump.start({&file_, 0, buffer_.data(), 4096, 4096, 0}));
+}
+
+TEST_F(Pump, DrainOfABrokenReaderDoesNotThrow) {
+  SimDiskFaults faults;
+  SimDisk disk(kReads, test::run_seed(), faults);
+  ReadPump pump(disk, disk.clock());
+  start(pump);
+  faults.broken = true;
+  disk.set_faults(faults);
+  EXPECT_NE(test::error_of([&] { pump.poll(); }).find("broken"), std::string::npos);
+  EXPECT_FALSE(pump.drain());
 }
 
 }  // namespace

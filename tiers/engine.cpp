@@ -8,6 +8,8 @@
 namespace spillway {
 namespace {
 
+constexpr int64_t kPollNs = 100'000'000;  // a stop is noticed even when a drive never answers
+
 const TensorSpec& embedding_table(const StreamPlan& plan) {
   if (plan.tied_layer < 0) return plan.embed.tensors[0];
   return plan.layers[static_cast<size_t>(plan.tied_layer)].tensors[plan.tied_tensor];
@@ -20,7 +22,8 @@ Engine::Engine(const StreamPlan& plan, EngineParts parts)
       parts_(std::move(parts)),
       store_(*parts_.device, *parts_.arena, plan.units, plan.placement, parts_.files),
       slots_(*parts_.device, *parts_.arena, plan.placement.slots, plan.placement.slot_bytes),
-      rows_(embedding_table(plan), *parts_.files[embedding_table(plan).file], parts_.readers) {
+      rows_(embedding_table(plan), *parts_.files[embedding_table(plan).file], parts_.readers,
+            *parts_.clock) {
   if (!parts_.device->unified()) {
     staging_ =
         std::make_unique<StagingRing>(*parts_.device, plan.placement.slabs, plan.chunk_bytes);
@@ -48,6 +51,7 @@ FeederParts Engine::feeder_parts(BlockReader& reader, std::span<const Unit> unit
   parts.files = parts_.files;
   parts.reader = &reader;
   parts.slots = &slots_;
+  parts.clock = parts_.clock;
   parts.trace = parts_.trace;
   if (!in_place) {
     parts.staging = staging_.get();
@@ -96,7 +100,7 @@ void Engine::load_units(std::span<const Unit> units, std::vector<ScheduledUnit> 
       if (parts_.stop->requested()) throw Stopped{};
       if (!feeder.step()) {
         const FeederWait wait = feeder.waits_for();
-        if (wait == FeederWait::kRead) feeder.wait_for_read();
+        if (wait == FeederWait::kRead) feeder.wait_for_read(kPollNs);
         if (wait == FeederWait::kCopy) feeder.wait_for_copy();
       }
       for (; published < feeder.published(); ++published) {
@@ -105,7 +109,7 @@ void Engine::load_units(std::span<const Unit> units, std::vector<ScheduledUnit> 
       }
     }
   } catch (...) {
-    feeder.drain();
+    static_cast<void>(feeder.drain());
     settle_copies();
     throw;
   }
@@ -168,8 +172,7 @@ void Engine::start() {
   if (schedule.empty()) return;
   FeederParts parts = feeder_parts(*reader_, plan_.units, parts_.device->unified());
   const std::span<std::byte> arena = staging_ != nullptr ? staging_->arena() : slots_.arena();
-  if (plan_.register_buffers && reader_->register_buffers({&arena, 1})) registered_ = 0;
-  parts.registered_slots = registered_;
+  if (plan_.register_buffers) registered_ = reader_->register_buffers({&arena, 1});
   feeder_ = std::make_unique<Feeder>(parts, std::move(schedule), true);
   thread_ = std::make_unique<FeederThread>(*feeder_, *parts_.stop);
 }

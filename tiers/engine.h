@@ -81,7 +81,7 @@ class Engine final : public LayerFeed {
   std::span<const DeviceRows> device_rows() const { return device_rows_; }
 
   const std::string& reader_name() const { return reader_name_; }
-  bool buffers_registered() const { return registered_ >= 0; }
+  bool buffers_registered() const { return registered_.bytes > 0; }
   const LayerStore& store() const { return store_; }
 
  private:
@@ -105,7 +105,7 @@ class Engine final : public LayerFeed {
   RowSource rows_;
   std::vector<DeviceRows> device_rows_;
   std::string reader_name_;
-  int32_t registered_ = -1;
+  BufferRegistration registered_;
   std::unique_ptr<BlockReader> reader_;
   std::unique_ptr<Feeder> feeder_;
   std::unique_ptr<FeederThread> thread_;

@@ -21,7 +21,7 @@ Feeder::Feeder(const FeederParts& parts, std::vector<ScheduledUnit> schedule, bo
     : parts_(parts),
       schedule_(std::move(schedule)),
       cyclic_(cyclic),
-      pump_(*parts.reader),
+      pump_(*parts.reader, *parts.clock),
       fills_(cyclic ? parts.slots->count() : kLoadingFills),
       slab_uses_(parts.staging == nullptr ? 0 : parts.staging->count()) {
   if (!cyclic_) allow(schedule_.size());
@@ -233,15 +233,12 @@ bool Feeder::submit_chunk(uint32_t index) {
   if (parts_.staging == nullptr) {
     request.target = fill.target + chunk.blob_offset;
     request.tag = tag_of(index, fill.next_chunk);
-    const bool to_slot = scheduled(fill.sequence).target == nullptr;
-    request.buffer_index = to_slot ? parts_.registered_slots : -1;
     if (!start(request)) return false;
   } else {
     const auto slab = take_slab();
     if (!slab) return false;
     request.target = parts_.staging->data(*slab);
     request.tag = *slab;
-    request.buffer_index = parts_.registered_slots;
     slab_uses_[*slab] = {index, fill.next_chunk};
     if (!start(request)) {
       parts_.staging->put_back(*slab);

@@ -48,8 +48,8 @@ struct FeederParts {
   StagingRing* staging = nullptr;  ///< null on unified memory: reads land in the target
   LayerSlots* slots = nullptr;
   Stream* copy_stream = nullptr;  ///< null on unified memory
+  const Clock* clock = nullptr;
   Trace* trace = nullptr;
-  int32_t registered_slots = -1;  ///< index of the registered buffer that holds all slots, or -1
 };
 
 /// What an idle step waits for: a read, a copy out of a slab, the model thread (a slot given back,
@@ -78,10 +78,13 @@ class Feeder {
   /// lacks a slab, only the oldest copy can give one: a read that completes keeps its own.
   FeederWait waits_for() const;
   bool reads_in_flight() const { return pump_.active() > 0; }
-  void wait_for_read() { pump_.wait(); }
+  void wait_for_read(int64_t limit_ns) { pump_.wait(limit_ns); }
+  /// Ends the wait for a read that is on, or else the next one. Any thread.
+  void wake() noexcept { pump_.wake(); }
   void wait_for_copy() { parts_.staging->wait_for_copy(); }
-  /// Waits for reads in flight and forgets them; before targets go away.
-  void drain() noexcept { pump_.drain(); }
+  /// Ends the reads in flight, before targets go away. False: some may write them at any later
+  /// time (ReadPump::drain()).
+  [[nodiscard]] bool drain() noexcept { return pump_.drain(); }
 
  private:
   struct Fill {

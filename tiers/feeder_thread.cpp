@@ -3,6 +3,12 @@
 #include <chrono>
 
 namespace spillway {
+namespace {
+
+/// A stop is noticed even when a drive never answers.
+constexpr int64_t kPollNs = 100'000'000;
+
+}  // namespace
 
 FeederThread::FeederThread(Feeder& feeder, const StopFlag& stop)
     : feeder_(feeder), stop_flag_(stop), thread_([this] { run(); }) {}
@@ -55,7 +61,7 @@ void FeederThread::run() {
     error_ = std::current_exception();
   }
   changed_.notify_all();
-  feeder_.drain();
+  static_cast<void>(feeder_.drain());
 }
 
 void FeederThread::step_until_idle() {
@@ -74,7 +80,7 @@ void FeederThread::step_until_idle() {
 /// Nothing can move before a read completes, a copy ends, or the model thread gives something back.
 void FeederThread::block() {
   const FeederWait wait = feeder_.waits_for();
-  if (wait == FeederWait::kRead) return feeder_.wait_for_read();
+  if (wait == FeederWait::kRead) return feeder_.wait_for_read(kPollNs);
   if (wait == FeederWait::kCopy) return feeder_.wait_for_copy();
   std::unique_lock lock(mutex_);
   const auto changed = [this] { return stopping_ || wakes_ != seen_wakes_; };

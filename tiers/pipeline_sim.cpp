@@ -19,8 +19,9 @@ constexpr uint64_t kWarmPasses = 1;
 constexpr uint64_t kMeasuredPasses = 2;
 
 /// Simulated time in seconds, and when something will happen next.
-class Timeline {
+class Timeline final : public Clock {
  public:
+  int64_t now_ns() const override { return static_cast<int64_t>(now_ * 1e9); }
   double now() const { return now_; }
   void expect(double at) {
     if (at > now_) events_.push(at);
@@ -61,7 +62,9 @@ class TimedDisk final : public BlockReader {
     }
     return count;
   }
-  void wait() override { time_.advance(); }
+  void wait(int64_t) override { time_.advance(); }
+  void wake() noexcept override {}
+  void cancel(ReadOp&) noexcept override {}  // each ends at its time
   /// A read has completed and was not polled yet.
   bool completed() const { return !pending_.empty() && pending_.front().due <= time_.now(); }
 
@@ -196,6 +199,7 @@ class Simulation {
     parts.files = files_;
     parts.reader = &disk_;
     parts.slots = &slots_;
+    parts.clock = &time_;
     parts.trace = &trace_;
     if (!unified_) {
       staging_ = std::make_unique<StagingRing>(device_, plan_.placement.slabs, plan_.chunk_bytes);

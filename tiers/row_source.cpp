@@ -21,13 +21,14 @@ uint64_t RowSource::buffer_bytes(const TensorSpec& table, uint32_t alignment) {
   return kDepth * block_bytes(table, alignment);
 }
 
-RowSource::RowSource(const TensorSpec& table, const ReadFile& file, const ReaderFactory& readers)
+RowSource::RowSource(const TensorSpec& table, const ReadFile& file, const ReaderFactory& readers,
+                     const Clock& clock)
     : table_(table),
       file_(file),
       reader_(readers(kDepth)),
       block_bytes_(block_bytes(table, file.alignment)),
       buffers_(buffer_bytes(table, file.alignment)),
-      pump_(std::make_unique<ReadPump>(*reader_)) {
+      pump_(std::make_unique<ReadPump>(*reader_, clock)) {
   for (uint32_t i = 0; i < reader_->depth(); ++i) free_buffers_.push_back(i);
 }
 

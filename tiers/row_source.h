@@ -20,7 +20,8 @@ class RowSource {
   /// Bytes of buffers that reading rows takes.
   static uint64_t buffer_bytes(const TensorSpec& table, uint32_t alignment);
 
-  RowSource(const TensorSpec& table, const ReadFile& file, const ReaderFactory& readers);
+  RowSource(const TensorSpec& table, const ReadFile& file, const ReaderFactory& readers,
+            const Clock& clock);
 
   /// Rows [first, first+count) lie in host memory from now on.
   void add_resident(uint64_t first_row, uint64_t rows, const std::byte* data);

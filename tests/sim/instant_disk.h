@@ -22,7 +22,9 @@ class InstantDisk final : public BlockReader {
     std::copy_n(done_, count_, out.begin());
     return std::exchange(count_, 0u);
   }
-  void wait() override {}
+  void wait(int64_t) override {}
+  void wake() noexcept override {}
+  void cancel(ReadOp&) noexcept override {}
 
  private:
   static constexpr uint32_t kDepth = 4;

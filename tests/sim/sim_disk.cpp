@@ -4,9 +4,15 @@
 #include <cerrno>
 #include <cstring>
 
+#include "core/error.h"
 #include "core/units.h"
 
 namespace spillway::test {
+namespace {
+
+constexpr int64_t kTickNs = 1'000'000;
+
+}  // namespace
 
 std::byte sim_byte(const ReadFile& file, uint64_t offset) {
   uint64_t x = (offset >> 3) * 0x9E3779B97F4A7C15ull + file.path.size() * 0xD1B54A32D192ED03ull;
@@ -22,8 +28,10 @@ bool SimDisk::chance(double probability) {
 bool SimDisk::submit(ReadOp& op) {
   if (pending_.size() >= depth_ || chance(faults_.queue_full)) return false;
   const uint32_t span = faults_.max_latency - faults_.min_latency + 1;
+  const bool hung = faults_.hang_after_reads >= 0 && submitted_ >= faults_.hang_after_reads;
+  ++submitted_;
   pending_.push_back({&op, op.next_offset(), op.next_target(), op.next_bytes(),
-                      tick_ + faults_.min_latency + random_() % span});
+                      tick_ + faults_.min_latency + random_() % span, hung, false});
   return true;
 }
 
@@ -31,10 +39,10 @@ int32_t SimDisk::perform(const Pending& read) {
   const int64_t number = reads_++;
   if (faults_.io_error_forever ||
       (faults_.fail_after_reads >= 0 && number >= faults_.fail_after_reads)) {
-    return -EIO;
+    return -faults_.error;
   }
   if (chance(faults_.transient)) return random_() % 2 == 0 ? -EAGAIN : -EINTR;
-  if (chance(faults_.io_error)) return -EIO;
+  if (chance(faults_.io_error)) return -faults_.error;
   const ReadFile& file = *read.op->file;
   uint64_t end = file.bytes;
   if (faults_.truncate_after_reads >= 0 && number >= faults_.truncate_after_reads) end /= 2;
@@ -47,29 +55,51 @@ int32_t SimDisk::perform(const Pending& read) {
 
 bool SimDisk::due() const {
   return pending_.empty() ||
-         std::any_of(pending_.begin(), pending_.end(),
-                     [this](const auto& read) { return read.due <= tick_ + 1; });
+         std::any_of(pending_.begin(), pending_.end(), [this](const auto& read) {
+           return read.cancelled || (!read.hung && read.due <= tick_ + 1);
+         });
 }
 
-void SimDisk::wait() {
-  while (!due()) ++tick_;
+void SimDisk::pass_time() {
+  ++tick_;
+  clock_.advance(kTickNs);
 }
 
 size_t SimDisk::poll(std::span<ReadCompletion> out) {
-  ++tick_;
+  if (faults_.broken) throw Error("the simulated disk is broken");
+  pass_time();
   std::shuffle(pending_.begin(), pending_.end(), random_);
   size_t count = 0;
   for (size_t i = 0; i < pending_.size() && count < out.size();) {
-    if (pending_[i].due > tick_) {
+    if (!pending_[i].cancelled && (pending_[i].hung || pending_[i].due > tick_)) {
       ++i;
       continue;
     }
     out[count].op = pending_[i].op;
-    out[count].result = perform(pending_[i]);
+    out[count].result = pending_[i].cancelled ? -ECANCELED : perform(pending_[i]);
     ++count;
     pending_.erase(pending_.begin() + static_cast<ptrdiff_t>(i));
   }
   return count;
+}
+
+void SimDisk::wait(int64_t limit_ns) {
+  if (faults_.broken) throw Error("the simulated disk is broken");
+  ++waits_;
+  last_limit_ns_ = limit_ns;
+  const bool answers = std::any_of(pending_.begin(), pending_.end(),
+                                   [](const auto& read) { return read.cancelled || !read.hung; });
+  if (answers) {
+    for (int64_t left_ns = limit_ns; left_ns > 0 && !due(); left_ns -= kTickNs) pass_time();
+  } else {  // for ever; one tick stands for it
+    clock_.advance(limit_ns == kNoLimit ? kTickNs : limit_ns);
+  }
+}
+
+void SimDisk::cancel(ReadOp& op) noexcept {
+  for (Pending& read : pending_) {
+    if (read.op == &op && (!read.hung || faults_.hung_reads_cancel)) read.cancelled = true;
+  }
 }
 
 }  // namespace spillway::test

@@ -1,8 +1,9 @@
 // A disk that holds its bytes in a function and misbehaves by seed: latency, reordering, short
-// reads, EAGAIN, EIO, a full queue, files that end early. One thread.
+// reads, EAGAIN, EIO, a full queue, files that end early, reads that are never answered. It owns
+// time: a millisecond a poll. One thread, but wake().
 #pragma once
 
-#include <map>
+#include <atomic>
 #include <random>
 #include <vector>
 
@@ -16,10 +17,24 @@ struct SimDiskFaults {
   double io_error = 0;            ///< chance of EIO that a retry heals
   bool io_error_forever = false;  ///< every read fails with EIO
   int64_t fail_after_reads = -1;  ///< EIO for ever from this read on
+  int32_t error = 5;              ///< what those fail with (EIO)
   double queue_full = 0;          ///< chance that submit() refuses
   uint32_t max_latency = 4;       ///< ticks (polls) until a read may complete
   uint32_t min_latency = 0;
   int64_t truncate_after_reads = -1;  ///< from this read on, files end at their half
+  int64_t hang_after_reads = -1;      ///< from this read submitted on, none is answered
+  bool hung_reads_cancel = false;     ///< those can be cancelled
+  bool broken = false;                ///< poll() and wait() throw
+};
+
+/// Goes on when it is told to.
+class SimClock final : public Clock {
+ public:
+  int64_t now_ns() const override { return now_ns_; }
+  void advance(int64_t duration_ns) { now_ns_ += duration_ns; }
+
+ private:
+  int64_t now_ns_ = 0;
 };
 
 /// True bytes of simulated files: a hash of file and offset.
@@ -34,12 +49,19 @@ class SimDisk final : public BlockReader {
   uint32_t depth() const override { return depth_; }
   bool submit(ReadOp& op) override;
   size_t poll(std::span<ReadCompletion> out) override;
-  /// Until a read in flight may complete, if any is.
-  void wait() override;
+  /// Time goes on: until a read in flight may complete if any is, or to `limit_ns`.
+  void wait(int64_t limit_ns) override;
+  void wake() noexcept override { wakes_.fetch_add(1); }
+  void cancel(ReadOp& op) noexcept override;
   bool due() const;  ///< wait() would return at once
   /// A tick without a poll.
-  void pass_time() { ++tick_; }
+  void pass_time();
 
+  const Clock& clock() const { return clock_; }
+  void set_faults(const SimDiskFaults& faults) { faults_ = faults; }
+  uint32_t wakes() const { return wakes_.load(); }
+  uint32_t waits() const { return waits_; }
+  int64_t last_limit_ns() const { return last_limit_ns_; }
   uint64_t bytes_delivered() const { return bytes_delivered_; }
   uint32_t in_flight() const { return static_cast<uint32_t>(pending_.size()); }
 
@@ -50,6 +72,8 @@ class SimDisk final : public BlockReader {
     std::byte* target;
     uint32_t bytes;
     uint64_t due;
+    bool hung;
+    bool cancelled;
   };
   bool chance(double probability);
   int32_t perform(const Pending& read);
@@ -58,6 +82,11 @@ class SimDisk final : public BlockReader {
   std::mt19937_64 random_;
   SimDiskFaults faults_;
   std::vector<Pending> pending_;
+  SimClock clock_;
+  std::atomic<uint32_t> wakes_{0};
+  uint32_t waits_ = 0;
+  int64_t last_limit_ns_ = 0;
+  int64_t submitted_ = 0;
   uint64_t tick_ = 0;
   int64_t reads_ = 0;
   uint64_t bytes_delivered_ = 0;
