@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian 12 packages that are missing. Usage: scripts/setup.sh [build|test|ci]
+# Installs the Debian 12 packages that are missing. Usage: scripts/setup.sh [build|test|ci|differential]
 set -euo pipefail
 
 build=(build-essential cmake ninja-build pkg-config git ca-certificates
@@ -11,8 +11,9 @@ ci=(clang-16 clang-tidy-16 clang-format-16 libclang-rt-16-dev)
 case "${1:-build}" in
   build) wanted=("${build[@]}") ;;
   test) wanted=("${build[@]}" "${test[@]}") ;;
+  differential) wanted=("${build[@]}" python3-venv binutils) ;;
   ci) wanted=("${build[@]}" "${test[@]}" "${ci[@]}") ;;
-  *) echo "usage: scripts/setup.sh [build|test|ci]" >&2; exit 2 ;;
+  *) echo "usage: scripts/setup.sh [build|test|ci|differential]" >&2; exit 2 ;;
 esac
 
 missing=()

@@ -1,7 +1,18 @@
 #!/usr/bin/env bash
 # Installs what tests need, builds, and runs every test. Arguments go to ctest (-L unit, -R Name).
+# With --differential first: compares the program with transformers, tokenizers and sentencepiece
+# instead; the rest goes to tests/differential/driver.py (--quick, --seed, --configs, --texts).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+if [ "${1:-}" = --differential ]; then
+  shift
+  scripts/setup.sh differential
+  cmake --preset release
+  cmake --build --preset release --target spillway
+  python=$(tests/differential/environment.py build/differential-venv)
+  exec "$python" tests/differential/driver.py build/release/spillway "$@"
+fi
 
 scripts/setup.sh test
 cmake --preset release -DSPILLWAY_TESTS=ON -DSPILLWAY_BENCH=ON
