@@ -56,8 +56,9 @@ class HostOps final : public Ops {
     CHECK(memory.size() >= parts.total_bytes);
     limits_ = limits;
     input_bf16_ = reinterpret_cast<uint16_t*>(memory.data());
-    panels_ = reinterpret_cast<float*>(memory.data() + parts.input_bytes);
-    panel_floats_ = parts.panel_bytes / sizeof(float);
+    scratch_ = memory.data() + parts.input_bytes;
+    panel_bytes_ = parts.panel_bytes;
+    scratch_bytes_ = parts.panel_bytes + parts.gemm_bytes;
     vector_.reserve(limits.max_cols);
   }
   uint64_t kv_bytes(const AttentionShape& shape, uint32_t capacity) const override {
@@ -124,10 +125,10 @@ class HostOps final : public Ops {
       float* target = out + uint64_t{row} * out_stride + panel;
       if (bf16) {
         gemm_.run(DType::kBF16, input_bf16_ + uint64_t{row} * input_cols_, part.data, target, rows,
-                  part.rows, part.cols, out_stride);
+                  part.rows, part.cols, out_stride, gemm_scratch());
       } else {
         gemm_.run(DType::kF32, input_ + uint64_t{row} * input_cols_, f32_weights(part), target,
-                  rows, part.rows, part.cols, out_stride);
+                  rows, part.rows, part.cols, out_stride, gemm_scratch());
       }
     });
   }
@@ -220,6 +221,7 @@ class HostOps final : public Ops {
   struct Layout {
     uint64_t input_bytes;
     uint64_t panel_bytes;  // one thread's
+    uint64_t gemm_bytes;   // one thread's
     uint64_t total_bytes;
   };
 
@@ -237,7 +239,13 @@ class HostOps final : public Ops {
     const uint64_t cols = limits.max_cols;
     if (bf16_prompts_) parts.input_bytes = align_up(limits.max_rows * cols * 2, 64);
     parts.panel_bytes = align_up(kPanelRows * cols * sizeof(float), 64);
-    parts.total_bytes = parts.input_bytes + threads_ * parts.panel_bytes;
+    const uint32_t rows = std::min(kGemmRows, limits.max_rows);
+    parts.gemm_bytes = gemm_.scratch_bytes(DType::kF32, rows, kPanelRows, limits.max_cols);
+    if (bf16_prompts_) {
+      parts.gemm_bytes = std::max(
+          parts.gemm_bytes, gemm_.scratch_bytes(DType::kBF16, rows, kPanelRows, limits.max_cols));
+    }
+    parts.total_bytes = parts.input_bytes + threads_ * (parts.panel_bytes + parts.gemm_bytes);
     return parts;
   }
 
@@ -295,9 +303,14 @@ class HostOps final : public Ops {
   /// The panel as f32: itself, or converted into this thread's scratch.
   const void* f32_weights(const WeightView& part) {
     if (part.dtype == DType::kF32) return part.data;
-    float* scratch = panels_ + this_thread() * panel_floats_;
+    auto* scratch = reinterpret_cast<float*>(thread_scratch());
     to_f32(part.dtype, part.data, scratch, uint64_t{part.rows} * part.cols);
     return scratch;
+  }
+
+  std::byte* thread_scratch() const { return scratch_ + this_thread() * scratch_bytes_; }
+  std::span<std::byte> gemm_scratch() const {
+    return {thread_scratch() + panel_bytes_, scratch_bytes_ - panel_bytes_};
   }
 
   /// Index of the calling thread in the arena, below threads_.
@@ -339,8 +352,9 @@ class HostOps final : public Ops {
   uint32_t input_cols_ = 0;
   bool input_bf16_ready_ = false;
   uint16_t* input_bf16_ = nullptr;
-  float* panels_ = nullptr;
-  uint64_t panel_floats_ = 0;
+  std::byte* scratch_ = nullptr;  // per thread: a panel as f32, then what its product needs
+  uint64_t panel_bytes_ = 0;
+  uint64_t scratch_bytes_ = 0;
   std::vector<float> vector_;
   std::vector<uint32_t> sample_ids_;
 };
