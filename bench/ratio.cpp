@@ -14,7 +14,10 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
 
 #include "bench/cuda_limits.h"
 #include "bench/limits.h"
@@ -155,34 +158,75 @@ double raw_read_rate(const Options& options, const Checkpoint& checkpoint) {
                    SteadyClock(), StopFlag());
 }
 
+/// Rows are printed as they come: what was measured is kept when a later arm fails.
 class Report {
  public:
+  explicit Report(bool json) : as_json_(json) {}
+  ~Report() {
+    if (as_json_) fmt::print("{}\n", json_.dump(1));
+  }
+  Report(const Report&) = delete;
+
   void row(const std::string& name, const std::string& unit_name, double unit, const Series& value,
            const Series* limit) {
-    const double share = limit == nullptr ? 0 : value.median() / limit->median();
-    rows_ += fmt::format("| {} | {} {} | {} | {} |\n", name, value.text(unit), unit_name,
-                         limit == nullptr ? "" : limit->text(unit),
-                         limit == nullptr ? "" : fmt::format("{:.0f} %", 100 * share));
+    if (value.values.empty()) return;
+    const bool limited = limit != nullptr && !limit->values.empty();
+    const double share = limited ? value.median() / limit->median() : 0;
+    line(fmt::format("| {} | {} {} | {} | {} |\n", name, value.text(unit), unit_name,
+                     limited ? limit->text(unit) : "",
+                     limited ? fmt::format("{:.0f} %", 100 * share) : ""));
     json_.push_back({{"name", name}, {"unit", unit_name}, {"values", value.values}});
-    if (limit != nullptr) {
+    if (limited) {
       json_.back()["limit"] = limit->values;
       json_.back()["share"] = share;
     }
   }
-  void print(bool json) const {
-    if (json) {
-      fmt::print("{}\n", json_.dump(1));
-      return;
+
+  /// What an arm or a limit could not do; the program goes on and exits with 1.
+  void failure(const std::string& name, const Error& error) {
+    failed_ = true;
+    fmt::print(stderr, "spillway_ratio: {}: {}\n", name, error.what());
+    line(fmt::format("| {} | failed: {} | | |\n", name, error.what()));
+    json_.push_back({{"name", name}, {"error", error.what()}});
+  }
+  bool failed() const { return failed_; }
+
+ private:
+  void line(const std::string& text) {
+    if (as_json_) return;
+    if (!std::exchange(headed_, true)) {
+      fmt::print(
+          "| what | min / median / max | limit, same run | share of limit |\n"
+          "| --- | --- | --- | --- |\n");
     }
-    fmt::print(
-        "| what | min / median / max | limit, same run | share of limit |\n"
-        "| --- | --- | --- | --- |\n{}",
-        rows_);
+    fmt::print("{}", text);
+    std::fflush(stdout);
+  }
+
+  bool as_json_;
+  bool headed_ = false;
+  bool failed_ = false;
+  nlohmann::ordered_json json_ = nlohmann::ordered_json::array();
+};
+
+/// Adds a limit to its series; one that cannot be measured is said once, and the arm runs without.
+class Limits {
+ public:
+  explicit Limits(Report& report) : report_(report) {}
+  std::optional<double> measure(const std::string& name, const std::function<double()>& measure) {
+    if (failed_.count(name) != 0) return std::nullopt;
+    try {
+      return measure();
+    } catch (const Error& error) {
+      failed_.insert(name);
+      report_.failure("limit: " + name, error);
+      return std::nullopt;
+    }
   }
 
  private:
-  std::string rows_;
-  nlohmann::ordered_json json_ = nlohmann::ordered_json::array();
+  Report& report_;
+  std::set<std::string> failed_;
 };
 
 double weight_bytes_per_pass(const Model& model) {
@@ -206,18 +250,23 @@ void streamed_arms(const Options& options, Report& report) {
   Series pass_seconds;
   Series stalled;
   Series overhead;
+  Limits limits(report);
   for (uint32_t run = 0; run < options.runs; ++run) {
-    const auto read_raw = [&] { return raw_read_rate(options, bench.model().checkpoint); };
-    const double before = read_raw();
+    const auto read_raw = [&] {
+      return limits.measure("the bare loop",
+                            [&] { return raw_read_rate(options, bench.model().checkpoint); });
+    };
+    const auto before = read_raw();
     const DecodeTotals totals = decode_totals(bench.run());
-    raw.add((before + read_raw()) / 2);  // drift hits both alike
+    const auto after = read_raw();
+    if (before && after) raw.add((*before + *after) / 2);  // drift hits both alike
     streamed.add(static_cast<double>(totals.nvme_bytes) / totals.seconds);
     pass_seconds.add(totals.seconds / totals.passes);
     stalled.add(100 * totals.stall_seconds / totals.seconds);
     overhead.add(static_cast<double>(totals.nvme_bytes) /
                  (static_cast<double>(per_pass) * totals.passes));
     fmt::print(stderr, "run {}: raw {:.2f} GB/s, streamed {:.2f} GB/s\n", run + 1,
-               raw.values.back() / 1e9, streamed.values.back() / 1e9);
+               before.value_or(0) / 1e9, streamed.values.back() / 1e9);
   }
   report.row(fmt::format("decode streamed at {}", options.ram), "GB/s", 1e9, streamed, &raw);
   report.row("time per token", "s", 1, pass_seconds, nullptr);
@@ -262,7 +311,7 @@ void resident_arms(const Options& options, Report& report) {
   fmt::print(stderr, "compute: {}\n", bench.compute());
 }
 
-/// Limits of one run on a GPU, measured in turn with its arms.
+/// Limits of one run on a GPU, measured in turn with its arms; 0 = could not be measured.
 struct GpuLimits {
   double memory;
   double copy;
@@ -270,13 +319,16 @@ struct GpuLimits {
   double matmul;
 };
 
-GpuLimits gpu_limits(const Options& options, const Checkpoint& checkpoint) {
+GpuLimits gpu_limits(const Options& options, const Checkpoint& checkpoint, Limits& measured) {
   const int ordinal = options.device == "cuda" ? 0 : std::stoi(options.device.substr(5));
+  const auto limit = [&](const char* name, const std::function<double()>& measure) {
+    return measured.measure(name, measure).value_or(0);
+  };
   GpuLimits limits{};
-  limits.memory = bench::cuda_memory_rate(ordinal, 5);
-  limits.copy = bench::cuda_copy_rate(ordinal, 5);
-  limits.matmul = bench::cuda_matmul_rate(ordinal, 5);
-  limits.read = raw_read_rate(options, checkpoint);
+  limits.memory = limit("device memory", [&] { return bench::cuda_memory_rate(ordinal, 5); });
+  limits.copy = limit("pinned copies", [&] { return bench::cuda_copy_rate(ordinal, 5); });
+  limits.matmul = limit("cuBLAS", [&] { return bench::cuda_matmul_rate(ordinal, 5); });
+  limits.read = limit("the bare loop", [&] { return raw_read_rate(options, checkpoint); });
   return limits;
 }
 
@@ -290,6 +342,7 @@ struct GpuArm {
   std::function<double(const GpuLimits&)> limit;
   Series values{};
   Series limits{};
+  bool failed = false;
 };
 
 std::vector<GpuArm> gpu_arms(const Options& options, const Model& model) {
@@ -345,35 +398,66 @@ std::vector<GpuArm> gpu_arms(const Options& options, const Model& model) {
   return arms;
 }
 
+/// One run of one arm. `resident_seconds`: a pass with all on the GPU, the first arm's figure.
+void run_arm(const Options& options, GpuArm& arm, bool first, const GpuLimits& limits,
+             double& resident_seconds) {
+  Bench bench(options, arm.arm);
+  const Placement& placement = bench.plan().stream.placement;
+  const auto passes = bench.run();
+  arm.values.add(arm.value(bench, passes));
+  if (first) {
+    resident_seconds = weight_bytes_per_pass(bench.model()) / arm.values.values.back();
+    if (placement.copied_bytes_per_pass != 0) {
+      fmt::print(stderr, "note: the model does not fit the GPU; its figures are of a mix\n");
+    }
+  }
+  const auto seconds = [](uint64_t bytes, double rate) {
+    return rate > 0 ? static_cast<double>(bytes) / rate : 0.0;
+  };
+  const double slowest =
+      std::max({seconds(placement.nvme_bytes_per_pass, limits.read),
+                seconds(placement.copied_bytes_per_pass, limits.copy), resident_seconds});
+  const double limit = arm.limit ? arm.limit(limits) : slowest;
+  if (limit > 0) arm.limits.add(limit);
+  fmt::print(stderr, "{}: {:.3g} {}, limit {:.3g}\n", arm.name, arm.values.values.back() / arm.unit,
+             arm.unit_name, limit / arm.unit);
+}
+
 void device_arms(const Options& options, Report& report) {
   const Model model = open_model(options.model, DirectChoice::kAuto, [](const std::string&) {});
   auto arms = gpu_arms(options, model);
+  Limits measured(report);
   for (uint32_t run = 0; run < options.runs; ++run) {
-    const GpuLimits limits = gpu_limits(options, model.checkpoint);
+    fmt::print(stderr, "run {}:\n", run + 1);
+    const GpuLimits limits = gpu_limits(options, model.checkpoint, measured);
     double resident_seconds = 0;
     for (GpuArm& arm : arms) {
-      Bench bench(options, arm.arm);
-      const auto passes = bench.run();
-      arm.values.add(arm.value(bench, passes));
-      if (&arm == &arms[0]) {
-        resident_seconds = weight_bytes_per_pass(model) / arm.values.values.back();
-        if (bench.plan().stream.placement.copied_bytes_per_pass != 0) {
-          fmt::print(stderr, "note: the model does not fit the GPU; its figures are of a mix\n");
-        }
+      if (arm.failed) continue;
+      try {
+        run_arm(options, arm, &arm == &arms[0], limits, resident_seconds);
+      } catch (const Error& error) {
+        arm.failed = true;
+        report.failure(arm.name, error);
       }
-      const Placement& placement = bench.plan().stream.placement;
-      const double slowest = std::max(
-          {static_cast<double>(placement.nvme_bytes_per_pass) / limits.read,
-           static_cast<double>(placement.copied_bytes_per_pass) / limits.copy, resident_seconds});
-      arm.limits.add(arm.limit ? arm.limit(limits) : slowest);
-      fmt::print(stderr, "run {}: {}: {:.3g} {}, limit {:.3g}\n", run + 1, arm.name,
-                 arm.values.values.back() / arm.unit, arm.unit_name,
-                 arm.limits.values.back() / arm.unit);
+      const bool last = run + 1 == options.runs;
+      if (last || arm.failed) {
+        report.row(arm.name, arm.unit_name, arm.unit, arm.values, &arm.limits);
+      }
     }
   }
-  for (const GpuArm& arm : arms) {
-    report.row(arm.name, arm.unit_name, arm.unit, arm.values, &arm.limits);
-  }
+}
+
+/// Each part of the host's arms may fail alone.
+void host_arms(const Options& options, Report& report) {
+  const auto part = [&](const char* name, const auto& arms) {
+    try {
+      arms(options, report);
+    } catch (const Error& error) {
+      report.failure(name, error);
+    }
+  };
+  part("streamed", streamed_arms);
+  if (!options.streamed_only) part("resident", resident_arms);
 }
 
 }  // namespace
@@ -396,17 +480,15 @@ int main(int argc, char** argv) {
   app.add_flag("--json", options.json, "Print JSON");
   CLI11_PARSE(app, argc, argv);
   try {
-    spillway::Report report;
+    spillway::Report report(options.json);
     if (options.device.rfind("cuda", 0) == 0) {
       spillway::device_arms(options, report);
     } else {
-      spillway::streamed_arms(options, report);
-      if (!options.streamed_only) spillway::resident_arms(options, report);
+      spillway::host_arms(options, report);
     }
-    report.print(options.json);
+    return report.failed() ? 1 : 0;
   } catch (const spillway::Error& error) {
     fmt::print(stderr, "spillway_ratio: {}\n", error.what());
     return 1;
   }
-  return 0;
 }

@@ -176,6 +176,80 @@ std::vector<BitCase> bit_cases() {
 INSTANTIATE_TEST_SUITE_P(All, SameEverywhere, ::testing::ValuesIn(bit_cases()),
                          [](const auto& test) { return test.param.name; });
 
+/// Rows per pass, in which prompts and scores are computed.
+class SameOnAnyThreads : public ::testing::TestWithParam<uint32_t> {
+ protected:
+  void SetUp() override {
+    shape_ = test::small_shape("LlamaForCausalLM");
+    shape_.layers = 2;
+    shape_.kv_heads = 1;       // keys and values narrower than a panel: dense products
+    shape_.vocab = 1024 + 37;  // and so is the head's last tile
+    make_checkpoint(dir_ / "m", shape_, DType::kF32, 1, test::run_seed());
+    config_ = base_config(dir_ / "m");
+    config_.ignore_eos = true;
+    config_.policy = PlacementPolicy::kNvme;
+    config_.stream_unit_bytes = 64 * kKiB;
+    config_.prefill_chunk_tokens = GetParam();
+    config_.score_chunk_tokens = GetParam();
+  }
+  std::vector<uint32_t> random_ids(size_t count) {
+    std::vector<uint32_t> ids(count);
+    for (uint32_t& id : ids) id = static_cast<uint32_t>(random_() % shape_.vocab);
+    return ids;
+  }
+  const std::vector<uint32_t> threads_ = {2, 3, 8};
+  test::TempDir dir_;
+  ModelConfig shape_;
+  Config config_;
+  std::mt19937_64 random_{test::run_seed()};
+};
+
+/// Short texts by the hundred and some longer than a small chunk: on any number of threads the bits
+/// of one, and within rounding those of another chunk.
+TEST_P(SameOnAnyThreads, Scores) {
+  SCOPED_TRACE(test::seed_note(test::run_seed()));
+  std::vector<std::vector<uint32_t>> texts;
+  const uint32_t count = GetParam() == 1 ? 12 : GetParam() == 64 ? 200 : 1000;
+  for (uint32_t t = 0; t < count; ++t) texts.push_back(random_ids(2 + random_() % 6));
+  for (uint32_t t = 0; t < 4; ++t) texts.push_back(random_ids(GetParam() == 1 ? 20 : 120));
+  config_.compute_threads = 1;
+  const auto alone = score_model(config_, texts);
+  for (const uint32_t threads : threads_) {
+    SCOPED_TRACE(threads);
+    config_.compute_threads = threads;
+    EXPECT_EQ(score_model(config_, texts).logprobs, alone.logprobs);
+  }
+  config_.score_chunk_tokens = 96;
+  const auto other = score_model(config_, texts);
+  for (size_t t = 0; t < texts.size(); ++t) {
+    ASSERT_EQ(other.logprobs[t].size(), texts[t].size() - 1);
+    for (size_t i = 0; i + 1 < texts[t].size(); ++i) {
+      ASSERT_NEAR(other.logprobs[t][i], alone.logprobs[t][i], 1e-4) << "text " << t;
+    }
+  }
+}
+
+TEST_P(SameOnAnyThreads, Decoding) {
+  SCOPED_TRACE(test::seed_note(test::run_seed()));
+  std::vector<Prompt> prompts;
+  const uint32_t count = GetParam() == 1 ? 4 : GetParam() == 64 ? 100 : 1500;
+  for (uint32_t p = 0; p < count; ++p) prompts.push_back({"", random_ids(1 + random_() % 3)});
+  config_.max_new_tokens = 3;
+  std::vector<std::vector<uint32_t>> alone;
+  for (const uint32_t threads : {1u, 2u, 8u}) {
+    SCOPED_TRACE(threads);
+    config_.compute_threads = threads;
+    std::vector<std::vector<uint32_t>> outputs;
+    for (const Output& output : run_model(config_, &prompts).result.outputs) {
+      outputs.push_back(output.ids);
+    }
+    if (alone.empty()) alone = outputs;
+    EXPECT_EQ(outputs, alone);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Chunks, SameOnAnyThreads, ::testing::Values(1, 64, 512, 1024, 4096));
+
 class SmallModel : public ::testing::Test {
  protected:
   void SetUp() override {

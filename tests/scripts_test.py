@@ -102,6 +102,75 @@ class Peers(unittest.TestCase):
             self.assertGreater(rows["Spillway", "prompt"]["median"], 0)
 
 
+class GpuCheck(unittest.TestCase):
+    """With stand-ins for the GPU's programs: what is said and kept, whatever fails."""
+    ROWS = {"benchmarks": [
+        {"name": "matmul/1/real_time", "bytes/s": 2e12, "FLOP/s": 3e12, "of memory": 0.5},
+        {"name": "sample/1/real_time", "error_occurred": True, "error_message": "out of memory"}]}
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        for name in ("nvidia-smi", "nvcc"):
+            self.stand_in(f"bin/{name}", "echo stand-in release 99.0")
+
+    def stand_in(self, name, script):
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/bash\n{script}\n")
+        path.chmod(0o755)
+
+    def kernels(self, text, end="exit 0"):
+        self.stand_in("build/bench/bench_kernels",
+                      'for a; do case $a in --benchmark_out=*) out=${a#*=};; esac; done\n'
+                      f"cat >$out <<'JSON'\n{text}\nJSON\n"
+                      f"echo stand-in: memory 1 GB/s, bf16 matmul 1 TFLOP/s\n{end}")
+
+    def check(self, stages, *arguments):
+        out = self.folder / "out.md"
+        done = subprocess.run(
+            ["bash", SCRIPTS / "gpu_check.sh", "--stages", stages, "--build", self.folder / "build",
+             "--out", out, "--bundle", self.folder, *arguments], capture_output=True, text=True,
+            env={"PATH": f"{self.folder}/bin:/usr/bin:/bin", "HOME": str(self.folder)}, timeout=120)
+        return done, out.read_text() if out.exists() else ""
+
+    def test_a_benchmark_that_errs_is_a_row(self):
+        self.kernels(json.dumps(self.ROWS))
+        done, kept = self.check("kernels,sanitize")
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertIn("| matmul/1 | 2000 | 50 % | 3.0 |", kept)
+        self.assertIn("| sample/1 | failed: out of memory |", kept)
+        self.assertIn("stage kernels: **failed**", kept)
+        self.assertIn("stage sanitize: skipped: compute-sanitizer is not installed", kept)
+
+    def test_what_is_not_built_is_skipped_and_no_pass(self):
+        done, kept = self.check("ratio,test")
+        self.assertEqual(done.returncode, 3, done.stdout + done.stderr)
+        self.assertIn("stage ratio: skipped: not built: bench/spillway_ratio", kept)
+        self.assertIn("stage test: skipped: not built: tests/kernels_test", kept)
+
+    def test_all_passed(self):
+        self.kernels(json.dumps({"benchmarks": self.ROWS["benchmarks"][:1]}))
+        done, kept = self.check("kernels")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("stage kernels: passed", kept)
+
+    def test_a_stage_at_its_limit_keeps_its_rows(self):
+        text = json.dumps(self.ROWS)
+        self.kernels(text[:text.index("}") + 2], "exec sleep 60")
+        done, kept = self.check("kernels,ratio", "--limit", "2")
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertIn("| matmul/1 | 2000 |", kept)
+        self.assertIn("stage kernels: **stopped** at its limit of 2 s", kept)
+        self.assertIn("stage ratio: skipped", kept)
+
+    def test_unknown_stage(self):
+        done, _ = self.check("kernels,speed")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("no stage speed", done.stderr)
+
+
 if __name__ == "__main__":
     SCRIPTS, SPILLWAY = pathlib.Path(sys.argv.pop(1)), sys.argv.pop(1)
     unittest.main()

@@ -118,19 +118,27 @@ class CudaDevice final : public Device {
   }
 
   /// A huge-page mapping registered afterwards: memory of cudaHostAlloc cannot be registered with
-  /// io_uring on older kernels.
+  /// io_uring on older kernels. Where the driver registers none, its own memory is the next best.
   Memory allocate_pinned(uint64_t bytes) override {
     auto buffer = std::make_shared<HugeBuffer>(bytes);
     buffer->touch();
     std::string refusal;
     auto pinned = std::make_shared<Memory>(pin(buffer->data(), buffer->bytes(), &refusal));
-    if (pinned->data() == nullptr) {
-      throw Error(fmt::format(
-          "{}: cannot pin the {} that copies need: {}; raise the limit on locked memory (ulimit "
-          "-l), in a container --ulimit memlock=-1",
-          name(), format_bytes(bytes), refusal));
+    if (pinned->data() != nullptr) {
+      return {buffer->data(), bytes, [buffer, pinned](std::byte*) { *pinned = Memory(); }};
     }
-    return {buffer->data(), bytes, [buffer, pinned](std::byte*) { *pinned = Memory(); }};
+    buffer.reset();
+    void* data = nullptr;
+    const cudaError_t status = cudaHostAlloc(&data, bytes, cudaHostAllocPortable);
+    if (status == cudaSuccess) {
+      return {static_cast<std::byte*>(data), bytes,
+              [](std::byte* p) { static_cast<void>(cudaFreeHost(p)); }};
+    }
+    static_cast<void>(cudaGetLastError());
+    throw Error(fmt::format(
+        "{}: cannot pin the {} that copies need: {}, and cudaHostAlloc: {}; raise the limit on "
+        "locked memory (ulimit -l), in a container --ulimit memlock=-1",
+        name(), format_bytes(bytes), refusal, cudaGetErrorString(status)));
   }
 
   Memory pin(std::byte* data, uint64_t bytes, std::string* refusal) override {

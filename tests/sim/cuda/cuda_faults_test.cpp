@@ -154,9 +154,26 @@ TEST_F(CudaFaults, HomesThatCannotBePinnedGoThroughTheSlabs) {
     EXPECT_EQ(sim_cuda::counts().pageable_copies, 0u);
   }
   sim_cuda::machine().pin_limit_bytes = 0;
+  sim_cuda::machine().refuse_host_alloc = true;
   const std::string message = test::error_of([&] { test::run_model(config_); });
   EXPECT_NE(message.find("cannot pin"), std::string::npos) << message;
   EXPECT_NE(message.find("ulimit -l"), std::string::npos) << message;
+}
+
+/// Registering is refused altogether: slabs and results lie in pinned memory of the driver's own,
+/// so that a model wholly on the GPU runs as ever, and one in RAM through the slabs.
+TEST_F(CudaFaults, WhereNothingCanBeRegisteredTheDriverAllocates) {
+  for (const PlacementPolicy policy : {PlacementPolicy::kAuto, PlacementPolicy::kRam}) {
+    config_.policy = policy;
+    sim_cuda::machine().pin_limit_bytes.reset();
+    const auto registered = test::run_model(config_);
+    const uint64_t before = sim_cuda::counts().host_allocations;
+    sim_cuda::machine().pin_limit_bytes = 0;
+    const auto refused = test::run_model(config_);
+    EXPECT_GT(sim_cuda::counts().host_allocations, before);
+    EXPECT_EQ(refused.logits, registered.logits);
+    EXPECT_EQ(sim_cuda::counts().pageable_copies, 0u);
+  }
 }
 
 /// Wherever the device stops: one Error, every thread ends, everything is freed.

@@ -45,6 +45,7 @@ namespace {
 
 constexpr size_t kMaxPending = 256;
 constexpr size_t kAlignment = 256;
+constexpr size_t kPageBytes = 4096;  // of cudaHostAlloc's memory
 
 Machine machine_from_environment() {
   Machine machine;
@@ -334,6 +335,24 @@ cudaError_t cudaHostUnregister(void* data) {
   if (found == s.pinned.end()) return result(cudaErrorHostMemoryNotRegistered);
   s.counts.pinned_bytes -= found->second;
   s.pinned.erase(found);
+  return result(cudaSuccess);
+}
+
+cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+  State& s = state();
+  const Guard guard(s.mutex);
+  if (s.machine.refuse_host_alloc) return result(cudaErrorMemoryAllocation);
+  *data = ::operator new(bytes, std::align_val_t{kPageBytes});
+  s.pinned[static_cast<std::byte*>(*data)] = bytes;
+  ++s.counts.host_allocations;
+  return result(cudaSuccess);
+}
+
+cudaError_t cudaFreeHost(void* data) {
+  State& s = state();
+  const Guard guard(s.mutex);
+  require(s.pinned.erase(static_cast<std::byte*>(data)) == 1, "cudaFreeHost of what is not pinned");
+  ::operator delete(data, std::align_val_t{kPageBytes});
   return result(cudaSuccess);
 }
 

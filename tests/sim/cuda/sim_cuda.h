@@ -17,6 +17,7 @@ struct Machine {
   bool has_code = true;        ///< false: the build holds no code for the GPU
   uint64_t memory_bytes = uint64_t{4} << 30;
   std::optional<uint64_t> pin_limit_bytes;     ///< more is refused
+  bool refuse_host_alloc = false;              ///< no pinned memory of the driver's own either
   std::optional<uint64_t> fail_after_kernels;  ///< the device stops at that one
   uint64_t seed = 1;
 };
@@ -32,6 +33,7 @@ struct Counts {
   uint64_t allocations = 0;
   uint64_t device_bytes = 0;
   uint64_t pinned_bytes = 0;
+  uint64_t host_allocations = 0;  ///< pinned memory of the driver's own
 };
 Counts counts();
 

@@ -35,6 +35,7 @@ inline constexpr unsigned cudaEventDisableTiming = 2;
 inline constexpr unsigned cudaEventBlockingSync = 1;
 inline constexpr unsigned cudaStreamNonBlocking = 1;
 inline constexpr unsigned cudaHostRegisterPortable = 1;
+inline constexpr unsigned cudaHostAllocPortable = 1;
 
 using cudaStream_t = struct SimCudaStream*;
 using cudaEvent_t = struct SimCudaEvent*;
@@ -73,6 +74,8 @@ cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes);
 cudaError_t cudaMalloc(void** data, size_t bytes);
 cudaError_t cudaFree(void* data);
 cudaError_t cudaHostRegister(void* data, size_t bytes, unsigned flags);
+cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned flags);
+cudaError_t cudaFreeHost(void* data);
 cudaError_t cudaHostUnregister(void* data);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
