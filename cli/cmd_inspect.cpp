@@ -115,7 +115,7 @@ int inspect(const InspectOptions& options, const StopFlag& stop) {
                                                std::max(verification.seconds, 1e-9)}};
   }
   if (options.json) {
-    fmt::print("{}\n", json.dump(1));
+    fmt::print("{}\n", json_text(json));
     return 0;
   }
   fmt::print("{}\n\n{}\n", architecture, table.text());

@@ -105,20 +105,27 @@ void add_synth_command(CommandContext& context) {
       ->add_option("--like", options->like,
                    fmt::format("Shape of a known model: {}", fmt::join(preset_names(), ", ")))
       ->type_name("PRESET");
-  const auto natural = [&](const char* name, uint32_t& field, const char* text) {
-    command->add_option(name, field, text)->type_name("N")->check(CLI::Range(1u, 1u << 24));
+  // So that neither the list of tensors nor the sum of their bytes grows out of bounds.
+  constexpr uint32_t kMostHeads = 1u << 16;
+  constexpr uint32_t kMostLayers = 1u << 16;
+  constexpr uint32_t kMostWidth = 1u << 20;
+  const auto natural = [&](const char* name, uint32_t& field, uint32_t most, const char* text) {
+    command->add_option(name, field, text)->type_name("N")->check(CLI::Range(1u, most));
   };
-  natural("--layers", options->layers, "Decoder layers");
-  natural("--hidden", options->hidden, "Hidden size");
-  natural("--intermediate", options->intermediate, "MLP size");
-  natural("--heads", options->heads, "Attention heads");
-  natural("--kv-heads", options->kv_heads, "Key/value heads (default: as many as heads)");
-  natural("--vocab", options->vocab, "Vocabulary, at least 258");
+  natural("--layers", options->layers, kMostLayers, "Decoder layers");
+  natural("--hidden", options->hidden, kMostWidth, "Hidden size");
+  natural("--intermediate", options->intermediate, kMostWidth, "MLP size");
+  natural("--heads", options->heads, kMostHeads, "Attention heads");
+  natural("--kv-heads", options->kv_heads, kMostHeads,
+          "Key/value heads (default: as many as heads)");
+  natural("--vocab", options->vocab, 1u << 24, "Vocabulary, at least 258");
   command->add_option("--dtype", options->dtype, "bf16, f16 or f32")->capture_default_str();
   command->add_option("--shards", options->shards, "Files to spread the weights over")
       ->check(CLI::Range(1u, 10000u))
       ->capture_default_str();
-  command->add_option("--seed", options->seed, "Seed of the weights")->capture_default_str();
+  command->add_option("--seed", options->seed, "Seed of the weights")
+      ->check(CLI::NonNegativeNumber)  // the parser alone would wrap -1
+      ->capture_default_str();
   context.on(command,
              [options, &context_stop = context.stop] { return synth(*options, context_stop); });
 }

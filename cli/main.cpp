@@ -6,6 +6,7 @@
 
 #include "cli/commands.h"
 #include "core/error.h"
+#include "core/one_line.h"
 
 namespace {
 
@@ -26,6 +27,13 @@ void install_signal_handler(spillway::StopFlag& stop) {
   sigaction(SIGTERM, &action, nullptr);
 }
 
+/// What the parser complains about, as one line.
+std::string usage_text(const CLI::App* app, const CLI::Error& error) {
+  std::string command = "spillway";
+  for (const CLI::App* chosen : app->get_subcommands()) command += " " + chosen->get_name();
+  return "spillway: " + spillway::one_line(error.what()) + "; see " + command + " --help\n";
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -37,6 +45,7 @@ int main(int argc, char** argv) {
       "spillway"};
   app.require_subcommand(1);
   app.set_version_flag("--version", SPILLWAY_VERSION);
+  app.failure_message(usage_text);
   app.footer("Start with: spillway plan configs/quickstart.yaml");
   spillway::Command chosen;
   spillway::CommandContext context{
@@ -60,11 +69,11 @@ int main(int argc, char** argv) {
   try {
     return chosen();
   } catch (const spillway::Error& error) {
-    std::fprintf(stderr, "spillway: %s\n", error.what());
+    std::fprintf(stderr, "spillway: %s\n", spillway::one_line(error.what()).c_str());
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "spillway: out of memory; lower memory.ram\n");
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "spillway: %s\n", error.what());
+    std::fprintf(stderr, "spillway: %s\n", spillway::one_line(error.what()).c_str());
   }
   return 1;
 }

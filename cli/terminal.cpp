@@ -10,6 +10,8 @@
 #include <memory>
 #include <set>
 
+#include "core/one_line.h"
+
 namespace spillway {
 namespace {
 
@@ -20,7 +22,7 @@ constexpr int64_t kPlainPeriodNs = 10'000'000'000;
 
 NoticeSink stderr_notices() {
   return [seen = std::make_shared<std::set<std::string>>()](const std::string& line) {
-    if (seen->insert(line).second) std::fprintf(stderr, "note: %s\n", line.c_str());
+    if (seen->insert(line).second) std::fprintf(stderr, "note: %s\n", one_line(line).c_str());
   };
 }
 

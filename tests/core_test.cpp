@@ -4,6 +4,7 @@
 
 #include "core/buffer.h"
 #include "core/dtype.h"
+#include "core/one_line.h"
 #include "core/system_memory.h"
 #include "core/trace.h"
 #include "core/units.h"
@@ -34,6 +35,22 @@ TEST(Units, PrintsThreeDigits) {
   EXPECT_EQ(format_bytes(512), "512 B");
   EXPECT_EQ(format_bytes(3 * kGiB), "3.00 GiB");
   EXPECT_EQ(format_bytes(400 * kMiB), "400 MiB");
+}
+
+TEST(OneLine, EscapesWhatWouldBreakIt) {
+  EXPECT_EQ(one_line("a plain line"), "a plain line");
+  EXPECT_EQ(one_line("new\nline\x1b[31m\x7f"), "new\\nline\\x1b[31m\\x7f");
+  EXPECT_EQ(one_line("h\u00e9"), "h\u00e9");
+}
+
+TEST(OneLine, LosesItsMiddleOnly) {
+  std::string text = "no such file ";
+  for (int i = 0; i < 5000; ++i) text += "\u20ac";
+  const std::string line = one_line(text + "; give another");
+  EXPECT_LT(line.size(), 1700u);
+  EXPECT_EQ(line.rfind("no such file ", 0), 0u);
+  EXPECT_NE(line.find("\u20ac ... \u20ac"), std::string::npos);
+  EXPECT_EQ(line.substr(line.size() - 14), "; give another");
 }
 
 TEST(Dtype, EveryHalfSurvivesTheRoundTrip) {

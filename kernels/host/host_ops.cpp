@@ -1,6 +1,8 @@
 #include "kernels/host/host_ops.h"
 
 #include <fmt/format.h>
+#include <tbb/global_control.h>
+#include <tbb/info.h>
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
@@ -38,6 +40,8 @@ class HostOps final : public Ops {
       : isa_(kernels_of(isa)),
         threads_(options.threads != 0 ? options.threads : usable_cores()),
         bf16_prompts_(choose_bf16(options.prompt_math)),
+        allowed_(tbb::global_control::max_allowed_parallelism,
+                 std::max<size_t>(threads_, tbb::info::default_concurrency())),
         arena_(static_cast<int>(threads_)) {
     description_ = fmt::format("{} threads, prompts oneDNN {}, decode {} GEMV", threads_,
                                bf16_prompts_ ? "bf16" : "f32 tiles",
@@ -344,6 +348,7 @@ class HostOps final : public Ops {
   const uint32_t threads_;
   const bool bf16_prompts_;
   std::string description_;
+  tbb::global_control allowed_;  ///< more threads than cores, where that was asked for
   tbb::task_arena arena_;
   Gemm gemm_;
   OpsLimits limits_;

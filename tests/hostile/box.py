@@ -174,10 +174,15 @@ class Running:
             self.box.slowest_stop = max(self.box.slowest_stop, now - self.stop_sent)
         result = Result(self.process.returncode, (out or b"").decode(errors="replace"),
                         (err or b"").decode(errors="replace"), now - self.began)
-        self.check_end(result, expect, says, one_line)
-        self.check_children()
-        self.check_groups()
-        self.check_files()
+        failures = []
+        for check in (self.check_files, self.check_children, self.check_groups,
+                      lambda: self.check_end(result, expect, says, one_line)):
+            try:
+                check()
+            except Failure as failure:
+                failures.append(str(failure))
+        if failures:
+            raise Failure("; ".join(failures))
         return result
 
     def where_it_hangs(self):
@@ -191,7 +196,8 @@ class Running:
     def check_end(self, result, expect, says, one_line):
         expect = (expect,) if isinstance(expect, int) else tuple(expect)
         shown = f"exit code {result.code}, stderr: {result.err[:2000]!r}"
-        if result.code < 0 and not (signal.SIGKILL in self.sent and result.code == -9):
+        killed = result.code == -9 and (signal.SIGKILL in self.sent or -9 in expect)  # or by memory
+        if result.code < 0 and not killed:
             name = signal.Signals(-result.code).name
             raise Failure(f"died by {name}, stderr: {result.err[:2000]!r}")
         if result.code >= 0 and result.code not in expect:
@@ -312,10 +318,10 @@ class Box:
         if feed is not None:
             source = self.world.root / f"feed-{os.getpid()}"
             source.write_bytes(feed)
-            self.helpers.append(subprocess.Popen(["/bin/sh", "-c", 'cat "$1" > "$2"', "sh", source,
+            self.helpers.append(subprocess.Popen(["/bin/sh", "-c", 'exec cat "$1" > "$2"', "sh", source,
                                                   path]))
         if drain:
-            self.helpers.append(subprocess.Popen(["/bin/sh", "-c", 'cat "$1" > /dev/null', "sh",
+            self.helpers.append(subprocess.Popen(["/bin/sh", "-c", 'exec cat "$1" > /dev/null', "sh",
                                                   path]))
         return path
 

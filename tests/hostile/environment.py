@@ -302,7 +302,7 @@ def limits():
         yield f"threads/{count}-pread", run_with(
             ANY, command="nvme", sets=["io.engine=pread"], preexec=faults.limit("NPROC", count),
             user=NOBODY + 1000 + count * 10)
-    yield "cpu-time/1s", run_with(ANY, preexec=faults.limit("CPU", 20))
+    yield "cpu-time/20s", run_with(ANY, preexec=faults.limit("CPU", 20))
     yield "core/0", run_with(preexec=faults.limit("CORE", 0))
 
 
