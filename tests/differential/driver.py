@@ -16,7 +16,7 @@ def arguments():
     parser.add_argument("binary", type=pathlib.Path, help="the program")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("--configs", type=int, default=100, help="random models")
-    parser.add_argument("--first", type=int, default=0, help="number of the first of them")
+    parser.add_argument("--first", type=int, default=0, help="number of the first model, or random tokenizer")
     parser.add_argument("--texts", type=int, default=10000, help="texts per tokenizer")
     parser.add_argument("--tokenizers", type=int, default=20, help="random tokenizer.json files")
     parser.add_argument("--data", type=pathlib.Path, help="folder with tokenizers/ and models/",
@@ -97,7 +97,7 @@ def tokenizer_work(options):
     if not work:
         print(f"no tokenizers in {options.data}: random ones only")
     return work + [("random", options.binary, options.keep, options.seed, index, options.texts)
-                   for index in range(options.tokenizers)]
+                   for index in range(options.first, options.first + options.tokenizers)]
 
 
 def compare_tokenizers(options):
@@ -108,8 +108,10 @@ def compare_tokenizers(options):
             state = f"refused: {found['refused']}" if found["refused"] else (
                 f"{found['texts']} texts, {found['ids']} ids, {found['different']} different")
             print(f"{found['name']}: {state}", flush=True)
+            which = found["name"].removeprefix("random ")
+            only = f" --first {which} --tokenizers 1" if which.isdigit() else ""
             show_failures(found, f"{sys.argv[0]} {options.binary} --seed {options.seed} "
-                                 f"--texts {options.texts} --only tokenizers")
+                                 f"--texts {options.texts} --only tokenizers{only}")
     return results
 
 

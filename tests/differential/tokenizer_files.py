@@ -1,5 +1,6 @@
 """Random tokenizer.json files: a small vocabulary, trained on random texts, behind every stage that
 the program may meet."""
+import json
 import random
 
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers,
@@ -28,7 +29,7 @@ PATTERNS = (
     # where Oniguruma and PCRE2 part
     r"$", r"^", r"^\s+", r"\s+$", r"\h+", r"[\w&&[^\d]]+", r"[a-z&&[^aeiou]]+", r"\A.", r".+", r"\Z",
     r"[^\S\n]+", r"\R", r"(?m:^.)", r"(?s:.{3})", r"[[:alpha:]]+", r"[[:space:]]+", r"\X", r"(?i)ss|k",
-    r"\p{^L}+", r"\P{L}+", r"\x20", r"\u0041" if False else r"\x{2028}", r"(?<=a)b", r"a(?=b)",
+    r"\p{^L}+", r"\P{L}+", r"\x20", r"\x{2028}", r"(?<=a)b", r"a(?=b)",
     r"\p{Alpha}+", r"[\p{L}\p{M}]+", r"\D+", r"\W", r"[^\d]", r"x*", r"(a|ab)(c|bcd)?", r"\p{Lu}\p{Ll}+")
 LITERALS = (" ", "a", "the", "\n", ".", "\u2581", "  ", "\\", "ab", "\u00e9", "\\E")
 BEHAVIORS = ("isolated", "isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous")
@@ -115,7 +116,7 @@ def sentencepiece_bpe(rng):
 def unigram(rng):
     tokenizer = Tokenizer(models.Unigram())
     marked(rng, tokenizer)
-    trainer = trainers.UnigramTrainer(vocab_size=rng.choice([400, 800]), show_progress=False,
+    trainer = trainers.UnigramTrainer(vocab_size=rng.choice([600, 900]), show_progress=False,
                                       unk_token="<unk>", special_tokens=["<unk>"])
     return tokenizer, trainer
 
@@ -131,6 +132,13 @@ def add_tokens(rng, tokenizer):
         (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([token])
 
 
+def without_added_bytes(tokenizer):
+    """The trainer takes bytes for special tokens; in real files they are plain ones."""
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] not in BYTES]
+    return Tokenizer.from_str(json.dumps(content))
+
+
 def random_tokenizer(seed):
     rng = random.Random(seed)
     tokenizer, trainer = rng.choice([byte_level, byte_level, sentencepiece_bpe, unigram])(rng)
@@ -138,8 +146,11 @@ def random_tokenizer(seed):
         made = normalizer(rng)
         if made is not None:
             tokenizer.normalizer = made
-    corpus = [texts.random_text(rng, []) for _ in range(400)]
+    corpus = list(texts.PIECES)  # a Unigram vocabulary must hold every character of its corpus
+    if not isinstance(trainer, trainers.UnigramTrainer):
+        corpus += [texts.random_text(rng, []) for _ in range(400)]
     corpus += [" ".join(rng.choices(texts.WORDS, k=12)) for _ in range(200)]
     tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer = without_added_bytes(tokenizer)
     add_tokens(rng, tokenizer)
     return tokenizer
