@@ -96,8 +96,8 @@ class Bench {
 
   /// Loads, runs, and leaves the passes.
   std::vector<PassRecord> run() {
-    Runtime runtime({&config_, model_.get(), &machine_, &plan_, readers_, &trace_, &clock_, &stop_},
-                    workload_);
+    Runtime runtime(
+        {&config_, model_.get(), &machine_, &plan_, readers_, &trace_, &clock_, &stop_});
     runtime.load([](const char*, uint64_t, uint64_t) {});
     return generate(runtime, config_, prompts_, [](const GenerationProgress&) {}).passes;
   }

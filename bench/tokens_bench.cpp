@@ -65,7 +65,7 @@ void decode(benchmark::State& state, double ram_share) {
   uint64_t tokens = 0;
   uint64_t nvme_bytes = 0;
   for (auto _ : state) {
-    Runtime runtime({&config, &model, &machine, &plan, readers, &trace, &clock, &stop}, workload);
+    Runtime runtime({&config, &model, &machine, &plan, readers, &trace, &clock, &stop});
     runtime.load([](const char*, uint64_t, uint64_t) {});
     const auto passes = generate(runtime, config, prompts, [](const GenerationProgress&) {}).passes;
     double seconds = 0;

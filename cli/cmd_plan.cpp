@@ -35,9 +35,12 @@ int plan(const PlanOptions& options) {
   const Model model = open_model(config.model_path, config.io_direct, notice);
   const Machine machine = open_machine(config, notice);
   const Workload workload = workload_of(config, model);
+  if (config.ram_bytes) {
+    const std::string beyond = beyond_the_machine(*config.ram_bytes, machine.memory);
+    if (!beyond.empty()) notice(beyond + "; run and score refuse it here");
+  }
   const auto known = find_rates(options.profile, model, machine, notice);
-  PlannedRun planned =
-      plan_with(known, config, model, machine, workload, work_amount(config, workload));
+  PlannedRun planned = plan_with(known, config, model, machine, workload, work_amount(workload));
   if (planned.forecast) add_what_more_memory_brings(planned, *known, model, machine, workload);
   const RunPlan& plan = planned.plan;
   const auto& forecast = planned.forecast;

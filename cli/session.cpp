@@ -8,14 +8,10 @@
 
 #include "cli/predicted.h"
 #include "cli/report.h"
+#include "core/error.h"
 #include "core/units.h"
 
 namespace spillway {
-namespace {
-
-constexpr size_t kTraceSpans = size_t{1} << 18;
-
-}  // namespace
 
 Session::Session(Config config, bool quiet, const StopFlag& stop)
     : stop_(stop),
@@ -28,11 +24,14 @@ Session::Session(Config config, bool quiet, const StopFlag& stop)
       progress_(clock_, quiet) {}
 
 bool Session::load(const Workload& workload) {
+  if (config_.ram_bytes) {
+    const std::string beyond = beyond_the_machine(*config_.ram_bytes, machine_.memory);
+    if (!beyond.empty()) throw Error(beyond);
+  }
   const auto known = find_rates("", model_, machine_, notice_);
-  planned_ = plan_with(known, config_, model_, machine_, workload, work_amount(config_, workload));
+  planned_ = plan_with(known, config_, model_, machine_, workload, work_amount(workload));
   runtime_ = std::make_unique<Runtime>(Runtime::Parts{&config_, &model_, &machine_, &planned_.plan,
-                                                      readers_, &trace_, &clock_, &stop_},
-                                       workload);
+                                                      readers_, &trace_, &clock_, &stop_});
   try {
     runtime_->load([&](const char* what, uint64_t done, uint64_t total) {
       progress_.show(fmt::format("{} {} of {}", what, format_bytes(done), format_bytes(total)));

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/limits.h"
 #include "core/units.h"
 
 namespace spillway {
@@ -18,8 +19,10 @@ HugeBuffer::HugeBuffer(uint64_t bytes) : bytes_(align_up(bytes, kHugePageBytes))
   void* raw = mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (raw == MAP_FAILED) {
-    throw Error(fmt::format("cannot allocate {}: {}; lower memory.ram", format_bytes(bytes_),
-                            errno_text(errno)));
+    const std::string cause = errno_text(errno);
+    const std::string limits = memory_limits_text();
+    throw Error(fmt::format("cannot allocate {}: {}{}; {}lower memory.ram", format_bytes(bytes_),
+                            cause, limits, limits.empty() ? "" : "raise that limit or "));
   }
   auto* start = static_cast<std::byte*>(raw);
   const auto address = reinterpret_cast<uintptr_t>(raw);

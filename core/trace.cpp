@@ -34,7 +34,12 @@ LaneName lane_name(TraceLane lane) {
 
 }  // namespace
 
-Trace::Trace(const Clock& clock, size_t capacity) : clock_(clock), spans_(capacity) {}
+Trace::Trace(const Clock& clock, size_t capacity)
+    : clock_(clock),
+      table_(table_bytes(capacity)),
+      spans_(reinterpret_cast<Span*>(table_.data()), capacity) {
+  table_.touch();
+}
 
 void Trace::span(TraceLane lane, uint32_t index, int64_t begin_ns, int64_t end_ns, uint64_t bytes) {
   if (spans_.empty()) return;

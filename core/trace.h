@@ -4,18 +4,24 @@
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
-#include <vector>
+#include <span>
 
+#include "core/buffer.h"
 #include "core/clock.h"
 
 namespace spillway {
 
 enum class TraceLane : uint8_t { kRead, kCopy, kCompute, kStall, kPass };
 
+/// Spans that `trace` keeps: minutes of a large model.
+inline constexpr size_t kTraceSpans = size_t{1} << 18;
+
 /// Records spans into a table allocated at start. With capacity 0 it is off and costs a compare.
 class Trace {
  public:
   Trace(const Clock& clock, size_t capacity);
+  /// What the table takes: a line of the memory bill.
+  static uint64_t table_bytes(size_t capacity) { return capacity * sizeof(Span); }
 
   bool on() const { return !spans_.empty(); }
   int64_t now_ns() const { return clock_.now_ns(); }
@@ -35,7 +41,8 @@ class Trace {
     TraceLane lane;
   };
   const Clock& clock_;
-  std::vector<Span> spans_;
+  HugeBuffer table_;
+  std::span<Span> spans_;  // in the table
   std::atomic<uint64_t> used_{0};
 };
 

@@ -24,6 +24,11 @@ void check_ids(const std::vector<uint32_t>& ids, const Model& model, const std::
   }
 }
 
+SequenceWork sequence_work(const Prompt& prompt, const Config& config, const Model& model) {
+  const auto length = static_cast<uint32_t>(prompt.ids.size());
+  return {length, std::min(config.max_new_tokens, model.config.context - length)};
+}
+
 struct Sequence {
   const Prompt* prompt = nullptr;
   Sampler sampler;
@@ -40,14 +45,9 @@ class Generator {
             const GenerationObserver& observer)
       : runtime_(runtime), config_(config), observer_(observer) {
     const SamplingOptions sampling{config.temperature, config.top_k, config.top_p, config.seed};
-    const ModelConfig& model = runtime.model().config;
     for (const Prompt& prompt : prompts) {
-      const auto room = model.context - static_cast<uint32_t>(prompt.ids.size());
-      Sequence sequence{&prompt,
-                        Sampler(sampling, sequences_.size()),
-                        std::min(config.max_new_tokens, room),
-                        0,
-                        {}};
+      const SequenceWork work = sequence_work(prompt, config, runtime.model());
+      Sequence sequence{&prompt, Sampler(sampling, sequences_.size()), work.new_tokens, 0, {}};
       prompt_tokens_ += static_cast<uint32_t>(prompt.ids.size());
       most_tokens_ += sequence.most_new;
       longest_ = std::max(longest_, sequence.most_new);
@@ -200,12 +200,14 @@ Workload generation_workload(const Config& config, const Model& model,
                              const std::vector<Prompt>& prompts) {
   Workload workload;
   uint64_t prompt_tokens = 0;
+  KvLengths kv_lengths;
   for (const Prompt& prompt : prompts) {
-    const auto length = static_cast<uint32_t>(prompt.ids.size());
-    prompt_tokens += length;
-    workload.kv_lengths.push_back(static_cast<uint32_t>(
-        std::min<uint64_t>(uint64_t{length} + config.max_new_tokens, model.config.context)));
+    const SequenceWork sequence = sequence_work(prompt, config, model);
+    workload.sequences.push_back(sequence);
+    prompt_tokens += sequence.prompt_tokens;
+    kv_lengths.push_back(sequence.prompt_tokens + sequence.new_tokens);
   }
+  workload.fillings = [kv_lengths](uint32_t, const auto& visit) { visit(kv_lengths); };
   workload.min_rows = static_cast<uint32_t>(prompts.size());
   workload.chunk_rows =
       static_cast<uint32_t>(std::min<uint64_t>(prompt_tokens, config.prefill_chunk_tokens));

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <map>
 
 #include "core/error.h"
-#include "tiers/pipeline_sim.h"
+#include "core/units.h"
 
 namespace spillway {
 namespace {
@@ -19,6 +21,17 @@ constexpr double kLeastQueuedSeconds = 2e-3;
 constexpr size_t kMostSimulatedUnits = 300'000;
 /// What another plan must gain: probing the same drive twice differs by as much.
 constexpr double kClearlyFaster = 0.95;
+
+/// The value at `x` on the line between its neighbours; beyond the last ones, theirs.
+double between(const std::map<double, double>& points, double x) {
+  CHECK(!points.empty());
+  const auto above = points.lower_bound(x);
+  if (above == points.end()) return points.rbegin()->second;
+  if (above == points.begin() || above->first == x) return above->second;
+  const auto below = std::prev(above);
+  const double share = (x - below->first) / (above->first - below->first);
+  return below->second + share * (above->second - below->second);
+}
 
 /// Seconds that attention adds to a decoder layer. A decoding row reads the cache of its own
 /// sequence; a prompt's rows multiply with theirs as a matmul of the same shape would.
@@ -58,12 +71,12 @@ struct Candidate {
   double seconds = 0;
 };
 
-Candidate candidate_of(const Config& config, const Model& model, const Machine& machine,
-                       const Workload& workload, const WorkAmount& amount,
+Candidate candidate_of(RunPlan plan, const Config& config, const Model& model,
+                       const Machine& machine, const Workload& workload, const WorkAmount& amount,
                        const MachineRates& rates) {
   const bool unified = machine.device->unified();
   ChosenPlan chosen;
-  chosen.plan = plan_run(config, model, machine, workload);
+  chosen.plan = std::move(plan);
   chosen.config = config;
   const PassShape decode = decode_shape(workload);
   const PassShape prompt = prompt_shape(chosen.plan, workload, amount);
@@ -72,7 +85,7 @@ Candidate candidate_of(const Config& config, const Model& model, const Machine& 
   chosen.decode = predict_pass(model, chosen.plan, unified, decode, rates);
   chosen.prompt = predict_pass(model, chosen.plan, unified, prompt, rates);
   const double chunks = std::ceil(static_cast<double>(amount.prompt_tokens) / prompt.rows);
-  const double seconds = static_cast<double>(amount.new_tokens) * chosen.decode.seconds +
+  const double seconds = static_cast<double>(amount.decode_passes) * chosen.decode.seconds +
                          chunks * chosen.prompt.seconds;
   return {std::move(chosen), seconds};
 }
@@ -108,13 +121,25 @@ double MachineRates::best_read() const {
   return best;
 }
 
-double MachineRates::read_of(const StreamPlan& plan) const {
+double MachineRates::read_of(uint64_t chunk_bytes, uint32_t depth) const {
+  // By depth for every chunk size that was measured, then by chunk size.
+  std::map<double, std::map<double, double>> by_chunk;
   for (const ReadRate& read : reads) {
-    if (read.chunk_bytes == plan.chunk_bytes && read.depth == plan.io_depth) {
-      return read.bytes_per_second;
-    }
+    const auto chunk = std::log2(static_cast<double>(read.chunk_bytes));
+    by_chunk[chunk][std::log2(read.depth)] = read.bytes_per_second;
   }
-  return best_read();
+  std::map<double, double> at_depth;
+  for (const auto& [chunk, rates] : by_chunk) at_depth[chunk] = between(rates, std::log2(depth));
+  return between(at_depth, std::log2(static_cast<double>(chunk_bytes)));
+}
+
+double MachineRates::read_latency() const {
+  double least = std::numeric_limits<double>::infinity();
+  for (const ReadRate& read : reads) {
+    const auto in_flight = static_cast<double>(read.chunk_bytes) * read.depth;
+    least = std::min(least, in_flight / read.bytes_per_second);
+  }
+  return least;
 }
 
 double MachineRates::seconds_per_byte(uint32_t rows) const {
@@ -131,25 +156,45 @@ double MachineRates::seconds_per_byte(uint32_t rows) const {
 }
 
 PassShape decode_shape(const Workload& workload) {
-  uint64_t positions = 0;
-  for (const uint32_t length : workload.kv_lengths) positions += length;
-  return {workload.min_rows, workload.min_rows,
-          static_cast<uint32_t>(positions / workload.kv_lengths.size()), true};
+  return {workload.min_rows, workload.min_rows, work_amount(workload).decode_positions, true};
 }
 
 PassShape prompt_shape(const RunPlan& plan, const Workload& workload, const WorkAmount& amount) {
   const uint32_t rows = plan.limits.max_rows;
-  // A row attends to half of its text on average.
-  const uint64_t positions = amount.prompt_tokens / workload.kv_lengths.size() / 2;
-  return {rows, workload.scoring ? rows : workload.logit_rows, static_cast<uint32_t>(positions),
-          false};
+  return {rows, workload.scoring ? rows : workload.logit_rows, amount.prompt_positions, false};
+}
+
+RowGather gather_of(const Model& model, const StreamPlan& plan, uint32_t rows,
+                    const MachineRates& rates) {
+  const TensorSpec& table = plan.embed.tensors[0];
+  double on_drive = plan.placement.embed_tier == Tier::kNvme ? 1 : 0;  // share of the table's rows
+  if (plan.tied_layer >= 0) {
+    uint64_t streamed = 0;
+    for (size_t u = 0; u < plan.units.size(); ++u) {
+      if (plan.units[u].layer != static_cast<uint32_t>(plan.tied_layer)) continue;
+      if (plan.placement.unit_tiers[u] != Tier::kNvme) continue;
+      for (const Part& part : plan.units[u].parts) {
+        if (part.tensor == plan.tied_tensor) streamed += part.rows;
+      }
+    }
+    on_drive = static_cast<double>(streamed) / static_cast<double>(table.rows);
+  }
+  const double reads = rows * on_drive;
+  if (reads <= 0) return {};
+  const uint32_t alignment = model.checkpoint.files()[table.file].info().alignment;
+  const auto bytes =
+      static_cast<uint64_t>(reads * static_cast<double>(RowSource::read_bytes(table, alignment)));
+  const double waves = std::ceil(reads / RowSource::kDepth);
+  return {waves * rates.read_latency() + static_cast<double>(bytes) / rates.best_read(), bytes};
 }
 
 PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unified,
                             const PassShape& shape, const MachineRates& rates) {
-  const LinkRates links{rates.read_of(plan.stream), rates.copy_bytes};
+  const LinkRates links{rates.read_of(plan.stream.chunk_bytes, plan.stream.io_depth),
+                        rates.copy_bytes};
   const auto compute = unit_seconds(model, plan, unified, shape, rates);
-  const SimulatedPass pass = simulate_pass(plan.stream, unified, links, compute);
+  const RowGather gather = gather_of(model, plan.stream, shape.rows, rates);
+  const SimulatedPass pass = simulate_pass(plan.stream, unified, links, compute, gather);
   const Placement& placement = plan.stream.placement;
   PassPrediction prediction;
   prediction.seconds = pass.seconds;
@@ -161,43 +206,63 @@ PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unifie
                           : busiest == pass.read_seconds  ? "NVMe"
                                                           : "copies";
   prediction.nvme_bytes_per_second =
-      static_cast<double>(placement.nvme_bytes_per_pass) / pass.seconds;
+      static_cast<double>(placement.nvme_bytes_per_pass + gather.bytes) / pass.seconds;
   prediction.copied_bytes_per_second =
       static_cast<double>(placement.copied_bytes_per_pass) / pass.seconds;
   return prediction;
 }
 
-WorkAmount work_amount(const Config& config, const Workload& workload) {
+WorkAmount work_amount(const Workload& workload) {
   WorkAmount amount;
-  if (!workload.scoring) amount.new_tokens = config.max_new_tokens;
-  for (const uint32_t length : workload.kv_lengths) {
-    amount.prompt_tokens += length - std::min<uint64_t>(amount.new_tokens, length - 1);
+  double prompt_pairs = 0;  // of a row and a position it attends to
+  double decode_pairs = 0;
+  uint64_t decoded = 0;
+  for (const SequenceWork& sequence : workload.sequences) {
+    const double prompt = sequence.prompt_tokens;
+    amount.prompt_tokens += sequence.prompt_tokens;
+    prompt_pairs += prompt * (prompt + 1) / 2;
+    if (sequence.new_tokens < 2) continue;  // the prompt's last row gives the first token
+    const uint32_t rows = sequence.new_tokens - 1;
+    amount.decode_passes = std::max<uint64_t>(amount.decode_passes, rows);
+    decode_pairs += rows * (prompt + (rows + 1) / 2.0);
+    decoded += rows;
   }
+  if (amount.prompt_tokens > 0) {
+    amount.prompt_positions = prompt_pairs / static_cast<double>(amount.prompt_tokens);
+  }
+  amount.decode_positions =
+      decoded > 0 ? decode_pairs / static_cast<double>(decoded) : amount.prompt_positions * 2;
   return amount;
 }
 
 ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& machine,
                        const Workload& workload, const WorkAmount& amount,
                        const MachineRates& rates) {
-  Candidate best = candidate_of(config, model, machine, workload, amount, rates);
+  Candidate best = candidate_of(plan_run(config, model, machine, workload), config, model, machine,
+                                workload, amount, rates);
   uint32_t simulated = 1;
   if (best.chosen.plan.stream.placement.slots > 0) {  // else nothing streams
     auto candidates = candidates_of(config, machine.device->unified(), rates);
     const size_t units = best.chosen.plan.stream.units.size();
     candidates.resize(std::min(candidates.size(), kMostSimulatedUnits / units));
     double limit = best.seconds * kClearlyFaster;
+    const uint32_t rows = best.chosen.plan.limits.max_rows;
+    const uint64_t unit_bytes = best.chosen.plan.unit_bytes;
     for (const Config& candidate : candidates) {
-      try {
-        Candidate other = candidate_of(candidate, model, machine, workload, amount, rates);
-        ++simulated;
-        if (other.seconds >= limit) continue;
-        limit = other.seconds;
-        best = std::move(other);
-      } catch (const Error&) {
-        continue;  // its buffers do not fit the budget
-      }
+      auto found = find_plan(candidate, model, machine, workload);
+      auto* plan = std::get_if<RunPlan>(&found);
+      if (plan == nullptr) continue;  // its buffers do not fit the budget
+      // Other chunks of a prompt, or other units, would round otherwise.
+      if (plan->limits.max_rows != rows || plan->unit_bytes != unit_bytes) continue;
+      Candidate other =
+          candidate_of(std::move(*plan), candidate, model, machine, workload, amount, rates);
+      ++simulated;
+      if (other.seconds >= limit) continue;
+      limit = other.seconds;
+      best = std::move(other);
     }
     // Planned anew: the bill counts the heap in use, and other plans were held when it was made.
+    best.chosen.plan = {};
     best.chosen.plan = plan_run(best.chosen.config, model, machine, workload);
   }
   best.chosen.candidates = simulated;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "model/runtime.h"
+#include "tiers/pipeline_sim.h"
 
 namespace spillway {
 
@@ -30,26 +31,32 @@ struct MachineRates {
   double copy_bytes = 0;         ///< per second, from pinned memory to a discrete device
   std::vector<RowRate> matmuls;  ///< rows ascending, never empty
   double best_read() const;      ///< the drive's limit: the best of all shapes
-  double read_of(const StreamPlan& plan) const;  ///< as the plan reads; else the best
+  /// Reads of one shape. One that was not measured lies between its neighbours, in proportion on a
+  /// logarithmic scale; beyond the measured ones it is the nearest.
+  double read_of(uint64_t chunk_bytes, uint32_t depth) const;
+  /// Until a lone small read is there: at most what the smallest measured ones took.
+  double read_latency() const;
   /// Seconds of one weight byte in a matmul of `rows`; between two measured counts in proportion,
   /// beyond the largest with the rows.
   double seconds_per_byte(uint32_t rows) const;
 };
 
-/// What a run has to do: its prompts, then `new_tokens` decode passes (none when scoring).
+/// What a run has to do.
 struct WorkAmount {
-  uint64_t prompt_tokens = 0;
-  uint64_t new_tokens = 0;
+  uint64_t prompt_tokens = 0;   ///< of all sequences
+  uint64_t decode_passes = 0;   ///< after the prompts, which give the first tokens
+  double prompt_positions = 0;  ///< that a prompt's row attends to, on average
+  double decode_positions = 0;  ///< that a decoded row attends to, on average
 };
 
-WorkAmount work_amount(const Config& config, const Workload& workload);
+WorkAmount work_amount(const Workload& workload);
 
 /// What one pass computes.
 struct PassShape {
   uint32_t rows = 1;
   uint32_t logit_rows = 1;
-  uint32_t positions = 0;  ///< of the KV cache that a row attends to, on average
-  bool decode = true;      ///< each row is of a sequence of its own
+  double positions = 0;  ///< of the KV cache that a row attends to, on average
+  bool decode = true;    ///< each row is of a sequence of its own
 };
 PassShape decode_shape(const Workload& workload);
 /// A whole chunk of prompts, or of texts that are scored.
@@ -64,6 +71,10 @@ struct PassPrediction {
   double nvme_bytes_per_second = 0;
   double copied_bytes_per_second = 0;
 };
+
+/// What of a pass's input embeddings is read row by row, and how long that takes.
+RowGather gather_of(const Model& model, const StreamPlan& plan, uint32_t rows,
+                    const MachineRates& rates);
 
 /// Runs the pipeline of production on simulated links (tiers/pipeline_sim.h).
 PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unified,

@@ -5,8 +5,9 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "core/system_memory.h"
+#include "core/limits.h"
 #include "core/units.h"
+#include "kernels/host/cpu_features.h"
 
 namespace spillway {
 namespace {
@@ -15,7 +16,9 @@ namespace {
 constexpr uint64_t kMinUnitBytes = 4 * kMiB;
 constexpr uint64_t kChunkBytes = kMiB;
 constexpr uint32_t kDepth = 8;
+/// Prompt chunks give way to a tight budget down to this, in steps of it or of a 64th.
 constexpr uint32_t kMinChunkRows = 16;
+constexpr uint32_t kMostChunkSteps = 64;
 
 std::vector<FileShape> file_shapes(const Checkpoint& checkpoint) {
   std::vector<FileShape> shapes;
@@ -68,14 +71,24 @@ uint64_t gpu_budget(const Config& config, const Device& device) {
   return *config.gpu_bytes;
 }
 
+/// Budgets as they were at the start: they do not move while plans are compared.
+struct Budgets {
+  uint64_t ram_bytes = 0;
+  uint64_t gpu_bytes = 0;
+};
+
+Budgets budgets_of(const Config& config, const Machine& machine) {
+  return {config.ram_bytes.value_or(automatic_ram_budget(machine.memory)),
+          machine.device->unified() ? 0 : gpu_budget(config, *machine.device)};
+}
+
+/// All of a request but what depends on the rows of a pass.
 PlanRequest request_for(const Config& config, const Model& model, const Machine& machine,
-                        const StreamPlan& stream, const Workload& workload,
-                        const ForwardLimits& limits, uint64_t unit_bytes) {
+                        const StreamPlan& stream, const Budgets& budgets) {
   PlanRequest request;
   request.unified = machine.device->unified();
-  request.ram_budget_bytes =
-      config.ram_bytes ? *config.ram_bytes : automatic_ram_budget(read_system_memory());
-  request.gpu_budget_bytes = request.unified ? 0 : gpu_budget(config, *machine.device);
+  request.ram_budget_bytes = budgets.ram_bytes;
+  request.gpu_budget_bytes = budgets.gpu_bytes;
   for (const Unit& unit : stream.units) {
     request.units.push_back({unit.layer, unit.bytes, unit.home_bytes, unit.plan.read_bytes});
   }
@@ -92,20 +105,89 @@ PlanRequest request_for(const Config& config, const Model& model, const Machine&
   request.staging_slabs = config.stream_staging_slabs;
   request.slab_bytes = stream.chunk_bytes;
   request.io_depth = stream.io_depth;
+  return request;
+}
+
+/// What passes of so many rows need, whatever lives where.
+struct PassNeeds {
+  ForwardLimits limits;
+  KvLengths kv_lengths;
+  uint64_t kv_bytes = 0;
+};
+
+PassNeeds needs_of(const Model& model, const Ops& ops, const Workload& workload, uint32_t rows) {
+  PassNeeds needs;
+  needs.limits = {rows, workload.logit_rows, 0, workload.scoring, workload.keep_logits};
+  const AttentionShape shape = attention_shape(model.config, model.weights);
+  workload.fillings(rows, [&](const KvLengths& lengths) {
+    const uint32_t longest = *std::max_element(lengths.begin(), lengths.end());
+    needs.limits.max_positions = std::max(needs.limits.max_positions, longest);
+    const uint64_t bytes = KvCache::bytes(ops, shape, model.config.layers, lengths);
+    if (bytes <= needs.kv_bytes) return;
+    needs.kv_bytes = bytes;
+    needs.kv_lengths = lengths;
+  });
+  return needs;
+}
+
+std::vector<MemoryLine> fixed_lines(const Config& config, const Model& model,
+                                    const Machine& machine, const PassNeeds& needs,
+                                    uint64_t unit_bytes, uint64_t heap_bytes) {
   const Ops& ops = *machine.ops;
   const ModelConfig& shape = model.config;
-  request.fixed = {
-      {"KV cache", Tier::kGpu,
-       KvCache::bytes(ops, attention_shape(shape, model.weights), shape.layers,
-                      workload.kv_lengths)},
+  return {
+      {"KV cache", Tier::kGpu, needs.kv_bytes},
       {"activations", Tier::kGpu,
-       Forward::activation_bytes(shape, model.weights, limits, unit_bytes)},
+       Forward::activation_bytes(shape, model.weights, needs.limits, unit_bytes)},
       {"kernel workspace", Tier::kGpu,
-       ops.workspace_bytes(Forward::ops_limits(shape, model.weights, limits))},
-      {"token rows and results", Tier::kRam, Forward::host_bytes(shape, model.weights, limits)},
-      {"tables and tokenizer", Tier::kRam, heap_in_use_bytes()},
+       ops.workspace_bytes(Forward::ops_limits(shape, model.weights, needs.limits))},
+      {"token rows and results", Tier::kRam,
+       Forward::host_bytes(shape, model.weights, needs.limits)},
+      {"tables and tokenizer", Tier::kRam, heap_bytes},
+      {"trace", Tier::kRam, config.trace.empty() ? 0 : Trace::table_bytes(kTraceSpans)},
   };
-  return request;
+}
+
+/// Rows of a pass worth trying, the most first.
+std::vector<uint32_t> row_counts(const Workload& workload) {
+  const uint32_t most = std::max(workload.chunk_rows, workload.min_rows);
+  const uint32_t least = std::max(workload.min_rows, std::min(kMinChunkRows, most));
+  const auto step = static_cast<uint32_t>(align_up(ceil_div(most, kMostChunkSteps), kMinChunkRows));
+  std::vector<uint32_t> counts = {most};
+  for (uint32_t rows = most - most % step; rows > least; rows -= std::min(rows, step)) {
+    if (rows < most) counts.push_back(rows);
+  }
+  if (least < most) counts.push_back(least);
+  return counts;
+}
+
+/// Sizes of units worth trying, the largest first.
+std::vector<uint64_t> unit_sizes(const Config& config, const Device& device) {
+  if (config.stream_unit_bytes) return {*config.stream_unit_bytes};
+  std::vector<uint64_t> sizes = {device.stream_unit_bytes()};
+  while (sizes.back() / 2 >= kMinUnitBytes) sizes.push_back(sizes.back() / 2);
+  return sizes;
+}
+
+[[noreturn]] void refuse(const Refusal& refusal, const Budgets& budgets, const Config& config,
+                         const Machine& machine) {
+  const bool ram = refusal.tier == Tier::kRam;
+  const bool automatic = ram ? !config.ram_bytes : !config.gpu_bytes;
+  std::string lines;
+  for (const MemoryLine& line : refusal.bill) {
+    if (line.tier != refusal.tier) continue;
+    lines += fmt::format("{}{} {}", lines.empty() ? "" : ", ", line.name, format_bytes(line.bytes));
+  }
+  const auto in_mib = [](uint64_t bytes) { return fmt::format("{}MiB", ceil_div(bytes, kMiB)); };
+  throw Error(fmt::format(
+      "{}{} of {}{} cannot work with this placement: at least {} are needed ({}){}",
+      ram ? "memory.ram" : "memory.gpu", automatic ? ": auto" : "",
+      format_bytes(ram ? budgets.ram_bytes : budgets.gpu_bytes),
+      automatic && ram ? fmt::format(" ({})", automatic_ram_source(machine.memory)) : "",
+      in_mib(refusal.needed_bytes), lines,
+      refusal.both ? fmt::format(", and {} of {}", in_mib(refusal.other_needed_bytes),
+                                 ram ? "memory.gpu" : "memory.ram")
+                   : ""));
 }
 
 }  // namespace
@@ -118,6 +200,32 @@ Model open_model(const std::filesystem::path& directory, DirectChoice direct,
   return {std::move(config), std::move(checkpoint), std::move(weights), load_tokenizer(directory)};
 }
 
+namespace {
+
+/// Besides the threads that compute: the feeder's, and the copies' of a discrete device.
+constexpr uint32_t kOtherThreads = 2;
+
+/// As many as configured, or as the system lets a process start: tried here, because a library that
+/// finds out later ends the program.
+uint32_t compute_threads(const Config& config, const NoticeSink& notice) {
+  const uint32_t wanted = config.compute_threads != 0 ? config.compute_threads : usable_cores();
+  const uint32_t all = wanted - 1 + kOtherThreads;  // the first one is there
+  const uint32_t startable = startable_threads(all);
+  if (startable < kOtherThreads) {
+    throw Error(fmt::format(
+        "{} threads are needed beside the first, and {} can be started{}; raise that limit, or end "
+        "other processes",
+        kOtherThreads, startable, thread_limits_text()));
+  }
+  if (startable == all) return wanted;
+  const uint32_t left = startable - kOtherThreads + 1;
+  notice(fmt::format("computing with {} threads instead of {}: no more can be started{}", left,
+                     wanted, thread_limits_text()));
+  return left;
+}
+
+}  // namespace
+
 Machine open_machine(const Config& config, const NoticeSink& notice) {
   std::string name = config.device;
   if (name == "auto") {
@@ -128,50 +236,57 @@ Machine open_machine(const Config& config, const NoticeSink& notice) {
     }
   }
   DeviceOptions options;
-  options.threads = config.compute_threads;
+  options.threads = compute_threads(config, notice);
   options.gpu_bytes = config.gpu_bytes.value_or(0);
   options.prompt_math = config.prompt_math;
   Machine machine;
   machine.device = open_device(name, options);
   machine.ops = make_ops(*machine.device, options);
+  machine.memory = read_system_memory();
   return machine;
 }
 
-RunPlan plan_run(const Config& config, const Model& model, const Machine& machine,
-                 const Workload& workload) {
+std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& model,
+                                         const Machine& machine, const Workload& workload) {
   const Device& device = *machine.device;
   if (config.io_engine == EngineChoice::kMmap && !device.unified()) {
     throw Error(fmt::format(
         "io.engine: mmap computes where the files are mapped, which {} cannot; set device: host",
         device.name()));
   }
-  RunPlan plan;
-  uint64_t unit_bytes = config.stream_unit_bytes.value_or(device.stream_unit_bytes());
-  uint32_t rows = std::max(workload.chunk_rows, workload.min_rows);
-  const uint32_t longest =
-      *std::max_element(workload.kv_lengths.begin(), workload.kv_lengths.end());
-  while (true) {
-    if (plan.unit_bytes != unit_bytes) plan.stream = cut_model(config, model, device, unit_bytes);
-    plan.unit_bytes = unit_bytes;
-    plan.limits = {rows, workload.logit_rows, longest, workload.scoring, workload.keep_logits};
-    const PlanRequest request =
-        request_for(config, model, machine, plan.stream, workload, plan.limits, plan.unit_bytes);
-    plan.ram_budget_bytes = request.ram_budget_bytes;
-    plan.gpu_budget_bytes = request.gpu_budget_bytes;
-    try {
-      plan.stream.placement = plan_placement(request);
-      return plan;
-    } catch (const Error&) {
-      // Smaller slots first, then shorter prompt chunks, which need less room for activations.
-      const bool may_halve = !config.stream_unit_bytes && unit_bytes / 2 >= kMinUnitBytes;
-      if (!may_halve && rows / 2 < std::max(workload.min_rows, kMinChunkRows)) throw;
-      if (may_halve) {
-        unit_bytes /= 2;
-      } else {
-        rows /= 2;
+  const Budgets budgets = budgets_of(config, machine);
+  std::optional<RunPlan> best;
+  std::optional<Refusal> refusal;
+  const auto counts = row_counts(workload);
+  for (const uint64_t unit_bytes : unit_sizes(config, device)) {
+    StreamPlan stream = cut_model(config, model, device, unit_bytes);
+    const uint64_t heap_bytes = heap_in_use_bytes();
+    PlanRequest request = request_for(config, model, machine, stream, budgets);
+    for (const uint32_t rows : counts) {
+      if (best && rows <= best->limits.max_rows) break;  // larger units at no fewer rows
+      PassNeeds needs = needs_of(model, *machine.ops, workload, rows);
+      request.fixed = fixed_lines(config, model, machine, needs, unit_bytes, heap_bytes);
+      PlacementResult result = plan_placement(request);
+      if (const auto* refused = std::get_if<Refusal>(&result)) {
+        if (!refusal || refused->closer_than(*refusal)) refusal = *refused;
+        continue;
       }
+      stream.placement = std::get<Placement>(std::move(result));
+      best = RunPlan{std::move(stream), needs.limits,      std::move(needs.kv_lengths),
+                     unit_bytes,        budgets.ram_bytes, budgets.gpu_bytes};
+      break;
     }
+    if (best && best->limits.max_rows == counts.front()) break;
   }
+  if (!best) return std::move(*refusal);
+  return std::move(*best);
+}
+
+RunPlan plan_run(const Config& config, const Model& model, const Machine& machine,
+                 const Workload& workload) {
+  auto found = find_plan(config, model, machine, workload);
+  if (auto* plan = std::get_if<RunPlan>(&found)) return std::move(*plan);
+  refuse(std::get<Refusal>(found), budgets_of(config, machine), config, machine);
 }
 
 std::vector<LayerPlacement> placement_table(const RunPlan& plan) {
@@ -212,14 +327,14 @@ EngineParts engine_parts(const Runtime::Parts& parts, DeviceArena& arena) {
 
 }  // namespace
 
-Runtime::Runtime(const Parts& parts, const Workload& workload)
+Runtime::Runtime(const Parts& parts)
     : parts_(parts),
       arena_(*parts.machine->device, parts.plan->stream.placement.gpu_planned_bytes),
       engine_(parts.plan->stream, engine_parts(parts, arena_)),
       stream_(parts.machine->device->make_stream(StreamKind::kCompute)),
       cache_(arena_, *parts.machine->ops, *stream_,
              attention_shape(parts.model->config, parts.model->weights), parts.model->config.layers,
-             workload.kv_lengths),
+             parts.plan->kv_lengths),
       forward_({&parts.model->config, &parts.model->weights, &parts.plan->stream, &engine_,
                 parts.machine->device.get(), &arena_, parts.machine->ops.get(), stream_.get(),
                 &cache_, parts.trace},

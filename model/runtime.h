@@ -5,18 +5,20 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "core/config.h"
 #include "core/log.h"
 #include "core/stop.h"
+#include "core/system_memory.h"
 #include "io/checkpoint.h"
 #include "kernels/registry.h"
 #include "model/forward.h"
 #include "model/kv_cache.h"
 #include "model/model_config.h"
-#include "text/tokenizer.h"
 #include "model/weight_map.h"
+#include "text/tokenizer.h"
 #include "tiers/engine.h"
 
 namespace spillway {
@@ -31,20 +33,33 @@ struct Model {
 Model open_model(const std::filesystem::path& directory, DirectChoice direct,
                  const NoticeSink& notice);
 
+/// One sequence: its prompt (or a window of a text that is scored), and what is generated after it.
+struct SequenceWork {
+  uint32_t prompt_tokens = 0;
+  uint32_t new_tokens = 0;  ///< bounded by the context; 0 when scoring
+};
+
+/// Positions per sequence that the KV cache holds at the same time.
+using KvLengths = std::vector<uint32_t>;
+
 /// What a run will ask of the machine, known before anything is read.
 struct Workload {
-  std::vector<uint32_t> kv_lengths;  ///< positions per sequence of the KV cache
-  uint32_t chunk_rows = 0;           ///< wanted rows of a prompt pass; the planner may halve it
-  uint32_t min_rows = 1;             ///< rows that a pass must hold at least
+  std::vector<SequenceWork> sequences;
+  uint32_t chunk_rows = 0;  ///< wanted rows of a prompt pass; a tight budget gives fewer
+  uint32_t min_rows = 1;    ///< rows that a pass must hold at least
   uint32_t logit_rows = 0;
   bool scoring = false;
   bool keep_logits = false;  ///< Forward::logits() is wanted
+  /// Every filling of the KV cache that passes of at most `rows` rows lead to: texts that are
+  /// scored are packed by it.
+  std::function<void(uint32_t rows, const std::function<void(const KvLengths&)>& visit)> fillings;
 };
 
-/// The device of a configuration, with its operations.
+/// The device of a configuration, with its operations, and the memory that was there at the start.
 struct Machine {
   std::unique_ptr<Device> device;
   std::unique_ptr<Ops> ops;
+  SystemMemory memory;
 };
 /// `auto` says in a notice what it chose when that is not a GPU.
 Machine open_machine(const Config& config, const NoticeSink& notice);
@@ -53,11 +68,16 @@ Machine open_machine(const Config& config, const NoticeSink& notice);
 struct RunPlan {
   StreamPlan stream;
   ForwardLimits limits;
+  KvLengths kv_lengths;  ///< the largest filling of the KV cache
   uint64_t unit_bytes = 0;
   uint64_t ram_budget_bytes = 0;
   uint64_t gpu_budget_bytes = 0;
 };
-/// Throws Error when no budget line can be met, naming the smallest that would.
+/// The largest chunk of rows that the budgets allow, and the largest units at that; where none
+/// fits, what comes closest. Throws Error for what no budget can mend.
+std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& model,
+                                         const Machine& machine, const Workload& workload);
+/// The same; a refusal is an Error that names the smallest budget that would do.
 RunPlan plan_run(const Config& config, const Model& model, const Machine& machine,
                  const Workload& workload);
 
@@ -82,7 +102,7 @@ class Runtime {
     const Clock* clock = nullptr;
     const StopFlag* stop = nullptr;
   };
-  Runtime(const Parts& parts, const Workload& workload);
+  explicit Runtime(const Parts& parts);
   ~Runtime();
   Runtime(const Runtime&) = delete;
 

@@ -14,6 +14,14 @@ uint32_t window_of(const Config& config, const Model& model) {
   return std::min(config.score_context_tokens.value_or(model.config.context), model.config.context);
 }
 
+/// visit(first token, tokens) for every window of a text. They overlap by one token.
+template <typename Visit>
+void for_each_window(uint64_t text_tokens, uint32_t window, const Visit& visit) {
+  for (uint64_t begin = 0; begin + 1 < text_tokens; begin += window - 1) {
+    visit(begin, static_cast<uint32_t>(std::min<uint64_t>(window, text_tokens - begin)));
+  }
+}
+
 std::vector<uint64_t> lengths_of(const std::vector<std::vector<uint32_t>>& texts) {
   std::vector<uint64_t> lengths;
   lengths.reserve(texts.size());
@@ -51,21 +59,19 @@ std::vector<ScoreBatch> plan_scoring(const std::vector<uint64_t>& text_tokens, u
     open_rows = 0;
   };
   for (uint32_t text = 0; text < text_tokens.size(); ++text) {
-    for (uint64_t begin = 0; begin + 1 < text_tokens[text]; begin += window - 1) {
-      const auto length =
-          static_cast<uint32_t>(std::min<uint64_t>(window, text_tokens[text] - begin));
+    for_each_window(text_tokens[text], window, [&](uint64_t begin, uint32_t length) {
       if (open_rows + length > chunk) flush();
       if (length <= chunk) {
         open.slices.push_back({text, begin, begin, length});
         open.kv_lengths.push_back(length);
         open_rows += length;
-        continue;
+        return;
       }
       for (uint32_t at = 0; at < length; at += chunk) {
         const uint32_t count = std::min(chunk, length - at);
         batches.push_back({{{text, begin, begin + at, count}}, {length}});
       }
-    }
+    });
   }
   flush();
   return batches;
@@ -89,29 +95,19 @@ Workload scoring_workload(const Config& config, const Model& model,
                           const std::vector<std::vector<uint32_t>>& texts) {
   Workload workload;
   workload.scoring = true;
-  uint64_t longest_text = 0;
   uint64_t tokens = 0;
-  for (const auto& text : texts) {
-    longest_text = std::max<uint64_t>(longest_text, text.size());
-    tokens += text.size();
-  }
   const uint32_t window = window_of(config, model);
-  workload.chunk_rows =
-      static_cast<uint32_t>(std::min<uint64_t>(tokens, config.score_chunk_tokens));
-  // Room for the longest window, and for a chunk full of short ones, each rounded up to a block.
-  const auto longest = static_cast<uint32_t>(std::min<uint64_t>(longest_text, window));
-  workload.kv_lengths = {longest};
-  for (const ScoreBatch& batch :
-       plan_scoring(lengths_of(texts), std::max(1u, workload.chunk_rows), window)) {
-    const auto blocks = [](const std::vector<uint32_t>& lengths) {
-      uint64_t total = 0;
-      for (const uint32_t length : lengths) total += (length + 15) / 16;
-      return total;
-    };
-    if (blocks(batch.kv_lengths) > blocks(workload.kv_lengths)) {
-      workload.kv_lengths = batch.kv_lengths;
-    }
+  for (const auto& text : texts) {
+    for_each_window(text.size(), window, [&](uint64_t, uint32_t length) {
+      workload.sequences.push_back({length, 0});
+      tokens += length;
+    });
   }
+  workload.chunk_rows =
+      static_cast<uint32_t>(std::clamp<uint64_t>(tokens, 1, config.score_chunk_tokens));
+  workload.fillings = [lengths = lengths_of(texts), window](uint32_t rows, const auto& visit) {
+    for (const ScoreBatch& batch : plan_scoring(lengths, rows, window)) visit(batch.kv_lengths);
+  };
   return workload;
 }
 

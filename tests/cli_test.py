@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The program as a user meets it: every command, exit codes, one line per mistake, reports, signals,
 memory promises. Usage: cli_test.py SPILLWAY_BINARY [unittest arguments]"""
+import contextlib
 import json
 import os
 import pathlib
@@ -179,23 +180,130 @@ class Cli(unittest.TestCase):
             self.assertLessEqual(memory["ram_planned_bytes"], budget * MIB)
             self.assertLessEqual(memory["peak_rss_bytes"], (budget + 96) * MIB)
 
-    def test_runs_inside_a_memory_cgroup(self):
-        group = pathlib.Path("/sys/fs/cgroup/memory/spillway-cli-test")
-        limit = "memory.limit_in_bytes"
-        if not group.parent.is_dir():
-            group = pathlib.Path("/sys/fs/cgroup/spillway-cli-test")
-            limit = "memory.max"
+    @contextlib.contextmanager
+    def group(self, controller, **limits):
+        """A control group with limits by their names in version 2; yields what makes a child join,
+        and the file of the (last) limit."""
+        v1 = {"memory_max": "memory.limit_in_bytes"}
+        mount = pathlib.Path("/sys/fs/cgroup")
+        old = (mount / controller).is_dir()
+        group = (mount / controller if old else mount) / f"spillway-cli-test-{os.getpid()}"
         try:
             group.mkdir(exist_ok=True)
-            (group / limit).write_text(str((64 + 96) * MIB))
+            for key, value in limits.items():
+                file = group / (v1.get(key) if old and key in v1 else key.replace("_", "."))
+                file.write_text(str(value))
         except OSError as error:
-            self.skipTest(f"no memory control group can be made here: {error}")
+            with contextlib.suppress(OSError):
+                group.rmdir()
+            self.skipTest(f"no {controller} control group can be made here: {error}")
         try:
-            done = call("run", self.config(self.wide, memory={"ram": "64MiB"}),
-                        preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())))
-            self.assertEqual(done.returncode, 0, done.stderr)
+            yield lambda: (group / "cgroup.procs").write_text(str(os.getpid())), str(file)
         finally:
             group.rmdir()
+
+    def test_runs_inside_a_memory_cgroup(self):
+        with self.group("memory", memory_max=(64 + 96) * MIB) as (join, _):
+            done = call("run", self.config(self.wide, memory={"ram": "64MiB"}), preexec_fn=join)
+            self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_auto_takes_what_a_small_cgroup_has(self):
+        report = self.root / "group.json"
+        config = self.config(self.wide, memory={"ram": "auto"})
+        with self.group("memory", memory_max=160 * MIB) as (join, _):
+            done = call("run", config, "--report", report, preexec_fn=join)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            budget = json.loads(report.read_text())["memory"]["ram_budget_bytes"]
+            self.assertGreater(budget, 80 * MIB)
+            self.assertLess(budget, 130 * MIB)
+        with self.group("memory", memory_max=24 * MIB) as (join, file):
+            self.fails("plan", config, says=("memory.ram: auto of", file, "at least"),
+                       preexec_fn=join)
+
+    def test_a_budget_beyond_what_there_is(self):
+        config = self.config(memory={"ram": "900TiB"})
+        self.fails("run", config, says=("memory.ram of", "that this machine has", "available now"))
+        done = call("plan", config)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stderr, "note: memory.ram of .*; run and score refuse it here")
+        with self.group("memory", memory_max=200 * MIB) as (join, file):
+            self.fails("run", self.config(memory={"ram": "201MiB"}), preexec_fn=join,
+                       says=("201 MiB is more than the 200 MiB that", file))
+
+    def test_the_trace_is_a_line_of_the_bill(self):
+        def bill(*arguments):
+            done = call("plan", self.config(self.wide, memory={"ram": "64MiB"}), "--json", *arguments)
+            memory = json.loads(done.stdout)["memory"]
+            self.assertLessEqual(memory["ram_planned_bytes"], 64 * MIB)
+            return {line["name"]: line["bytes"] for line in memory["bill"]}
+
+        self.assertNotIn("trace", bill())
+        traced = bill("--set", f"trace={self.root}/bill-trace.json")
+        self.assertEqual(traced["trace"], 8 * MIB)
+        self.assertLess(traced["resident layers"], bill()["resident layers"])
+
+    def as_another_user(self, **limits):
+        """For a child: a user without any other process, under limits. Skips where that cannot be."""
+        if os.getuid() != 0:
+            self.skipTest("becoming another user needs root")
+        self.root.chmod(0o755)
+        user = 60000 + os.getpid() % 5000
+
+        def become():
+            for name, value in limits.items():
+                resource.setrlimit(getattr(resource, name), (value, value))
+            os.setgroups([])
+            os.setuid(user)
+        try:
+            done = subprocess.run([SPILLWAY, "--version"], capture_output=True,
+                                  preexec_fn=lambda: (os.setgroups([]), os.setuid(user)))
+        except (PermissionError, subprocess.SubprocessError):
+            self.skipTest("the program lies where another user cannot run it")
+        if done.returncode != 0:
+            self.skipTest("another user cannot run the program")
+        return become
+
+    def expect_run_or_reason(self, expected, reason, *arguments, **options):
+        """A run under a limit gives the same text, or one line that names the limit. True if it ran."""
+        done = call("run", *arguments, "--quiet", **options)
+        if done.returncode == 0:
+            self.assertEqual(done.stdout, expected)
+            return True
+        self.assertEqual(done.returncode, 1, done.stderr)
+        errors = [l for l in done.stderr.splitlines() if l.startswith("spillway: ")]
+        self.assertEqual(len(errors), 1, done.stderr)
+        self.assertIn(reason, errors[0])
+        return False
+
+    def test_few_threads(self):
+        for engine in ("auto", "pread"):
+            config = self.config(io={"engine": engine}, compute={"threads": 4},
+                                 placement={"policy": "nvme"})
+            config.chmod(0o644)
+            expected = call("run", config, "--quiet").stdout
+            ran = [self.expect_run_or_reason(
+                       expected, "ulimit -u", config,
+                       preexec_fn=self.as_another_user(RLIMIT_NPROC=threads))
+                   for threads in (1, 2, 3, 4, 5, 6, 8, 64)]
+            self.assertFalse(ran[0], "one thread cannot do it")
+            self.assertTrue(ran[-1])
+            self.assertEqual(ran, sorted(ran))
+        few = call("run", config, preexec_fn=self.as_another_user(RLIMIT_NPROC=5))
+        self.assertRegex(few.stderr, "note: computing with [1-3] threads? instead of 4: .*ulimit -u")
+        with self.group("pids", pids_max=1) as (join, file):
+            self.expect_run_or_reason(expected, f"{file} is 1", config, preexec_fn=join)
+
+    def test_little_address_space(self):
+        config = self.config(placement={"policy": "nvme"})
+        expected = call("run", config, "--quiet").stdout
+        ran = []
+        for mib in (400, 500, 600, 800, 1200, 8000):
+            def limit(most=mib * MIB):
+                resource.setrlimit(resource.RLIMIT_AS, (most, most))
+            if call("--version", preexec_fn=limit).returncode != 0:
+                continue  # not even its libraries can be loaded
+            ran.append(self.expect_run_or_reason(expected, "ulimit -v", config, preexec_fn=limit))
+        self.assertTrue(ran[-1])
 
     def test_ctrl_c_stops_cleanly_and_still_reports(self):
         report = self.root / "stopped.json"

@@ -107,10 +107,27 @@ TEST_F(SystemMemoryTest, TakesTheSmallestLimitOnTheWayUp) {
   put("sys/fs/cgroup/a/memory.current", "2147483648\n");
   put("sys/fs/cgroup/a/memory.stat", "anon 1\ninactive_file 1073741824\n");
   const SystemMemory memory = read_system_memory(root_.path());
+  EXPECT_EQ(memory.total_bytes, 32'000'000 * kKiB);
   EXPECT_EQ(memory.available_bytes, 16 * kGiB);
-  ASSERT_TRUE(memory.cgroup_room_bytes);
-  EXPECT_EQ(*memory.cgroup_room_bytes, 3 * kGiB);
+  ASSERT_TRUE(memory.least_room);
+  EXPECT_EQ(memory.least_room->room_bytes, 3 * kGiB);
+  EXPECT_EQ(memory.least_limit->limit_bytes, 4 * kGiB);
+  EXPECT_EQ(memory.least_limit->file, root_.path() / "sys/fs/cgroup/a/memory.max");
   EXPECT_EQ(automatic_ram_budget(memory), 3 * kGiB - 512 * kMiB);
+}
+
+TEST_F(SystemMemoryTest, CountsMemoryHighLikeMemoryMax) {
+  put("proc/meminfo", "MemAvailable:   16777216 kB\n");
+  put("proc/self/cgroup", "0::/a\n");
+  put("sys/fs/cgroup/a/memory.max", "4294967296\n");
+  put("sys/fs/cgroup/a/memory.high", "3221225472\n");
+  put("sys/fs/cgroup/a/memory.current", "0\n");
+  const SystemMemory memory = read_system_memory(root_.path());
+  ASSERT_TRUE(memory.least_limit);
+  EXPECT_EQ(memory.least_limit->limit_bytes, 3 * kGiB);
+  EXPECT_EQ(memory.least_limit->file.filename(), "memory.high");
+  put("sys/fs/cgroup/a/memory.high", "max\n");
+  EXPECT_EQ(read_system_memory(root_.path()).least_limit->limit_bytes, 4 * kGiB);
 }
 
 TEST_F(SystemMemoryTest, ReadsVersionOneGroups) {
@@ -118,7 +135,7 @@ TEST_F(SystemMemoryTest, ReadsVersionOneGroups) {
   put("proc/self/cgroup", "5:cpu,memory:/x\n");
   put("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "734003200\n");
   put("sys/fs/cgroup/memory/x/memory.usage_in_bytes", "0\n");
-  EXPECT_EQ(read_system_memory(root_.path()).cgroup_room_bytes, 700 * kMiB);
+  EXPECT_EQ(read_system_memory(root_.path()).least_room->room_bytes, 700 * kMiB);
 }
 
 TEST_F(SystemMemoryTest, NoLimitMeansTheMachine) {
@@ -126,8 +143,56 @@ TEST_F(SystemMemoryTest, NoLimitMeansTheMachine) {
   put("proc/self/cgroup", "5:memory:/\n");
   put("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
   const SystemMemory memory = read_system_memory(root_.path());
-  EXPECT_FALSE(memory.cgroup_room_bytes);
+  EXPECT_FALSE(memory.least_limit);
+  EXPECT_FALSE(memory.least_room);
   EXPECT_EQ(automatic_ram_budget(memory), 16 * kGiB - 16 * kGiB / 10);
+}
+
+SystemMemory machine_of(uint64_t total, uint64_t available) {
+  SystemMemory memory;
+  memory.total_bytes = total;
+  memory.available_bytes = available;
+  return memory;
+}
+
+SystemMemory group_of(uint64_t limit, uint64_t room) {
+  SystemMemory memory = machine_of(64 * kGiB, 32 * kGiB);
+  memory.least_room = memory.least_limit = GroupLimit{"/sys/fs/cgroup/g/memory.max", limit, room};
+  return memory;
+}
+
+TEST(AutomaticBudget, LeavesAReserveInProportion) {
+  EXPECT_EQ(automatic_ram_budget(machine_of(64 * kGiB, 40 * kGiB)), 36 * kGiB);
+  EXPECT_EQ(automatic_ram_budget(machine_of(8 * kGiB, 4 * kGiB)), 4 * kGiB - 512 * kMiB);
+  EXPECT_EQ(automatic_ram_budget(group_of(600 * kMiB, 540 * kMiB)), 405 * kMiB);
+  EXPECT_EQ(automatic_ram_budget(group_of(40 * kMiB, 36 * kMiB)), 27 * kMiB);
+  EXPECT_EQ(automatic_ram_budget(group_of(40 * kMiB, 0)), 0u);
+  // More room never gives a smaller budget.
+  uint64_t last = 0;
+  for (uint64_t room = 0; room < 12 * kGiB; room += 7 * kMiB) {
+    const uint64_t budget = automatic_ram_budget(machine_of(64 * kGiB, room));
+    EXPECT_GE(budget, last);
+    last = budget;
+  }
+}
+
+TEST(AutomaticBudget, SaysWhatItCameFrom) {
+  const std::string group = automatic_ram_source(group_of(200 * kMiB, 100 * kMiB));
+  EXPECT_NE(group.find("/sys/fs/cgroup/g/memory.max allows 200 MiB"), std::string::npos) << group;
+  const std::string machine = automatic_ram_source(machine_of(8 * kGiB, 4 * kGiB));
+  EXPECT_NE(machine.find("8.00 GiB"), std::string::npos) << machine;
+}
+
+TEST(ExplicitBudget, IsHeldAgainstWhatThereCanEverBe) {
+  EXPECT_EQ(beyond_the_machine(6 * kGiB, machine_of(8 * kGiB, kGiB)), "")
+      << "page cache that others fill goes away";
+  const std::string machine = beyond_the_machine(9 * kGiB, machine_of(8 * kGiB, kGiB));
+  EXPECT_NE(machine.find("8.00 GiB that this machine has"), std::string::npos) << machine;
+  EXPECT_NE(machine.find("1.00 GiB available now"), std::string::npos) << machine;
+  EXPECT_EQ(beyond_the_machine(200 * kMiB, group_of(200 * kMiB, 10 * kMiB)), "");
+  const std::string group = beyond_the_machine(201 * kMiB, group_of(200 * kMiB, 10 * kMiB));
+  EXPECT_NE(group.find("200 MiB that /sys/fs/cgroup/g/memory.max allows"), std::string::npos)
+      << group;
 }
 
 class FixedClock final : public Clock {
@@ -137,6 +202,8 @@ class FixedClock final : public Clock {
 
 TEST(Trace, KeepsWhatFitsAndCountsTheRest) {
   const FixedClock clock;
+  EXPECT_FALSE(Trace(clock, 0).on());
+  EXPECT_GE(Trace::table_bytes(100), 100 * 4 * sizeof(uint64_t));
   Trace trace(clock, 2);
   for (int i = 0; i < 3; ++i) trace.span(TraceLane::kRead, 7, 1000, 3000, 42);
   EXPECT_EQ(trace.dropped(), 1u);

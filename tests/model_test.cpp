@@ -343,16 +343,132 @@ TEST_F(SmallModel, BadPromptsAreOneLine) {
             std::string::npos);
 }
 
-TEST_F(SmallModel, ABudgetThatCannotWorkNamesOneThatDoes) {
-  config_.prompts = {std::string(300, 'x')};
-  config_.ram_bytes = 4 * kMiB;
-  const std::string message = test::error_of([&] { run_model(config_); });
+/// The budget that a message says is needed.
+uint64_t named_budget(const std::string& message) {
   const size_t at = message.find("at least ");
-  ASSERT_NE(at, std::string::npos) << message;
-  const auto least = std::stoull(message.substr(at + 9)) * kMiB;
-  config_.ram_bytes = least;
-  const auto tight = run_model(config_);
-  EXPECT_LT(tight.plan.limits.max_rows, 301u) << "prompt chunks gave way to the budget";
+  EXPECT_NE(at, std::string::npos) << message;
+  return at == std::string::npos ? 0 : std::stoull(message.substr(at + 9)) * kMiB;
+}
+
+TEST_F(SmallModel, ABudgetThatCannotWorkNamesTheSmallestThatDoes) {
+  config_.prompts = {std::string(300, 'x')};
+  for (const char* device : {"host", "host-discrete"}) {
+    config_.device = device;
+    config_.ram_bytes = 4 * kMiB;
+    const uint64_t least = named_budget(test::error_of([&] { run_model(config_); }));
+    config_.ram_bytes = least;
+    const auto tight = run_model(config_);
+    EXPECT_LE(tight.plan.stream.placement.ram_planned_bytes, least);
+    if (config_.device == "host") {
+      EXPECT_LT(tight.plan.limits.max_rows, 64u) << "prompt chunks gave way to the budget";
+    }
+    config_.ram_bytes = least - kHugePageBytes;
+    EXPECT_EQ(named_budget(test::error_of([&] { run_model(config_); })), least);
+  }
+  config_.ram_bytes = kGiB;
+  config_.gpu_bytes = 64 * kKiB;
+  const std::string message = test::error_of([&] { run_model(config_); });
+  EXPECT_NE(message.find("memory.gpu of 64.0 KiB"), std::string::npos) << message;
+  config_.gpu_bytes = named_budget(message);
+  EXPECT_LT(run_model(config_).plan.limits.max_rows, 64u);
+}
+
+/// What is not a matter of budgets is said as it is, at once.
+TEST_F(SmallModel, WhatNoBudgetMendsIsNotRetried) {
+  config_.prompts = {std::string(300, 'x')};
+  config_.overrides = {{"", 0, 99, Tier::kRam}};
+  EXPECT_NE(test::error_of([&] { run_model(config_); }).find("this model has layers 0 to"),
+            std::string::npos);
+}
+
+/// Model, machine and texts of a scoring run that is only planned.
+struct ScoringPlans {
+  explicit ScoringPlans(const Config& config)
+      : model(open_model(config.model_path, DirectChoice::kAuto, [](const std::string&) {})),
+        machine(open_machine(config, [](const std::string&) {})) {}
+
+  uint32_t rows(const Config& config, const std::vector<std::vector<uint32_t>>& texts) const {
+    return plan_run(config, model, machine, scoring_workload(config, model, texts)).limits.max_rows;
+  }
+
+  uint64_t least(Config config, const std::vector<std::vector<uint32_t>>& texts) const {
+    config.ram_bytes = 0;
+    const auto found = find_plan(config, model, machine, scoring_workload(config, model, texts));
+    return std::get<Refusal>(found).needed_bytes;
+  }
+
+  /// Every pass of the plan must fit the cache that the plan pays for.
+  void expect_fits(const Config& config, const std::vector<std::vector<uint32_t>>& texts) const {
+    const auto found = find_plan(config, model, machine, scoring_workload(config, model, texts));
+    const auto* plan = std::get_if<RunPlan>(&found);
+    ASSERT_NE(plan, nullptr) << "at least the least budget";
+    ASSERT_LE(plan->stream.placement.ram_planned_bytes, *config.ram_bytes);
+    const AttentionShape shape = attention_shape(model.config, model.weights);
+    const auto bytes_of = [&](const KvLengths& lengths) {
+      return KvCache::bytes(*machine.ops, shape, model.config.layers, lengths);
+    };
+    std::vector<uint64_t> lengths;
+    for (const auto& text : texts) lengths.push_back(text.size());
+    const uint32_t window = config.score_context_tokens.value_or(model.config.context);
+    for (const auto& batch : plan_scoring(lengths, plan->limits.max_rows, window)) {
+      ASSERT_LE(bytes_of(batch.kv_lengths), bytes_of(plan->kv_lengths))
+          << *config.ram_bytes << " bytes, chunk " << config.score_chunk_tokens;
+    }
+  }
+
+  Model model;
+  Machine machine;
+};
+
+TEST_F(SmallModel, EveryScoringPassFitsTheCacheOfItsPlan) {
+  std::mt19937_64 random(test::run_seed());
+  SCOPED_TRACE(test::seed_note(test::run_seed()));
+  const ScoringPlans plans(config_);
+  for (int round = 0; round < 300; ++round) {
+    std::vector<std::vector<uint32_t>> texts = {{1, 2}};
+    for (uint64_t i = 0; i < 1 + random() % 8; ++i) {
+      if (random() % 2 == 0) {
+        texts.emplace_back(random() % 700, 5);
+      } else {  // a run of short ones, each of which takes a block of the cache
+        texts.insert(texts.end(), random() % 90, std::vector<uint32_t>(2 + random() % 3, 5));
+      }
+    }
+    config_.score_chunk_tokens = static_cast<uint32_t>(1 + random() % 600);
+    if (random() % 2 == 0) {
+      config_.score_context_tokens = static_cast<uint32_t>(2 + random() % 500);
+    }
+    config_.ram_bytes = plans.least(config_, texts) + random() % 8 * kHugePageBytes;
+    plans.expect_fits(config_, texts);
+    if (HasFatalFailure()) return;
+  }
+}
+
+/// Budgets between the smallest and one that is plenty: passes get smaller, scores do not change.
+TEST_F(SmallModel, ScoresInEveryBudget) {
+  // A chunk of 512 holds 64 of the short texts, beside a long one; a chunk of 256 all of them.
+  std::vector<std::vector<uint32_t>> texts(130, {7, 9});
+  for (std::vector<uint32_t>* text : {&texts.front(), &texts.back()}) {
+    text->clear();
+    for (uint32_t i = 0; i < 384; ++i) text->push_back((i * 31) % 1024);
+  }
+  RunPlan plan;
+  const auto plenty = score_model(config_, texts, &plan);
+  EXPECT_EQ(plan.limits.max_rows, 512u);
+  config_.ram_bytes = kMiB;
+  uint64_t budget = named_budget(test::error_of([&] { score_model(config_, texts); }));
+  const ScoringPlans plans(config_);
+  std::vector<uint32_t> chunks = {0};
+  for (; chunks.back() < 512; budget += kHugePageBytes) {
+    config_.ram_bytes = budget;
+    const uint32_t rows = plans.rows(config_, texts);
+    ASSERT_GE(rows, chunks.back()) << "more memory never means smaller passes";
+    if (rows == chunks.back()) continue;
+    chunks.push_back(rows);
+    EXPECT_NEAR(score_model(config_, texts).mean_nll, plenty.mean_nll, 1e-5) << budget;
+  }
+  EXPECT_TRUE(std::any_of(chunks.begin(), chunks.end(), [](uint32_t rows) {
+    return (rows & (rows - 1)) != 0;
+  })) << "not only halves";
 }
 
 TEST_F(SmallModel, ScoringWindowsCoverEveryTokenOnce) {

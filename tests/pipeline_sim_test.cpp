@@ -126,7 +126,7 @@ TEST(PipelineSim, PlansRunAtTheSpeedOfTheSlowestLink) {
     request.slots = 16;
     request.ram_budget_bytes = (80 + random() % 1600) * kMiB;
     request.gpu_budget_bytes = (80 + random() % 1600) * kMiB;
-    plan.placement = plan_placement(request);
+    plan.placement = std::get<Placement>(plan_placement(request));
     const auto rate = [&] { return 1e9 * static_cast<double>(1 + random() % 20); };
     const LinkRates rates{rate(), rate()};
     const std::vector<double> compute(plan.units.size(), 4 * kMiB / rate());

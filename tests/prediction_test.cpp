@@ -24,27 +24,33 @@ TEST(Rates, BetweenMeasuredRowsInProportion) {
   EXPECT_DOUBLE_EQ(rates.seconds_per_byte(1024), 2 / 1e9) << "beyond the largest with the rows";
 }
 
-TEST(Rates, ReadsAsThePlanMakesThem) {
-  const MachineRates rates = some_rates();
-  StreamPlan plan;
-  plan.chunk_bytes = 4 << 20;
-  plan.io_depth = 8;
-  EXPECT_DOUBLE_EQ(rates.read_of(plan), 2e9);
-  plan.io_depth = 5;
-  EXPECT_DOUBLE_EQ(rates.read_of(plan), 3e9) << "a shape that was not measured: the best";
-  EXPECT_DOUBLE_EQ(rates.best_read(), 3e9);
+TEST(Rates, ReadsOfAnyShape) {
+  const MachineRates rates = {
+      {{1 << 20, 2, 1e9}, {1 << 20, 8, 3e9}, {4 << 20, 2, 2e9}, {4 << 20, 8, 4e9}}, 0, {{1, 1e9}}};
+  EXPECT_DOUBLE_EQ(rates.read_of(1 << 20, 8), 3e9);
+  EXPECT_DOUBLE_EQ(rates.read_of(1 << 20, 4), 2e9) << "half way between 2 and 8";
+  EXPECT_DOUBLE_EQ(rates.read_of(2 << 20, 8), 3.5e9);
+  EXPECT_DOUBLE_EQ(rates.read_of(2 << 20, 4), 2.5e9);
+  EXPECT_DOUBLE_EQ(rates.read_of(64 << 10, 1), 1e9) << "the nearest, not the best";
+  EXPECT_DOUBLE_EQ(rates.read_of(16 << 20, 64), 4e9);
+  EXPECT_DOUBLE_EQ(rates.best_read(), 4e9);
+  EXPECT_DOUBLE_EQ(rates.read_latency(), 2 * (1 << 20) / 1e9);
 }
 
 TEST(Amount, OfPromptsAndNewTokens) {
-  Config config;
-  config.max_new_tokens = 10;
   Workload workload;
-  workload.kv_lengths = {15, 30};
-  EXPECT_EQ(work_amount(config, workload).prompt_tokens, 25u);
-  EXPECT_EQ(work_amount(config, workload).new_tokens, 10u);
+  workload.sequences = {{5, 10}, {20, 4}};
+  WorkAmount amount = work_amount(workload);
+  EXPECT_EQ(amount.prompt_tokens, 25u);
+  EXPECT_DOUBLE_EQ(amount.prompt_positions, (5 * 3.0 + 20 * 10.5) / 25);
+  EXPECT_EQ(amount.decode_passes, 9u) << "the prompt's last row gives the first token";
+  // 6 to 14 positions, and 21 to 23.
+  EXPECT_DOUBLE_EQ(amount.decode_positions, (9 * 10.0 + 3 * 22.0) / 12);
+  workload.sequences = {{15, 0}, {30, 0}};
   workload.scoring = true;
-  EXPECT_EQ(work_amount(config, workload).prompt_tokens, 45u);
-  EXPECT_EQ(work_amount(config, workload).new_tokens, 0u);
+  amount = work_amount(workload);
+  EXPECT_EQ(amount.prompt_tokens, 45u);
+  EXPECT_EQ(amount.decode_passes, 0u);
 }
 
 /// A small synthetic model on the host, planned with rates that a test sets.
@@ -68,8 +74,7 @@ class Choosing : public ::testing::Test {
     workload_ = generation_workload(config_, *model_, {{"", {1, 2, 3}}});
   }
   ChosenPlan choose(const MachineRates& rates) {
-    return choose_plan(config_, *model_, machine_, workload_, work_amount(config_, workload_),
-                       rates);
+    return choose_plan(config_, *model_, machine_, workload_, work_amount(workload_), rates);
   }
   static MachineRates rates(double small_reads) {
     return {{{kMiB, 8, 2e9}, {256 * kKiB, 32, small_reads}}, 0, {{1, 20e9}, {512, 1e9}}};
@@ -127,6 +132,45 @@ TEST_F(Choosing, PredictsTheBottleneckAndItsRate) {
       predict_pass(*model_, chosen.plan, true, decode_shape(workload_), slow_cores);
   EXPECT_EQ(computing.bottleneck, "compute");
   EXPECT_GE(computing.seconds, static_cast<double>(model_->weights.pass_bytes()) / 0.1e9);
+}
+
+/// A context that ends soon ends the work soon.
+TEST_F(Choosing, CountsTokensThatTheContextAllows) {
+  config_.max_new_tokens = 1'000'000;
+  workload_ = generation_workload(config_, *model_, {{"", {1, 2, 3}}});
+  EXPECT_EQ(work_amount(workload_).decode_passes, model_->config.context - 3 - 1);
+}
+
+/// Rows of the input embeddings that are read one by one take time and bytes of every pass.
+TEST_F(Choosing, CountsTheGatherOfEmbeddingRows) {
+  const ChosenPlan chosen = choose(rates(1e9));
+  ASSERT_EQ(chosen.plan.stream.placement.embed_tier, Tier::kNvme);
+  const RowGather one = gather_of(*model_, chosen.plan.stream, 1, rates(1e9));
+  EXPECT_DOUBLE_EQ(one.seconds, rates(1e9).read_latency() + static_cast<double>(one.bytes) / 2e9);
+  EXPECT_GE(one.bytes, 1024u);
+  const RowGather many = gather_of(*model_, chosen.plan.stream, 64, rates(1e9));
+  EXPECT_EQ(many.bytes, 64 * one.bytes);
+  EXPECT_GT(many.seconds, 2 * rates(1e9).read_latency());
+  RunPlan resident = chosen.plan;
+  resident.stream.placement.embed_tier = Tier::kRam;
+  EXPECT_EQ(gather_of(*model_, resident.stream, 64, rates(1e9)).bytes, 0u);
+  const PassShape shape = decode_shape(workload_);
+  const auto with = predict_pass(*model_, chosen.plan, true, shape, rates(1e9));
+  const auto without = predict_pass(*model_, resident, true, shape, rates(1e9));
+  EXPECT_NEAR(with.read_seconds - without.read_seconds, static_cast<double>(one.bytes) / 2e9, 1e-9);
+  EXPECT_GT(with.seconds, without.seconds);
+}
+
+/// More slots must not be bought with a smaller prompt chunk, which rounds otherwise.
+TEST_F(Choosing, ChangesNoBits) {
+  workload_ = generation_workload(config_, *model_, {{"", std::vector<uint32_t>(400, 7)}});
+  for (uint64_t budget = 20; budget < 60; budget += 2) {
+    config_.ram_bytes = budget * kMiB;
+    const auto found = find_plan(config_, *model_, machine_, workload_);
+    const auto* plan = std::get_if<RunPlan>(&found);
+    if (plan == nullptr) continue;
+    EXPECT_EQ(choose(rates(3e9)).plan.limits.max_rows, plan->limits.max_rows) << budget;
+  }
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ struct Session {
   std::unique_ptr<Runtime> start(const Config& config, const Workload& workload) {
     plan = plan_run(config, model, machine, workload);
     auto runtime = std::make_unique<Runtime>(
-        Runtime::Parts{&config, &model, &machine, &plan, readers, &trace, &clock, &stop}, workload);
+        Runtime::Parts{&config, &model, &machine, &plan, readers, &trace, &clock, &stop});
     runtime->load([](const char*, uint64_t, uint64_t) {});
     return runtime;
   }

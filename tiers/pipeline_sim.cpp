@@ -65,6 +65,10 @@ class TimedDisk final : public BlockReader {
   void wait(int64_t) override { time_.advance(); }
   void wake() noexcept override {}
   void cancel(ReadOp&) noexcept override {}  // each ends at its time
+  /// Other reads, before those that are submitted from now on.
+  void occupy(uint64_t bytes) {
+    free_at_ = std::max(time_.now(), free_at_) + static_cast<double>(bytes) / rate_;
+  }
   /// A read has completed and was not polled yet.
   bool completed() const { return !pending_.empty() && pending_.front().due <= time_.now(); }
 
@@ -145,10 +149,11 @@ class TimedDevice final : public Device {
 class Simulation {
  public:
   Simulation(const StreamPlan& plan, bool unified, const LinkRates& rates,
-             std::span<const double> unit_seconds)
+             std::span<const double> unit_seconds, const RowGather& gather)
       : plan_(plan),
         unified_(unified),
         unit_seconds_(unit_seconds),
+        gather_(gather),
         disk_(plan.io_depth, rates.read, time_),
         device_(unified, time_),
         arena_(device_, align_up(slots_bytes(), DeviceArena::kAlignment)),
@@ -166,6 +171,7 @@ class Simulation {
     double begin = 0;
     for (uint64_t pass = 0; pass < passes; ++pass) {
       if (pass == kWarmPasses) begin = time_.now();
+      gather_rows();
       for (uint32_t u = 0; u < plan_.units.size(); ++u) use(u);
       wait_until(compute_stream_.free_at);  // the next pass needs this one's tokens
     }
@@ -207,6 +213,12 @@ class Simulation {
       parts.copy_stream = &copy_stream_;
     }
     feeder_ = std::make_unique<Feeder>(parts, std::move(schedule), true);
+  }
+
+  /// Reads of another queue, that share the drive with the feeder's.
+  void gather_rows() {
+    if (gather_.bytes > 0) disk_.occupy(gather_.bytes);
+    if (gather_.seconds > 0) wait_until(time_.now() + gather_.seconds);
   }
 
   /// The model thread's part: the unit is acquired, computed with, given back.
@@ -258,6 +270,7 @@ class Simulation {
   const StreamPlan& plan_;
   bool unified_;
   std::span<const double> unit_seconds_;
+  RowGather gather_;
   Timeline time_;
   SteadyClock clock_;
   Trace trace_{clock_, 0};
@@ -279,9 +292,10 @@ class Simulation {
 }  // namespace
 
 SimulatedPass simulate_pass(const StreamPlan& plan, bool unified, const LinkRates& rates,
-                            std::span<const double> unit_seconds) {
+                            std::span<const double> unit_seconds, const RowGather& gather) {
   CHECK(unit_seconds.size() == plan.units.size());
   SimulatedPass pass;
+  pass.read_seconds = static_cast<double>(gather.bytes) / rates.read;
   for (uint32_t u = 0; u < plan.units.size(); ++u) {
     const Unit& unit = plan.units[u];
     const Tier tier = plan.placement.unit_tiers[u];
@@ -293,7 +307,7 @@ SimulatedPass simulate_pass(const StreamPlan& plan, bool unified, const LinkRate
     }
     pass.compute_seconds += unit_seconds[u];
   }
-  pass.seconds = Simulation(plan, unified, rates, unit_seconds).run();
+  pass.seconds = Simulation(plan, unified, rates, unit_seconds, gather).run();
   return pass;
 }
 

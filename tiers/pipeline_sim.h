@@ -17,6 +17,12 @@ struct LinkRates {
   double copy = 0;  ///< from pinned memory to a discrete device
 };
 
+/// Rows of the input embeddings that a pass reads one by one before its first unit computes.
+struct RowGather {
+  double seconds = 0;  ///< the model thread waits
+  uint64_t bytes = 0;  ///< read from the drive
+};
+
 /// One pass among many alike: the next one's first units are read while it ends.
 struct SimulatedPass {
   double seconds = 0;
@@ -27,6 +33,6 @@ struct SimulatedPass {
 
 /// `unit_seconds[u]`: what the device needs for unit u once it is there.
 SimulatedPass simulate_pass(const StreamPlan& plan, bool unified, const LinkRates& rates,
-                            std::span<const double> unit_seconds);
+                            std::span<const double> unit_seconds, const RowGather& gather = {});
 
 }  // namespace spillway

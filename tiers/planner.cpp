@@ -113,14 +113,26 @@ class Planner {
     for (const LayerOverride& item : request.overrides) force(item);
   }
 
-  Placement plan() {
+  PlacementResult plan() {
     if (request_.mapped) return everything_mapped();
-    if (request_.ram_share) return shared(*request_.ram_share);
-    if (request_.policy == PlacementPolicy::kRam) return forced_everywhere(Tier::kRam);
-    if (request_.policy == PlacementPolicy::kNvme) return forced_everywhere(Tier::kNvme);
-    if (auto placement = everything_resident(Tier::kRam)) return *placement;
-    if (auto placement = everything_resident(Tier::kNvme)) return *placement;
-    return streamed();
+    if (request_.ram_share) {
+      share(*request_.ram_share);
+    } else if (request_.policy != PlacementPolicy::kAuto) {
+      force_the_rest(request_.policy == PlacementPolicy::kRam ? Tier::kRam : Tier::kNvme);
+    }
+    std::optional<Refusal> refusal;
+    for (const Tier embed : {Tier::kRam, Tier::kNvme}) {
+      const auto placement = everything_resident(embed);
+      if (!placement) continue;
+      if (fits(*placement)) return *placement;
+      keep_closer(refusal, refuse(*placement));
+    }
+    PlacementResult result = streamed();
+    if (auto* other = std::get_if<Refusal>(&result)) {
+      keep_closer(refusal, std::move(*other));
+      return std::move(*refusal);
+    }
+    return result;
   }
 
  private:
@@ -175,8 +187,13 @@ class Planner {
     return ram_cost(request_.embed_gather_bytes);
   }
 
+  static void keep_closer(std::optional<Refusal>& kept, Refusal other) {
+    if (!kept || other.closer_than(*kept)) kept = std::move(other);
+  }
+
   /// Nothing streamed, so no slots and no staging to run with: all units on the device (RAM when
   /// unified), embeddings at `embed`. On a discrete device the slabs are still needed to load.
+  /// Empty where something is placed elsewhere by hand.
   std::optional<Placement> everything_resident(Tier embed) const {
     for (const auto& tier : forced_) {
       if (tier && *tier != device_tier()) return std::nullopt;
@@ -185,9 +202,7 @@ class Planner {
     Attempt attempt;
     attempt.tiers.assign(request_.units.size(), device_tier());
     (request_.unified ? attempt.ram_home_bytes : attempt.gpu_home_bytes) = all_home_bytes_;
-    Placement placement = bill(attempt, embed, 0);
-    if (!fits(placement)) return std::nullopt;
-    return placement;
+    return bill(attempt, embed, 0);
   }
 
   Tier device_tier() const { return request_.unified ? Tier::kRam : Tier::kGpu; }
@@ -198,34 +213,32 @@ class Planner {
   }
 
   /// No homes and no slots: the page cache, which no bill covers, holds what it can.
-  Placement everything_mapped() const {
+  PlacementResult everything_mapped() const {
     Attempt attempt;
     attempt.tiers.assign(request_.units.size(), Tier::kNvme);
     Placement placement = bill(attempt, Tier::kNvme, 0);
     placement.mapped = true;
-    if (!fits(placement)) refuse(placement);
+    if (!fits(placement)) return refuse(placement);
     return placement;
   }
 
-  Placement shared(double share) {
+  void share(double share) {
     const uint64_t count = forced_.size();
     const auto kept = static_cast<uint64_t>(std::llround(share * static_cast<double>(count)));
     for (uint64_t u = 0; u < count; ++u) {
       if (!forced_[u]) forced_[u] = kept_evenly(u, kept, count) ? Tier::kRam : Tier::kNvme;
     }
-    return forced_everywhere(kept == count ? Tier::kRam : Tier::kNvme);
+    if (!forced_embed_) forced_embed_ = kept == count ? Tier::kRam : Tier::kNvme;
   }
 
-  Placement forced_everywhere(Tier tier) {
+  void force_the_rest(Tier tier) {
     for (auto& forced : forced_) {
       if (!forced) forced = tier;
     }
     if (!forced_embed_) forced_embed_ = tier;
-    if (const auto placement = everything_resident(*forced_embed_)) return *placement;
-    return streamed();
   }
 
-  Placement streamed() const {
+  PlacementResult streamed() const {
     const Tier embed = forced_embed_.value_or(Tier::kNvme);
     Attempt base;
     base.tiers.assign(request_.units.size(), Tier::kNvme);
@@ -236,7 +249,7 @@ class Planner {
     }
     const auto slots = static_cast<uint32_t>(usable_slots(base, embed));
     const Placement least = bill(base, embed, slots);
-    if (!fits(least)) refuse(least);
+    if (!fits(least)) return refuse(least);
     const uint64_t ram_room =
         room(request_.ram_budget_bytes, least.ram_planned_bytes, base.ram_home_bytes);
     // Slots first: a home bought with bytes that one more slot needs would be lost again when the
@@ -323,21 +336,17 @@ class Planner {
     return result;
   }
 
-  [[noreturn]] void refuse(const Placement& least) const {
-    const bool ram = least.ram_planned_bytes > request_.ram_budget_bytes;
-    const char* key = ram ? "memory.ram" : "memory.gpu";
-    const uint64_t budget = ram ? request_.ram_budget_bytes : request_.gpu_budget_bytes;
-    const uint64_t needed = ram ? least.ram_planned_bytes : least.gpu_planned_bytes;
-    std::string lines;
-    for (const MemoryLine& line : least.bill) {
-      if ((line.tier == Tier::kRam) != ram) continue;
-      lines +=
-          fmt::format("{}{} {}", lines.empty() ? "" : ", ", line.name, format_bytes(line.bytes));
-    }
-    throw Error(
-        fmt::format("{} of {} cannot work with this placement: at least {}MiB are needed "
-                    "({})",
-                    key, format_bytes(budget), ceil_div(needed, kMiB), lines));
+  Refusal refuse(const Placement& placement) const {
+    const auto missing = [](uint64_t needed, uint64_t budget) {
+      return needed - std::min(needed, budget);
+    };
+    const uint64_t ram = placement.ram_planned_bytes;
+    const uint64_t gpu = placement.gpu_planned_bytes;
+    const uint64_t ram_short = missing(ram, request_.ram_budget_bytes);
+    const uint64_t gpu_short = request_.unified ? 0 : missing(gpu, request_.gpu_budget_bytes);
+    const bool both = ram_short > 0 && gpu_short > 0;
+    if (ram_short > 0) return {Tier::kRam, ram, ram_short + gpu_short, both, gpu, placement.bill};
+    return {Tier::kGpu, gpu, gpu_short, both, ram, placement.bill};
   }
 
   const PlanRequest& request_;
@@ -357,7 +366,7 @@ bool kept_evenly(uint64_t index, uint64_t kept, uint64_t count) {
   return (index + 1) * kept / count > index * kept / count;
 }
 
-Placement plan_placement(const PlanRequest& request) {
+PlacementResult plan_placement(const PlanRequest& request) {
   return Planner(request).plan();
 }
 

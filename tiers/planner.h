@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "core/config.h"
@@ -70,8 +71,23 @@ struct Placement {
 /// Rounding of every RAM allocation: whole huge pages.
 uint64_t ram_cost(uint64_t bytes);
 
-/// Throws Error when no placement can work, naming the smallest budget that would.
-Placement plan_placement(const PlanRequest& request);
+/// What the cheapest placement needs when the budgets give less.
+struct Refusal {
+  Tier tier = Tier::kRam;           ///< whose budget is too small: kRam, or kGpu
+  uint64_t needed_bytes = 0;        ///< the smallest budget of that tier that works
+  uint64_t short_bytes = 0;         ///< that less the budget
+  bool both = false;                ///< the other tier's budget is too small as well
+  uint64_t other_needed_bytes = 0;  ///< and needs this
+  std::vector<MemoryLine> bill;     ///< of that placement
+  /// Whether less is missing than for `other`.
+  bool closer_than(const Refusal& other) const {
+    return both != other.both ? other.both : short_bytes < other.short_bytes;
+  }
+};
+using PlacementResult = std::variant<Placement, Refusal>;
+
+/// Throws Error for what no budget can mend: overrides that name no layer or no tier.
+PlacementResult plan_placement(const PlanRequest& request);
 
 /// Which of `count` equal items are kept when `kept` of them are, spread evenly: the streamed ones
 /// are spaced within one of each other.

@@ -6,19 +6,14 @@
 #include "core/units.h"
 
 namespace spillway {
-namespace {
 
-constexpr uint32_t kDepth = 32;
-
-/// Room for a row at any offset, rounded out to whole blocks.
-uint64_t block_bytes(const TensorSpec& table, uint32_t alignment) {
+/// A row at any offset, rounded out to whole blocks.
+uint64_t RowSource::read_bytes(const TensorSpec& table, uint32_t alignment) {
   return align_up(table.row_bytes, alignment) + alignment;
 }
 
-}  // namespace
-
 uint64_t RowSource::buffer_bytes(const TensorSpec& table, uint32_t alignment) {
-  return kDepth * block_bytes(table, alignment);
+  return kDepth * read_bytes(table, alignment);
 }
 
 RowSource::RowSource(const TensorSpec& table, const ReadFile& file, const ReaderFactory& readers,
@@ -26,7 +21,7 @@ RowSource::RowSource(const TensorSpec& table, const ReadFile& file, const Reader
     : table_(table),
       file_(file),
       reader_(readers(kDepth)),
-      block_bytes_(block_bytes(table, file.alignment)),
+      block_bytes_(read_bytes(table, file.alignment)),
       buffers_(buffer_bytes(table, file.alignment)),
       pump_(std::make_unique<ReadPump>(*reader_, clock)) {
   for (uint32_t i = 0; i < reader_->depth(); ++i) free_buffers_.push_back(i);

@@ -17,6 +17,9 @@ namespace spillway {
 /// One thread.
 class RowSource {
  public:
+  static constexpr uint32_t kDepth = 32;  ///< rows that are read at the same time
+  /// What reading one row fetches, at most.
+  static uint64_t read_bytes(const TensorSpec& table, uint32_t alignment);
   /// Bytes of buffers that reading rows takes.
   static uint64_t buffer_bytes(const TensorSpec& table, uint32_t alignment);
 
