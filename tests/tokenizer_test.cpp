@@ -1,12 +1,15 @@
 #include "text/tokenizer.h"
 
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
 #include <random>
 
 #include "core/error.h"
-#include "text/bpe.h"
-#include "text/unicode.h"
 #include "tests/support.h"
+#include "text/bpe.h"
+#include "text/regex.h"
+#include "text/unicode.h"
 
 namespace spillway {
 namespace {
@@ -98,7 +101,7 @@ TEST(TokenizerJson, BothSpellingsOfMerges) {
 }
 
 TEST(TokenizerJson, ByteFallbackAndUnknown) {
-  const auto tokenizer = parse(tokenizer_json(""));
+  const auto tokenizer = parse(tokenizer_json(R"(,"decoder":{"type":"ByteFallback"})"));
   EXPECT_EQ(tokenizer->encode("aé"), (std::vector<uint32_t>{0, 7, 8}));
   EXPECT_EQ(tokenizer->encode("aXYb"), (std::vector<uint32_t>{0, 9, 1})) << "fused";
   EXPECT_EQ(tokenizer->decode(std::vector<uint32_t>{0, 7, 8}), "aé");
@@ -159,15 +162,36 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         BadTokenizer{"syntax", "{", "not valid JSON"}, BadTokenizer{"list", "[]", "JSON object"},
         BadTokenizer{"no_model", "{}", "no \"model\""},
-        BadTokenizer{"unigram", R"({"model":{"type":"Unigram","vocab":{}}})", "Unigram"},
+        BadTokenizer{"word_piece", R"({"model":{"type":"WordPiece","vocab":{}}})", "WordPiece"},
+        BadTokenizer{"dropout", R"({"model":{"vocab":{},"merges":[],"dropout":0.1}})", "dropout"},
+        BadTokenizer{"unigram_unknown",
+                     R"({"model":{"type":"Unigram","vocab":[["a",0]],"unk_id":1}})", "unk_id"},
+        BadTokenizer{"unigram_entry", R"({"model":{"type":"Unigram","vocab":["a"]}})", "score"},
+        BadTokenizer{"added_id", tokenizer_json(R"(,"added_tokens":[{"id":99,"content":"x"}])"),
+                     "the id 99, but gets 10"},
+        BadTokenizer{"added_empty",
+                     tokenizer_json(R"(,"normalizer":{"type":"Strip"},"added_tokens":[)"
+                                    R"({"id":10,"content":" ","normalized":true}])"),
+                     "nothing is left"},
+        BadTokenizer{"strip_stop",
+                     tokenizer_json(R"(,"decoder":{"type":"Strip","content":" ","stop":1})"),
+                     "stop"},
+        BadTokenizer{"decoder_order",
+                     tokenizer_json(R"(,"decoder":{"type":"Sequence","decoders":[)"
+                                    R"({"type":"Fuse"},{"type":"ByteFallback"}]})"),
+                     "behind Fuse"},
+        BadTokenizer{"charsmap",
+                     tokenizer_json(R"(,"normalizer":{"type":"Precompiled",)"
+                                    R"("precompiled_charsmap":"////"})"),
+                     "precompiled_charsmap"},
         BadTokenizer{"merge", tokenizer_json("", R"(["a z"])"), "merge"},
         BadTokenizer{"merge_type", tokenizer_json("", "[3]"), "merge"},
         BadTokenizer{"ids", R"({"model":{"vocab":{"a":0,"b":0},"merges":[]}})", "share the id"},
         BadTokenizer{"id_type", R"({"model":{"vocab":{"a":-1},"merges":[]}})", "token id"},
-        BadTokenizer{"normalizer", tokenizer_json(R"(,"normalizer":{"type":"Lowercase"})"),
-                     "Lowercase"},
-        BadTokenizer{"pre", tokenizer_json(R"(,"pre_tokenizer":{"type":"Whitespace"})"),
-                     "Whitespace"},
+        BadTokenizer{"normalizer", tokenizer_json(R"(,"normalizer":{"type":"BertNormalizer"})"),
+                     "BertNormalizer"},
+        BadTokenizer{"pre", tokenizer_json(R"(,"pre_tokenizer":{"type":"BertPreTokenizer"})"),
+                     "BertPreTokenizer"},
         BadTokenizer{"regex",
                      tokenizer_json(R"(,"pre_tokenizer":{"type":"Split","behavior":"Isolated",)"
                                     R"("pattern":{"Regex":"("}})"),
@@ -220,11 +244,130 @@ TEST(Bpe, AgreesWithThePlainAlgorithm) {
   }
 }
 
+/// tokenizer.json files over all features, with what the tokenizers library said of them.
+Json library_cases() {
+  return Json::parse(test::read_file(SPILLWAY_TEST_SOURCE "/tokenizer_cases.json"));
+}
+
+TEST(TokenizerJson, EncodesAndDecodesAsTheLibraryDoes) {
+  const Json cases = library_cases();
+  for (Json item : cases["encode"]) {
+    SCOPED_TRACE(item["name"].get<std::string>());
+    if (!item.contains("model")) item["model"] = cases["model"];
+    const auto tokenizer = parse(item.dump());
+    const auto ids = item["ids"].get<std::vector<uint32_t>>();
+    EXPECT_EQ(tokenizer->encode(item["text"].get<std::string>()), ids);
+    EXPECT_EQ(tokenizer->decode(ids), item["decoded"].get<std::string>());
+  }
+}
+
+TEST(TokenizerJson, DecodersSayWhatTheLibrarySays) {
+  Json model = Json::parse(R"({"type":"BPE","merges":[],"vocab":{"▁a":256,"b":257,"▁▁":258}})");
+  for (unsigned b = 0; b < 256; ++b) model["vocab"][fmt::format("<0x{:02X}>", b)] = b;
+  for (const Json& item : library_cases()["decode"]) {
+    SCOPED_TRACE(item["name"].get<std::string>());
+    const auto tokenizer = parse(Json{{"model", model}, {"decoder", item["decoder"]}}.dump());
+    EXPECT_EQ(tokenizer->decode(item["ids"].get<std::vector<uint32_t>>()),
+              item["decoded"].get<std::string>());
+  }
+}
+
+TEST(TokenizerJson, ByteLevelDecodesMalformedBytesAsOneSignPerSequence) {
+  SPILLWAY_NEEDS_TEST_DATA();
+  const auto tokenizer = load_tokenizer(test::test_data() / "tokenizers" / "gpt2");
+  const auto bytes = [&](const std::string& text) {  // GPT-2 has a token for every byte
+    std::vector<uint32_t> ids;
+    for (const char c : text) {
+      const auto b = static_cast<unsigned char>(c);
+      ids.push_back(b >= 0xA1 && b <= 0xAC   ? b - 0xA1u + 94
+                    : b >= 0xAE              ? b - 0xAEu + 106
+                    : b >= 0x7F && b <= 0xA0 ? b - 0x7Fu + 221
+                                             : b - 0x21u);
+    }
+    return tokenizer->decode(ids);
+  };
+  EXPECT_EQ(bytes("a\xF0\x9F\x98z"), "a\xEF\xBF\xBDz");
+  EXPECT_EQ(bytes("\xF0\x9F\x98\xF0\x9F"), "\xEF\xBF\xBD\xEF\xBF\xBD");
+  EXPECT_EQ(bytes("\xE0\x80z"), "\xEF\xBF\xBD\xEF\xBF\xBDz");
+  EXPECT_EQ(bytes("\x9F\x98\x80"), "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD");
+}
+
+struct BadPatternCase {
+  const char* pattern;
+  const char* expected;
+};
+
+class UnsupportedPatterns : public ::testing::TestWithParam<BadPatternCase> {};
+
+TEST_P(UnsupportedPatterns, AreRefusedByName) {
+  const std::string message = test::error_of([] { Regex regex(GetParam().pattern); });
+  EXPECT_NE(message.find(GetParam().expected), std::string::npos) << message;
+  EXPECT_NE(message.find(GetParam().pattern), std::string::npos) << message;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, UnsupportedPatterns,
+    ::testing::Values(
+        BadPatternCase{"(", "regular expression"}, BadPatternCase{"a)", "unmatched"},
+        BadPatternCase{"*a", "nothing to repeat"}, BadPatternCase{"(a)\\1", "not supported: \\1"},
+        BadPatternCase{"\\X", "not supported: \\X"},
+        BadPatternCase{"\\Qa\\E", "not supported: \\Q"},
+        BadPatternCase{"\\p{Cyrillic}", "\\p{cyrillic}"}, BadPatternCase{"\\pL", "\\p without {"},
+        BadPatternCase{"(?x: a)", "the option x"}, BadPatternCase{"(?~a)", "the group (?~"},
+        BadPatternCase{"(?i)stress", "\"st\" that ignores case"},
+        BadPatternCase{"(?i)[a-z]", "a class that ignores case"},
+        BadPatternCase{"[[:graph:]]", "[:graph:]"}, BadPatternCase{"a**", "repeated repetition"},
+        BadPatternCase{"a{2}?", "{n}?"},
+        BadPatternCase{"[\U00031350-\U00031360]", "PCRE2 does not know"}));
+
+TEST(Regex, LongTextsNeitherOverflowAStackNorTakeLong) {
+  const std::string many(300000, 'a');
+  EXPECT_EQ(Regex("(?:a|b)+").find_all(many).size(), 1u);
+  EXPECT_EQ(Regex("\\s+(?!\\S)|\\s+").find_all(std::string(300000, ' ') + "a").size(), 2u);
+}
+
+TEST(Regex, EmptyMatchesAreFoundButNotRightBehindAnother) {
+  std::vector<std::pair<size_t, size_t>> found;
+  for (const Match& match : Regex("x*").find_all("axb")) found.emplace_back(match.begin, match.end);
+  EXPECT_EQ(found, (std::vector<std::pair<size_t, size_t>>{{0, 0}, {1, 2}, {3, 3}}));
+}
+
+TEST(Unicode, NormalizingManyMarksTakesLinearTime) {
+  std::string text = "e";
+  for (int i = 0; i < 100000; ++i) text += i % 2 == 0 ? "\u0301" : "\u0323";  // above, below
+  std::string expected = "\u1EB9";  // e with a dot below: marks below come first
+  for (int i = 1; i < 50000; ++i) expected += "\u0323";
+  for (int i = 0; i < 50000; ++i) expected += "\u0301";
+  EXPECT_EQ(normalize(text, NormalForm::kNfc), expected);
+}
+
+TEST(Unicode, CharactersYoungerThanTheLibrarysNormalFormsStayAsTheyAre) {
+  // U+1DFA is a mark below since Unicode 14; U+0301 would have to follow it.
+  EXPECT_EQ(normalize("a\u0301\U00001DFA", NormalForm::kNfd), "a\u0301\U00001DFA");
+  EXPECT_EQ(normalize("\U0001E030", NormalForm::kNfkd), "\U0001E030");
+}
+
+TEST(Bpe, OneWordOfManyCharactersIsMerged) {
+  Bpe bpe;
+  bpe.add_token("a", 0);
+  std::string token = "a";
+  for (uint32_t i = 1; i < 18; ++i) {
+    ASSERT_TRUE(bpe.add_token(token + token, i));
+    ASSERT_TRUE(bpe.add_merge(token, token));
+    token += token;
+  }
+  EXPECT_EQ(bpe.merge(std::vector<uint32_t>(1u << 18, 0)), (std::vector<uint32_t>{17, 17}));
+}
+
 TEST(Unicode, TailsAndMalformedBytes) {
   EXPECT_EQ(incomplete_tail("a\xF0\x9F"), 2u);
   EXPECT_EQ(incomplete_tail("a\xC3\xA9"), 0u);
   EXPECT_EQ(incomplete_tail("\xA9"), 0u);
+  EXPECT_EQ(incomplete_tail("\xE0\x80"), 0u) << "no character begins so";
   EXPECT_EQ(replace_malformed("a\xFFz"), "a\xEF\xBF\xBDz");
+  EXPECT_EQ(replace_malformed("\xF0\x9F\x98z"), "\xEF\xBF\xBDz");
+  EXPECT_EQ(replace_malformed_bytes("\xF0\x9F\x98z"), "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBDz");
+  EXPECT_EQ(replace_malformed("\xED\xA0\x80"), "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD");
 }
 
 }  // namespace

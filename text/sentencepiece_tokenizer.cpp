@@ -2,7 +2,10 @@
 #include <fmt/format.h>
 #include <sentencepiece_processor.h>
 
+#include <utility>
+
 #include "core/error.h"
+#include "text/added_tokens.h"
 #include "text/tokenizer.h"
 #include "text/unicode.h"
 
@@ -28,6 +31,7 @@ class SentencePieceTokenizer final : public Tokenizer {
         control_.push_back(token);
       }
     }
+    for (const AddedToken& token : control_) matcher_.add(token.content, &token);
     if (processor_.bos_id() >= 0) bos_ = {static_cast<uint32_t>(processor_.bos_id())};
     std::vector<std::string> pieces;
     processor_.Encode("a", &pieces).IgnoreError();
@@ -37,7 +41,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   std::vector<uint32_t> encode(std::string_view text) const override {
     if (!is_valid_utf8(text)) throw Error("the text is not valid UTF-8");
     std::vector<uint32_t> ids;
-    for (const TextPiece& piece : split_at_tokens(text, control_, false)) {
+    for (const TextPiece& piece : matcher_.split(text)) {
       if (piece.token != nullptr) {
         ids.push_back(piece.token->id);
         continue;
@@ -50,7 +54,13 @@ class SentencePieceTokenizer final : public Tokenizer {
     return ids;
   }
 
-  std::string token_bytes(uint32_t id, bool at_start) const override {
+  std::unique_ptr<Detokenizer> detokenizer() const override {
+    return std::make_unique<Stream>(*this);
+  }
+
+  /// The bytes that a token stands for: maybe half a character; empty for control tokens.
+  /// `at_start`: it is the first of a text.
+  std::string token_bytes(uint32_t id, bool at_start) const {
     if (id >= vocab_size()) return "";
     const int piece_id = static_cast<int>(id);
     if (processor_.IsControl(piece_id)) return "";
@@ -76,8 +86,33 @@ class SentencePieceTokenizer final : public Tokenizer {
   uint32_t vocab_size() const override { return static_cast<uint32_t>(processor_.GetPieceSize()); }
 
  private:
+  class Stream final : public Detokenizer {
+   public:
+    explicit Stream(const SentencePieceTokenizer& tokenizer) : tokenizer_(tokenizer) {}
+
+    std::string add(uint32_t id) override {
+      std::string bytes = tokenizer_.token_bytes(id, false);
+      if (!bytes.empty() && at_start_) {  // control tokens have no bytes and start no text
+        bytes = tokenizer_.token_bytes(id, true);
+        at_start_ = false;
+      }
+      pending_ += bytes;
+      const size_t whole = pending_.size() - incomplete_tail(pending_);
+      std::string ready = replace_malformed_bytes(std::string_view(pending_).substr(0, whole));
+      pending_.erase(0, whole);
+      return ready;
+    }
+    std::string finish() override { return replace_malformed_bytes(std::exchange(pending_, {})); }
+
+   private:
+    const SentencePieceTokenizer& tokenizer_;
+    std::string pending_;
+    bool at_start_ = true;
+  };
+
   sentencepiece::SentencePieceProcessor processor_;
   std::vector<AddedToken> control_;
+  TokenMatcher matcher_;  // of control_, which does not change any more
   std::vector<uint32_t> bos_;
   bool drops_first_space_ = false;
 };

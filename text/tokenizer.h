@@ -12,48 +12,42 @@
 
 namespace spillway {
 
-/// A token that is matched in text before anything else ("<|eot_id|>"), with Hugging Face's flags.
-struct AddedToken {
-  std::string content;
-  uint32_t id = 0;
-  bool special = false;
-  bool normalized = false;
-  bool left_strip = false;
-  bool right_strip = false;
-  bool single_word = false;
+/// Turns ids into text one at a time. Refers to its tokenizer. Not for several threads at once.
+class Detokenizer {
+ public:
+  virtual ~Detokenizer() = default;
+  /// Text that is certain now; may be empty, and never ends in half a character.
+  virtual std::string add(uint32_t id) = 0;
+  /// The rest, malformed bytes replaced.
+  virtual std::string finish() = 0;
 };
 
-/// Immutable; thread-safe.
+/// Immutable: any number of threads may use one at once, everything that a call changes is its own.
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
   /// Ids of `text`, special tokens in it recognised, without BOS. Throws Error for bad UTF-8.
   virtual std::vector<uint32_t> encode(std::string_view text) const = 0;
-  /// The bytes that a token stands for: maybe half a character; empty for special tokens.
-  /// `at_start`: it is the first of a text, where some tokenizers drop one space.
-  virtual std::string token_bytes(uint32_t id, bool at_start) const = 0;
+  virtual std::unique_ptr<Detokenizer> detokenizer() const = 0;
   /// What is prepended to a prompt; empty when this tokenizer's configuration adds none.
   virtual const std::vector<uint32_t>& bos() const = 0;
   virtual uint32_t vocab_size() const = 0;
 
   /// encode() with BOS in front, unless the text itself begins with it.
   std::vector<uint32_t> encode_prompt(std::string_view text) const;
+  /// Special tokens have no text.
   std::string decode(std::span<const uint32_t> ids) const;
 };
 
-/// Turns a stream of ids into text that never ends in half a character.
+/// A Detokenizer by value.
 class TextStream {
  public:
-  explicit TextStream(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
-  /// Text that is whole now; may be empty.
-  std::string add(uint32_t id);
-  /// The rest, malformed bytes replaced.
-  std::string finish();
+  explicit TextStream(const Tokenizer& tokenizer) : detokenizer_(tokenizer.detokenizer()) {}
+  std::string add(uint32_t id) { return detokenizer_->add(id); }
+  std::string finish() { return detokenizer_->finish(); }
 
  private:
-  const Tokenizer& tokenizer_;
-  std::string pending_;
-  bool at_start_ = true;
+  std::unique_ptr<Detokenizer> detokenizer_;
 };
 
 /// Opens tokenizer.json, else tokenizer.model, of a checkpoint. Null when it has neither. Throws
@@ -65,14 +59,5 @@ std::unique_ptr<Tokenizer> parse_tokenizer_json(std::string_view text, const std
                                                 std::optional<bool> add_bos,
                                                 const std::string& bos_content);
 std::unique_ptr<Tokenizer> load_sentencepiece(const std::filesystem::path& file);
-
-/// Pieces of text between added tokens, and those tokens. Shared by both families.
-struct TextPiece {
-  std::string_view text;
-  const AddedToken* token = nullptr;  ///< set: this piece is the token
-};
-/// `normalized` picks the tokens that are matched after normalization, or those before.
-std::vector<TextPiece> split_at_tokens(std::string_view text, const std::vector<AddedToken>& tokens,
-                                       bool normalized);
 
 }  // namespace spillway
