@@ -31,6 +31,8 @@ def arguments():
         options.configs, options.texts = min(options.configs, 10), min(options.texts, 1000)
         options.tokenizers = min(options.tokenizers, 5)
     options.binary = options.binary.resolve()
+    if not os.access(options.binary, os.X_OK):
+        parser.error(f"{options.binary}: no program")
     options.keep = options.keep.resolve()
     options.keep.mkdir(parents=True, exist_ok=True)
     return options
