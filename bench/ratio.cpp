@@ -290,7 +290,7 @@ void resident_arms(const Options& options, Report& report) {
   Series f32;
   Series token_rate;
   for (uint32_t run = 0; run < options.runs; ++run) {
-    memory.add(memory_read_rate(threads, 1.5, SteadyClock()));
+    memory.add(memory_read_rate(threads, 1.5, SteadyClock(), StopFlag()));
     bf16.add(bench::onednn_rate(true, threads, 1.5));
     f32.add(bench::onednn_rate(false, threads, 1.5));
     const auto passes = bench.run();

@@ -226,6 +226,7 @@ Sweep sweep_of(const std::string& name) {
 }
 
 int bench(BenchOptions options, const StopFlag& stop) {
+  stop.watch();
   options.sweep.sweeps.clear();
   for (const std::string& name : options.sweeps) options.sweep.sweeps.push_back(sweep_of(name));
   for (const std::string& budget : options.budgets) {

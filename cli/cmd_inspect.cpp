@@ -54,6 +54,7 @@ struct Verification {
 };
 
 Verification verify(const Checkpoint& checkpoint, const StopFlag& stop, const NoticeSink& notice) {
+  stop.watch();
   const SteadyClock clock;
   Progress progress(clock, false);
   Verification result;

@@ -47,7 +47,7 @@ class Prober {
     probe_drive(profile);
     say("memory");
     profile.memory_bytes_per_second =
-        memory_read_rate(profile.hardware.cores, options_.seconds, clock_);
+        memory_read_rate(profile.hardware.cores, options_.seconds, clock_, stop_);
     probe_devices(profile);
     progress_.clear();
     return profile;
@@ -143,6 +143,7 @@ std::string profile_text(const HardwareProfile& profile) {
 }
 
 int probe(const ProbeOptions& options, const StopFlag& stop) {
+  stop.watch();
   HardwareProfile profile;
   try {
     const SteadyClock clock;

@@ -68,6 +68,7 @@ ModelConfig config_of(const SynthOptions& options) {
 }
 
 int synth(const SynthOptions& options, const StopFlag& stop) {
+  stop.watch();
   SyntheticOptions synthetic;
   synthetic.model = config_of(options);
   std::string dtype = options.dtype;

@@ -27,6 +27,8 @@ void add_tokenize_command(CommandContext& context);
 void add_trace_command(CommandContext& context);
 void add_synth_command(CommandContext& context);
 
+/// Exit codes: 0, 1 for an Error, 2 for wrong usage, and this after Ctrl-C, SIGTERM or SIGHUP,
+/// whether the run ended cleanly or a second signal ended it.
 inline constexpr int kExitInterrupted = 130;
 
 }  // namespace spillway

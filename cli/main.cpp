@@ -1,31 +1,15 @@
 // spillway: runs transformer models larger than the memory they are given.
-#include <csignal>
 #include <cstdio>
 #include <new>
+#include <optional>
 #include <vector>
 
 #include "cli/commands.h"
 #include "core/error.h"
 #include "core/one_line.h"
+#include "core/signals.h"
 
 namespace {
-
-// The one global: a signal handler can reach nothing else.
-spillway::StopFlag* stop_on_signal = nullptr;
-
-extern "C" void on_signal(int) {
-  stop_on_signal->request();
-}
-
-/// The first Ctrl-C ends the run cleanly; a second one kills, for whoever cannot wait.
-void install_signal_handler(spillway::StopFlag& stop) {
-  stop_on_signal = &stop;
-  struct sigaction action {};
-  action.sa_handler = on_signal;
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-}
 
 /// What the parser complains about, as one line.
 std::string usage_text(const CLI::App* app, const CLI::Error& error) {
@@ -38,7 +22,13 @@ std::string usage_text(const CLI::App* app, const CLI::Error& error) {
 
 int main(int argc, char** argv) {
   spillway::StopFlag stop;
-  install_signal_handler(stop);
+  std::optional<spillway::StopSignals> signals;  // before the first thread
+  try {
+    signals.emplace(stop, spillway::kExitInterrupted);
+  } catch (const spillway::Error& error) {
+    std::fprintf(stderr, "spillway: %s\n", error.what());
+    return 1;
+  }
   CLI::App app{
       "Runs transformer models larger than the memory they are given: a planner places layers on "
       "GPU, RAM and NVMe, and what spilled is streamed.",
@@ -68,6 +58,9 @@ int main(int argc, char** argv) {
   }
   try {
     return chosen();
+  } catch (const spillway::Stopped&) {
+    std::fprintf(stderr, "spillway: stopped\n");
+    return spillway::kExitInterrupted;
   } catch (const spillway::Error& error) {
     std::fprintf(stderr, "spillway: %s\n", spillway::one_line(error.what()).c_str());
   } catch (const std::bad_alloc&) {

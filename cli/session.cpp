@@ -24,6 +24,7 @@ Session::Session(Config config, bool quiet, const StopFlag& stop)
       progress_(clock_, quiet) {}
 
 bool Session::load(const Workload& workload) {
+  stop_.watch();  // from here on there is something to report
   if (config_.ram_bytes) {
     const std::string beyond = beyond_the_machine(*config_.ram_bytes, machine_.memory);
     if (!beyond.empty()) throw Error(beyond);

@@ -42,9 +42,16 @@ HugeBuffer& HugeBuffer::operator=(HugeBuffer&& other) noexcept {
   return *this;
 }
 
-void HugeBuffer::leak() noexcept {
-  data_ = nullptr;
+std::byte* HugeBuffer::release() noexcept {
   bytes_ = 0;
+  return std::exchange(data_, nullptr);
+}
+
+HugeBuffer HugeBuffer::adopt(std::byte* data, uint64_t bytes) noexcept {
+  HugeBuffer buffer;
+  buffer.data_ = data;
+  buffer.bytes_ = bytes;
+  return buffer;
 }
 
 HugeBuffer::~HugeBuffer() {

@@ -25,7 +25,10 @@ class HugeBuffer {
   /// Faults every page in now: first touch in a virtual machine can cost seconds per gigabyte.
   void touch() const;
   /// Gives the memory up without unmapping it: a read may still write it (ReadPump::drain()).
-  void leak() noexcept;
+  void leak() noexcept { release(); }
+  /// The memory, nobody's now; adopt() makes it somebody's again.
+  std::byte* release() noexcept;
+  static HugeBuffer adopt(std::byte* data, uint64_t bytes) noexcept;
 
  private:
   std::byte* data_ = nullptr;

@@ -21,7 +21,8 @@ class Memory {
       : data_(data, std::move(release)), bytes_(bytes) {}
   std::byte* data() const { return data_.get(); }
   uint64_t bytes() const { return bytes_; }
-  /// Gives the memory up without releasing it: a read may still write it (ReadPump::drain()).
+  /// Gives the memory up without releasing it: a read may still write it (ReadPump::drain()). What
+  /// `Release` holds by value goes in any case: it must not own the memory.
   void leak() noexcept {
     static_cast<void>(data_.release());
     bytes_ = 0;

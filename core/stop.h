@@ -1,19 +1,65 @@
-// A stop request that a signal handler may raise. Owned by cli, passed down by reference.
+// A stop request: raised once, by any thread, seen by all. Owned by cli, passed down by reference.
+//
+// Who works in a loop looks at requested(), or calls check(). Who blocks subscribes a callback that
+// wakes it: nothing polls. No signal handler raises it (core/signals.h says why), so that callbacks
+// may lock and notify.
+//
+// Lock order: request() holds no lock while callbacks run; a callback may take the lock of the one
+// it wakes. The end of a subscription waits for its callback where that runs on another thread:
+// never end one while holding a lock that the callback takes.
 #pragma once
 
 #include <atomic>
+#include <functional>
+#include <memory>
+#include <stop_token>
+#include <utility>
 
 namespace spillway {
 
-/// Lock-free: safe to set from a signal handler and to read from any thread.
-class StopFlag {
+/// Thrown where work was given up because a stop was requested: not an error, the run ends early.
+struct Stopped {};
+
+/// Calls its callback once when a stop is requested, or at once where it was before. The end of it
+/// ends that; afterwards the callback neither runs nor will. Move-only.
+class StopSubscription {
  public:
-  void request() { requested_.store(true, std::memory_order_relaxed); }
-  bool requested() const { return requested_.load(std::memory_order_relaxed); }
+  StopSubscription() = default;
+  StopSubscription(std::stop_token token, std::function<void()> wake)
+      : callback_(std::make_unique<Callback>(std::move(token), std::move(wake))) {}
 
  private:
-  std::atomic<bool> requested_{false};
-  static_assert(std::atomic<bool>::is_always_lock_free);
+  using Callback = std::stop_callback<std::function<void()>>;
+  std::unique_ptr<Callback> callback_;  // a std::stop_callback cannot be moved
+};
+
+/// Any thread.
+class StopFlag {
+ public:
+  StopFlag() = default;
+  StopFlag(const StopFlag&) = delete;
+  StopFlag& operator=(const StopFlag&) = delete;
+
+  /// Runs the callbacks, on the calling thread, the first time.
+  void request() noexcept { source_.request_stop(); }
+  /// Says that requests are acted upon from now on: there is something to keep or to clean up.
+  /// Before, a signal ends the process at once (core/signals.h): nobody looks while a text is
+  /// tokenized or a plan is made.
+  void watch() const noexcept { watched_.store(true); }
+  bool watched() const noexcept { return watched_.load(); }
+  bool requested() const noexcept { return source_.stop_requested(); }
+  /// Throws Stopped when a stop was requested.
+  void check() const {
+    if (requested()) throw Stopped{};
+  }
+  /// `wake` must not throw, and is short: it locks, sets, notifies.
+  [[nodiscard]] StopSubscription on_request(std::function<void()> wake) const {
+    return {source_.get_token(), std::move(wake)};
+  }
+
+ private:
+  std::stop_source source_;
+  mutable std::atomic<bool> watched_{false};
 };
 
 }  // namespace spillway

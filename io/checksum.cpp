@@ -14,7 +14,6 @@ namespace {
 
 constexpr uint64_t kChunkBytes = kMiB;
 constexpr uint32_t kDepth = 16;
-constexpr int64_t kPollNs = 100'000'000;  // a stop is noticed even when a drive never answers
 
 /// Reads one file front to back, several chunks at a time, and hands them on in order.
 template <typename Use>
@@ -22,11 +21,12 @@ void read_in_order(const ReadFile& file, BlockReader& reader, const StopFlag& st
                    const Clock& clock, const Use& use) {
   PumpedBuffer buffers(reader, clock, kDepth * kChunkBytes);
   ReadPump& pump = buffers.pump();
+  const StopSubscription wakes = stop.on_request([&pump] { pump.wake(); });
   std::vector<bool> ready(kDepth);
   const uint64_t chunks = ceil_div(file.bytes, kChunkBytes);
   uint64_t next = 0;
   for (uint64_t used = 0; used < chunks;) {
-    if (stop.requested()) throw Error("stopped");
+    stop.check();
     while (next < chunks && next < used + kDepth) {
       const uint64_t offset = next * kChunkBytes;
       const uint64_t needed = std::min(kChunkBytes, file.bytes - offset);
@@ -48,7 +48,7 @@ void read_in_order(const ReadFile& file, BlockReader& reader, const StopFlag& st
       use(offset, buffers.data() + (used % kDepth) * kChunkBytes,
           std::min(kChunkBytes, file.bytes - offset));
     }
-    if (finished.empty()) pump.wait(kPollNs);
+    if (finished.empty()) pump.wait();
   }
 }
 

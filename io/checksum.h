@@ -19,7 +19,7 @@ struct TensorChecksum {
 };
 
 /// XXH3 (64 bit) of each tensor's bytes, in file order. `progress` gets bytes read so far and in
-/// all. Throws Error when a read fails or a stop is requested.
+/// all. Throws Error when a read fails, Stopped when a stop was requested.
 std::vector<TensorChecksum> checksum_tensors(
     const Checkpoint& checkpoint, const ReaderFactory& readers, const StopFlag& stop,
     const Clock& clock,

@@ -13,6 +13,7 @@
 
 #include "core/device.h"
 #include "core/dtype.h"
+#include "core/stop.h"
 
 namespace spillway {
 
@@ -80,6 +81,10 @@ class Ops {
   /// Bytes of scratch needed for `limits`; bind_workspace() gives them before the first operation.
   virtual uint64_t workspace_bytes(const OpsLimits& limits) const = 0;
   virtual void bind_workspace(std::span<std::byte> memory, const OpsLimits& limits) = 0;
+  /// While `stop` is given, an operation that runs inline looks at it tile by tile and gives up
+  /// with Stopped; what it leaves in `out` is of no use. Work of a device goes on: it is on its
+  /// stream already. Null = look no more.
+  virtual void stop_on(const StopFlag* stop) { static_cast<void>(stop); }
   /// KV cache of one layer and sequence with room for `capacity` positions.
   virtual uint64_t kv_bytes(const AttentionShape& shape, uint32_t capacity) const = 0;
 

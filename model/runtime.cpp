@@ -329,6 +329,7 @@ EngineParts engine_parts(const Runtime::Parts& parts, DeviceArena& arena) {
 
 Runtime::Runtime(const Parts& parts)
     : parts_(parts),
+      watch_(*parts.machine->ops, parts.stop),
       arena_(*parts.machine->device, parts.plan->stream.placement.gpu_planned_bytes),
       engine_(parts.plan->stream, engine_parts(parts, arena_)),
       stream_(parts.machine->device->make_stream(StreamKind::kCompute)),
@@ -346,7 +347,7 @@ Runtime::Runtime(const Parts& parts)
 Runtime::~Runtime() {
   try {
     stream_->sync();
-  } catch (const Error&) {
+  } catch (...) {
     return;  // a device that failed runs nothing more
   }
 }

@@ -89,7 +89,9 @@ struct LayerPlacement {
 };
 std::vector<LayerPlacement> placement_table(const RunPlan& plan);
 
-/// A model ready for passes. Everything is allocated by the constructor; load() fills the homes.
+/// A model ready for passes. Everything is allocated by the constructor, which throws Error, or
+/// Stopped; load() fills the homes. generate() and score() may follow each other as often as
+/// wanted.
 class Runtime {
  public:
   struct Parts {
@@ -117,7 +119,16 @@ class Runtime {
   Trace& trace() { return *parts_.trace; }
 
  private:
+  /// The operations look at the stop flag for as long as this runtime lives.
+  struct StopWatch {
+    StopWatch(Ops& ops, const StopFlag* stop) : watching(ops) { ops.stop_on(stop); }
+    ~StopWatch() { watching.stop_on(nullptr); }
+    StopWatch(const StopWatch&) = delete;
+    Ops& watching;
+  };
+
   Parts parts_;
+  StopWatch watch_;
   DeviceArena arena_;
   Engine engine_;
   std::unique_ptr<Stream> stream_;

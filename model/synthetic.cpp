@@ -16,9 +16,10 @@
 
 #include "core/buffer.h"
 #include "core/error.h"
+#include "core/thread.h"
 #include "core/units.h"
-#include "text/unicode.h"
 #include "model/weight_map.h"
+#include "text/unicode.h"
 
 namespace spillway {
 namespace {
@@ -397,7 +398,7 @@ class SyntheticWriter {
     const uint64_t element_bytes = dtype_bytes(options_.dtype);
     uint64_t done = 0;
     while (done < tensor.elements()) {
-      if (stop_.requested()) throw Error("stopped; nothing was kept");
+      stop_.check();
       const auto room = writer.room();
       uint64_t count = std::min(tensor.elements() - done, room.size() / element_bytes);
       if (count < tensor.elements() - done) count = align_down(count, 4);
@@ -428,8 +429,9 @@ class SyntheticWriter {
                    out + begin * dtype_bytes(options_.dtype));
     };
     std::vector<std::jthread> helpers;
+    helpers.reserve(threads);
     for (uint64_t begin = each; begin < count; begin += each) {
-      helpers.emplace_back([&fill_part, begin] { fill_part(begin); });
+      helpers.push_back(start_thread("that fills weights", [&, begin] { fill_part(begin); }));
     }
     fill_part(0);
   }

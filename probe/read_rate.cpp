@@ -13,6 +13,7 @@
 
 #include "core/buffer.h"
 #include "core/error.h"
+#include "core/thread.h"
 #include "core/units.h"
 #include "io/read_pump.h"
 #include "io/uring_reader.h"
@@ -21,7 +22,6 @@ namespace spillway {
 namespace {
 
 constexpr uint32_t kSweepRounds = 3;
-constexpr int64_t kPollNs = 100'000'000;  // a stop is noticed even when a drive never answers
 
 namespace fs = std::filesystem;
 
@@ -50,6 +50,7 @@ class ReadLoop {
   }
 
   double run(const MeasureLimit& limit, const StopFlag& stop) {
+    const StopSubscription wakes = stop.on_request([this] { pump_.wake(); });
     for (uint32_t i = 0; i < shape_.depth; ++i) start(i);
     uint64_t bytes = 0;
     const int64_t begin_ns = clock_.now_ns();
@@ -61,7 +62,7 @@ class ReadLoop {
       const auto finished = pump_.poll();
       bytes += finished.size() * shape_.chunk_bytes;
       for (const uint64_t buffer : finished) start(buffer);
-      if (finished.empty()) pump_.wait(kPollNs);
+      if (finished.empty()) pump_.wait();
       elapsed = seconds(clock_.now_ns() - begin_ns);
     }
     return elapsed > 0 ? static_cast<double>(bytes) / elapsed : 0;
@@ -253,11 +254,13 @@ ProbeFile::~ProbeFile() {
   if (temporary()) fs::remove(temporary_, ignored);
 }
 
-double memory_read_rate(uint32_t threads, double wanted_seconds, const Clock& clock) {
+double memory_read_rate(uint32_t threads, double wanted_seconds, const Clock& clock,
+                        const StopFlag& stop) {
   // More than caches hold, but no more than any machine has.
   const uint64_t bytes_each = std::clamp<uint64_t>(4 * kGiB / threads, 128 * kMiB, kGiB);
   std::vector<HugeBuffer> buffers;
   for (uint32_t i = 0; i < threads; ++i) {
+    stop.check();
     buffers.emplace_back(bytes_each);
     std::memset(buffers.back().data(), 1, bytes_each);
   }
@@ -267,16 +270,17 @@ double memory_read_rate(uint32_t threads, double wanted_seconds, const Clock& cl
   {
     std::vector<std::jthread> workers;
     for (uint32_t i = 0; i < threads; ++i) {
-      workers.emplace_back([&, i] {
+      workers.push_back(start_thread("to measure memory with", [&, i] {
         uint64_t total = 0;
-        while (seconds(clock.now_ns() - begin_ns) < wanted_seconds) {
+        while (seconds(clock.now_ns() - begin_ns) < wanted_seconds && !stop.requested()) {
           total += sum_words(buffers[i].data(), bytes_each);
           bytes += bytes_each;
         }
         sink += total;
-      });
+      }));
     }
   }
+  stop.check();
   CHECK(sink.load() != 0);
   return static_cast<double>(bytes.load()) / seconds(clock.now_ns() - begin_ns);
 }

@@ -61,7 +61,8 @@ class ProbeFile {
   std::optional<DirectFile> file_;
 };
 
-/// Bytes per second that `threads` threads read of huge-page memory, up to a GiB each.
-double memory_read_rate(uint32_t threads, double seconds, const Clock& clock);
+/// Bytes per second that `threads` threads read of huge-page memory, up to a GiB each. Throws
+/// Error, Stopped.
+double memory_read_rate(uint32_t threads, double seconds, const Clock& clock, const StopFlag& stop);
 
 }  // namespace spillway

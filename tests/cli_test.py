@@ -313,7 +313,7 @@ class Cli(unittest.TestCase):
         process = subprocess.Popen([SPILLWAY, "run", path, "--report", report, "--trace", trace],
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
-        while (self.threads(process.pid) < 3 and process.poll() is None
+        while (self.threads(process.pid) < 4 and process.poll() is None
                and time.monotonic() < deadline):
             time.sleep(0.01)  # the feeder's thread shows that passes have begun
         process.send_signal(signal.SIGINT)

@@ -3,8 +3,13 @@
 
 #include <unistd.h>
 
+#include <atomic>
+#include <condition_variable>
 #include <cstring>
+#include <fstream>
+#include <mutex>
 #include <random>
+#include <thread>
 
 #include "core/error.h"
 #include "core/units.h"
@@ -126,6 +131,61 @@ class EngineTest : public ::testing::TestWithParam<EngineCase> {
   test::Notices notices_;
 };
 
+/// One engine, many runs: each ends after some units, in mid-pass or at an end, and the next begins
+/// anew with the homes as they were loaded.
+TEST_P(EngineTest, RunsAgainAfterAnyEnd) {
+  std::mt19937_64 random(test::run_seed());
+  SCOPED_TRACE(test::seed_note(test::run_seed()));
+  make_plan(random);
+  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+  engine.load([](const char*, uint64_t, uint64_t) {});
+  const auto units = static_cast<uint32_t>(plan_.units.size());
+  for (int run = 0; run < 8; ++run) {
+    engine.start();
+    engine.allow_passes(2);
+    uint64_t nvme_bytes = 0;
+    const uint64_t wanted = run == 0 ? 2 * units : random() % (2 * units + 1);
+    for (uint64_t i = 0; i < wanted; ++i) {
+      const auto u = static_cast<uint32_t>(i % units);
+      if (plan_.placement.unit_tiers[u] == Tier::kNvme) {
+        nvme_bytes += plan_.units[u].plan.read_bytes;
+      }
+      const LayerLease lease = engine.acquire(u, *compute_);
+      expect_unit(lease);
+      if (HasFatalFailure()) return;
+    }
+    if (run % 2 == 0) {
+      EXPECT_EQ(engine.take_stats().nvme_bytes, nvme_bytes);
+    }
+    engine.stop();
+    if (run % 3 == 0) engine.stop();  // idempotent
+  }
+}
+
+TEST_P(EngineTest, RunsAgainAfterAnError) {
+  std::mt19937_64 random(test::run_seed());
+  make_plan(random);
+  plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kNvme);
+  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+  engine.load([](const char*, uint64_t, uint64_t) {});
+  const auto units = static_cast<uint32_t>(plan_.units.size());
+  const std::string content = test::read_file(dir_ / "model");
+  ASSERT_EQ(truncate((dir_ / "model").c_str(), 100000), 0);
+  {
+    const EngineRun run(engine, 5);
+    EXPECT_NE(test::error_of([&] {
+                for (uint32_t u = 0; u < 5 * units; ++u) engine.acquire(u % units, *compute_);
+              }),
+              "");
+  }
+  std::fstream(dir_ / "model", std::ios::in | std::ios::out | std::ios::binary) << content;
+  const EngineRun run(engine, 2);
+  for (uint32_t u = 0; u < 2 * units; ++u) {
+    expect_unit(engine.acquire(u % units, *compute_));
+    if (HasFatalFailure()) return;
+  }
+}
+
 TEST_P(EngineTest, FeedsTheRightBytesFromEveryTier) {
   std::mt19937_64 random(test::run_seed());
   SCOPED_TRACE(test::seed_note(test::run_seed()));
@@ -190,8 +250,130 @@ TEST_P(EngineTest, StopEndsAWaitAndShutsDown) {
   Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
   engine.load([](const char*, uint64_t, uint64_t) {});
   engine.start();
-  stop_.request();  // no pass is allowed, so the wait can only end by the stop
+  const std::jthread other([this] { stop_.request(); });
+  // No pass is allowed, so the wait can only end by the stop.
   EXPECT_THROW(engine.acquire(0, *compute_), Stopped);
+}
+
+/// A drive that takes reads and answers none, not even when they are given up.
+class DeadDrive final : public BlockReader {
+ public:
+  /// Where a read in flight may still write; outlives the drive.
+  struct Targets {
+    std::mutex mutex;
+    std::vector<std::span<std::byte>> all;
+  };
+
+  DeadDrive(uint32_t depth, Targets& targets) : depth_(depth), targets_(targets) {}
+  std::string name() const override { return "dead"; }
+  uint32_t depth() const override { return depth_; }
+  bool submit(ReadOp& op) override {
+    if (in_flight_ == depth_) return false;
+    ++in_flight_;
+    const std::lock_guard lock(targets_.mutex);
+    targets_.all.emplace_back(op.next_target(), op.next_bytes());
+    return true;
+  }
+  size_t poll(std::span<ReadCompletion>) override { return 0; }
+  /// A wait with a limit is over at once: the clock of these tests goes on by being read.
+  void wait(int64_t limit_ns) override {
+    std::unique_lock lock(mutex_);
+    if (limit_ns == kNoLimit) woken_changed_.wait(lock, [this] { return woken_; });
+    woken_ = false;
+  }
+  void wake() noexcept override {
+    const std::lock_guard lock(mutex_);
+    woken_ = true;
+    woken_changed_.notify_all();
+  }
+  void cancel(ReadOp&) noexcept override {}
+
+ private:
+  uint32_t depth_;
+  Targets& targets_;
+  uint32_t in_flight_ = 0;
+  std::mutex mutex_;
+  std::condition_variable woken_changed_;
+  bool woken_ = false;
+};
+
+class TickingClock final : public Clock {
+ public:
+  int64_t now_ns() const override { return now_ns_.fetch_add(100'000'000); }
+
+ private:
+  mutable std::atomic<int64_t> now_ns_{0};
+};
+
+/// The stop ends the wait for the drive after a bounded time; what the drive writes afterwards hits
+/// memory that nobody uses, and that is still there.
+TEST_P(EngineTest, ADriveThatNeverAnswersHoldsNoStop) {
+  std::mt19937_64 random(test::run_seed());
+  const std::vector<uint32_t> ids = {1, 2, 3};
+  std::vector<std::byte> rows(ids.size() * 700);
+  for (const char* doing : {"loading", "streaming", "gathering"}) {
+    SCOPED_TRACE(doing);
+    make_plan(random);
+    const bool loading = std::string(doing) == "loading";
+    plan_.placement.unit_tiers.assign(plan_.units.size(), loading ? Tier::kRam : Tier::kNvme);
+    plan_.placement.embed_tier = Tier::kNvme;
+    StopFlag stop;
+    const TickingClock clock;
+    DeadDrive::Targets targets;
+    EngineParts dead = parts([&](uint32_t depth) -> std::unique_ptr<BlockReader> {
+      return std::make_unique<DeadDrive>(depth, targets);
+    });
+    dead.stop = &stop;
+    dead.clock = &clock;
+    {
+      Engine engine(plan_, dead);
+      const std::jthread other([&] { stop.request(); });
+      if (loading) {
+        EXPECT_THROW(engine.load([](const char*, uint64_t, uint64_t) {}), Stopped);
+      } else if (std::string(doing) == "gathering") {
+        EXPECT_THROW(engine.gather_rows(ids, rows.data()), Stopped);
+      } else {
+        engine.start();
+        engine.allow_passes(1);
+        EXPECT_THROW(engine.acquire(0, *compute_), Stopped);
+        engine.stop();
+        // The thread may have been stopped before its first read.
+        if (!targets.all.empty()) {
+          EXPECT_NE(test::error_of([&] { engine.start(); }), "");
+        }
+      }
+    }
+    for (const std::span<std::byte> target : targets.all) {
+      std::memset(target.data(), 1, target.size());
+    }
+  }
+}
+
+/// While computing is the bottleneck nothing waits: the next unit is there, and must not be given.
+TEST_P(EngineTest, StopIsSeenWhereNothingStalls) {
+  std::mt19937_64 random(test::run_seed());
+  for (const bool streamed : {true, false}) {
+    make_plan(random);
+    plan_.placement.slots = 3;
+    plan_.placement.unit_tiers.assign(plan_.units.size(), streamed ? Tier::kNvme : Tier::kRam);
+    StopFlag stop;
+    EngineParts with_stop = parts(choose_reader(GetParam().engine, notices_.sink()));
+    with_stop.stop = &stop;
+    Engine engine(plan_, with_stop);
+    engine.load([](const char*, uint64_t, uint64_t) {});
+    const EngineRun run(engine, 1);
+    engine.acquire(0, *compute_);
+    stop.request();
+    for (int i = 0; i < 3; ++i) EXPECT_THROW(engine.acquire(1, *compute_), Stopped);
+  }
+}
+
+TEST_P(EngineTest, StopEndsLoading) {
+  std::mt19937_64 random(test::run_seed());
+  make_plan(random);
+  plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kRam);
+  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+  EXPECT_THROW(engine.load([this](const char*, uint64_t, uint64_t) { stop_.request(); }), Stopped);
 }
 
 /// Registration goes layer by layer, also where a layer's units lie on several tiers; no unit has

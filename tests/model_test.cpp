@@ -316,6 +316,44 @@ TEST_F(SmallModel, SamplingIsSeeded) {
   EXPECT_NE(run_model(config_).result.outputs[0].ids, first.result.outputs[0].ids);
 }
 
+/// One loaded model, many runs: the same texts and scores, bit for bit, as from one of its own.
+class AgainAndAgain : public ::testing::TestWithParam<test::PlacementCase> {};
+
+TEST_P(AgainAndAgain, OneRuntimeServesManyRuns) {
+  const test::TempDir dir;
+  make_checkpoint(dir / "m", test::small_shape("LlamaForCausalLM"), DType::kBF16, 1,
+                  test::run_seed());
+  SCOPED_TRACE(test::seed_note(test::run_seed()));
+  Config config = base_config(dir / "m");
+  GetParam().apply(config);
+  if (config.device == "cuda") SPILLWAY_NEEDS_CUDA();
+  config.max_new_tokens = 4;
+  config.prefill_chunk_tokens = 8;
+  config.ignore_eos = true;
+  config.temperature = 1;
+  const std::vector<Prompt> prompts = {{"", {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}}, {"", {7}}};
+  std::vector<std::vector<uint32_t>> ids;
+  for (const Output& output : run_model(config, &prompts).result.outputs) ids.push_back(output.ids);
+  for (const auto& again : test::generate_again(config, prompts, 3)) EXPECT_EQ(again, ids);
+  config.score_chunk_tokens = 8;
+  const std::vector<std::vector<uint32_t>> texts = {prompts[0].ids, {9, 8, 7}};
+  const auto logprobs = score_model(config, texts).logprobs;
+  for (const auto& again : test::score_again(config, texts, 3)) EXPECT_EQ(again, logprobs);
+}
+
+std::vector<test::PlacementCase> again_cases() {
+  const uint32_t layers = test::small_shape("LlamaForCausalLM").layers;
+  auto cases = test::placement_cases(layers);
+  if (!test::kCudaBuilt) return cases;
+  for (auto& placement : test::cuda_placement_cases(layers)) {
+    if (placement.name == "cuda_three_tiers") cases.push_back(std::move(placement));
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, AgainAndAgain, ::testing::ValuesIn(again_cases()),
+                         [](const auto& test) { return test.param.name; });
+
 TEST_F(SmallModel, StopsAtTheContext) {
   config_.prompt_token_ids = {std::vector<int64_t>(1020, 5)};
   config_.max_new_tokens = 50;

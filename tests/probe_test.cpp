@@ -147,7 +147,7 @@ TEST(Rates, ArePositiveAndOrdered) {
     EXPECT_GE(samples[i - 1].bytes_per_second, samples[i].bytes_per_second);
   }
   EXPECT_GT(samples.back().bytes_per_second, 0);
-  EXPECT_GT(memory_read_rate(1, 0.01, clock), 0);
+  EXPECT_GT(memory_read_rate(1, 0.01, clock, StopFlag()), 0);
   for (const char* name : {"host", "host-discrete"}) {
     const auto device = open_device(name, {});
     const auto ops = make_ops(*device, {});

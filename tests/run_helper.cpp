@@ -1,5 +1,6 @@
 #include "tests/run_helper.h"
 
+#include "core/error.h"
 #include "core/units.h"
 
 namespace spillway::test {
@@ -29,6 +30,15 @@ struct Session {
   RunPlan plan;
 };
 
+/// A run that ends after its first pass by an exception, however that is shown.
+template <typename Run>
+void break_off(const Run& run) {
+  try {
+    run([](auto&&...) { throw Error("broken off"); });
+  } catch (const Error&) {
+  }
+}
+
 }  // namespace
 
 RunOutcome run_model(const Config& config, const std::vector<Prompt>* given) {
@@ -56,6 +66,34 @@ ScoreResult score_model(const Config& config, const std::vector<std::vector<uint
   const auto runtime = session.start(config, scoring_workload(config, session.model, texts));
   if (plan != nullptr) *plan = session.plan;
   return score(*runtime, config, texts, [](const PassRecord&, uint64_t, uint64_t) {});
+}
+
+std::vector<std::vector<std::vector<uint32_t>>> generate_again(const Config& config,
+                                                               const std::vector<Prompt>& prompts,
+                                                               uint32_t times) {
+  Session session(config);
+  const auto runtime = session.start(config, generation_workload(config, session.model, prompts));
+  std::vector<std::vector<std::vector<uint32_t>>> all;
+  for (uint32_t i = 0; i < times; ++i) {
+    auto& ids = all.emplace_back();
+    const auto result = generate(*runtime, config, prompts, [](const GenerationProgress&) {});
+    for (const Output& output : result.outputs) ids.push_back(output.ids);
+    break_off([&](const GenerationObserver& end) { generate(*runtime, config, prompts, end); });
+  }
+  return all;
+}
+
+std::vector<std::vector<std::vector<float>>> score_again(
+    const Config& config, const std::vector<std::vector<uint32_t>>& texts, uint32_t times) {
+  Session session(config);
+  const auto runtime = session.start(config, scoring_workload(config, session.model, texts));
+  std::vector<std::vector<std::vector<float>>> all;
+  for (uint32_t i = 0; i < times; ++i) {
+    all.push_back(
+        score(*runtime, config, texts, [](const PassRecord&, uint64_t, uint64_t) {}).logprobs);
+    break_off([&](const ScoreObserver& end) { score(*runtime, config, texts, end); });
+  }
+  return all;
 }
 
 ModelConfig small_shape(const std::string& architecture) {

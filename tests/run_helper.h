@@ -24,6 +24,14 @@ RunOutcome run_model(const Config& config, const std::vector<Prompt>* prompts = 
 ScoreResult score_model(const Config& config, const std::vector<std::vector<uint32_t>>& texts,
                         RunPlan* plan = nullptr);
 
+/// What `times` runs on one loaded runtime gave, one after the other; after each of them comes one
+/// that is broken off in its middle.
+std::vector<std::vector<std::vector<uint32_t>>> generate_again(const Config& config,
+                                                               const std::vector<Prompt>& prompts,
+                                                               uint32_t times);
+std::vector<std::vector<std::vector<float>>> score_again(
+    const Config& config, const std::vector<std::vector<uint32_t>>& texts, uint32_t times);
+
 /// A small random checkpoint of the given shape.
 ModelConfig small_shape(const std::string& architecture);
 void make_checkpoint(const std::filesystem::path& directory, const ModelConfig& shape, DType dtype,

@@ -8,8 +8,6 @@
 namespace spillway {
 namespace {
 
-constexpr int64_t kPollNs = 100'000'000;  // a stop is noticed even when a drive never answers
-
 const TensorSpec& embedding_table(const StreamPlan& plan) {
   if (plan.tied_layer < 0) return plan.embed.tensors[0];
   return plan.layers[static_cast<size_t>(plan.tied_layer)].tensors[plan.tied_tensor];
@@ -23,7 +21,7 @@ Engine::Engine(const StreamPlan& plan, EngineParts parts)
       store_(*parts_.device, *parts_.arena, plan.units, plan.placement, parts_.files),
       slots_(*parts_.device, *parts_.arena, plan.placement.slots, plan.placement.slot_bytes),
       rows_(embedding_table(plan), *parts_.files[embedding_table(plan).file], parts_.readers,
-            *parts_.clock) {
+            *parts_.clock, *parts_.stop) {
   if (!parts_.device->unified()) {
     staging_ =
         std::make_unique<StagingRing>(*parts_.device, plan.placement.slabs, plan.chunk_bytes);
@@ -95,12 +93,13 @@ void Engine::load_units(std::span<const Unit> units, std::vector<ScheduledUnit> 
   if (schedule.empty()) return;
   const auto reader = parts_.readers(plan_.io_depth);
   Feeder feeder(feeder_parts(*reader, units, in_place), std::move(schedule), false);
+  const StopSubscription wakes = parts_.stop->on_request([&feeder] { feeder.wake(); });
   try {
     for (uint64_t published = 0; !feeder.done();) {
       if (parts_.stop->requested()) throw Stopped{};
       if (!feeder.step()) {
         const FeederWait wait = feeder.waits_for();
-        if (wait == FeederWait::kRead) feeder.wait_for_read(kPollNs);
+        if (wait == FeederWait::kRead) feeder.wait_for_read();
         if (wait == FeederWait::kCopy) feeder.wait_for_copy();
       }
       for (; published < feeder.published(); ++published) {
@@ -109,7 +108,7 @@ void Engine::load_units(std::span<const Unit> units, std::vector<ScheduledUnit> 
       }
     }
   } catch (...) {
-    static_cast<void>(feeder.drain());
+    if (!feeder.drain()) abandon_targets();
     settle_copies();
     throw;
   }
@@ -155,7 +154,31 @@ void Engine::add_embedding_units(std::span<const Unit> units, uint32_t tensor,
   }
 }
 
+/// Reads that a drive has not answered may still write there, at any time: it is never freed.
+void Engine::abandon_targets() noexcept {
+  abandoned_ = true;
+  slots_.leak();
+  if (staging_ != nullptr) staging_->leak();
+  store_.leak();
+  embed_home_.leak();
+}
+
 void Engine::start() {
+  stop();
+  CHECK(leases_ == 0);
+  if (abandoned_) {
+    throw Error("the drive has not answered reads of the run before; start the program again");
+  }
+  // The old run's, in the order of their needs; a ring belongs to the thread that used it.
+  thread_.reset();
+  feeder_.reset();
+  reader_.reset();
+  slots_.reset();
+  if (staging_ != nullptr) staging_->reset();
+  registered_ = {};
+  next_sequence_ = 0;
+  stats_ = {};
+  release_error_ = nullptr;
   std::vector<ScheduledUnit> schedule;
   for (uint32_t u = 0; u < plan_.units.size(); ++u) {
     if (store_.usable_in_place(u)) continue;
@@ -169,6 +192,7 @@ void Engine::start() {
   reader_ = parts_.readers(plan_.io_depth);
   reader_name_ = store_.mapped() ? "mmap" : reader_->name();
   mapped_reads_begin_ = process_read_bytes();
+  running_ = true;
   if (schedule.empty()) return;
   FeederParts parts = feeder_parts(*reader_, plan_.units, parts_.device->unified());
   const std::span<std::byte> arena = staging_ != nullptr ? staging_->arena() : slots_.arena();
@@ -184,26 +208,28 @@ void Engine::allow_passes(uint64_t passes) {
 }
 
 void Engine::stop() noexcept {
-  if (thread_ != nullptr) thread_->stop();
+  if (thread_ != nullptr && !thread_->stop() && !abandoned_) abandon_targets();
   settle_copies();
+  running_ = false;
 }
 
 /// Copies under way read slabs and homes that may go next. A device that failed has none.
 void Engine::settle_copies() noexcept {
   try {
     if (copy_stream_ != nullptr) copy_stream_->sync();
-  } catch (const Error&) {
+  } catch (...) {
     return;  // the error that led here was reported already, or the next use of the device reports
   }
 }
 
 LayerLease Engine::acquire(uint32_t unit, Stream& compute) {
+  parts_.stop->check();  // always: while nothing stalls, nothing else looks
   if (release_error_ != nullptr) std::rethrow_exception(release_error_);
   const Unit& wanted = plan_.units[unit];
   if (store_.usable_in_place(unit)) {
-    if (parts_.stop->requested()) throw Stopped{};
     return LayerLease(nullptr, &wanted, store_.home(unit), 0, nullptr);
   }
+  CHECK(running_);
   const uint64_t sequence = next_sequence_++;
   CHECK(feeder_->scheduled(sequence).unit == unit);
   auto slot = slots_.try_acquire(sequence);
@@ -221,10 +247,12 @@ LayerLease Engine::acquire(uint32_t unit, Stream& compute) {
     stats_.copied_bytes += wanted.bytes;
     compute.wait(slots_.ready(*slot));
   }
+  ++leases_;
   return LayerLease(this, &wanted, slots_.data(*slot), *slot, &compute);
 }
 
 void Engine::release(uint32_t slot, Stream& compute) noexcept {
+  --leases_;
   try {
     compute.record(slots_.consumed(slot));
   } catch (...) {

@@ -3,6 +3,9 @@
 //
 // Thread rule: one model thread calls; the feeder runs on a thread of its own between start() and
 // stop().
+//
+// Life cycle: load() once, then start() and stop() as often as wanted, also after an error: homes
+// stay loaded, everything else begins anew. Leases end before the next start().
 #pragma once
 
 #include <exception>
@@ -67,11 +70,13 @@ class Engine final : public LayerFeed {
   /// Pins the RAM homes for a discrete device and fills all homes through a Feeder, with the home
   /// as the target. Throws Error, Stopped.
   void load(const LoadProgress& progress);
-  /// Starts the feeder's thread; it reads ahead as far as allow_passes() lets it.
+  /// Begins a run, after the end of the one that is on: starts the feeder's thread, which reads
+  /// ahead as far as allow_passes() lets it. Passes count from 0, statistics from nothing. Throws
+  /// Error.
   void start();
   /// The feeder may read for passes 0..passes-1: nothing is read that no pass will use.
   void allow_passes(uint64_t passes);
-  /// Ends the feeder's thread. Idempotent.
+  /// Ends the run and the feeder's thread. Idempotent.
   void stop() noexcept;
 
   LayerLease acquire(uint32_t unit, Stream& compute) override;
@@ -90,6 +95,7 @@ class Engine final : public LayerFeed {
   void load_units(std::span<const Unit> units, std::vector<ScheduledUnit> schedule, bool in_place,
                   uint64_t& done_bytes, uint64_t total_bytes, const LoadProgress& progress);
   void settle_copies() noexcept;
+  void abandon_targets() noexcept;
   void place_embedding_rows();
   void add_embedding_units(std::span<const Unit> units, uint32_t tensor,
                            const std::function<const std::byte*(size_t)>& home);
@@ -109,10 +115,28 @@ class Engine final : public LayerFeed {
   std::unique_ptr<BlockReader> reader_;
   std::unique_ptr<Feeder> feeder_;
   std::unique_ptr<FeederThread> thread_;
+  bool running_ = false;
+  bool abandoned_ = false;
+  uint32_t leases_ = 0;  // of slots
   uint64_t next_sequence_ = 0;
   FeedStats stats_;
   uint64_t mapped_reads_begin_ = 0;
   std::exception_ptr release_error_;  // a lease's end must not throw; the next acquire() does
+};
+
+/// One run of an engine: started by its making, stopped by its end.
+class EngineRun {
+ public:
+  EngineRun(Engine& engine, uint64_t passes) : engine_(engine) {
+    engine_.start();
+    engine_.allow_passes(passes);
+  }
+  ~EngineRun() { engine_.stop(); }
+  EngineRun(const EngineRun&) = delete;
+  EngineRun& operator=(const EngineRun&) = delete;
+
+ private:
+  Engine& engine_;
 };
 
 }  // namespace spillway

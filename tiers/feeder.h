@@ -78,7 +78,7 @@ class Feeder {
   /// lacks a slab, only the oldest copy can give one: a read that completes keeps its own.
   FeederWait waits_for() const;
   bool reads_in_flight() const { return pump_.active() > 0; }
-  void wait_for_read(int64_t limit_ns) { pump_.wait(limit_ns); }
+  void wait_for_read() { pump_.wait(); }
   /// Ends the wait for a read that is on, or else the next one. Any thread.
   void wake() noexcept { pump_.wake(); }
   void wait_for_copy() { parts_.staging->wait_for_copy(); }

@@ -3,15 +3,15 @@
 #include <chrono>
 
 namespace spillway {
-namespace {
-
-/// A stop is noticed even when a drive never answers.
-constexpr int64_t kPollNs = 100'000'000;
-
-}  // namespace
 
 FeederThread::FeederThread(Feeder& feeder, const StopFlag& stop)
-    : feeder_(feeder), stop_flag_(stop), thread_([this] { run(); }) {}
+    : feeder_(feeder),
+      stop_flag_(stop),
+      subscription_(stop.on_request([this] {
+        const std::lock_guard lock(mutex_);
+        progress_.notify_all();
+      })),
+      thread_(start_thread("that feeds units", [this] { run(); })) {}
 
 FeederThread::~FeederThread() {
   stop();
@@ -22,27 +22,26 @@ void FeederThread::wake() {
     const std::lock_guard lock(mutex_);
     ++wakes_;
   }
-  changed_.notify_all();
+  given_.notify_one();
 }
 
 void FeederThread::wait_published(uint64_t sequence) {
   std::unique_lock lock(mutex_);
-  while (true) {
-    if (error_ != nullptr) std::rethrow_exception(error_);
-    if (stop_flag_.requested()) throw Stopped{};
-    if (published_ > sequence) return;
-    // Bounded, because a signal handler can set the flag but not notify.
-    changed_.wait_for(lock, std::chrono::milliseconds(50));
-  }
+  progress_.wait(
+      lock, [&] { return stop_flag_.requested() || error_ != nullptr || published_ > sequence; });
+  stop_flag_.check();
+  if (error_ != nullptr) std::rethrow_exception(error_);
 }
 
-void FeederThread::stop() noexcept {
+bool FeederThread::stop() noexcept {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
-  changed_.notify_all();
+  given_.notify_one();
+  feeder_.wake();
   if (thread_.joinable()) thread_.join();
+  return drained_;
 }
 
 void FeederThread::run() {
@@ -60,8 +59,8 @@ void FeederThread::run() {
     const std::lock_guard lock(mutex_);
     error_ = std::current_exception();
   }
-  changed_.notify_all();
-  static_cast<void>(feeder_.drain());
+  progress_.notify_all();
+  drained_ = feeder_.drain();
 }
 
 void FeederThread::step_until_idle() {
@@ -73,19 +72,19 @@ void FeederThread::step_until_idle() {
       published_ = feeder_.published();
       if (stopping_) return;
     }
-    if (more) changed_.notify_all();
+    if (more) progress_.notify_one();
   }
 }
 
 /// Nothing can move before a read completes, a copy ends, or the model thread gives something back.
 void FeederThread::block() {
   const FeederWait wait = feeder_.waits_for();
-  if (wait == FeederWait::kRead) return feeder_.wait_for_read(kPollNs);
+  if (wait == FeederWait::kRead) return feeder_.wait_for_read();
   if (wait == FeederWait::kCopy) return feeder_.wait_for_copy();
   std::unique_lock lock(mutex_);
   const auto changed = [this] { return stopping_ || wakes_ != seen_wakes_; };
-  if (wait == FeederWait::kModel) return changed_.wait(lock, changed);
-  changed_.wait_for(lock, std::chrono::milliseconds(1), changed);
+  if (wait == FeederWait::kModel) return given_.wait(lock, changed);
+  given_.wait_for(lock, std::chrono::milliseconds(1), changed);
 }
 
 }  // namespace spillway

@@ -56,6 +56,15 @@ void LayerSlots::release(uint32_t slot) {
   slots_[slot].released = ++releases_;
 }
 
+void LayerSlots::reset() {
+  const std::lock_guard lock(mutex_);
+  for (Slot& slot : slots_) {
+    slot.state = State::kFree;
+    slot.released = 0;
+  }
+  releases_ = 0;
+}
+
 LayerSlots::Counts LayerSlots::counts() const {
   const std::lock_guard lock(mutex_);
   Counts counts;

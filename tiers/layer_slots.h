@@ -40,6 +40,13 @@ class LayerSlots {
   std::optional<uint32_t> try_acquire(uint64_t sequence);
   void release(uint32_t slot);
 
+  /// All free again, whatever they held: between two runs, when nobody fills or leases. A use that
+  /// is still on a stream is ordered by its `consumed` event, as ever.
+  void reset();
+
+  /// Gives the memory up for good: a read may still write it.
+  void leak() noexcept { memory_.leak(); }
+
   struct Counts {
     uint32_t free = 0;
     uint32_t filling = 0;

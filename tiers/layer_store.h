@@ -41,6 +41,8 @@ class LayerStore {
   /// refused request can poison later ones). `progress` is told bytes pinned so far; false stops.
   void pin(Device& device, const std::function<bool(uint64_t)>& progress);
   bool pinned(uint32_t unit) const;
+  /// Gives the RAM homes up for good: a read may still write them.
+  void leak() noexcept { ram_.leak(); }
   /// Bytes of the home in front of the border between two pins, which one copy must not cross; 0
   /// when there is none.
   uint64_t pin_border(uint32_t unit) const;

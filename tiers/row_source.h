@@ -7,14 +7,14 @@
 #include <span>
 #include <vector>
 
-#include "core/buffer.h"
+#include "core/stop.h"
 #include "io/open_reader.h"
 #include "io/read_pump.h"
 #include "tiers/layer_layout.h"
 
 namespace spillway {
 
-/// One thread.
+/// One thread. A gather that fails, or is stopped, leaves no read behind: the next one begins anew.
 class RowSource {
  public:
   static constexpr uint32_t kDepth = 32;  ///< rows that are read at the same time
@@ -24,11 +24,12 @@ class RowSource {
   static uint64_t buffer_bytes(const TensorSpec& table, uint32_t alignment);
 
   RowSource(const TensorSpec& table, const ReadFile& file, const ReaderFactory& readers,
-            const Clock& clock);
+            const Clock& clock, const StopFlag& stop);
 
   /// Rows [first, first+count) lie in host memory from now on.
   void add_resident(uint64_t first_row, uint64_t rows, const std::byte* data);
   /// Copies the rows, packed, to `out` (host memory) and returns the bytes read from storage.
+  /// Throws Error, Stopped.
   uint64_t gather(std::span<const uint32_t> ids, std::byte* out);
 
  private:
@@ -37,18 +38,24 @@ class RowSource {
     uint64_t rows;
     const std::byte* data;
   };
+  void open();
+  void close() noexcept;
+  uint64_t read_rows(std::span<const uint32_t> ids, std::byte* out);
   const std::byte* resident(uint64_t row) const;
   bool start_read(uint32_t index, uint64_t row, uint32_t buffer);
   uint64_t finish_reads(std::span<const uint32_t> ids, std::byte* out);
 
   TensorSpec table_;
   const ReadFile& file_;
+  ReaderFactory readers_;
+  const Clock& clock_;
+  const StopFlag& stop_;
   std::vector<Span> spans_;
-  std::unique_ptr<BlockReader> reader_;
   uint64_t block_bytes_;
-  HugeBuffer buffers_;
-  std::unique_ptr<ReadPump> pump_;
   std::vector<uint32_t> free_buffers_;
+  std::unique_ptr<BlockReader> reader_;
+  std::unique_ptr<PumpedBuffer> buffers_;  // null after a failure, until the next gather
+  StopSubscription wakes_;                 // last: it calls the pump
 };
 
 }  // namespace spillway

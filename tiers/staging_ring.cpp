@@ -32,6 +32,11 @@ void StagingRing::copying(uint32_t slab, Stream& stream) {
   ++copying_;
 }
 
+void StagingRing::reset() {
+  for (Slab& slab : slabs_) slab.state = State::kFree;
+  copying_ = 0;
+}
+
 bool StagingRing::recycle() {
   bool any = false;
   for (Slab& slab : slabs_) {

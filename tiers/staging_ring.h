@@ -26,6 +26,10 @@ class StagingRing {
   void put_back(uint32_t slab);
   /// The read is done and its copies are on `stream`: the slab is free once they ran.
   void copying(uint32_t slab, Stream& stream);
+  /// All free again: between two runs, when no read and no copy is under way.
+  void reset();
+  /// Gives the memory up for good: a read may still write it.
+  void leak() noexcept { memory_.leak(); }
   /// Frees the slabs whose copies are over; true when any was.
   bool recycle();
   uint32_t copying_count() const { return copying_; }

@@ -120,14 +120,19 @@ class CudaDevice final : public Device {
   /// A huge-page mapping registered afterwards: memory of cudaHostAlloc cannot be registered with
   /// io_uring on older kernels. Where the driver registers none, its own memory is the next best.
   Memory allocate_pinned(uint64_t bytes) override {
-    auto buffer = std::make_shared<HugeBuffer>(bytes);
-    buffer->touch();
+    HugeBuffer buffer(bytes);
+    buffer.touch();
     std::string refusal;
-    auto pinned = std::make_shared<Memory>(pin(buffer->data(), buffer->bytes(), &refusal));
-    if (pinned->data() != nullptr) {
-      return {buffer->data(), bytes, [buffer, pinned](std::byte*) { *pinned = Memory(); }};
+    Memory pinned = pin(buffer.data(), buffer.bytes(), &refusal);
+    if (pinned.data() != nullptr) {
+      pinned.leak();  // from here on both are held by address alone, so that they can be leaked
+      const uint64_t mapped_bytes = buffer.bytes();
+      return {buffer.release(), bytes, [mapped_bytes](std::byte* p) {
+                const HugeBuffer owner = HugeBuffer::adopt(p, mapped_bytes);
+                static_cast<void>(cudaHostUnregister(p));
+              }};
     }
-    buffer.reset();
+    buffer = HugeBuffer();
     void* data = nullptr;
     const cudaError_t status = cudaHostAlloc(&data, bytes, cudaHostAllocPortable);
     if (status == cudaSuccess) {

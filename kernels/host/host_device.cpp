@@ -6,12 +6,12 @@
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "core/buffer.h"
 #include "core/error.h"
 #include "core/system_memory.h"
+#include "core/thread.h"
 #include "core/units.h"
 
 namespace spillway {
@@ -26,10 +26,13 @@ Memory borrow(std::byte* data, uint64_t bytes) {
   return {data, bytes, [](std::byte*) {}};
 }
 
+/// Held by address alone, so that it can be leaked.
 Memory huge_memory(uint64_t bytes) {
-  auto buffer = std::make_shared<HugeBuffer>(bytes);
-  std::byte* data = buffer->data();
-  return Memory(data, bytes, [buffer](std::byte*) {});
+  HugeBuffer buffer(bytes);
+  const uint64_t mapped_bytes = buffer.bytes();
+  return Memory(buffer.release(), bytes, [mapped_bytes](std::byte* data) {
+    const HugeBuffer owner = HugeBuffer::adopt(data, mapped_bytes);
+  });
 }
 
 /// Counts records and passes: done when every recorded mark was passed.
@@ -91,7 +94,8 @@ class InlineStream final : public Stream {
 /// A copy engine: one thread that works through a bounded queue in order.
 class ThreadStream final : public Stream {
  public:
-  ThreadStream() : tasks_(kCapacity), thread_([this] { work(); }) {}
+  ThreadStream()
+      : tasks_(kCapacity), thread_(start_thread("that copies to the device", [this] { work(); })) {}
   ~ThreadStream() override {
     push({Kind::kStop, nullptr, nullptr, 0, nullptr, 0});
     thread_.join();
@@ -152,7 +156,7 @@ class ThreadStream final : public Stream {
   std::vector<Task> tasks_;
   size_t first_ = 0;
   size_t count_ = 0;
-  std::thread thread_;
+  std::jthread thread_;
 };
 
 class HostDevice final : public Device {

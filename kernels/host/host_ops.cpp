@@ -74,7 +74,15 @@ class HostOps final : public Ops {
     return host_kv_bytes(shape, capacity);
   }
 
-  void zero(Stream&, std::byte* data, uint64_t bytes) override { std::memset(data, 0, bytes); }
+  void stop_on(const StopFlag* stop) override { stop_ = stop; }
+
+  /// In pieces: the first touch of a large cache takes seconds.
+  void zero(Stream&, std::byte* data, uint64_t bytes) override {
+    constexpr uint64_t kPiece = 4 * kMiB;
+    parallel(static_cast<uint32_t>(ceil_div(bytes, kPiece)), bytes, [&](uint32_t i) {
+      std::memset(data + i * kPiece, 0, std::min(kPiece, bytes - i * kPiece));
+    });
+  }
 
   void embed(Stream&, const WeightView& table, const uint32_t* ids, const uint32_t* rows,
              uint32_t count, float* out) override {
@@ -352,14 +360,19 @@ class HostOps final : public Ops {
     return static_cast<size_t>(tbb::this_task_arena::current_thread_index());
   }
 
-  /// body(0..count-1) over the arena's threads; on this thread alone when the work is small.
+  /// body(0..count-1) over the arena's threads; on this thread alone when the work is small. A long
+  /// prompt takes seconds per operation on few cores, a tile of it takes milliseconds.
   template <typename Body>
   void parallel(uint32_t count, uint64_t work, const Body& body) {
+    const auto tile = [&](uint32_t i) {
+      if (stop_ != nullptr) stop_->check();
+      body(i);
+    };
     arena_.execute([&] {
       if (threads_ == 1 || count == 1 || work < kMinParallelWork) {
-        for (uint32_t i = 0; i < count; ++i) body(i);
+        for (uint32_t i = 0; i < count; ++i) tile(i);
       } else {
-        tbb::parallel_for(0u, count, body);
+        tbb::parallel_for(0u, count, tile);
       }
     });
   }
@@ -380,6 +393,7 @@ class HostOps final : public Ops {
   std::string description_;
   tbb::global_control allowed_;  ///< more threads than cores, where that was asked for
   tbb::task_arena arena_;
+  const StopFlag* stop_ = nullptr;
   Gemm gemm_;
   OpsLimits limits_;
   const float* input_ = nullptr;
