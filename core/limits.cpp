@@ -4,10 +4,10 @@
 #include <sys/resource.h>
 
 #include <chrono>
+#include <exception>
 #include <fstream>
 #include <iterator>
 #include <latch>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -78,7 +78,7 @@ uint32_t startable_threads(uint32_t wanted) {
   threads.reserve(wanted);
   try {
     while (threads.size() < wanted) threads.emplace_back([&] { all_tried.wait(); });
-  } catch (const std::system_error&) {
+  } catch (const std::exception&) {
     // what there is counts
   }
   all_tried.count_down();
