@@ -337,6 +337,10 @@ void apply_map(Config& config, const Keys& keys, const Value& map) {
       throw Error(fmt::format("{}: {}: the key stands here a second time; keep one", child.where,
                               child.key));
     }
+    if (in_file && name.find('.') != std::string::npos && find_setter(keys, child.key) != nullptr) {
+      throw Error(fmt::format("{}: {}: unknown key; write the section and then the key below it",
+                              where, child.key));
+    }
     apply(config, keys, child);
   }
 }

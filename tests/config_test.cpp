@@ -144,6 +144,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"model: {path: m}\nmemory:\n  rom: 1GiB\n", "run.yaml:3|memory.rom|memory.ram"},
         BadCase{"model: {path: m}\nmemory:\n  ram: 1GiB\n  ram: 2GiB\n",
                 "run.yaml:4|memory.ram|second time"},
+        BadCase{"model: {path: m}\nmemory: {ram: 1GiB}\nmemory.ram: 2GiB\n",
+                "run.yaml:3|memory.ram|the section"},
         BadCase{"model: {path: m}\nmemory: {ram: .nan}\n", "run.yaml:2|memory.ram|a size"},
         BadCase{"model: {path: m}\nmemory: {ram: 3 gibi}\n", "memory.ram|a size|3 gibi"},
         BadCase{"model: {path: m}\nmemory: {ram: 0}\n", "memory.ram|a size"},

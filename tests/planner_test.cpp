@@ -209,9 +209,11 @@ TEST(Planner, MappedUnitsTakeNoBudget) {
 
 TEST(Planner, BadOverrides) {
   PlanRequest request = request_of(4, 2, 10 * kMiB, 20 * kMiB);
-  request.overrides = {{"", 1, 4, Tier::kRam}};
-  EXPECT_NE(test::error_of([&] { plan_placement(request); }).find("layers 0 to 3"),
-            std::string::npos);
+  for (const uint32_t last : {4u, 5u, UINT32_MAX}) {
+    request.overrides = {{"", 1, last, Tier::kRam}};
+    EXPECT_NE(test::error_of([&] { plan_placement(request); }).find("layers 0 to 3"),
+              std::string::npos);
+  }
   request.overrides = {{"", 1, 1, Tier::kGpu}};
   EXPECT_NE(test::error_of([&] { plan_placement(request); }).find("not a tier of the host"),
             std::string::npos);

@@ -158,7 +158,7 @@ class Planner {
     uint32_t first = item.first;
     uint32_t last = item.last;
     if (item.name == "head") first = last = layers - 1;
-    if (item.name.empty() && last + 1 >= layers) {
+    if (item.name.empty() && last >= layers - 1) {
       throw Error(fmt::format(
           "placement.layers: {}: this model has layers 0 to {}",
           first == last ? fmt::to_string(first) : fmt::format("{}-{}", first, last), layers - 2));
