@@ -22,6 +22,16 @@ struct InspectOptions {
   bool verify = false;
 };
 
+/// ", window 4096 in 32 layers" where layers slide.
+std::string window_of(const ModelConfig& config, nlohmann::ordered_json& json) {
+  uint32_t sliding = 0;
+  for (uint32_t layer = 0; layer < config.layers; ++layer) sliding += config.slides(layer) ? 1 : 0;
+  if (sliding == 0) return "";
+  json["sliding_window"] = *config.sliding_window;
+  json["sliding_layers"] = sliding;
+  return fmt::format(", window {} in {} layers", *config.sliding_window, sliding);
+}
+
 /// The architecture line, or why the engine cannot run this model; tensors are shown either way.
 std::string architecture_of(const Checkpoint& checkpoint, nlohmann::ordered_json& json) {
   try {
@@ -34,12 +44,13 @@ std::string architecture_of(const Checkpoint& checkpoint, nlohmann::ordered_json
     json["head_dim"] = config.head_dim;
     json["vocab"] = config.vocab;
     json["context"] = config.context;
+    const std::string window = window_of(config, json);
     map_weights(config, checkpoint);
     json["supported"] = true;
     return fmt::format(
-        "{}: {} layers, hidden {}, {} heads ({} KV) of {}, vocabulary {}, context {}",
+        "{}: {} layers, hidden {}, {} heads ({} KV) of {}, vocabulary {}, context {}{}",
         config.architecture, config.layers, config.hidden, config.heads, config.kv_heads,
-        config.head_dim, config.vocab, config.context);
+        config.head_dim, config.vocab, config.context, window);
   } catch (const Error& error) {
     json["supported"] = false;
     json["reason"] = error.what();

@@ -26,16 +26,21 @@ struct WeightView {
   uint32_t cols = 0;
 };
 
+inline constexpr uint32_t kNoWindow = UINT32_MAX;
+
 struct AttentionShape {
   uint32_t heads = 0;
   uint32_t kv_heads = 0;
   uint32_t head_dim = 0;
   /// What keys and values may be kept in; the host keeps f32 in any case.
   DType kv_dtype = DType::kF32;
+  /// Positions that a row sees, its own among them: a sliding window.
+  uint32_t window = kNoWindow;
 };
 
 /// Consecutive rows of a batch that belong to one sequence, and that sequence's KV cache of one
-/// layer. Row i is at position first_position + i and sees positions up to its own.
+/// layer. Row i is at position first_position + i and sees positions up to its own, as far back as
+/// the window reaches.
 struct SequenceRows {
   uint32_t first_row = 0;
   uint32_t rows = 0;
@@ -121,7 +126,8 @@ class Ops {
   virtual void rope_append(Stream& stream, float* q, float* k, const float* v,
                            const AttentionShape& shape, const float* inverse_frequencies,
                            std::span<const SequenceRows> sequences) = 0;
-  /// Causal softmax(q k / sqrt(head_dim)) v over the caches; q and out [rows, heads*head_dim].
+  /// softmax(q k / sqrt(head_dim)) v over what each row sees of the caches; q and out
+  /// [rows, heads*head_dim].
   virtual void attention(Stream& stream, const float* q, const AttentionShape& shape,
                          std::span<const SequenceRows> sequences, float* out) = 0;
 

@@ -158,7 +158,7 @@ OpsLimits Forward::ops_limits(const ModelConfig& config, const WeightMap& weight
 
 AttentionShape attention_shape(const ModelConfig& config, const WeightMap& weights) {
   return {config.heads, config.kv_heads, config.head_dim,
-          weights.matrix_dtype().value_or(DType::kF32)};
+          weights.matrix_dtype().value_or(DType::kF32), kNoWindow};
 }
 
 Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_bytes)
@@ -283,6 +283,12 @@ std::span<const SequenceRows> Forward::sequence_rows(uint32_t layer, const Batch
   return sequence_rows_;
 }
 
+AttentionShape Forward::layer_shape(uint32_t layer) const {
+  AttentionShape shape = shape_;
+  if (config_.slides(layer)) shape.window = *config_.sliding_window;
+  return shape;
+}
+
 /// The next norm weight applied to x, after y (the block before) was added to it.
 void Forward::norm_input(Cursor& cursor, const float* y, uint32_t rows) {
   cursor.whole([&](const WeightView& weight) {
@@ -308,8 +314,9 @@ void Forward::attention_block(Cursor& cursor, uint32_t layer, const Batch& batch
     });
   }
   const auto sequences = sequence_rows(layer, batch);
-  ops_.rope_append(stream_, b.q, b.k, b.v, shape_, b.inverse_frequencies, sequences);
-  ops_.attention(stream_, b.q, shape_, sequences, b.attended);
+  const AttentionShape shape = layer_shape(layer);
+  ops_.rope_append(stream_, b.q, b.k, b.v, shape, b.inverse_frequencies, sequences);
+  ops_.attention(stream_, b.q, shape, sequences, b.attended);
   ops_.set_input(stream_, b.attended, rows, config_.q_width());
   linear(cursor, b.norm, rows, config_.hidden, config_.output_bias);
 }

@@ -34,7 +34,8 @@ struct Batch {
   std::vector<uint32_t> targets;     ///< scoring: one id per row; UINT32_MAX = none
 };
 
-/// How a model attends; keys and values in the weights' dtype where they share one.
+/// How a model attends, a layer's window aside; keys and values in the weights' dtype where they
+/// share one.
 AttentionShape attention_shape(const ModelConfig& config, const WeightMap& weights);
 
 /// The most a run will ask of a pass; activations are sized from it.
@@ -133,6 +134,7 @@ class Forward {
   void scoring_head(Cursor& cursor, const Batch& batch);
   void linear(Cursor& cursor, float* out, uint32_t rows, uint32_t outputs, bool bias);
   std::span<const SequenceRows> sequence_rows(uint32_t layer, const Batch& batch);
+  AttentionShape layer_shape(uint32_t layer) const;
 
   const ModelConfig& config_;
   const WeightMap& weights_;

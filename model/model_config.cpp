@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -31,9 +32,9 @@ class ConfigReader {
     throw Error(fmt::format("{}: {}: expected {}, got {}", where_, key, expected,
                             json_->contains(key) ? (*json_)[key].dump() : "nothing"));
   }
-  bool has(const std::string& key) const {
-    return json_->contains(key) && !(*json_)[key].is_null();
-  }
+  bool has(const std::string& key) const { return present(key) && !(*json_)[key].is_null(); }
+  /// Also where the value is null, which for some keys is not their default.
+  bool present(const std::string& key) const { return json_->contains(key); }
 
   uint32_t natural(const std::string& key, uint64_t low, uint64_t high) const {
     const std::string expected = fmt::format("a whole number from {} to {}", low, high);
@@ -125,12 +126,51 @@ void read_biases(const ConfigReader& reader, ModelConfig& config) {
   config.qk_norm = config.architecture == "Qwen3ForCausalLM";
 }
 
-/// Tokens beyond a sliding window would need another attention: the window bounds the context.
-void bound_by_window(const ConfigReader& reader, ModelConfig& config) {
-  const bool optional = config.architecture.rfind("Qwen", 0) == 0;
-  if (optional && !reader.flag("use_sliding_window", false)) return;
-  if (config.architecture == "LlamaForCausalLM" || !reader.has("sliding_window")) return;
-  config.context = std::min(config.context, reader.natural("sliding_window", 1, UINT32_MAX));
+/// "layer_types": which layers slide.
+std::vector<bool> read_layer_types(const ConfigReader& reader, uint32_t layers) {
+  const Json& types = reader.json()["layer_types"];
+  if (!types.is_array() || types.size() != layers) {
+    reader.fail("layer_types", fmt::format("a list of {} layer types", layers));
+  }
+  std::vector<bool> slides;
+  for (const Json& type : types) {
+    const bool sliding = type == "sliding_attention";
+    if (!sliding && type != "full_attention" && type != "attention") {
+      reader.fail("layer_types", "full_attention or sliding_attention for every layer");
+    }
+    slides.push_back(sliding);
+  }
+  return slides;
+}
+
+/// As transformers reads it: Llama knows no window; every layer of Mistral slides; Qwen slides
+/// where use_sliding_window says so, in the layers that layer_types names, else from
+/// max_window_layers on. A window that is not given is 4096, and null is none.
+void read_window(const ConfigReader& reader, ModelConfig& config) {
+  constexpr uint32_t kDefaultWindow = 4096;
+  constexpr uint32_t kDefaultMaxWindowLayers = 28;
+  if (config.architecture == "LlamaForCausalLM") return;
+  const bool every_layer = config.architecture == "MistralForCausalLM";
+  if (every_layer || reader.flag("use_sliding_window", false)) {
+    if (!reader.present("sliding_window")) config.sliding_window = kDefaultWindow;
+    if (reader.has("sliding_window")) {
+      config.sliding_window = reader.natural("sliding_window", 1, UINT32_MAX);
+    }
+  }
+  if (every_layer) {
+    config.sliding_layers.assign(config.layers, true);
+  } else if (reader.has("layer_types")) {
+    config.sliding_layers = read_layer_types(reader, config.layers);
+    const auto& slides = config.sliding_layers;
+    if (!config.sliding_window && std::find(slides.begin(), slides.end(), true) != slides.end()) {
+      reader.fail("sliding_window", "a window and use_sliding_window, since layer_types wants one");
+    }
+  } else {
+    const uint32_t first = reader.has("max_window_layers")
+                               ? reader.natural("max_window_layers", 0, UINT32_MAX)
+                               : kDefaultMaxWindowLayers;
+    for (uint32_t i = 0; i < config.layers; ++i) config.sliding_layers.push_back(i >= first);
+  }
 }
 
 std::vector<uint32_t> token_list(const ConfigReader& reader, const std::string& key) {
@@ -196,7 +236,7 @@ ModelConfig parse_model_config(const Json& json, const std::string& where) {
   const std::string activation = reader.text("hidden_act", "silu");
   if (activation != "silu" && activation != "swish") reader.fail("hidden_act", "silu");
   read_biases(reader, config);
-  bound_by_window(reader, config);
+  read_window(reader, config);
   config.end_tokens = token_list(reader, "eos_token_id");
   return config;
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,7 +28,10 @@ struct ModelConfig {
   uint32_t kv_heads = 0;
   uint32_t head_dim = 0;
   uint32_t vocab = 0;
-  uint32_t context = 0;  ///< positions; a sliding window, where one is active, bounds it
+  uint32_t context = 0;  ///< positions
+  /// Positions that a row sees in the layers that slide, its own among them.
+  std::optional<uint32_t> sliding_window;
+  std::vector<bool> sliding_layers;  ///< one per layer where a window is set
   double rms_epsilon = 1e-6;
   double rope_theta = 10000;
   RopeScaling rope_scaling;
@@ -40,6 +44,7 @@ struct ModelConfig {
 
   uint32_t q_width() const { return heads * head_dim; }
   uint32_t kv_width() const { return kv_heads * head_dim; }
+  bool slides(uint32_t layer) const { return sliding_window && sliding_layers[layer]; }
   /// head_dim/2 rotation speeds, scaling applied. Llama 3 formula: transformers'
   /// modeling_rope_utils, `_compute_llama3_parameters`.
   std::vector<float> rope_inverse_frequencies() const;

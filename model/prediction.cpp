@@ -35,11 +35,13 @@ double between(const std::map<double, double>& points, double x) {
 
 /// Seconds that attention adds to a decoder layer. A decoding row reads the cache of its own
 /// sequence; a prompt's rows multiply with theirs as a matmul of the same shape would.
-double attention_seconds(const Model& model, bool unified, const PassShape& shape,
+double attention_seconds(const Model& model, bool unified, uint32_t layer, const PassShape& shape,
                          const MachineRates& rates) {
   const ModelConfig& config = model.config;
   const DType dtype = model.weights.matrix_dtype().value_or(DType::kF32);
-  const double values = 2.0 * shape.positions * config.head_dim;
+  double seen = shape.positions;
+  if (config.slides(layer)) seen = std::min<double>(seen, *config.sliding_window);
+  const double values = 2.0 * seen * config.head_dim;
   if (shape.decode) {
     const DType cached = unified ? DType::kF32 : dtype;
     return shape.rows * values * config.kv_heads * static_cast<double>(dtype_bytes(cached)) *
@@ -53,14 +55,15 @@ std::vector<double> unit_seconds(const Model& model, const RunPlan& plan, bool u
                                  const PassShape& shape, const MachineRates& rates) {
   const double body = rates.seconds_per_byte(shape.rows);
   const double head = rates.seconds_per_byte(shape.logit_rows);
-  const double attention = attention_seconds(model, unified, shape, rates);
   const auto& layers = plan.stream.layers;
   std::vector<double> result;
   for (const Unit& unit : plan.stream.units) {
     const auto bytes = static_cast<double>(unit.bytes);
     const bool is_head = unit.layer + 1 == layers.size();
     const double share = bytes / static_cast<double>(layers[unit.layer].bytes());
-    result.push_back(is_head ? bytes * head : bytes * body + share * attention);
+    const double attention =
+        is_head ? 0 : share * attention_seconds(model, unified, unit.layer, shape, rates);
+    result.push_back(bytes * (is_head ? head : body) + attention);
   }
   return result;
 }

@@ -332,7 +332,20 @@ class SyntheticWriter {
                  {"tie_word_embeddings", m.tied_embeddings},
                  {"bos_token_id", kFirstSpecial},
                  {"eos_token_id", kFirstSpecial + 1}};
+    add_window(json);
     return json.dump(2);
+  }
+
+  /// Not to say anything would be a window of 4096 for Mistral.
+  void add_window(Json& json) const {
+    const ModelConfig& m = options_.model;
+    if (m.architecture == "LlamaForCausalLM") return;
+    json["sliding_window"] = m.sliding_window ? Json(*m.sliding_window) : Json();
+    if (m.architecture == "MistralForCausalLM" || !m.sliding_window) return;
+    json["use_sliding_window"] = true;
+    for (const bool slides : m.sliding_layers) {
+      json["layer_types"].push_back(slides ? "sliding_attention" : "full_attention");
+    }
   }
 
   /// Byte-level: every text can be encoded, and every id of the vocabulary prints something.

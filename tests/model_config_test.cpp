@@ -37,14 +37,66 @@ TEST(ModelConfig, ArchitecturesDiffer) {
   EXPECT_TRUE(parse_model_config(json, "c").output_bias);
 }
 
-TEST(ModelConfig, SlidingWindowBoundsTheContext) {
+struct WindowCase {
+  const char* name;
+  const char* architecture;
+  Json patch;
+  std::vector<uint32_t> windows;  ///< per layer, 0 = all
+};
+
+class Windows : public ::testing::TestWithParam<WindowCase> {};
+
+TEST_P(Windows, AreReadAsTransformersReadsThem) {
   Json json = good();
-  json["architectures"][0] = "MistralForCausalLM";
-  json["sliding_window"] = 100;
-  EXPECT_EQ(parse_model_config(json, "c").context, 100u);
-  json["architectures"][0] = "Qwen2ForCausalLM";
-  EXPECT_EQ(parse_model_config(json, "c").context, 256u) << "use_sliding_window is off";
+  json["num_hidden_layers"] = 4;
+  json["architectures"][0] = GetParam().architecture;
+  for (const auto& [key, value] : GetParam().patch.items()) json[key] = value;
+  const ModelConfig config = parse_model_config(json, "c");
+  EXPECT_EQ(config.context, 256u) << "a window does not bound it";
+  std::vector<uint32_t> windows;
+  for (uint32_t i = 0; i < 4; ++i) windows.push_back(config.slides(i) ? *config.sliding_window : 0);
+  EXPECT_EQ(windows, GetParam().windows);
 }
+
+const char* const kMistral = "MistralForCausalLM";
+const char* const kQwen2 = "Qwen2ForCausalLM";
+const char* const kQwen3 = "Qwen3ForCausalLM";
+const std::vector<uint32_t> kAll(4, 0);
+
+INSTANTIATE_TEST_SUITE_P(
+    All, Windows,
+    ::testing::Values(
+        WindowCase{"mistral", kMistral, {{"sliding_window", 100}}, {100, 100, 100, 100}},
+        WindowCase{"mistral_null", kMistral, {{"sliding_window", nullptr}}, kAll},
+        WindowCase{"mistral_silent", kMistral, Json::object(), {4096, 4096, 4096, 4096}},
+        WindowCase{"llama", "LlamaForCausalLM", {{"sliding_window", 100}}, kAll},
+        WindowCase{"qwen2_off", kQwen2, {{"sliding_window", 9}, {"max_window_layers", 1}}, kAll},
+        WindowCase{"qwen2_on",
+                   kQwen2,
+                   {{"use_sliding_window", true}, {"sliding_window", 9}, {"max_window_layers", 3}},
+                   {0, 0, 0, 9}},
+        WindowCase{"qwen2_max_window_layers_silent",
+                   kQwen2,
+                   {{"use_sliding_window", true}, {"sliding_window", 9}},
+                   kAll},
+        WindowCase{
+            "qwen3_null",
+            kQwen3,
+            {{"use_sliding_window", true}, {"sliding_window", nullptr}, {"max_window_layers", 0}},
+            kAll},
+        WindowCase{"qwen3_silent",
+                   kQwen3,
+                   {{"use_sliding_window", true}, {"max_window_layers", 2}},
+                   {0, 0, 4096, 4096}},
+        WindowCase{"qwen3_layer_types",
+                   kQwen3,
+                   {{"use_sliding_window", true},
+                    {"sliding_window", 7},
+                    {"max_window_layers", 4},
+                    {"layer_types",
+                     {"sliding_attention", "full_attention", "sliding_attention", "attention"}}},
+                   {7, 0, 7, 0}}),
+    [](const auto& test) { return std::string(test.param.name); });
 
 /// Reference values computed by transformers 4.46 for Llama 3.1 8B (head_dim 128, theta 5e5,
 /// factor 8) are: unscaled up to the high-frequency border, /8 past the low one, smooth between.
@@ -104,6 +156,20 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"rope", {{"rope_scaling", {{"type", "yarn"}}}}, "yarn"},
         BadField{"quant", {{"quantization_config", {{"bits", 4}}}}, "quantized"},
         BadField{"eps", {{"rms_norm_eps", -1.0}}, "rms_norm_eps"},
+        BadField{"window",
+                 {{"architectures", {"MistralForCausalLM"}}, {"sliding_window", 0}},
+                 "sliding_window"},
+        BadField{"layer_type",
+                 {{"architectures", {"Qwen3ForCausalLM"}},
+                  {"layer_types", {"full_attention", "linear_attention"}}},
+                 "sliding_attention for every layer"},
+        BadField{"layer_types",
+                 {{"architectures", {"Qwen3ForCausalLM"}}, {"layer_types", {"full_attention"}}},
+                 "a list of 2 layer types"},
+        BadField{"no_window",
+                 {{"architectures", {"Qwen2ForCausalLM"}},
+                  {"layer_types", {"full_attention", "sliding_attention"}}},
+                 "use_sliding_window"},
         BadField{"eos", {{"eos_token_id", "x"}}, "eos_token_id"}),
     [](const auto& test) { return std::string(test.param.name); });
 

@@ -103,6 +103,7 @@ struct BitCase {
   const char* architecture;
   DType dtype;
   bool tied;
+  uint32_t window = 0;  ///< in every layer, or every other one of Qwen
 };
 
 class SameEverywhere : public ::testing::TestWithParam<BitCase> {};
@@ -115,6 +116,10 @@ TEST_P(SameEverywhere, LogitsAreBitIdentical) {
   ModelConfig shape = test::small_shape(GetParam().architecture);
   shape.tied_embeddings = GetParam().tied;
   shape.vocab = 1024 + 37;  // the last tile is not whole
+  if (GetParam().window > 0) shape.sliding_window = GetParam().window;
+  for (uint32_t i = 0; i < shape.layers; ++i) {
+    shape.sliding_layers.push_back(shape.architecture == "MistralForCausalLM" || i % 2 == 1);
+  }
   make_checkpoint(dir / "m", shape, GetParam().dtype, 3, test::run_seed());
   SCOPED_TRACE(test::seed_note(test::run_seed()));
   std::vector<uint32_t> long_prompt;
@@ -169,6 +174,10 @@ std::vector<BitCase> bit_cases() {
     cases.push_back({prefix + "mistral_f32", cuda, "MistralForCausalLM", DType::kF32, false});
     cases.push_back({prefix + "qwen2_bf16_tied", cuda, "Qwen2ForCausalLM", DType::kBF16, true});
     cases.push_back({prefix + "qwen3_bf16", cuda, "Qwen3ForCausalLM", DType::kBF16, false});
+    cases.push_back(
+        {prefix + "mistral_window", cuda, "MistralForCausalLM", DType::kBF16, false, 21});
+    if (cuda && test::kCudaSimulated) continue;  // a minute each
+    cases.push_back({prefix + "qwen2_window", cuda, "Qwen2ForCausalLM", DType::kF32, false, 40});
   }
   return cases;
 }
@@ -360,6 +369,37 @@ TEST_F(SmallModel, StopsAtTheContext) {
   const auto outcome = run_model(config_);
   EXPECT_EQ(outcome.result.outputs[0].ids.size(), 4u);
   EXPECT_EQ(outcome.result.outputs[0].finish_reason, "context");
+}
+
+/// What a prompt says does not depend on how it is cut, nor on what lies behind all windows: with
+/// two layers of 16 positions the last token sees 31 in all.
+TEST(SlidingWindow, BoundsWhatATokenDependsOn) {
+  const test::TempDir dir;
+  ModelConfig shape = test::small_shape("MistralForCausalLM");
+  shape.layers = 2;
+  shape.sliding_window = 16;
+  make_checkpoint(dir / "m", shape, DType::kF32, 1, 4);
+  Config config = base_config(dir / "m");
+  config.max_new_tokens = 12;
+  config.ignore_eos = true;
+  std::vector<uint32_t> prompt;
+  for (uint32_t i = 0; i < 100; ++i) prompt.push_back((i * 37 + 5) % shape.vocab);
+  const std::vector<Prompt> prompts = {{"", prompt}};
+  const auto whole = run_model(config, &prompts);
+  ASSERT_EQ(whole.result.outputs[0].ids.size(), 12u) << "the window is not the context";
+  for (const uint32_t chunk : {1u, 7u, 33u}) {
+    config.prefill_chunk_tokens = chunk;
+    EXPECT_EQ(run_model(config, &prompts).result.outputs[0].ids, whole.result.outputs[0].ids);
+  }
+  config.prefill_chunk_tokens = 512;
+  config.max_new_tokens = 1;
+  const auto logits = run_model(config, &prompts).logits;
+  for (uint32_t i = 0; i < 69; ++i) prompt[i] = (i * 11 + 3) % shape.vocab;
+  const std::vector<Prompt> other_past = {{"", prompt}};
+  EXPECT_EQ(run_model(config, &other_past).logits, logits);
+  prompt[69]++;
+  const std::vector<Prompt> other = {{"", prompt}};
+  EXPECT_NE(run_model(config, &other).logits, logits);
 }
 
 TEST_F(SmallModel, BadPromptsAreOneLine) {

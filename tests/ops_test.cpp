@@ -406,13 +406,14 @@ class AttentionTest : public OpsTest {
           ASSERT_NEAR(turned[row * q_width + i], query[i], 2e-5) << "rotated q";
         }
         for (uint32_t h = 0; h < shape.heads; ++h) {
-          const auto expected = attend(query.data() + h * shape.head_dim, all_keys, values[s],
-                                       sequences[s].past + r + 1, kv_width,
-                                       h / (shape.heads / shape.kv_heads), shape.head_dim);
+          const auto expected =
+              attend(query.data() + h * shape.head_dim, all_keys, values[s], sequences[s].past + r,
+                     shape.window, kv_width, h / (shape.heads / shape.kv_heads), shape.head_dim);
           for (uint32_t d = 0; d < shape.head_dim; ++d) {
             ASSERT_NEAR(result[row * q_width + h * shape.head_dim + d], expected[d], allowed)
                 << dtype_name(shape.kv_dtype) << " heads " << shape.heads << "/" << shape.kv_heads
-                << " of " << shape.head_dim << ", sequence " << s << " row " << r << " head " << h;
+                << " of " << shape.head_dim << ", window " << shape.window << ", sequence " << s
+                << " row " << r << " head " << h;
           }
         }
       }
@@ -437,19 +438,24 @@ class AttentionTest : public OpsTest {
   }
 
   static std::vector<double> attend(const double* query, const std::vector<double>& keys,
-                                    const std::vector<float>& values, uint32_t length,
-                                    uint32_t kv_width, uint32_t kv_head, uint32_t head_dim) {
-    std::vector<double> p(length);
+                                    const std::vector<float>& values, uint32_t position,
+                                    uint32_t window, uint32_t kv_width, uint32_t kv_head,
+                                    uint32_t head_dim) {
+    std::vector<double> p(position + 1);
     double top = -1e300;
-    for (uint32_t j = 0; j < length; ++j) {
+    const auto visible = [&](uint32_t j) { return position - j < window; };
+    for (uint32_t j = 0; j <= position; ++j) {
+      if (!visible(j)) continue;
       const double* key = keys.data() + size_t{j} * kv_width + kv_head * head_dim;
       p[j] = std::inner_product(query, query + head_dim, key, 0.0) / std::sqrt(double(head_dim));
       top = std::max(top, p[j]);
     }
     double sum = 0;
-    for (double& value : p) sum += value = std::exp(value - top);
+    for (uint32_t j = 0; j <= position; ++j) {
+      if (visible(j)) sum += p[j] = std::exp(p[j] - top);
+    }
     std::vector<double> out(head_dim);
-    for (uint32_t j = 0; j < length; ++j) {
+    for (uint32_t j = 0; j <= position; ++j) {
       const float* value = values.data() + size_t{j} * kv_width + kv_head * head_dim;
       for (uint32_t d = 0; d < head_dim; ++d) out[d] += p[j] / sum * double{value[d]};
     }
@@ -486,6 +492,82 @@ TEST_P(AttentionTest, LongDecode) {
   for (const DType dtype : kDTypes) {
     check({4, 2, 16, dtype}, {{700, 1}, {63, 1}, {64, 1}, {4095, 1}, {4096, 1}, {4500, 1}}, 0.001f);
     if (HasFatalFailure()) return;
+  }
+}
+
+/// Windows of one position, smaller than a tile, no multiple of a block, whole tiles, as long as
+/// the longest sequence and longer.
+TEST_P(AttentionTest, SlidingWindows) {
+  for (const DType dtype : kDTypes) {
+    for (const uint32_t window : {1u, 2u, 7u, 16u, 33u, 64u, 100u, 281u, 1000u}) {
+      check({4, 2, 20, dtype, window}, {{21, 18}, {0, 1}, {40, 1}, {0, 37}}, 0.3f);
+      check({2, 1, 64, dtype, window}, {{131, 150}}, 0.01f);
+      if (HasFatalFailure()) return;
+    }
+    for (const uint32_t window : {5u, 40u}) {
+      check({2, 2, 128, dtype, window}, {{0, 67}, {33, 64}}, 0.01f);
+      check({1, 1, 256, dtype, window}, {{40, 70}}, 0.01f);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+/// The same where rows decode: windows of one split and of many, and the border at which the size
+/// of splits changes inside the window and behind it.
+TEST_P(AttentionTest, SlidingWindowsInDecode) {
+  for (const DType dtype : kDTypes) {
+    for (const uint32_t window : {1u, 63u, 64u, 65u, 700u, 4096u, 4097u}) {
+      check({4, 2, 16, dtype, window}, {{700, 1}, {63, 1}, {64, 1}, {4096, 1}, {4500, 1}}, 0.001f);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+/// What lies behind the window is not read: were it, its NaN would show, since 0 * NaN is NaN. The
+/// bits of a row are the same whether it runs alone or in a prompt.
+TEST_P(AttentionTest, NothingBehindTheWindowTakesPart) {
+  const uint32_t length = 200;
+  const uint32_t window = 50;
+  for (const DType dtype : kDTypes) {
+    const AttentionShape whole{2, 1, 64, dtype};
+    AttentionShape shape = whole;
+    shape.window = window;
+    bind({length, 128, length, shape, std::nullopt});
+    const auto capacity = static_cast<uint32_t>(align_up(length, kKvBlockPositions));
+    const auto speeds = floats(std::vector<float>(32, 0.1f));
+    const auto q_values = random_floats(length * 128);
+    auto k_values = random_floats(length * 64);
+    auto v_values = random_floats(length * 64);
+    const auto attend = [&](const AttentionShape& attended, uint32_t first, uint32_t rows) {
+      const auto q = floats(q_values);
+      const auto k = floats(k_values);
+      const auto v = floats(v_values);
+      const Memory cache = device_->allocate(ops_->kv_bytes(shape, capacity));
+      ops_->zero(*stream_, cache.data(), cache.bytes());
+      const SequenceRows all{0, length, 0, cache.data(), capacity};
+      ops_->rope_append(*stream_, q.data(), k.data(), v.data(), shape, speeds.data(), {&all, 1});
+      const SequenceRows some{first, rows, first, cache.data(), capacity};
+      const auto out = poisoned(q_values.size());
+      ops_->attention(*stream_, q.data(), attended, {&some, 1}, out.data());
+      auto result = out.read();
+      stream_->sync();
+      return std::vector<float>(result.begin() + first * 128,
+                                result.begin() + (first + rows) * 128);
+    };
+    const auto same = [](const std::vector<float>& tail, const std::vector<float>& all) {
+      return std::equal(tail.rbegin(), tail.rend(), all.rbegin());
+    };
+    const auto prompt = attend(shape, 0, length);
+    EXPECT_TRUE(same(attend(shape, 137, length - 137), prompt)) << "another chunk";
+    AttentionShape long_window = whole;
+    long_window.window = length;
+    EXPECT_EQ(attend(long_window, 0, length), attend(whole, 0, length));
+    const auto decoded = attend(shape, length - 1, 1);
+    // The last rows see positions from 141 on; the rest of the tile that they lie in stays finite.
+    std::fill_n(k_values.begin(), 128 * 64, NAN);
+    std::fill_n(v_values.begin(), 128 * 64, NAN);
+    EXPECT_EQ(attend(shape, length - 1, 1), decoded);
+    EXPECT_TRUE(same(attend(shape, length - 10, 10), prompt)) << "read what lies behind";
   }
 }
 

@@ -134,22 +134,39 @@ class Reference:
             result.append(head)
         return result
 
-    def attention(self, prefix, xs):
+    def window(self, layer):
+        """Positions that a row sees in this layer, its own among them; None: all."""
+        config = self.config
+        architecture = config["architectures"][0]
+        if architecture.startswith("Llama") or config.get("sliding_window") is None:
+            return None
+        if architecture.startswith("Mistral"):
+            return config["sliding_window"]
+        if not config.get("use_sliding_window", False):
+            return None
+        types = config.get("layer_types") or [
+            "sliding_attention" if i >= config["max_window_layers"] else "full_attention"
+            for i in range(config["num_hidden_layers"])]
+        return config["sliding_window"] if types[layer] == "sliding_attention" else None
+
+    def attention(self, prefix, xs, window):
         heads, kv = self.config["num_attention_heads"], self.config["num_key_value_heads"]
         keys, values, outputs = [], [], []
         for position, x in enumerate(xs):
             q = self.heads(prefix + "q_proj", prefix + "q_norm", x, heads, position)
             keys.append(self.heads(prefix + "k_proj", prefix + "k_norm", x, kv, position))
             values.append(self.heads(prefix + "v_proj", "", x, kv, None))
+            first = 0 if window is None else max(0, position - window + 1)
+            seen_keys, seen_values = keys[first:], values[first:]
             mixed = []
             for h in range(heads):
                 group = h // (heads // kv)
                 scores = [sum(a * b for a, b in zip(q[h], k[group])) /
-                          math.sqrt(self.config["head_dim"]) for k in keys]
+                          math.sqrt(self.config["head_dim"]) for k in seen_keys]
                 top = max(scores)
                 weights = [math.exp(s - top) for s in scores]
                 total = sum(weights)
-                mixed += [sum(w * v[group][d] for w, v in zip(weights, values)) / total
+                mixed += [sum(w * v[group][d] for w, v in zip(weights, seen_values)) / total
                           for d in range(self.config["head_dim"])]
             outputs.append(self.linear(prefix + "o_proj", mixed))
         return outputs
@@ -161,7 +178,8 @@ class Reference:
             prefix = f"model.layers.{layer}."
             normed = [rms_norm(x, self.tensors[prefix + "input_layernorm.weight"], epsilon)
                       for x in xs]
-            for x, y in zip(xs, self.attention(prefix + "self_attn.", normed)):
+            attended = self.attention(prefix + "self_attn.", normed, self.window(layer))
+            for x, y in zip(xs, attended):
                 x[:] = [a + b for a, b in zip(x, y)]
             for x in xs:
                 normed = rms_norm(x, self.tensors[prefix + "post_attention_layernorm.weight"],
@@ -190,9 +208,21 @@ CASES = {
     "llama3_rope": config_of("LlamaForCausalLM", rope_theta=500000.0, rope_scaling=LLAMA3_ROPE),
     "linear_rope": config_of("LlamaForCausalLM",
                              rope_scaling={"rope_type": "linear", "factor": 4.0}),
+    "llama_knows_no_window": config_of("LlamaForCausalLM", sliding_window=6),
     "mistral": config_of("MistralForCausalLM", sliding_window=None),
+    "mistral_window": config_of("MistralForCausalLM", sliding_window=6),
+    "mistral_window_of_one": config_of("MistralForCausalLM", sliding_window=1),
+    "mistral_window_of_a_block": config_of("MistralForCausalLM", sliding_window=16),
     "qwen2": config_of("Qwen2ForCausalLM", tie_word_embeddings=True),
+    "qwen2_window_not_used": config_of("Qwen2ForCausalLM", sliding_window=6, max_window_layers=1),
+    "qwen2_window": config_of("Qwen2ForCausalLM", use_sliding_window=True, sliding_window=9,
+                              max_window_layers=1),
     "qwen3": config_of("Qwen3ForCausalLM", rope_theta=1000000.0),
+    "qwen3_window": config_of("Qwen3ForCausalLM", use_sliding_window=True, sliding_window=5,
+                              max_window_layers=0),
+    "qwen3_layer_types": config_of(
+        "Qwen3ForCausalLM", use_sliding_window=True, sliding_window=7, max_window_layers=2,
+        layer_types=["sliding_attention", "full_attention"]),
 }
 
 
@@ -209,7 +239,8 @@ class ReferenceTest(unittest.TestCase):
             run = {"model": {"path": "."}, "device": DEVICE, "memory": {"ram": "64MiB"},
                    "score": {"chunk": 7}, "placement": {"policy": "nvme"}}
             (folder / "run.yaml").write_text(json.dumps(run))
-            for chunk in (1, 40):  # decode kernels, then prompt kernels
+            # Decode kernels, then prompt kernels; shorter and longer than a window.
+            for chunk in (1, 4, 40) if config.get("sliding_window") else (1, 40):
                 done = subprocess.run(
                     [SPILLWAY, "score", folder / "run.yaml", "--token-ids-file",
                      folder / "ids.json", "--report", folder / "report.json", "--set",

@@ -4,9 +4,13 @@
 // heads of its group, and for prompts neighbouring rows), so that keys and values are read once for
 // all of them. For decode the positions are split over blocks, whose results combine_kernel joins:
 // splits depend on the sequence's own length alone, so its bits do not depend on its neighbours.
+// A sliding window moves where the splits begin.
 //
 // tile_kernel: prompts over 16-bit caches, on tensor cores: 64 rows of a head against tiles of keys
 // that arrive by asynchronous copies, two stages deep.
+//
+// Tiles of keys lie on one grid from position 0 and those wholly behind every window are skipped,
+// so that a row's bits depend neither on the rows beside it nor on what is skipped.
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/simt.cuh"
@@ -18,13 +22,24 @@ constexpr unsigned kThreads = 128;
 constexpr unsigned kWarps = kThreads / kWarp;
 constexpr unsigned kQueries = 16;
 
-/// Positions that one block of a decoding sequence of `length` works on: enough blocks for short
-/// sequences, little to join for long ones.
+/// Positions that one block of a decoding sequence that sees `length` works on: enough blocks for
+/// short sequences, little to join for long ones.
 __host__ __device__ constexpr uint32_t split_positions(uint32_t length) {
   return length <= 4096 ? 64 : 256;
 }
 __host__ __device__ constexpr uint32_t splits_of(uint32_t length) {
   return (length + split_positions(length) - 1) / split_positions(length);
+}
+
+/// The first position that a row at `position` sees.
+__host__ __device__ constexpr uint32_t first_visible(const AttentionShape& shape,
+                                                     uint32_t position) {
+  return position < shape.window ? 0 : position - shape.window + 1;
+}
+/// How many positions the one row of a decoding sequence sees.
+__host__ __device__ constexpr uint32_t seen_positions(const AttentionShape& shape,
+                                                      const SequenceRows& sequence) {
+  return sequence.first_position + 1 - first_visible(shape, sequence.first_position);
 }
 
 /// What a split leaves per head: the unnormalised output, its maximum and its sum.
@@ -90,20 +105,23 @@ struct AttendShared {
 
 /// Scores of the tile, the running maxima and sums, and the weights of the values.
 template <typename T, unsigned kMaxDim>
-__device__ void weigh_tile(AttendShared<T, kMaxDim>& s, uint32_t queries, uint32_t first_query,
-                           uint32_t group, uint32_t first_position, uint32_t tile_begin,
-                           uint32_t end, uint32_t head_dim) {
+__device__ void weigh_tile(AttendShared<T, kMaxDim>& s, const AttentionShape& shape,
+                           uint32_t queries, uint32_t first_query, uint32_t first_position,
+                           uint32_t tile_begin, uint32_t end) {
   constexpr unsigned kTile = AttendShared<T, kMaxDim>::kTile;
+  const uint32_t head_dim = shape.head_dim;
+  const uint32_t group = shape.heads / shape.kv_heads;
   for (uint32_t j = threadIdx.x; j < queries * kTile; j += kThreads) {
     const uint32_t key = j % kTile;
     const uint32_t query = j / kTile;
-    const uint32_t length = first_position + (first_query + query) / group + 1;
+    const uint32_t own = first_position + (first_query + query) / group;
     float dot = 0;
     for (uint32_t d = 0; d < head_dim; ++d) {
       dot = fmaf(s.queries[query][d], T::to_f32(s.keys[key][d]), dot);
     }
     const uint32_t position = tile_begin + key;
-    s.weights[query][key] = position < end && position < length ? dot : -INFINITY;
+    const bool visible = position < end && position <= own && own - position < shape.window;
+    s.weights[query][key] = visible ? dot : -INFINITY;
   }
   __syncthreads();
   const unsigned lane = threadIdx.x % kWarp;
@@ -146,8 +164,10 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t queries =
       all_queries - first_query < kQueries ? all_queries - first_query : kQueries;
   const uint32_t longest = sequence.first_position + (first_query + queries - 1) / group + 1;
-  const uint32_t split = kPartial ? split_positions(longest) : longest;
-  const uint32_t begin = blockIdx.y * split;
+  const uint32_t earliest = first_visible(shape, sequence.first_position + first_query / group);
+  const uint32_t split = kPartial ? split_positions(longest - earliest) : longest;
+  const uint32_t begin =
+      kPartial ? earliest + blockIdx.y * split : earliest - earliest % Shared::kTile;
   if (begin >= longest) return;
   const uint32_t end = begin + split < longest ? begin + split : longest;
   const auto head_of = [&](uint32_t query) {
@@ -174,7 +194,7 @@ __global__ void __launch_bounds__(kThreads)
     load_tile<T, Shared::kTile>(s.keys, view.keys, at, end, head_dim);
     load_tile<T, Shared::kTile>(s.values, view.values, at, end, head_dim);
     __syncthreads();
-    weigh_tile(s, queries, first_query, group, sequence.first_position, at, end, head_dim);
+    weigh_tile(s, shape, queries, first_query, sequence.first_position, at, end);
 #pragma unroll
     for (unsigned j = 0; j < kDims; ++j) {
       const uint32_t dim = threadIdx.x + j * kThreads;
@@ -219,7 +239,7 @@ __global__ void __launch_bounds__(kThreads)
     combine_kernel(const float* partials, AttentionShape shape, SequenceBatch batch,
                    uint32_t max_splits, float* out) {
   const SequenceRows sequence = batch.items[blockIdx.y];
-  const uint32_t splits = splits_of(sequence.first_position + 1);
+  const uint32_t splits = splits_of(seen_positions(shape, sequence));
   const uint64_t stride = shape.heads * partial_floats(shape);
   const float* first =
       partials + uint64_t{blockIdx.y} * max_splits * stride + blockIdx.x * partial_floats(shape);
@@ -296,8 +316,10 @@ __global__ void __launch_bounds__(kThreads)
     reinterpret_cast<uint4*>(&s)[j] = uint4{0, 0, 0, 0};
   }
   __syncthreads();
-  start_tile<kTile>(s.keys[0], view.keys, 0, longest, head_dim);
-  start_tile<kTile>(s.values[0], view.values, 0, longest, head_dim);
+  const uint32_t tiles = (longest + kTile - 1) / kTile;
+  const uint32_t first_tile = first_visible(shape, sequence.first_position + block_row) / kTile;
+  start_tile<kTile>(s.keys[0], view.keys, first_tile * kTile, longest, head_dim);
+  start_tile<kTile>(s.values[0], view.values, first_tile * kTile, longest, head_dim);
   commit_copies();
 
   const float scale = kLog2E / sqrtf(static_cast<float>(head_dim));  // base 2 from here on
@@ -319,9 +341,8 @@ __global__ void __launch_bounds__(kThreads)
   float maximum[2] = {-INFINITY, -INFINITY};
   float sum[2] = {0, 0};  // this lane's columns; joined at the end
 
-  const uint32_t tiles = (longest + kTile - 1) / kTile;
-  for (uint32_t tile = 0; tile < tiles; ++tile) {
-    const unsigned stage = tile % 2;
+  for (uint32_t tile = first_tile; tile < tiles; ++tile) {
+    const unsigned stage = (tile - first_tile) % 2;
     if (tile + 1 < tiles) {
       const uint32_t next = (tile + 1) * kTile;
       start_tile<kTile>(s.keys[stage ^ 1], view.keys, next, longest, head_dim);
@@ -345,13 +366,15 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
     const uint32_t tile_begin = tile * kTile;
-    if (tile_begin + kTile > sequence.first_position + warp_row + 1) {
+    const uint32_t warp_position = sequence.first_position + warp_row;
+    if (tile_begin + kTile > warp_position + 1 || warp_position + 15 - tile_begin >= shape.window) {
 #pragma unroll
       for (unsigned n = 0; n < kTile / 8; ++n) {
 #pragma unroll
         for (unsigned c = 0; c < 4; ++c) {
           const uint32_t position = tile_begin + n * 8 + lane % 4 * 2 + c % 2;
-          if (position > sequence.first_position + row[c / 2]) scores[n][c] = -INFINITY;
+          const uint32_t own = sequence.first_position + row[c / 2];
+          if (position > own || own - position >= shape.window) scores[n][c] = -INFINITY;
         }
       }
     }
@@ -364,14 +387,15 @@ __global__ void __launch_bounds__(kThreads)
       }
       top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
       top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
-      const float correction = exp2f(maximum[half] - top);  // position 0 is visible: top is finite
+      const float base = top == -INFINITY ? 0.0f : top;  // nothing visible yet: weights of 0
+      const float correction = exp2f(maximum[half] - base);
       maximum[half] = top;
       sum[half] *= correction;
 #pragma unroll
       for (unsigned n = 0; n < kTile / 8; ++n) {
 #pragma unroll
         for (unsigned c = 2 * half; c < 2 * half + 2; ++c) {
-          scores[n][c] = exp2f(scores[n][c] - top);
+          scores[n][c] = exp2f(scores[n][c] - base);
           sum[half] += scores[n][c];
         }
       }
@@ -453,7 +477,7 @@ void attention_decode(cudaStream_t stream, const float* q, const AttentionShape&
     SequenceBatch batch;
     uint32_t splits = 0;
     for (; first < sequences.size() && batch.count < SequenceBatch::kMax; ++first) {
-      const uint32_t own = splits_of(sequences[first].first_position + 1);
+      const uint32_t own = splits_of(seen_positions(shape, sequences[first]));
       const uint32_t most = own > splits ? own : splits;
       const bool fits = uint64_t{most} * (batch.count + 1) * split_bytes <= workspace.size();
       if (batch.count > 0 && !fits) break;

@@ -52,10 +52,12 @@ void host_attention_tile(const IsaKernels& isa, const float* q, const AttentionS
     const uint32_t queries = std::min(count * group - done, kMaxTileQueries);
     const float* query[kMaxTileQueries];
     float* acc[kMaxTileQueries];
+    uint32_t first_seen[kMaxTileQueries];
     uint32_t length[kMaxTileQueries];
     float running_max[kMaxTileQueries];
     float running_sum[kMaxTileQueries];
     uint32_t longest = 0;
+    uint32_t earliest = UINT32_MAX;
     for (uint32_t i = 0; i < queries; ++i) {
       const uint32_t row = first + (done + i) / group;
       const uint32_t head = kv_head * group + (done + i) % group;
@@ -63,18 +65,24 @@ void host_attention_tile(const IsaKernels& isa, const float* q, const AttentionS
       query[i] = q + at;
       acc[i] = out + at;
       length[i] = sequence.first_position + row + 1;
+      first_seen[i] = length[i] > shape.window ? length[i] - shape.window : 0;
       longest = std::max(longest, length[i]);
+      earliest = std::min(earliest, first_seen[i]);
       running_max[i] = -1e30f;
       running_sum[i] = 0;
       std::fill_n(acc[i], shape.head_dim, 0.0f);
     }
-    for (uint32_t begin = 0; begin < longest; begin += kKvBlockPositions) {
-      uint32_t visible[kMaxTileQueries];
+    // Blocks wholly behind every window are not read; they would change no bit.
+    for (uint32_t begin = earliest - earliest % kKvBlockPositions; begin < longest;
+         begin += kKvBlockPositions) {
+      uint32_t from[kMaxTileQueries];
+      uint32_t to[kMaxTileQueries];
       for (uint32_t i = 0; i < queries; ++i) {
-        visible[i] = length[i] > begin ? std::min(length[i] - begin, kKvBlockPositions) : 0;
+        from[i] = first_seen[i] > begin ? std::min(first_seen[i] - begin, kKvBlockPositions) : 0;
+        to[i] = length[i] > begin ? std::min(length[i] - begin, kKvBlockPositions) : 0;
       }
       const float* block = block_of(shape, sequence, kv_head, begin / kKvBlockPositions);
-      isa.attend_block(query, acc, visible, running_max, running_sum, queries, block,
+      isa.attend_block(query, acc, from, to, running_max, running_sum, queries, block,
                        block + uint64_t{kKvBlockPositions} * shape.head_dim, shape.head_dim, scale);
     }
     for (uint32_t i = 0; i < queries; ++i) {

@@ -186,8 +186,8 @@ class HostOps final : public Ops {
     CHECK(shape.heads % shape.kv_heads == 0);
     for (const SequenceRows& sequence : sequences) {
       const auto tiles = static_cast<uint32_t>(ceil_div(sequence.rows, kAttentionTileRows));
-      const uint64_t work = uint64_t{sequence.rows} * shape.heads * shape.head_dim *
-                            (sequence.first_position + sequence.rows);
+      const uint32_t seen = std::min(sequence.first_position + sequence.rows, shape.window);
+      const uint64_t work = uint64_t{sequence.rows} * shape.heads * shape.head_dim * seen;
       parallel(tiles * shape.kv_heads, work, [&](uint32_t index) {
         const uint32_t first = index / shape.kv_heads * kAttentionTileRows;
         const uint32_t count = std::min(kAttentionTileRows, sequence.rows - first);

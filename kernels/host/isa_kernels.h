@@ -25,11 +25,11 @@ struct IsaKernels {
   /// Rotates one head: pairs (i, i + half) by (cosine[i], sine[i]).
   void (*rotate)(float* head, const float* cosine, const float* sine, size_t half);
   /// One block of 16 positions of one KV head for `queries` query rows: online softmax.
-  /// k: [head_dim][16], v: [16][head_dim]; visible[i] = how many of the 16 positions query i sees.
+  /// k: [head_dim][16], v: [16][head_dim]; query i sees the positions from[i] .. to[i]-1 of the 16.
   /// q, acc: [queries][head_dim] with strides; running_max, running_sum: [queries].
-  void (*attend_block)(const float* const* q, float* const* acc, const uint32_t* visible,
-                       float* running_max, float* running_sum, unsigned queries, const float* k,
-                       const float* v, size_t head_dim, float scale);
+  void (*attend_block)(const float* const* q, float* const* acc, const uint32_t* from,
+                       const uint32_t* to, float* running_max, float* running_sum, unsigned queries,
+                       const float* k, const float* v, size_t head_dim, float scale);
   /// Maximum of x, and sum of exp(x - maximum).
   void (*max_exp_sum)(const float* x, size_t count, float* maximum, float* sum);
 };

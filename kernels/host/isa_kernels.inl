@@ -255,23 +255,24 @@ constexpr unsigned kBlock = 16;
 constexpr unsigned kVectors = kBlock / kLanes;
 
 inline void score_block(const float* q, const float* k, size_t head_dim, float scale,
-                        uint32_t visible, float* scores) {
+                        uint32_t from, uint32_t to, float* scores) {
   Floats sums[kVectors] = {};
   for (size_t d = 0; d < head_dim; ++d) {
     const Floats query = splat(q[d]);
     for (unsigned i = 0; i < kVectors; ++i) sums[i] += query * load(k + d * kBlock + i * kLanes);
   }
   for (unsigned i = 0; i < kVectors; ++i) store(scores + i * kLanes, sums[i] * scale);
-  for (unsigned i = visible; i < kBlock; ++i) scores[i] = -1e30f;
+  for (unsigned i = 0; i < from; ++i) scores[i] = -1e30f;
+  for (unsigned i = to; i < kBlock; ++i) scores[i] = -1e30f;
 }
 
-void attend_block(const float* const* q, float* const* acc, const uint32_t* visible,
-                  float* running_max, float* running_sum, unsigned queries, const float* k,
-                  const float* v, size_t head_dim, float scale) {
+void attend_block(const float* const* q, float* const* acc, const uint32_t* from,
+                  const uint32_t* to, float* running_max, float* running_sum, unsigned queries,
+                  const float* k, const float* v, size_t head_dim, float scale) {
   for (unsigned i = 0; i < queries; ++i) {
-    if (visible[i] == 0) continue;
+    if (from[i] >= to[i]) continue;
     float scores[kBlock];
-    score_block(q[i], k, head_dim, scale, visible[i], scores);
+    score_block(q[i], k, head_dim, scale, from[i], to[i], scores);
     float maximum = running_max[i];
     for (const float score : scores) maximum = score > maximum ? score : maximum;
     Floats block_sum = {};
