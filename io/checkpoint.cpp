@@ -83,9 +83,11 @@ void Checkpoint::add_shard(const fs::path& path, DirectChoice direct) {
   const std::string header = file.read_text(8, header_bytes);
   for (TensorEntry& entry : parse_safetensors_header(header, file_bytes, file.info().path)) {
     entry.file = static_cast<uint32_t>(files_.size() - 1);
-    if (!by_name_.emplace(entry.name, tensors_.size()).second) {
-      throw Error(fmt::format("{}: tensor {} is also in {}", file.info().path, entry.name,
-                              files_[find(entry.name)->file].info().path));
+    const auto [known, added] = by_name_.emplace(entry.name, tensors_.size());
+    if (!added) {
+      disputes_.emplace(entry.name,
+                        fmt::format("{}: tensor {} is also in {}", file.info().path, entry.name,
+                                    files_[tensors_[known->second].file].info().path));
     }
     tensors_.push_back(std::move(entry));
   }
@@ -104,21 +106,26 @@ void Checkpoint::open_indexed(const fs::path& index, DirectChoice direct) {
     add_shard(directory_ / shard, direct);
   }
   for (const auto& [name, shard] : weight_map) {
-    const TensorEntry* entry = find(name);
-    if (entry == nullptr || fs::path(files_[entry->file].info().path).filename() != shard) {
-      throw Error(fmt::format("{}: lists tensor {} in {}, but that file does not hold it",
-                              index.string(), name, shard));
+    const auto found = by_name_.find(name);
+    if (found == by_name_.end() ||
+        fs::path(files_[tensors_[found->second].file].info().path).filename() != shard) {
+      disputes_.emplace(name,
+                        fmt::format("{}: lists tensor {} in {}, but that file does not hold it",
+                                    index.string(), name, shard));
     }
   }
   for (const TensorEntry& entry : tensors_) {
     if (!weight_map.contains(entry.name)) {
-      throw Error(fmt::format("{}: does not list tensor {} of {}", index.string(), entry.name,
-                              files_[entry.file].info().path));
+      disputes_.emplace(entry.name, fmt::format("{}: does not list tensor {} of {}", index.string(),
+                                                entry.name, files_[entry.file].info().path));
     }
   }
 }
 
 const TensorEntry* Checkpoint::find(const std::string& name) const {
+  if (const auto dispute = disputes_.find(name); dispute != disputes_.end()) {
+    throw Error(dispute->second);
+  }
   const auto found = by_name_.find(name);
   return found == by_name_.end() ? nullptr : &tensors_[found->second];
 }

@@ -4,7 +4,7 @@
 
 #include <cerrno>
 #include <fstream>
-#include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -13,39 +13,95 @@
 namespace spillway {
 namespace {
 
-constexpr int kMaxDepth = 64;
+constexpr size_t kMaxDepth = 64;
 
 using Json = nlohmann::json;
 
-}  // namespace
+/// Builds the document: a value that is complete goes to the object or array it stands in.
+class Builder final : public nlohmann::json_sax<Json> {
+ public:
+  Builder(const std::string& where, DuplicateKeys duplicates)
+      : where_(where), duplicates_(duplicates) {}
+  Json take() { return std::move(root_); }
 
-Json parse_json_strict(std::string_view text, const std::string& where) {
-  std::vector<std::unordered_set<std::string>> open_objects;
-  const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (depth > kMaxDepth) throw Error(fmt::format("{}: JSON nested too deeply", where));
-    if (event == Json::parse_event_t::object_start) {
-      open_objects.emplace_back();
-    } else if (event == Json::parse_event_t::object_end) {
-      open_objects.pop_back();
-    } else if (event == Json::parse_event_t::key) {
-      const auto& key = parsed.get_ref<const std::string&>();
-      if (!open_objects.back().insert(key).second) {
-        throw Error(fmt::format("{}: the key \"{}\" stands in one object twice", where, key));
-      }
+  bool null() override { return add(Json()); }
+  bool boolean(bool value) override { return add(Json(value)); }
+  bool number_integer(number_integer_t value) override { return add(Json(value)); }
+  bool number_unsigned(number_unsigned_t value) override { return add(Json(value)); }
+  bool number_float(number_float_t value, const string_t&) override { return add(Json(value)); }
+  bool string(string_t& value) override { return add(Json(std::move(value))); }
+  bool binary(binary_t&) override { return false; }
+  bool start_object(std::size_t) override { return open(Json::object()); }
+  bool start_array(std::size_t) override { return open(Json::array()); }
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
+  bool key(string_t& key) override {
+    Open& object = open_.back();
+    object.repeats = object.value.contains(key);
+    if (object.repeats && duplicates_ == DuplicateKeys::kRefused) {
+      throw Error(fmt::format("{}: the key \"{}\" stands in one object twice", where_, key));
     }
+    object.key = std::move(key);
     return true;
-  };
-  try {
-    return Json::parse(text.begin(), text.end(), check);
-  } catch (const Json::exception& error) {
+  }
+  bool parse_error(std::size_t, const std::string&, const Json::exception& error) override {
     std::string reason = error.what();
     const size_t tail = reason.find("] ");
     if (tail != std::string::npos) reason.erase(0, tail + 2);
-    throw Error(fmt::format("{}: not valid JSON: {}", where, reason));
+    throw Error(fmt::format("{}: not valid JSON: {}", where_, reason));
   }
+
+ private:
+  struct Open {
+    Json value;
+    std::string key;       // objects: of the member that is being read
+    bool repeats = false;  // it is there already
+  };
+
+  bool open(Json value) {
+    if (open_.size() >= kMaxDepth) throw Error(fmt::format("{}: JSON nested too deeply", where_));
+    open_.push_back({std::move(value), {}, false});
+    return true;
+  }
+  bool close() {
+    Json value = std::move(open_.back().value);
+    open_.pop_back();
+    return add(std::move(value));
+  }
+  bool add(Json value) {
+    if (open_.empty()) {
+      root_ = std::move(value);
+      return true;
+    }
+    Open& parent = open_.back();
+    if (parent.value.is_array()) {
+      parent.value.push_back(std::move(value));
+    } else if (!parent.repeats) {
+      parent.value.emplace(std::move(parent.key), std::move(value));
+    } else if (parent.value[parent.key] != value) {
+      throw Error(
+          fmt::format("{}: the key \"{}\" stands in one object twice, with different values",
+                      where_, parent.key));
+    }
+    return true;
+  }
+
+  const std::string& where_;
+  DuplicateKeys duplicates_;
+  std::vector<Open> open_;
+  Json root_;
+};
+
+}  // namespace
+
+Json parse_json_strict(std::string_view text, const std::string& where, DuplicateKeys duplicates) {
+  Builder builder(where, duplicates);
+  CHECK(Json::sax_parse(text.begin(), text.end(), &builder));
+  return builder.take();
 }
 
-Json load_json_strict(const std::filesystem::path& file, uint64_t max_bytes) {
+Json load_json_strict(const std::filesystem::path& file, uint64_t max_bytes,
+                      DuplicateKeys duplicates) {
   std::ifstream in(file, std::ios::binary | std::ios::ate);
   if (!in) throw Error(fmt::format("cannot read {}: {}", file.string(), errno_text(errno)));
   const auto bytes = static_cast<int64_t>(in.tellg());
@@ -57,7 +113,7 @@ Json load_json_strict(const std::filesystem::path& file, uint64_t max_bytes) {
   in.seekg(0);
   in.read(text.data(), bytes);
   if (!in) throw Error(fmt::format("cannot read {}: {}", file.string(), errno_text(errno)));
-  return parse_json_strict(text, file.string());
+  return parse_json_strict(text, file.string(), duplicates);
 }
 
 }  // namespace spillway

@@ -8,11 +8,16 @@
 
 namespace spillway {
 
-/// Parses `text`; throws Error naming `where` for bad syntax, bad UTF-8 and duplicate keys (which
-/// the library would settle silently). Nesting deeper than 64 is refused.
-nlohmann::json parse_json_strict(std::string_view text, const std::string& where);
+/// What becomes of a key that stands in one object twice (which the library would settle silently).
+enum class DuplicateKeys { kRefused, kMayAgree };
+
+/// Parses `text`; throws Error naming `where` for bad syntax, bad UTF-8 and duplicate keys. Nesting
+/// deeper than 64 is refused.
+nlohmann::json parse_json_strict(std::string_view text, const std::string& where,
+                                 DuplicateKeys duplicates = DuplicateKeys::kRefused);
 
 /// Reads and parses a whole file of at most `max_bytes`. Throws Error.
-nlohmann::json load_json_strict(const std::filesystem::path& file, uint64_t max_bytes);
+nlohmann::json load_json_strict(const std::filesystem::path& file, uint64_t max_bytes,
+                                DuplicateKeys duplicates = DuplicateKeys::kRefused);
 
 }  // namespace spillway

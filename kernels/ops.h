@@ -36,6 +36,8 @@ struct AttentionShape {
   DType kv_dtype = DType::kF32;
   /// Positions that a row sees, its own among them: a sliding window.
   uint32_t window = kNoWindow;
+  /// Multiplies the cosines and sines of rotations.
+  float rope_scale = 1;
 };
 
 /// Consecutive rows of a batch that belong to one sequence, and that sequence's KV cache of one
@@ -47,6 +49,7 @@ struct SequenceRows {
   uint32_t first_position = 0;
   std::byte* kv = nullptr;
   uint32_t kv_capacity = 0;  ///< positions, a multiple of kKvBlockPositions
+  uint32_t rope_table = 0;   ///< which inverse frequencies rotate its rows
 };
 
 inline constexpr uint32_t kKvBlockPositions = 16;
@@ -121,8 +124,9 @@ class Ops {
   virtual void add(Stream& stream, float* x, const float* y, uint64_t count) = 0;
 
   /// Rotates pairs (i, i + head_dim/2) of every head of q [rows, heads*head_dim] and k
-  /// [rows, kv_heads*head_dim] by position * inverse_frequencies[i] (head_dim/2 of them), and
-  /// stores k and v at their positions in the caches. q is rotated in place; k may be.
+  /// [rows, kv_heads*head_dim] by position * inverse_frequencies[rope_table, i] ([tables,
+  /// head_dim/2]), and stores k and v at their positions in the caches. q is rotated in place; k
+  /// may be.
   virtual void rope_append(Stream& stream, float* q, float* k, const float* v,
                            const AttentionShape& shape, const float* inverse_frequencies,
                            std::span<const SequenceRows> sequences) = 0;

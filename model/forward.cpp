@@ -81,6 +81,15 @@ class Forward::Cursor {
   LayerLease lease_;
 };
 
+namespace {
+
+/// Tables of inverse frequencies in a pass: that of short sequences, and one per longer sequence.
+uint64_t rope_tables(const ModelConfig& config, const ForwardLimits& limits) {
+  return rope_has_regimes(config.rope_scaling) ? uint64_t{1} + limits.max_rows : 1;
+}
+
+}  // namespace
+
 uint64_t Forward::lay_out(const ModelConfig& config, const WeightMap& weights,
                           const ForwardLimits& limits, uint64_t unit_bytes, std::byte* base,
                           Buffers* buffers) {
@@ -89,7 +98,7 @@ uint64_t Forward::lay_out(const ModelConfig& config, const WeightMap& weights,
   Carver carver(base);
   b.x = carver.floats(rows * config.hidden);
   b.norm = carver.floats(rows * config.hidden);
-  b.inverse_frequencies = carver.floats(config.head_dim / 2);
+  b.inverse_frequencies = carver.floats(rope_tables(config, limits) * config.head_dim / 2);
   b.indices = carver.ids(3 * rows);
   b.picked = carver.ids(limits.max_logit_rows);
   // Attention, MLP and the scoring head never need their buffers at the same time.
@@ -127,7 +136,7 @@ uint64_t Forward::lay_out_host(const ModelConfig& config, const WeightMap& weigh
   Carver carver(base);
   b.raw_rows = carver.bytes(rows * weights.embed.tensors[0].row_bytes);
   b.indices = carver.ids(3 * rows);
-  b.inverse_frequencies = carver.floats(config.head_dim / 2);
+  b.inverse_frequencies = carver.floats(rope_tables(config, limits) * config.head_dim / 2);
   b.picked = carver.ids(limits.max_logit_rows);
   if (limits.scoring) b.running = carver.floats(3 * rows);
   if (limits.keep_logits) b.logits = carver.floats(uint64_t{limits.max_logit_rows} * config.vocab);
@@ -157,8 +166,9 @@ OpsLimits Forward::ops_limits(const ModelConfig& config, const WeightMap& weight
 }
 
 AttentionShape attention_shape(const ModelConfig& config, const WeightMap& weights) {
-  return {config.heads, config.kv_heads, config.head_dim,
-          weights.matrix_dtype().value_or(DType::kF32), kNoWindow};
+  return {config.heads,    config.kv_heads,
+          config.head_dim, weights.matrix_dtype().value_or(DType::kF32),
+          kNoWindow,       static_cast<float>(config.rope_scaling.attention_factor)};
 }
 
 Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_bytes)
@@ -183,9 +193,13 @@ Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_
   }
   ops_.bind_workspace({workspace_.data(), workspace_.bytes()}, ops_limit);
   ops_.zero(stream_, memory_.data(), memory_.bytes());
-  const auto frequencies = config_.rope_inverse_frequencies();
-  std::copy(frequencies.begin(), frequencies.end(), host_.inverse_frequencies);
-  copy(buffers_.inverse_frequencies, host_.inverse_frequencies, frequencies.size());
+  const size_t tables = rope_tables(config_, limits_);
+  rope_regimes_.reserve(tables);
+  rope_tables_.reserve(limits.max_rows);
+  rope_regimes_.push_back(0);
+  rope_inverse_frequencies(config_.rope_scaling, config_.rope_theta, 0,
+                           {host_.inverse_frequencies, config_.head_dim / 2});
+  copy(buffers_.inverse_frequencies, host_.inverse_frequencies, config_.head_dim / 2);
   stream_.sync();
   embed_groups_.reserve(plan_.units.size() + 1);
   gathered_ids_.reserve(limits.max_rows);
@@ -199,8 +213,29 @@ void Forward::copy(T* target, const T* source, uint64_t count) {
                count * sizeof(T));
 }
 
+/// Finds the table of every sequence, and makes those that this batch needs. The first is that of
+/// short sequences and always there.
+void Forward::choose_rope_tables(const Batch& batch) {
+  rope_tables_.assign(batch.sequences.size(), 0);
+  if (!rope_has_regimes(config_.rope_scaling)) return;
+  const uint32_t half = config_.head_dim / 2;
+  rope_regimes_.resize(1);
+  for (size_t s = 0; s < batch.sequences.size(); ++s) {
+    const uint32_t regime = rope_regime(config_.rope_scaling, batch.sequences[s].length);
+    const auto known = std::find(rope_regimes_.begin(), rope_regimes_.end(), regime);
+    const auto table = static_cast<uint32_t>(known - rope_regimes_.begin());
+    rope_tables_[s] = table;
+    if (known != rope_regimes_.end()) continue;
+    rope_regimes_.push_back(regime);
+    rope_inverse_frequencies(config_.rope_scaling, config_.rope_theta, regime,
+                             {host_.inverse_frequencies + uint64_t{table} * half, half});
+  }
+  copy(buffers_.inverse_frequencies, host_.inverse_frequencies, rope_regimes_.size() * half);
+}
+
 void Forward::run(const Batch& batch) {
   CHECK(!batch.ids.empty() && batch.ids.size() <= limits_.max_rows);
+  choose_rope_tables(batch);
   embed(batch);
   Cursor cursor(*this);
   for (uint32_t layer = 0; layer < config_.layers; ++layer) decoder_layer(cursor, layer, batch);
@@ -276,9 +311,11 @@ void Forward::decoder_layer(Cursor& cursor, uint32_t layer, const Batch& batch) 
 
 std::span<const SequenceRows> Forward::sequence_rows(uint32_t layer, const Batch& batch) {
   sequence_rows_.clear();
-  for (const BatchSequence& s : batch.sequences) {
+  for (size_t i = 0; i < batch.sequences.size(); ++i) {
+    const BatchSequence& s = batch.sequences[i];
     sequence_rows_.push_back({s.first_row, s.rows, s.first_position,
-                              cache_.layer(s.sequence, layer), cache_.capacity(s.sequence)});
+                              cache_.layer(s.sequence, layer), cache_.capacity(s.sequence),
+                              rope_tables_[i]});
   }
   return sequence_rows_;
 }

@@ -23,6 +23,9 @@ struct BatchSequence {
   uint32_t first_row = 0;
   uint32_t rows = 0;
   uint32_t first_position = 0;
+  /// Its tokens known by now: the whole prompt or text, whatever part of it this pass holds, so
+  /// that what depends on a length does not depend on chunks.
+  uint32_t length = 0;
 };
 
 /// Tokens of one pass, sequences packed one after the other.
@@ -97,8 +100,8 @@ class Forward {
     float* logits;
     float* running;  // 3 x max_rows: max, sum, target
     std::byte* raw_rows;
-    float* inverse_frequencies;
-    uint32_t* indices;  // 3 x max_rows: ids, rows, targets
+    float* inverse_frequencies;  // rope_tables() x head_dim/2
+    uint32_t* indices;           // 3 x max_rows: ids, rows, targets
     uint32_t* picked;
   };
   /// Pinned host memory, the other end of the pass's few copies.
@@ -123,6 +126,7 @@ class Forward {
                                const ForwardLimits& limits, std::byte* base, HostBuffers* buffers);
   void embed(const Batch& batch);
   void group_rows(const Batch& batch);
+  void choose_rope_tables(const Batch& batch);
   template <typename T>
   void copy(T* target, const T* source, uint64_t count);
   void decoder_layer(Cursor& cursor, uint32_t layer, const Batch& batch);
@@ -155,6 +159,8 @@ class Forward {
   std::vector<uint32_t> gathered_ids_;
   std::vector<bool> on_device_;
   std::vector<SequenceRows> sequence_rows_;
+  std::vector<uint32_t> rope_regimes_;  // of the tables
+  std::vector<uint32_t> rope_tables_;   // one per sequence of the batch
   std::vector<float> log_probabilities_;
 };
 

@@ -91,7 +91,9 @@ class Generator {
     Sequence& sequence = sequences_[index];
     const auto first_row = static_cast<uint32_t>(batch.ids.size());
     const auto rows = static_cast<uint32_t>(ids.size());
-    batch.sequences.push_back({index, first_row, rows, sequence.fed});
+    const auto prompt = static_cast<uint32_t>(sequence.prompt->ids.size());
+    batch.sequences.push_back(
+        {index, first_row, rows, sequence.fed, std::max(prompt, sequence.fed + rows)});
     batch.ids.insert(batch.ids.end(), ids.begin(), ids.end());
     sequence.fed += rows;
     if (wants_logits) {

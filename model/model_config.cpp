@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
-#include <numbers>
 #include <optional>
+#include <string_view>
 
 #include "core/error.h"
 #include "core/units.h"
@@ -19,8 +21,22 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr uint64_t kMaxConfigBytes = 16 * kMiB;
+constexpr uint32_t kMaxContext = 1u << 30;
 constexpr std::array kArchitectures = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM",
                                        "Qwen3ForCausalLM"};
+constexpr std::string_view kClassSuffix = "ForCausalLM";
+
+std::string lower(std::string_view text) {
+  std::string result(text);
+  std::transform(result.begin(), result.end(), result.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return result;
+}
+
+/// "llama" for "LlamaForCausalLM": the model_type that goes with it.
+std::string type_of(std::string_view architecture) {
+  return lower(architecture.substr(0, architecture.size() - kClassSuffix.size()));
+}
 
 class ConfigReader {
  public:
@@ -52,6 +68,22 @@ class ConfigReader {
     if (!std::isfinite(value) || value <= 0) fail(key, "a number above 0");
     return value;
   }
+  double positive_or_zero(const std::string& key, double fallback) const {
+    return has(key) && (*json_)[key] == 0 ? 0 : positive(key, fallback);
+  }
+  std::vector<double> positive_list(const std::string& key, size_t count) const {
+    const std::string expected = fmt::format("{} numbers above 0", count);
+    if (!has(key) || !(*json_)[key].is_array() || (*json_)[key].size() != count) {
+      fail(key, expected);
+    }
+    std::vector<double> values;
+    for (const Json& item : (*json_)[key]) {
+      if (!item.is_number()) fail(key, expected);
+      values.push_back(item.get<double>());
+      if (!std::isfinite(values.back()) || values.back() <= 0) fail(key, expected);
+    }
+    return values;
+  }
   bool flag(const std::string& key, bool fallback) const {
     if (!has(key)) return fallback;
     if (!(*json_)[key].is_boolean()) fail(key, "true or false");
@@ -75,45 +107,131 @@ class ConfigReader {
   std::string where_;
 };
 
-std::string read_architecture(const ConfigReader& reader) {
-  if (!reader.has("architectures") || !reader.json()["architectures"].is_array() ||
-      reader.json()["architectures"].empty() || !reader.json()["architectures"][0].is_string()) {
+/// The first of "architectures"; empty where it says nothing.
+std::string listed_class(const ConfigReader& reader) {
+  if (!reader.has("architectures")) return "";
+  const Json& list = reader.json()["architectures"];
+  if (!list.is_array() || (!list.empty() && !list[0].is_string())) {
     reader.fail("architectures", "a list with the model's class");
   }
-  const auto name = reader.json()["architectures"][0].get<std::string>();
-  for (const char* known : kArchitectures) {
-    if (name == known) return name;
+  return list.empty() ? "" : list[0].get<std::string>();
+}
+
+/// model_type decides, as it does for transformers, where the class listed is the same one, another
+/// spelling of it, the bare model, or none; else the class does.
+std::string read_architecture(const ConfigReader& reader) {
+  const std::string name = listed_class(reader);
+  const std::string type = reader.text("model_type", "");
+  const bool known =
+      std::find(kArchitectures.begin(), kArchitectures.end(), name) != kArchitectures.end();
+  for (const char* architecture : kArchitectures) {
+    const std::string own = type_of(architecture);
+    const bool same = lower(name) == lower(architecture) || lower(name) == own + "model";
+    if (type == own && (name.empty() || known || same)) return architecture;
   }
+  if (known) return name;
+  if (name.empty()) reader.fail("architectures", "a list with the model's class, or a model_type");
   throw Error(fmt::format("{}: architecture {} is not supported; supported are {}", reader.where(),
                           name, supported_architectures()));
 }
 
-/// "rope_scaling" of transformers 4, "rope_parameters" of 5; the kind is "rope_type" or "type".
-RopeScaling read_rope_scaling(const ConfigReader& reader) {
-  RopeScaling scaling;
-  auto section = reader.section("rope_scaling");
-  if (!section) section = reader.section("rope_parameters");
-  if (!section) return scaling;
-  const std::string kind = section->text("rope_type", section->text("type", "default"));
-  if (kind == "default") return scaling;
-  scaling.factor = section->positive("factor", 1);
-  if (kind == "linear") {
-    scaling.kind = RopeScaling::Kind::kLinear;
-  } else if (kind == "llama3") {
-    scaling.kind = RopeScaling::Kind::kLlama3;
-    scaling.low_freq_factor = section->positive("low_freq_factor", 1);
-    scaling.high_freq_factor = section->positive("high_freq_factor", 4);
-    scaling.original_max_positions = section->positive("original_max_position_embeddings", 8192);
-    if (scaling.high_freq_factor <= scaling.low_freq_factor) {
-      section->fail("high_freq_factor", "more than low_freq_factor");
-    }
-  } else {
+/// "rope_scaling" of transformers 4 where it says anything, else "rope_parameters" of 5.
+std::optional<ConfigReader> rope_section(const ConfigReader& reader) {
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    const auto section = reader.section(key);
+    if (section && !section->json().empty()) return section;
+  }
+  return std::nullopt;
+}
+
+void read_yarn(const ConfigReader& section, RopeScaling& scaling) {
+  scaling.attention_factor =
+      section.positive("attention_factor",
+                       yarn_attention_factor(scaling.factor, section.positive_or_zero("mscale", 0),
+                                             section.positive_or_zero("mscale_all_dim", 0)));
+  scaling.beta_fast = section.positive("beta_fast", 32);
+  scaling.beta_slow = section.positive("beta_slow", 1);
+  scaling.truncate = section.flag("truncate", true);
+}
+
+void read_longrope(const ConfigReader& section, uint32_t pairs, RopeScaling& scaling) {
+  scaling.short_factors = section.positive_list("short_factor", pairs);
+  scaling.long_factors = section.positive_list("long_factor", pairs);
+  if (scaling.original_max_positions < 2) {
+    section.fail("original_max_position_embeddings", "2 or more");
+  }
+  scaling.attention_factor =
+      section.positive("attention_factor",
+                       longrope_attention_factor(scaling.factor, scaling.original_max_positions));
+}
+
+/// The kind is "rope_type" or "type". The positions of the original training stand beside the
+/// section or in it, else they are all that the model has. Without a factor yarn and longrope take
+/// the ratio of the two; the others need one.
+RopeScaling read_rope_scaling(const ConfigReader& reader, const ConfigReader& section,
+                              uint32_t head_dim) {
+  using Kind = RopeScaling::Kind;
+  static const std::map<std::string, Kind> kKinds = {
+      {"default", Kind::kNone}, {"linear", Kind::kLinear},     {"dynamic", Kind::kDynamic},
+      {"yarn", Kind::kYarn},    {"longrope", Kind::kLongRope}, {"llama3", Kind::kLlama3}};
+  const std::string name = section.text("rope_type", section.text("type", "default"));
+  const auto kind = kKinds.find(name);
+  if (kind == kKinds.end()) {
     throw Error(
-        fmt::format("{}: rope_type {} is not supported; supported are default, linear, "
-                    "llama3",
-                    section->where(), kind));
+        fmt::format("{}: rope_type {} is not supported; supported are default, linear, dynamic, "
+                    "yarn, longrope, llama3",
+                    section.where(), name));
+  }
+  for (const auto& [key, value] : section.json().items()) {
+    if (value.is_object()) section.fail(key, "one scaling for all layers");
+  }
+  RopeScaling scaling;
+  scaling.kind = kind->second;
+  if (scaling.kind == Kind::kNone) return scaling;
+  if (section.positive("partial_rotary_factor", reader.positive("partial_rotary_factor", 1)) != 1) {
+    throw Error(fmt::format("{}: partial_rotary_factor is not supported", section.where()));
+  }
+  const double positions = reader.positive("max_position_embeddings", 1);
+  const char* original = "original_max_position_embeddings";
+  const bool uses_original = scaling.kind != Kind::kLinear && scaling.kind != Kind::kDynamic;
+  scaling.original_max_positions =
+      uses_original ? reader.positive(original, section.positive(original, positions)) : positions;
+  const bool ratio =
+      scaling.kind == Kind::kLongRope || (scaling.kind == Kind::kYarn && section.present("factor"));
+  if (!ratio && !section.has("factor")) section.fail("factor", "a number above 0");
+  scaling.factor = section.positive("factor", positions / scaling.original_max_positions);
+  if (scaling.kind == Kind::kYarn) read_yarn(section, scaling);
+  if (scaling.kind == Kind::kLongRope) read_longrope(section, head_dim / 2, scaling);
+  if (scaling.kind == Kind::kDynamic && head_dim < 4) reader.fail("head_dim", "4 or more");
+  if (scaling.kind == Kind::kLlama3) {
+    for (const char* key : {"low_freq_factor", "high_freq_factor"}) {
+      if (!section.has(key)) section.fail(key, "a number above 0");
+    }
+    scaling.low_freq_factor = section.positive("low_freq_factor", 1);
+    scaling.high_freq_factor = section.positive("high_freq_factor", 4);
+    if (scaling.high_freq_factor <= scaling.low_freq_factor) {
+      section.fail("high_freq_factor", "more than low_freq_factor");
+    }
   }
   return scaling;
+}
+
+/// Rotation, and how far it lets the context reach beyond max_position_embeddings.
+void read_rope(const ConfigReader& reader, ModelConfig& config) {
+  config.rope_theta = reader.positive("rope_theta", 10000);
+  const auto section = rope_section(reader);
+  if (!section) return;
+  config.rope_theta = section->positive("rope_theta", config.rope_theta);
+  config.rope_scaling = read_rope_scaling(reader, *section, config.head_dim);
+  const RopeScaling& scaling = config.rope_scaling;
+  if (scaling.kind == RopeScaling::Kind::kYarn && config.rope_theta <= 1) {
+    reader.fail("rope_theta", "more than 1");
+  }
+  if (scaling.kind == RopeScaling::Kind::kYarn || scaling.kind == RopeScaling::Kind::kDynamic) {
+    const double reach = std::floor(scaling.factor * scaling.original_max_positions);
+    config.context =
+        std::max(config.context, static_cast<uint32_t>(std::min(reach, double{kMaxContext})));
+  }
 }
 
 void read_biases(const ConfigReader& reader, ModelConfig& config) {
@@ -173,13 +291,15 @@ void read_window(const ConfigReader& reader, ModelConfig& config) {
   }
 }
 
-std::vector<uint32_t> token_list(const ConfigReader& reader, const std::string& key) {
+/// A token id or a list of them. Numbers that are no ids, -1 for one, are none of any token.
+std::optional<std::vector<uint32_t>> token_list(const ConfigReader& reader,
+                                                const std::string& key) {
+  if (!reader.has(key)) return std::nullopt;
   std::vector<uint32_t> ids;
-  if (!reader.has(key)) return ids;
   const Json& value = reader.json()[key];
   for (const Json& item : value.is_array() ? value : Json::array({value})) {
-    if (!item.is_number_unsigned()) reader.fail(key, "a token id or a list of them");
-    ids.push_back(item.get<uint32_t>());
+    if (!item.is_number_integer()) reader.fail(key, "a token id or a list of them");
+    if (item >= 0 && item < UINT32_MAX) ids.push_back(item.get<uint32_t>());
   }
   return ids;
 }
@@ -213,6 +333,8 @@ ModelConfig parse_model_config(const Json& json, const std::string& where) {
   }
   if (reader.has("head_dim")) {
     config.head_dim = reader.natural("head_dim", 2, 1024);
+  } else if (config.architecture == "Qwen3ForCausalLM") {
+    config.head_dim = 128;  // its configuration class says so
   } else {
     if (config.hidden % config.heads != 0) {
       reader.fail("hidden_size", "a multiple of num_attention_heads, or a head_dim");
@@ -225,19 +347,15 @@ ModelConfig parse_model_config(const Json& json, const std::string& where) {
     reader.fail("num_attention_heads", fmt::format("heads * head_dim up to {}", kMaxWidth));
   }
   config.vocab = reader.natural("vocab_size", 1, 1 << 24);
-  config.context = reader.natural("max_position_embeddings", 1, 1u << 30);
+  config.context = reader.natural("max_position_embeddings", 1, kMaxContext);
   config.rms_epsilon = reader.positive("rms_norm_eps", 1e-6);
-  config.rope_theta = reader.positive("rope_theta", 10000);
-  if (const auto rope = reader.section("rope_parameters")) {
-    config.rope_theta = rope->positive("rope_theta", config.rope_theta);
-  }
-  config.rope_scaling = read_rope_scaling(reader);
+  read_rope(reader, config);
   config.tied_embeddings = reader.flag("tie_word_embeddings", false);
   const std::string activation = reader.text("hidden_act", "silu");
   if (activation != "silu" && activation != "swish") reader.fail("hidden_act", "silu");
   read_biases(reader, config);
   read_window(reader, config);
-  config.end_tokens = token_list(reader, "eos_token_id");
+  config.end_tokens = token_list(reader, "eos_token_id").value_or(std::vector<uint32_t>());
   return config;
 }
 
@@ -249,36 +367,15 @@ ModelConfig load_model_config(const std::filesystem::path& directory) {
                             directory.string(),
                             error ? errno_text(error.value()) : "not a folder"));
   }
-  ModelConfig config = parse_model_config(load_json_strict(file, kMaxConfigBytes), file.string());
+  const Json own = load_json_strict(file, kMaxConfigBytes, DuplicateKeys::kMayAgree);
+  ModelConfig config = parse_model_config(own, file.string());
   const auto generation = directory / "generation_config.json";
   if (std::filesystem::exists(generation, error)) {
-    const Json json = load_json_strict(generation, kMaxConfigBytes);
+    const Json json = load_json_strict(generation, kMaxConfigBytes, DuplicateKeys::kMayAgree);
     const auto ends = token_list(ConfigReader(json, generation.string()), "eos_token_id");
-    if (!ends.empty()) config.end_tokens = ends;
+    if (ends) config.end_tokens = *ends;
   }
   return config;
-}
-
-std::vector<float> ModelConfig::rope_inverse_frequencies() const {
-  std::vector<float> result;
-  for (uint32_t i = 0; i < head_dim; i += 2) {
-    double frequency = 1.0 / std::pow(rope_theta, static_cast<double>(i) / head_dim);
-    if (rope_scaling.kind == RopeScaling::Kind::kLinear) frequency /= rope_scaling.factor;
-    if (rope_scaling.kind == RopeScaling::Kind::kLlama3) {
-      const double wavelength = 2 * std::numbers::pi / frequency;
-      const double original = rope_scaling.original_max_positions;
-      const double low = rope_scaling.low_freq_factor;
-      const double high = rope_scaling.high_freq_factor;
-      if (wavelength > original / low) {
-        frequency /= rope_scaling.factor;
-      } else if (wavelength > original / high) {
-        const double smooth = (original / wavelength - low) / (high - low);
-        frequency = (1 - smooth) * frequency / rope_scaling.factor + smooth * frequency;
-      }
-    }
-    result.push_back(static_cast<float>(frequency));
-  }
-  return result;
 }
 
 }  // namespace spillway

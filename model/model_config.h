@@ -8,16 +8,9 @@
 #include <string>
 #include <vector>
 
-namespace spillway {
+#include "model/rope.h"
 
-struct RopeScaling {
-  enum class Kind { kNone, kLinear, kLlama3 };
-  Kind kind = Kind::kNone;
-  double factor = 1;
-  double low_freq_factor = 1;
-  double high_freq_factor = 4;
-  double original_max_positions = 8192;
-};
+namespace spillway {
 
 struct ModelConfig {
   std::string architecture;
@@ -28,7 +21,7 @@ struct ModelConfig {
   uint32_t kv_heads = 0;
   uint32_t head_dim = 0;
   uint32_t vocab = 0;
-  uint32_t context = 0;  ///< positions
+  uint32_t context = 0;  ///< positions, what yarn and dynamic scaling add among them
   /// Positions that a row sees in the layers that slide, its own among them.
   std::optional<uint32_t> sliding_window;
   std::vector<bool> sliding_layers;  ///< one per layer where a window is set
@@ -45,9 +38,6 @@ struct ModelConfig {
   uint32_t q_width() const { return heads * head_dim; }
   uint32_t kv_width() const { return kv_heads * head_dim; }
   bool slides(uint32_t layer) const { return sliding_window && sliding_layers[layer]; }
-  /// head_dim/2 rotation speeds, scaling applied. Llama 3 formula: transformers'
-  /// modeling_rope_utils, `_compute_llama3_parameters`.
-  std::vector<float> rope_inverse_frequencies() const;
 };
 
 /// Reads and validates; throws Error with file, key and what was expected. Unknown architectures

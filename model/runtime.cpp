@@ -1,6 +1,7 @@
 #include "model/runtime.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -190,6 +191,19 @@ std::vector<uint64_t> unit_sizes(const Config& config, const Device& device) {
                    : ""));
 }
 
+/// Also what shows that config.json is not the checkpoint's own.
+std::string unused_note(const ModelConfig& config, const std::vector<std::string>& names,
+                        const std::filesystem::path& directory) {
+  constexpr size_t kShown = 3;
+  const size_t shown = std::min(kShown, names.size());
+  std::string list = fmt::format("{}", fmt::join(names.begin(), names.begin() + shown, ", "));
+  if (names.size() > shown) list += fmt::format(" and {} more", names.size() - shown);
+  return fmt::format(
+      "{}: the model that config.json describes ({}, {} layers) leaves {} of the checkpoint's "
+      "tensors unused: {}",
+      directory.string(), config.architecture, config.layers, names.size(), list);
+}
+
 }  // namespace
 
 Model open_model(const std::filesystem::path& directory, DirectChoice direct,
@@ -197,6 +211,7 @@ Model open_model(const std::filesystem::path& directory, DirectChoice direct,
   ModelConfig config = load_model_config(directory);
   Checkpoint checkpoint = Checkpoint::open(directory, direct, notice);
   WeightMap weights = map_weights(config, checkpoint);
+  if (!weights.unused.empty()) notice(unused_note(config, weights.unused, directory));
   return {std::move(config), std::move(checkpoint), std::move(weights), load_tokenizer(directory)};
 }
 

@@ -35,7 +35,8 @@ Batch make_batch(const ScoreBatch& plan, const std::vector<std::vector<uint32_t>
     const ScoreSlice& slice = plan.slices[s];
     const auto& text = texts[slice.text];
     batch.sequences.push_back({s, static_cast<uint32_t>(batch.ids.size()), slice.count,
-                               static_cast<uint32_t>(slice.begin - slice.window_begin)});
+                               static_cast<uint32_t>(slice.begin - slice.window_begin),
+                               plan.kv_lengths[s]});
     const uint64_t window_end = slice.window_begin + plan.kv_lengths[s];
     for (uint64_t i = slice.begin; i < slice.begin + slice.count; ++i) {
       batch.ids.push_back(text[i]);

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <string_view>
+#include <unordered_set>
+
 #include "core/error.h"
 #include "kernels/ops.h"
 
@@ -24,8 +27,20 @@ struct Found {
   Weight weight;
 };
 
+constexpr const char* kHeadName = "lm_head.weight";
+
+/// The name that the checkpoint has for a tensor: checkpoints of the bare model lack the prefix.
+std::string stored_name(const std::string& name, const Checkpoint& checkpoint) {
+  constexpr std::string_view kPrefix = "model.";
+  if (!checkpoint.has(name) && name.starts_with(kPrefix)) {
+    const std::string bare = name.substr(kPrefix.size());
+    if (checkpoint.has(bare)) return bare;
+  }
+  return name;
+}
+
 Found locate(const WeightSpec& spec, const ModelConfig& config, const Checkpoint& checkpoint) {
-  const TensorEntry* entry = checkpoint.find(spec.name);
+  const TensorEntry* entry = checkpoint.find(stored_name(spec.name, checkpoint));
   if (entry == nullptr) {
     throw Error(fmt::format("{}: tensor {} is missing; {} needs it",
                             checkpoint.directory().string(), spec.name, config.architecture));
@@ -43,7 +58,7 @@ Found locate(const WeightSpec& spec, const ModelConfig& config, const Checkpoint
   }
   Found found;
   found.weight = {spec, *entry->dtype};
-  found.tensor = {spec.name,
+  found.tensor = {entry->name,
                   entry->file,
                   entry->offset,
                   spec.rows,
@@ -78,7 +93,7 @@ std::vector<WeightSpec> head_weights(const ModelConfig& config) {
   std::vector<WeightSpec> list = {vector_of("model.norm.weight", config.hidden)};
   list.push_back(config.tied_embeddings
                      ? embedding_weight(config)
-                     : WeightSpec{"lm_head.weight", config.vocab, config.hidden, false});
+                     : WeightSpec{kHeadName, config.vocab, config.hidden, false});
   return list;
 }
 
@@ -104,9 +119,31 @@ std::optional<DType> WeightMap::matrix_dtype() const {
   return common;
 }
 
+namespace {
+
+/// All but what `map` uses, and the rotation speeds that old checkpoints keep and nobody reads.
+std::vector<std::string> unused_tensors(const WeightMap& map, const Checkpoint& checkpoint) {
+  std::unordered_set<std::string> used = {map.embed.tensors[0].name};
+  for (const LayerSpec& layer : map.layers) {
+    for (const TensorSpec& tensor : layer.tensors) used.insert(tensor.name);
+  }
+  std::vector<std::string> unused;
+  for (const TensorEntry& entry : checkpoint.tensors()) {
+    const bool speeds = entry.name.ends_with("rotary_emb.inv_freq");
+    if (!speeds && !used.contains(entry.name)) unused.push_back(entry.name);
+  }
+  return unused;
+}
+
+}  // namespace
+
 WeightMap map_weights(const ModelConfig& config, const Checkpoint& checkpoint) {
   WeightMap map;
-  map.tied = config.tied_embeddings;
+  WeightSpec table = embedding_weight(config);
+  const bool has_table = checkpoint.has(stored_name(table.name, checkpoint));
+  const bool has_head = checkpoint.has(kHeadName);
+  map.tied = config.tied_embeddings && !(has_table && has_head);
+  if (map.tied && !has_table && has_head) table.name = kHeadName;
   const auto add_layer = [&](std::string name, const std::vector<WeightSpec>& specs) {
     LayerSpec layer{std::move(name), {}};
     std::vector<Weight> weights;
@@ -122,11 +159,14 @@ WeightMap map_weights(const ModelConfig& config, const Checkpoint& checkpoint) {
   for (uint32_t i = 0; i < config.layers; ++i) {
     add_layer(fmt::to_string(i), decoder_weights(config, i));
   }
-  add_layer("head", head_weights(config));
-  Found embed = locate(embedding_weight(config), config, checkpoint);
+  std::vector<WeightSpec> head = head_weights(config);
+  head.back() = map.tied ? table : WeightSpec{kHeadName, config.vocab, config.hidden, false};
+  add_layer("head", head);
+  Found embed = locate(table, config, checkpoint);
   map.embed = {"embed", {embed.tensor}};
   map.embed_weight = embed.weight;
   if (!map.tied) map.weight_bytes += map.embed.bytes();
+  map.unused = unused_tensors(map, checkpoint);
   return map;
 }
 

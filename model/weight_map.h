@@ -38,8 +38,9 @@ struct WeightMap {
   std::vector<std::vector<Weight>> weights;
   LayerSpec embed;
   Weight embed_weight;
-  bool tied = false;
-  uint64_t weight_bytes = 0;  ///< all that the model needs, the tied table once
+  bool tied = false;                ///< the head is the embedding table
+  std::vector<std::string> unused;  ///< tensors of the checkpoint that the model does not need
+  uint64_t weight_bytes = 0;        ///< all that the model needs, the tied table once
 
   /// What a pass walks: the layers and the head.
   uint64_t pass_bytes() const;
@@ -47,7 +48,9 @@ struct WeightMap {
   std::optional<DType> matrix_dtype() const;
 };
 
-/// Throws Error naming the tensor that is missing, or has the wrong shape or dtype.
+/// Throws Error naming the tensor that is missing, or has the wrong shape or dtype. Names may lack
+/// the "model." of the bare model. Where the embeddings are tied one of the two names will do; a
+/// head that is stored beside them counts, as it does for transformers 5.
 WeightMap map_weights(const ModelConfig& config, const Checkpoint& checkpoint);
 
 }  // namespace spillway

@@ -114,6 +114,11 @@ class CheckpointTest : public ::testing::Test {
   std::string open_error() {
     return error_of([&] { open(); });
   }
+  /// Of asking for a tensor of a checkpoint that opens.
+  std::string find_error(const std::string& name) {
+    const Checkpoint checkpoint = open();
+    return error_of([&] { checkpoint.find(name); });
+  }
   TempDir dir_;
   Notices notices_;
 };
@@ -142,24 +147,41 @@ TEST_F(CheckpointTest, IndexAndHeadersMustAgree) {
   index(R"({"a":"s1.safetensors","b":"s2.safetensors"})");
   EXPECT_NE(open_error().find("s2.safetensors, which is not there"), std::string::npos);
   index(R"({"a":"s1.safetensors","b":"s1.safetensors"})");
-  EXPECT_NE(open_error().find("does not hold it"), std::string::npos);
+  EXPECT_NE(find_error("b").find("does not hold it"), std::string::npos);
   shard("s2.safetensors", "c");
   index(R"({"a":"s1.safetensors","b":"s2.safetensors"})");
-  EXPECT_NE(open_error().find("does not hold it"), std::string::npos);
+  EXPECT_NE(find_error("b").find("does not hold it"), std::string::npos);
   shard("s2.safetensors", "a");
-  EXPECT_NE(open_error().find("is also in"), std::string::npos);
+  EXPECT_NE(find_error("a").find("is also in"), std::string::npos);
   index(R"({"a":"../s1.safetensors"})");
   EXPECT_NE(open_error().find("not a plain file name"), std::string::npos);
   index("{}");
   EXPECT_NE(open_error().find("empty"), std::string::npos);
 }
 
-TEST_F(CheckpointTest, UnlistedTensorIsRefused) {
+TEST_F(CheckpointTest, UnlistedTensorIsNotGiven) {
   test::write_file(dir_ / "s1.safetensors", file_of("{" + tensor("a", "F32", "[1]", 0, 4) + "," +
                                                         tensor("b", "F32", "[1]", 4, 8) + "}",
                                                     8));
   index(R"({"a":"s1.safetensors"})");
-  EXPECT_NE(open_error().find("does not list tensor b"), std::string::npos);
+  EXPECT_NE(find_error("b").find("does not list tensor b"), std::string::npos);
+}
+
+/// An index that lists a tensor which no file holds, and leaves out one, is of use to whoever needs
+/// neither.
+TEST_F(CheckpointTest, DisagreementsMatterToThoseWhoAsk) {
+  test::write_file(dir_ / "s1.safetensors", file_of("{" + tensor("a", "F32", "[1]", 0, 4) + "," +
+                                                        tensor("b", "F32", "[1]", 4, 8) + "}",
+                                                    8));
+  shard("s2.safetensors", "b");
+  index(R"({"a":"s1.safetensors","b":"s1.safetensors","c":"s2.safetensors"})");
+  const Checkpoint checkpoint = open();
+  ASSERT_NE(checkpoint.find("a"), nullptr);
+  EXPECT_EQ(checkpoint.find("d"), nullptr);
+  EXPECT_TRUE(checkpoint.has("b"));
+  EXPECT_FALSE(checkpoint.has("c"));
+  EXPECT_NE(error_of([&] { checkpoint.find("b"); }).find("is also in"), std::string::npos);
+  EXPECT_NE(error_of([&] { checkpoint.find("c"); }).find("does not hold it"), std::string::npos);
 }
 
 TEST_F(CheckpointTest, TruncatedShard) {
@@ -167,6 +189,34 @@ TEST_F(CheckpointTest, TruncatedShard) {
   for (size_t bytes = 0; bytes < whole.size(); ++bytes) {
     test::write_file(dir_ / "model.safetensors", whole.substr(0, bytes));
     EXPECT_FALSE(open_error().empty()) << bytes;
+  }
+}
+
+TEST(JsonStrict, DuplicateKeysMayAgreeWhereThatIsAllowed) {
+  const auto parse = [](const std::string& text) {
+    return parse_json_strict(text, "x.json", DuplicateKeys::kMayAgree);
+  };
+  EXPECT_EQ(parse(R"({"a":[1,{"b":null}],"c":2.5,"a":[1,{"b":null}]})"),
+            nlohmann::json::parse(R"({"a":[1,{"b":null}],"c":2.5})"));
+  for (const char* text : {R"({"a":1,"a":2})", R"({"a":{"b":1},"a":{"b":1,"c":1}})",
+                           R"([{"a":{"b":"x","b":"y"}}])", R"({"a":1,"a":1,"a":"1"})"}) {
+    const std::string message = error_of([&] { parse(text); });
+    EXPECT_NE(message.find("twice, with different values"), std::string::npos) << message;
+  }
+  EXPECT_NE(error_of([] { parse_json_strict(R"({"a":1,"a":1})", "x.json"); }).find("twice"),
+            std::string::npos);
+}
+
+TEST(JsonStrict, ReadsWhatTheLibraryReads) {
+  for (const char* text : {"null", "3", "-3", "18446744073709551615", "1e3", "\"x\"", "[]", "{}",
+                           "[1,[2,[]],{}]", R"({"a":{"b":[true,false,{"c":"d"}]},"e":-0.5})"}) {
+    const auto parsed = parse_json_strict(text, "x.json");
+    EXPECT_EQ(parsed, nlohmann::json::parse(text));
+    EXPECT_EQ(parsed.type(), nlohmann::json::parse(text).type());
+  }
+  for (const char* text : {"", "{", "[1,]", "{\"a\"}", "1 2", "1e999", "nul"}) {
+    const std::string message = error_of([&] { parse_json_strict(text, "x.json"); });
+    EXPECT_EQ(message.find("x.json: not valid JSON: "), 0u) << text << ": " << message;
   }
 }
 

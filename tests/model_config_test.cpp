@@ -1,6 +1,8 @@
 #include "model/model_config.h"
 
 #include <cmath>
+#include <cstring>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "model/runtime.h"
@@ -98,23 +100,32 @@ INSTANTIATE_TEST_SUITE_P(
                    {7, 0, 7, 0}}),
     [](const auto& test) { return std::string(test.param.name); });
 
+/// head_dim/2 speeds for a sequence of `length` tokens.
+std::vector<float> frequencies(const Json& json, uint32_t length = 1) {
+  const ModelConfig config = parse_model_config(json, "c");
+  std::vector<float> result(config.head_dim / 2);
+  const uint32_t regime = rope_regime(config.rope_scaling, length);
+  rope_inverse_frequencies(config.rope_scaling, config.rope_theta, regime, result);
+  return result;
+}
+
 /// Reference values computed by transformers 4.46 for Llama 3.1 8B (head_dim 128, theta 5e5,
 /// factor 8) are: unscaled up to the high-frequency border, /8 past the low one, smooth between.
 TEST(ModelConfig, RopeScalings) {
   Json json = good();
   json["head_dim"] = 128;
   json["rope_theta"] = 500000.0;
-  const auto plain = parse_model_config(json, "c").rope_inverse_frequencies();
+  const auto plain = frequencies(json);
   ASSERT_EQ(plain.size(), 64u);
   EXPECT_FLOAT_EQ(plain[1], static_cast<float>(std::pow(500000.0, -2.0 / 128)));
   json["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 4.0}};
-  EXPECT_FLOAT_EQ(parse_model_config(json, "c").rope_inverse_frequencies()[5], plain[5] / 4);
+  EXPECT_FLOAT_EQ(frequencies(json)[5], plain[5] / 4);
   json["rope_scaling"] = {{"rope_type", "llama3"},
                           {"factor", 8.0},
                           {"low_freq_factor", 1.0},
                           {"high_freq_factor", 4.0},
                           {"original_max_position_embeddings", 8192}};
-  const auto scaled = parse_model_config(json, "c").rope_inverse_frequencies();
+  const auto scaled = frequencies(json);
   EXPECT_FLOAT_EQ(scaled[0], plain[0]);
   EXPECT_FLOAT_EQ(scaled[63], plain[63] / 8);
   int between = 0;
@@ -124,6 +135,134 @@ TEST(ModelConfig, RopeScalings) {
     between += scaled[i] < plain[i] * 0.999f && scaled[i] > plain[i] / 8 * 1.001f ? 1 : 0;
   }
   EXPECT_GT(between, 0);
+}
+
+void expect_frequencies(const std::vector<float>& got, const std::map<size_t, double>& expected) {
+  for (const auto& [i, value] : expected) EXPECT_NEAR(got[i] / value, 1, 1e-6) << "pair " << i;
+}
+
+/// Expected values by the formulas of transformers 5.24, worked out in Python:
+/// DeepSeek-R1-0528-Qwen3 -8B (its attn_factor is no key of transformers), and a Qwen2.5 folder
+/// made long as its card says.
+TEST(ModelConfig, YarnOfRealModels) {
+  Json json = good();
+  json["architectures"] = {"Qwen3ForCausalLM"};
+  json["head_dim"] = 128;
+  json["rope_theta"] = 1000000;
+  json["max_position_embeddings"] = 131072;
+  json["rope_scaling"] = {{"rope_type", "yarn"},
+                          {"factor", 4.0},
+                          {"original_max_position_embeddings", 32768},
+                          {"attn_factor", 0.8782488562869419}};
+  const std::map<size_t, double> expected = {
+      {0, 1},           {20, 0.0133352143},   {23, 0.00697830585},  {24, 0.00537532149},
+      {30, 0.00106436}, {39, 6.49039432e-05}, {40, 4.44569853e-05}, {63, 3.1023444e-07}};
+  ModelConfig config = parse_model_config(json, "c");
+  EXPECT_DOUBLE_EQ(config.rope_scaling.attention_factor, 0.1 * std::log(4.0) + 1);
+  EXPECT_EQ(config.context, 131072u);
+  expect_frequencies(frequencies(json), expected);
+  json["architectures"] = {"Qwen2ForCausalLM"};
+  json["max_position_embeddings"] = 32768;
+  json["rope_scaling"] = {
+      {"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 32768}};
+  EXPECT_EQ(parse_model_config(json, "c").context, 131072u) << "what the scaling is there for";
+  expect_frequencies(frequencies(json), expected);
+  json["rope_parameters"] = json["rope_scaling"];
+  json["rope_parameters"]["rope_theta"] = 1000000;
+  json.erase("rope_scaling");
+  json.erase("rope_theta");
+  expect_frequencies(frequencies(json), expected);
+}
+
+TEST(ModelConfig, YarnWithAllItsKeys) {
+  Json json = good();
+  json["head_dim"] = 128;
+  json["max_position_embeddings"] = 163840;
+  json["original_max_position_embeddings"] = 4096;  // beside the section: it counts
+  json["rope_scaling"] = {{"type", "yarn"},    {"factor", nullptr},
+                          {"mscale", 0.707},   {"mscale_all_dim", 1.0},
+                          {"beta_fast", 16},   {"beta_slow", 2},
+                          {"truncate", false}, {"original_max_position_embeddings", 77}};
+  const ModelConfig config = parse_model_config(json, "c");
+  EXPECT_EQ(config.rope_scaling.factor, 40) << "the ratio";
+  EXPECT_NEAR(config.rope_scaling.attention_factor, 0.9210423553163399, 1e-12);
+  expect_frequencies(frequencies(json), {{0, 1},
+                                         {20, 0.0562341325},
+                                         {30, 0.00952086063},
+                                         {36, 0.00173821862},
+                                         {40, 0.000123952369},
+                                         {63, 2.88695496e-06}});
+  json["rope_scaling"]["attention_factor"] = 0.5;
+  EXPECT_EQ(parse_model_config(json, "c").rope_scaling.attention_factor, 0.5);
+}
+
+TEST(ModelConfig, DynamicScalingLooksAtTheLength) {
+  Json json = good();
+  json["head_dim"] = 128;
+  json["max_position_embeddings"] = 2048;
+  const auto plain = frequencies(json);
+  json["rope_scaling"] = {{"type", "dynamic"}, {"factor", 2.0}};
+  EXPECT_EQ(parse_model_config(json, "c").context, 4096u);
+  EXPECT_EQ(frequencies(json, 2048), plain);
+  expect_frequencies(frequencies(json, 3000),
+                     {{1, 0.856975608}, {32, 0.00716128138}, {63, 5.98429531e-05}});
+  expect_frequencies(frequencies(json, 4096),
+                     {{1, 0.850994291}, {32, 0.00572338151}, {63, 3.84927328e-05}});
+}
+
+TEST(ModelConfig, LongropeHasTwoSets) {
+  Json json = good();  // head_dim 8
+  json["max_position_embeddings"] = 131072;
+  const auto plain = frequencies(json);
+  json["rope_scaling"] = {{"type", "longrope"},
+                          {"short_factor", {1, 1.5, 2, 2.5}},
+                          {"long_factor", {1, 10, 20, 30}},
+                          {"original_max_position_embeddings", 4096}};
+  const ModelConfig config = parse_model_config(json, "c");
+  EXPECT_EQ(config.context, 131072u);
+  EXPECT_NEAR(config.rope_scaling.attention_factor, 1.1902380714238083, 1e-12);
+  for (const size_t i : {0u, 1u, 2u, 3u}) {
+    const double x = static_cast<double>(i);
+    EXPECT_FLOAT_EQ(frequencies(json, 4096)[i], static_cast<float>(plain[i] / (1 + x / 2)));
+    EXPECT_FLOAT_EQ(frequencies(json, 4097)[i],
+                    static_cast<float>(plain[i] / (i == 0 ? 1 : 10 * x)));
+  }
+}
+
+/// Whoever decides in transformers decides here.
+TEST(ModelConfig, TheModelTypeDecides) {
+  const auto architecture = [](const Json& classes, const Json& type) {
+    Json json = good();
+    json["architectures"] = classes;
+    json["model_type"] = type;
+    return parse_model_config(json, "c").architecture;
+  };
+  EXPECT_EQ(architecture(nullptr, "llama"), "LlamaForCausalLM");
+  EXPECT_EQ(architecture(Json::array(), "qwen2"), "Qwen2ForCausalLM");
+  EXPECT_EQ(architecture({"LLaMAForCausalLM"}, "llama"), "LlamaForCausalLM");
+  EXPECT_EQ(architecture({"Qwen3Model"}, "qwen3"), "Qwen3ForCausalLM");
+  EXPECT_EQ(architecture({"LlamaForCausalLM"}, "mistral"), "MistralForCausalLM");
+  EXPECT_EQ(architecture({"LlamaForCausalLM"}, nullptr), "LlamaForCausalLM");
+  EXPECT_NE(test::error_of([&] {
+              architecture({"LLaMAForCausalLM"}, nullptr);
+            }).find("LLaMAForCausalLM is not supported"),
+            std::string::npos);
+  EXPECT_NE(test::error_of([&] { architecture(nullptr, "gpt2"); }).find("architectures"),
+            std::string::npos);
+  EXPECT_NE(test::error_of([&] {
+              architecture({"LlamaForSequenceClassification"}, "llama");
+            }).find("not supported"),
+            std::string::npos);
+}
+
+TEST(ModelConfig, EndTokensThatNoTokenHas) {
+  Json json = good();
+  json["eos_token_id"] = -1;
+  EXPECT_TRUE(parse_model_config(json, "c").end_tokens.empty());
+  json["eos_token_id"] = {-1, 7, 4294967298, 9};
+  EXPECT_EQ(parse_model_config(json, "c").end_tokens, (std::vector<uint32_t>{7, 9}));
+  json["eos_token_id"] = nullptr;
+  EXPECT_TRUE(parse_model_config(json, "c").end_tokens.empty());
 }
 
 struct BadField {
@@ -153,7 +292,26 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"groups", {{"num_key_value_heads", 3}}, "divisor"},
         BadField{"odd", {{"head_dim", 7}}, "head_dim"},
         BadField{"act", {{"hidden_act", "gelu"}}, "silu"},
-        BadField{"rope", {{"rope_scaling", {{"type", "yarn"}}}}, "yarn"},
+        BadField{"rope", {{"rope_scaling", {{"type", "su"}}}}, "rope_type su is not supported"},
+        BadField{
+            "linear", {{"rope_scaling", {{"type", "linear"}}}}, "rope_scaling: factor: expected"},
+        BadField{"dynamic", {{"rope_scaling", {{"type", "dynamic"}}}}, "factor: expected"},
+        BadField{"yarn", {{"rope_scaling", {{"type", "yarn"}}}}, "factor: expected"},
+        BadField{"llama3",
+                 {{"rope_scaling", {{"type", "llama3"}, {"factor", 8}}}},
+                 "low_freq_factor: expected"},
+        BadField{
+            "longrope",
+            {{"rope_scaling",
+              {{"type", "longrope"}, {"short_factor", {1, 2, 3, 4}}, {"long_factor", {1, 2}}}}},
+            "long_factor: expected 4 numbers"},
+        BadField{"rope_per_layer",
+                 {{"rope_parameters", {{"full_attention", {{"rope_type", "default"}}}}}},
+                 "one scaling for all layers"},
+        BadField{
+            "partial",
+            {{"rope_scaling", {{"type", "linear"}, {"factor", 2}, {"partial_rotary_factor", 0.5}}}},
+            "partial_rotary_factor"},
         BadField{"quant", {{"quantization_config", {{"bits", 4}}}}, "quantized"},
         BadField{"eps", {{"rms_norm_eps", -1.0}}, "rms_norm_eps"},
         BadField{"window",
@@ -190,8 +348,133 @@ TEST(WeightMap, MissingAndMisshapenTensors) {
   EXPECT_NE(complaint("\"intermediate_size\": 768", "\"intermediate_size\": 700")
                 .find("has shape [768, 256] but config.json asks for [700, 256]"),
             std::string::npos);
-  EXPECT_NE(complaint("LlamaForCausalLM", "Qwen3ForCausalLM").find("q_norm.weight is missing"),
+  EXPECT_NE(complaint("\"model_type\": \"llama\"", "\"model_type\": \"qwen3\"")
+                .find("q_norm.weight is missing"),
             std::string::npos);
+}
+
+/// A checkpoint whose tensors a test renames, drops or adds.
+class OddCheckpoint : public ::testing::Test {
+ protected:
+  void make(const std::string& architecture, bool tied) {
+    ModelConfig shape = test::small_shape(architecture);
+    shape.tied_embeddings = tied;
+    shape.layers = 2;
+    test::make_checkpoint(dir_ / "m", shape, DType::kBF16, 1, 0);
+  }
+  std::string header(const std::string& name = "model.safetensors") {
+    const std::string file = test::read_file(dir_ / "m" / name);
+    uint64_t bytes = 0;
+    std::memcpy(&bytes, file.data(), 8);
+    return file.substr(8, bytes);
+  }
+  /// A header of the same length: offsets stay, and the payload where it is.
+  void set_header(const std::string& header) {
+    std::string file = test::read_file(dir_ / "m" / "model.safetensors");
+    const size_t bytes = this->header().size();
+    ASSERT_LE(header.size(), bytes);
+    file.replace(8, bytes, header + std::string(bytes - header.size(), ' '));
+    test::write_file(dir_ / "m" / "model.safetensors", file);
+  }
+  void rename(const std::string& from, const std::string& to) {
+    std::string text = header();
+    for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size()) {
+      text.replace(at, from.size(), to);
+    }
+    set_header(text);
+  }
+  void patch_config(const Json& patch) {
+    const auto path = dir_ / "m" / "config.json";
+    Json json = Json::parse(test::read_file(path));
+    json.merge_patch(patch);
+    test::write_file(path, json.dump());
+  }
+  Model open() { return open_model(dir_ / "m", DirectChoice::kAuto, notices_.sink()); }
+  std::vector<float> logits() {
+    Config config;
+    config.device = "host";
+    config.ram_bytes = uint64_t{1} << 30;
+    config.max_new_tokens = 2;
+    config.model_path = dir_ / "m";
+    const std::vector<Prompt> prompts = {{"", {1, 2, 3}}};
+    return test::run_model(config, &prompts).logits;
+  }
+  test::TempDir dir_;
+  test::Notices notices_;
+};
+
+TEST_F(OddCheckpoint, MayLackThePrefixOfTheBareModel) {
+  make("Qwen2ForCausalLM", true);
+  const auto expected = logits();
+  rename("\"model.", "\"");
+  EXPECT_EQ(logits(), expected);
+  EXPECT_TRUE(open().weights.unused.empty());
+}
+
+TEST_F(OddCheckpoint, OfATiedModelMayHoldTheHeadAlone) {
+  make("LlamaForCausalLM", true);
+  const auto expected = logits();
+  rename("model.embed_tokens.weight", "lm_head.weight");
+  EXPECT_EQ(logits(), expected);
+  EXPECT_TRUE(open().weights.tied);
+}
+
+/// transformers 5 ties only what is equal: a head beside the table is computed with.
+TEST_F(OddCheckpoint, OfATiedModelMayHoldBoth) {
+  make("LlamaForCausalLM", false);
+  const auto expected = logits();
+  patch_config({{"tie_word_embeddings", true}});
+  EXPECT_FALSE(open().weights.tied);
+  EXPECT_EQ(logits(), expected);
+}
+
+TEST_F(OddCheckpoint, MayRepeatAKeyOfItsConfigThatAgrees) {
+  make("LlamaForCausalLM", false);
+  const std::string config = test::read_file(dir_ / "m" / "config.json");
+  const auto repeat = [&](const std::string& member) {
+    test::write_file(dir_ / "m" / "config.json", "{" + member + "," + config.substr(1));
+    open();
+  };
+  repeat("\"num_hidden_layers\": 2");
+  EXPECT_NE(test::error_of([&] {
+              repeat("\"num_hidden_layers\": 1");
+            }).find("\"num_hidden_layers\" stands in one object twice, with different values"),
+            std::string::npos);
+}
+
+/// An index that lists a head which no shard holds is no hindrance where the embeddings are tied.
+TEST_F(OddCheckpoint, MayDisagreeWithItsIndexAboutWhatNobodyNeeds) {
+  make("LlamaForCausalLM", true);
+  const auto expected = logits();
+  std::filesystem::rename(dir_ / "m" / "model.safetensors", dir_ / "m" / "one.safetensors");
+  const Json stored = Json::parse(header("one.safetensors"));
+  Json index;
+  for (const auto& [name, value] : stored.items()) {
+    if (name != "__metadata__") index["weight_map"][name] = "one.safetensors";
+  }
+  index["weight_map"]["lm_head.weight"] = "one.safetensors";
+  const auto path = dir_ / "m" / "model.safetensors.index.json";
+  test::write_file(path, index.dump());
+  EXPECT_EQ(logits(), expected);
+  index["weight_map"].erase("model.norm.weight");
+  test::write_file(path, index.dump());
+  EXPECT_NE(test::error_of([&] { open(); }).find("does not list tensor model.norm.weight"),
+            std::string::npos);
+}
+
+TEST_F(OddCheckpoint, NamesWhatIsLeftUnused) {
+  make("LlamaForCausalLM", false);
+  open();
+  EXPECT_TRUE(notices_.lines.empty());
+  patch_config({{"num_hidden_layers", 1}});
+  const Model model = open();
+  EXPECT_EQ(model.weights.unused.size(), 9u);
+  ASSERT_EQ(notices_.lines.size(), 1u);
+  const std::string& note = notices_.lines[0];
+  EXPECT_NE(note.find("1 layers) leaves 9 of the checkpoint's tensors unused: model.layers.1."),
+            std::string::npos)
+      << note;
+  EXPECT_NE(note.find(" and 6 more"), std::string::npos) << note;
 }
 
 TEST(Synthetic, LeavesNothingBehindWhenStopped) {

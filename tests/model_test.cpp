@@ -402,6 +402,44 @@ TEST(SlidingWindow, BoundsWhatATokenDependsOn) {
   EXPECT_NE(run_model(config, &other).logits, logits);
 }
 
+/// Rotation that looks at lengths looks at whole prompts and texts, not at chunks, and two
+/// sequences of different lengths do not disturb each other.
+TEST_F(SmallModel, RotationByLengthDoesNotDependOnChunks) {
+  Json json = load(dir_ / "m" / "config.json");
+  json["max_position_embeddings"] = 40;
+  json["rope_scaling"] = {{"type", "dynamic"}, {"factor", 4.0}};
+  test::write_file(dir_ / "m" / "config.json", json.dump());
+  config_.max_new_tokens = 20;
+  std::vector<Prompt> prompts(3);
+  for (uint32_t i = 0; i < 90; ++i) prompts[0].ids.push_back((i * 37 + 5) % 1024);
+  for (uint32_t i = 0; i < 30; ++i) prompts[1].ids.push_back((i * 31 + 9) % 1024);
+  for (uint32_t i = 0; i < 60; ++i) prompts[2].ids.push_back((i * 13 + 2) % 1024);
+  const auto whole = run_model(config_, &prompts);
+  for (const uint32_t chunk : {3u, 47u}) {
+    config_.prefill_chunk_tokens = chunk;
+    const auto cut = run_model(config_, &prompts);
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(cut.result.outputs[i].ids, whole.result.outputs[i].ids) << i;
+    }
+  }
+  const std::vector<Prompt> alone = {prompts[2]};
+  EXPECT_EQ(run_model(config_, &alone).result.outputs[0].ids, whole.result.outputs[2].ids);
+  const std::vector<uint32_t>& text = prompts[0].ids;
+  config_.score_chunk_tokens = 512;
+  const auto scored = score_model(config_, {text, prompts[1].ids});
+  config_.score_chunk_tokens = 17;
+  const auto cut = score_model(config_, {text, prompts[1].ids});
+  for (size_t i = 0; i < scored.logprobs[0].size(); ++i) {
+    EXPECT_NEAR(cut.logprobs[0][i], scored.logprobs[0][i], 2e-3) << i;
+  }
+  json.erase("rope_scaling");
+  json["max_position_embeddings"] = 1024;
+  test::write_file(dir_ / "m" / "config.json", json.dump());
+  const auto plain = score_model(config_, {text, prompts[1].ids});
+  EXPECT_EQ(plain.logprobs[1], cut.logprobs[1]) << "a short text is rotated plainly";
+  EXPECT_NE(plain.logprobs[0], cut.logprobs[0]);
+}
+
 TEST_F(SmallModel, BadPromptsAreOneLine) {
   const auto complaint = [&](const std::function<void()>& change) {
     config_ = base_config(dir_ / "m");

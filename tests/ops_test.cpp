@@ -516,8 +516,8 @@ TEST_P(AttentionTest, SlidingWindows) {
 /// of splits changes inside the window and behind it.
 TEST_P(AttentionTest, SlidingWindowsInDecode) {
   for (const DType dtype : kDTypes) {
-    for (const uint32_t window : {1u, 63u, 64u, 65u, 700u, 4096u, 4097u}) {
-      check({4, 2, 16, dtype, window}, {{700, 1}, {63, 1}, {64, 1}, {4096, 1}, {4500, 1}}, 0.001f);
+    for (const uint32_t window : {1u, 65u, 4097u}) {
+      check({4, 2, 16, dtype, window}, {{700, 1}, {64, 1}, {4500, 1}}, 0.001f);
       if (HasFatalFailure()) return;
     }
   }

@@ -92,14 +92,50 @@ class Reference:
         bias = self.tensors.get(name + ".bias")
         return y if bias is None else [a + b for a, b in zip(y, bias)]
 
-    def frequencies(self):
-        size, theta = self.config["head_dim"], self.config["rope_theta"]
+    def scaling(self):
+        return self.config.get("rope_scaling") or self.config.get("rope_parameters") or {}
+
+    def rotation(self, length):
+        """Radians per position of every pair in a text of this length, and what multiplies cosines
+        and sines."""
+        size, scaling = self.config["head_dim"], self.scaling()
+        theta = scaling.get("rope_theta", self.config.get("rope_theta"))
+        kind = scaling.get("rope_type", scaling.get("type", "default"))
+        most = self.config["max_position_embeddings"]
+        if kind == "dynamic" and length > most:
+            factor = scaling["factor"]
+            theta *= (factor * length / most - (factor - 1)) ** (size / (size - 2))
         result = [theta ** (-2 * i / size) for i in range(size // 2)]
-        scaling = self.config.get("rope_scaling") or {"rope_type": "default"}
-        if scaling["rope_type"] == "linear":
-            return [f / scaling["factor"] for f in result]
-        if scaling["rope_type"] != "llama3":
-            return result
+        if kind == "linear":
+            return [f / scaling["factor"] for f in result], 1
+        if kind == "llama3":
+            return self.llama3(result, scaling), 1
+        if kind == "yarn":
+            return self.yarn(result, theta, scaling)
+        if kind == "longrope":
+            original = scaling["original_max_position_embeddings"]
+            factors = scaling["long_factor" if length > original else "short_factor"]
+            mscale = math.sqrt(1 + math.log(most / original) / math.log(original))
+            return [f / x for f, x in zip(result, factors)], mscale
+        return result, 1
+
+    def yarn(self, plain, theta, scaling):
+        size, factor = self.config["head_dim"], scaling["factor"]
+        original = scaling["original_max_position_embeddings"]
+
+        def pair_that_turns(times):
+            return size * math.log(original / (times * 2 * math.pi)) / (2 * math.log(theta))
+
+        low = max(math.floor(pair_that_turns(scaling.get("beta_fast", 32))), 0)
+        high = min(math.ceil(pair_that_turns(scaling.get("beta_slow", 1))), size - 1)
+        result = []
+        for i, f in enumerate(plain):
+            keep = 1 - min(max((i - low) / (high - low), 0), 1)
+            result.append(f * keep + f / factor * (1 - keep))
+        mscale = scaling.get("attention_factor", 0.1 * math.log(factor) + 1)
+        return result, mscale
+
+    def llama3(self, result, scaling):
         low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
         original, factor = scaling["original_max_position_embeddings"], scaling["factor"]
 
@@ -114,7 +150,7 @@ class Reference:
 
         return [scaled(f) for f in result]
 
-    def heads(self, name, norm_name, x, count, position):
+    def heads(self, name, norm_name, x, count, position, rotation):
         flat = self.linear(name, x)
         size = self.config["head_dim"]
         result = []
@@ -126,8 +162,9 @@ class Reference:
             if position is not None:
                 half = size // 2
                 turned = list(head)
-                for i, f in enumerate(self.frequencies()):
-                    c, s = math.cos(position * f), math.sin(position * f)
+                frequencies, scale = rotation
+                for i, f in enumerate(frequencies):
+                    c, s = scale * math.cos(position * f), scale * math.sin(position * f)
                     turned[i] = head[i] * c - head[i + half] * s
                     turned[i + half] = head[i + half] * c + head[i] * s
                 head = turned
@@ -152,10 +189,11 @@ class Reference:
     def attention(self, prefix, xs, window):
         heads, kv = self.config["num_attention_heads"], self.config["num_key_value_heads"]
         keys, values, outputs = [], [], []
+        turns = self.rotation(len(xs))
         for position, x in enumerate(xs):
-            q = self.heads(prefix + "q_proj", prefix + "q_norm", x, heads, position)
-            keys.append(self.heads(prefix + "k_proj", prefix + "k_norm", x, kv, position))
-            values.append(self.heads(prefix + "v_proj", "", x, kv, None))
+            q = self.heads(prefix + "q_proj", prefix + "q_norm", x, heads, position, turns)
+            keys.append(self.heads(prefix + "k_proj", prefix + "k_norm", x, kv, position, turns))
+            values.append(self.heads(prefix + "v_proj", "", x, kv, None, None))
             first = 0 if window is None else max(0, position - window + 1)
             seen_keys, seen_values = keys[first:], values[first:]
             mixed = []
@@ -199,6 +237,8 @@ class Reference:
 
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
                "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+LONGROPE = {"type": "longrope", "short_factor": [1 + 0.1 * i for i in range(8)],
+            "long_factor": [1 + 2.0 * i for i in range(8)]}
 CASES = {
     "llama": config_of("LlamaForCausalLM"),
     "llama_mha_no_head_dim": config_of("LlamaForCausalLM", num_key_value_heads=6, head_dim=8),
@@ -208,6 +248,24 @@ CASES = {
     "llama3_rope": config_of("LlamaForCausalLM", rope_theta=500000.0, rope_scaling=LLAMA3_ROPE),
     "linear_rope": config_of("LlamaForCausalLM",
                              rope_scaling={"rope_type": "linear", "factor": 4.0}),
+    "yarn_rope": config_of("Qwen3ForCausalLM", rope_theta=1000000.0, max_position_embeddings=128,
+                           rope_scaling={"rope_type": "yarn", "factor": 4.0,
+                                         "original_max_position_embeddings": 32}),
+    "yarn_rope_all_keys": config_of(
+        "Qwen2ForCausalLM", max_position_embeddings=20, rope_scaling={
+            "type": "yarn", "factor": 2.5, "original_max_position_embeddings": 20,
+            "attention_factor": 0.8, "beta_fast": 4, "beta_slow": 0.5}),
+    "dynamic_rope_short": config_of("LlamaForCausalLM",
+                                    rope_scaling={"type": "dynamic", "factor": 2.0}),
+    "dynamic_rope_long": config_of("LlamaForCausalLM", max_position_embeddings=15,
+                                   rope_scaling={"type": "dynamic", "factor": 3.0}),
+    "longrope_short": config_of("LlamaForCausalLM", max_position_embeddings=128,
+                                rope_scaling=dict(LONGROPE, original_max_position_embeddings=40)),
+    "longrope_long": config_of("MistralForCausalLM", sliding_window=None,
+                               max_position_embeddings=128,
+                               rope_scaling=dict(LONGROPE, original_max_position_embeddings=39)),
+    "rope_parameters": config_of("LlamaForCausalLM", rope_theta=None, rope_parameters={
+        "rope_type": "linear", "factor": 2.0, "rope_theta": 50000.0}),
     "llama_knows_no_window": config_of("LlamaForCausalLM", sliding_window=6),
     "mistral": config_of("MistralForCausalLM", sliding_window=None),
     "mistral_window": config_of("MistralForCausalLM", sliding_window=6),

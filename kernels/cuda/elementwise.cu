@@ -189,9 +189,10 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t head_dim = shape.head_dim;
   const uint32_t half = head_dim / 2;
   for (uint32_t i = threadIdx.x; i < half; i += kThreads) {
-    const float angle = static_cast<float>(position) * inverse_frequencies[i];
-    cosine[i] = cosf(angle);
-    sine[i] = sinf(angle);
+    const float angle = static_cast<float>(position) *
+                        inverse_frequencies[uint64_t{sequence.rope_table} * half + i];
+    cosine[i] = cosf(angle) * shape.rope_scale;
+    sine[i] = sinf(angle) * shape.rope_scale;
   }
   __syncthreads();
   const uint64_t row = sequence.first_row + r;

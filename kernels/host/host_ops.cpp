@@ -164,14 +164,15 @@ class HostOps final : public Ops {
     CHECK(half <= kMaxHalfHead);
     for (const SequenceRows& sequence : sequences) {
       CHECK(sequence.first_position + sequence.rows <= sequence.kv_capacity);
+      const float* speeds = inverse_frequencies + uint64_t{sequence.rope_table} * half;
       for_rows(sequence.rows, static_cast<uint32_t>(q_width + kv_width), [&](uint32_t r) {
         float cosine[kMaxHalfHead];
         float sine[kMaxHalfHead];
         const uint32_t position = sequence.first_position + r;
         for (uint32_t i = 0; i < half; ++i) {
-          const float angle = static_cast<float>(position) * inverse_frequencies[i];
-          cosine[i] = std::cos(angle);
-          sine[i] = std::sin(angle);
+          const float angle = static_cast<float>(position) * speeds[i];
+          cosine[i] = std::cos(angle) * shape.rope_scale;
+          sine[i] = std::sin(angle) * shape.rope_scale;
         }
         const uint64_t row = sequence.first_row + r;
         rotate_heads(q + row * q_width, shape.heads, shape.head_dim, cosine, sine);

@@ -254,8 +254,8 @@ void rotate(float* head, const float* cosine, const float* sine, size_t half) {
 constexpr unsigned kBlock = 16;
 constexpr unsigned kVectors = kBlock / kLanes;
 
-inline void score_block(const float* q, const float* k, size_t head_dim, float scale,
-                        uint32_t from, uint32_t to, float* scores) {
+inline void score_block(const float* q, const float* k, size_t head_dim, float scale, uint32_t from,
+                        uint32_t to, float* scores) {
   Floats sums[kVectors] = {};
   for (size_t d = 0; d < head_dim; ++d) {
     const Floats query = splat(q[d]);

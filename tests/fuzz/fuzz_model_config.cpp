@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 #include "core/error.h"
@@ -14,7 +15,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     const auto json = spillway::parse_json_strict(text, "fuzz");
     const auto config = spillway::parse_model_config(json, "fuzz");
-    (void)config.rope_inverse_frequencies();
+    std::vector<float> frequencies(config.head_dim / 2);
+    const uint32_t regime = spillway::rope_regime(config.rope_scaling, config.context);
+    spillway::rope_inverse_frequencies(config.rope_scaling, config.rope_theta, regime, frequencies);
   } catch (const spillway::Error&) {  // the only way out that bad input may take
   }
   return 0;
