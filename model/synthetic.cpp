@@ -359,6 +359,9 @@ class SyntheticWriter {
       append_utf8(token, printable ? b : shifted++);
       vocab[token] = b;
     }
+    // Known to the model too: others would be numbered behind it, whatever id they claim.
+    vocab["<|begin|>"] = kFirstSpecial;
+    vocab["<|end|>"] = kFirstSpecial + 1;
     for (uint32_t id = kFirstSpecial + 2; id < options_.model.vocab; ++id) {
       vocab[fmt::format("\u0120w{}", id)] = id;  // U+0120 stands for a space
     }
