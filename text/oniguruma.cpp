@@ -317,6 +317,10 @@ class Translator {
 
   std::string quantified(const std::string& element) {
     if (ended()) return element;
+    const bool place = element.starts_with("(?=") || element.starts_with("(?!") ||
+                       element.starts_with("(?<") || element.starts_with("(?m:") ||
+                       element == "\\A" || element == "\\Z" || element == "\\z" ||
+                       element.starts_with("(?:(?<");  // a place between characters
     std::string repeat;
     bool counted = false;
     const char c = pattern_[at_];
@@ -331,6 +335,7 @@ class Translator {
     } else {
       return element;
     }
+    if (place) unsupported("a repeated place");
     last_letter_ = 0;
     std::string result = element + repeat;
     if (!ended() && (pattern_[at_] == '?' || pattern_[at_] == '+')) {

@@ -36,6 +36,10 @@ class SentencePieceTokenizer final : public Tokenizer {
     std::vector<std::string> pieces;
     processor_.Encode("a", &pieces).IgnoreError();
     drops_first_space_ = !pieces.empty() && pieces[0].rfind(kSpaceMark, 0) == 0;
+    const int mark = processor_.PieceToId(std::string(kSpaceMark));
+    std::string two;
+    processor_.Decode(std::vector<int>{mark, mark}, &two).IgnoreError();
+    drops_every_space_ = drops_first_space_ && !processor_.IsUnknown(mark) && two.empty();
   }
 
   std::vector<uint32_t> encode(std::string_view text) const override {
@@ -94,7 +98,7 @@ class SentencePieceTokenizer final : public Tokenizer {
       std::string bytes = tokenizer_.token_bytes(id, false);
       if (!bytes.empty() && at_start_) {  // control tokens have no bytes and start no text
         bytes = tokenizer_.token_bytes(id, true);
-        at_start_ = false;
+        at_start_ = tokenizer_.drops_every_space_ && bytes.empty();
       }
       pending_ += bytes;
       const size_t whole = pending_.size() - incomplete_tail(pending_);
@@ -115,6 +119,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   TokenMatcher matcher_;  // of control_, which does not change any more
   std::vector<uint32_t> bos_;
   bool drops_first_space_ = false;
+  bool drops_every_space_ = false;  // each token's first, until there is text
 };
 
 }  // namespace
