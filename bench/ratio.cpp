@@ -155,7 +155,8 @@ std::filesystem::path largest_file(const Checkpoint& checkpoint) {
 double raw_read_rate(const Options& options, const Checkpoint& checkpoint) {
   const DirectFile file(largest_file(checkpoint), DirectChoice::kOn);
   return read_rate(file, {options.chunk_bytes, options.depth, true}, {3600, 4 * kGiB},
-                   SteadyClock(), StopFlag());
+                   choose_reader(EngineChoice::kAuto, [](const std::string&) {}), SteadyClock(),
+                   StopFlag());
 }
 
 /// Rows are printed as they come: what was measured is kept when a later arm fails.

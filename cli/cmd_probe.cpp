@@ -63,16 +63,19 @@ class Prober {
     say("looking for a file to read (a temporary one where there is none)");
     const ProbeFile file(options_.path, stop_);
     say("drive");
+    const ReaderFactory readers = choose_reader(EngineChoice::kAuto, stderr_notices());
+    profile.read_engine = readers(1)->name();
     const int64_t begin_ns = clock_.now_ns();
     profile.reads = sweep_reads(
-        file.file(), options_.seconds, clock_, stop_, [&](uint32_t done, uint32_t total) {
+        file.file(), options_.seconds, readers, clock_, stop_, [&](uint32_t done, uint32_t total) {
           const double left = seconds(clock_.now_ns() - begin_ns) / done * (total - done);
           progress_.show(fmt::format("probing: drive, {} of {}, {:.0f} s left", done, total, left));
         });
     if (!options_.sustained) return;
     say(fmt::format("drive, a sustained {:.0f} s", kSustainedSeconds));
-    profile.sustained_bytes_per_second = read_rate(file.file(), profile.reads[0].shape,
-                                                   {kSustainedSeconds, UINT64_MAX}, clock_, stop_);
+    profile.sustained_bytes_per_second =
+        read_rate(file.file(), profile.reads[0].shape, {kSustainedSeconds, UINT64_MAX}, readers,
+                  clock_, stop_);
   }
 
   void probe_devices(HardwareProfile& profile) {
@@ -103,8 +106,9 @@ std::string gigabytes(double bytes_per_second) {
 }
 
 std::string profile_text(const HardwareProfile& profile) {
-  std::string text = fmt::format("drive  {}, {}\ncpu    {}, {} cores\n", profile.hardware.drive,
-                                 profile.file_system, profile.hardware.cpu, profile.hardware.cores);
+  std::string text = fmt::format("drive  {}, {}, read with {}\ncpu    {}, {} cores\n",
+                                 profile.hardware.drive, profile.file_system, profile.read_engine,
+                                 profile.hardware.cpu, profile.hardware.cores);
   if (!profile.hardware.gpu.empty()) text += fmt::format("gpu    {}\n", profile.hardware.gpu);
   Table table("llr");
   table.row({"measured", "how", "rate"});
@@ -192,6 +196,11 @@ void add_probe_command(CommandContext& context) {
       ->capture_default_str();
   command->add_option("--seconds", options->seconds, "Seconds per figure")
       ->check(CLI::Range(0.01, 600.0))
+      ->check([](const std::string& text) {  // a range lets nan through
+        return text.find_first_not_of("0123456789.eE+-") == std::string::npos
+                   ? std::string()
+                   : "expected a number from 0.01 to 600";
+      })
       ->capture_default_str();
   command->add_flag("--sustained", options->sustained, "Also read for a whole minute");
   command->add_flag("--json", options->json, "Print the profile as JSON");

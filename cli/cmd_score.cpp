@@ -2,14 +2,13 @@
 #include <fmt/format.h>
 
 #include <cstdio>
-#include <fstream>
-#include <sstream>
 
 #include "cli/commands.h"
 #include "cli/report.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
 #include "core/error.h"
+#include "core/read_file.h"
 #include "io/json_strict.h"
 #include "model/score.h"
 
@@ -41,7 +40,8 @@ std::vector<uint32_t> ids_of(const nlohmann::json& list, const std::string& file
 
 /// A JSON list of ids, or a list of such lists.
 std::vector<std::vector<uint32_t>> read_ids(const std::string& file) {
-  const nlohmann::json json = load_json_strict(file, kMaxIdsBytes);
+  const nlohmann::json json =
+      load_json_strict(file, kMaxIdsBytes, DuplicateKeys::kRefused, FileKind::kStream);
   if (!json.is_array() || json.empty()) {
     throw Error(fmt::format("{}: expected a JSON list of token ids, or a list of lists", file));
   }
@@ -59,12 +59,10 @@ std::vector<uint32_t> read_text(const std::string& file, const Model& model) {
     throw Error(fmt::format("{}: no tokenizer; give --token-ids-file instead",
                             model.checkpoint.directory().string()));
   }
-  std::ifstream in(file, std::ios::binary);
-  std::stringstream text;
-  text << in.rdbuf();
-  if (!in) throw Error(fmt::format("cannot read {}: {}", file, errno_text(errno)));
+  const std::string text =
+      read_text_file(file, {"a text to score", kMaxTextBytes, FileKind::kStream});
   try {
-    return model.tokenizer->encode_prompt(text.str());
+    return model.tokenizer->encode_prompt(text);
   } catch (const Error& error) {
     throw Error(fmt::format("{}: {}", file, error.what()));
   }

@@ -2,13 +2,13 @@
 #include <fmt/format.h>
 
 #include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
 
 #include "cli/commands.h"
 #include "core/error.h"
+#include "core/read_file.h"
 #include "text/tokenizer.h"
 
 namespace spillway {
@@ -25,11 +25,7 @@ struct TokenizeOptions {
 
 std::string input_of(const TokenizeOptions& options) {
   if (options.text) return *options.text;
-  std::ifstream in(*options.text_file, std::ios::binary);
-  std::stringstream text;
-  text << in.rdbuf();
-  if (!in) throw Error(fmt::format("cannot read {}: {}", *options.text_file, errno_text(errno)));
-  return text.str();
+  return read_text_file(*options.text_file, {"a text", kMaxTextBytes, FileKind::kStream});
 }
 
 /// Ids when `json` is a list of them.
@@ -72,9 +68,9 @@ nlohmann::json answer_line(const Tokenizer& tokenizer, const TokenizeOptions& op
 
 int tokenize_lines(const Tokenizer& tokenizer, const TokenizeOptions& options,
                    const StopFlag& stop) {
-  std::ifstream in(*options.text_file, std::ios::binary);
+  std::istringstream in(input_of(options));
   std::string line;
-  for (uint64_t number = 1; in && std::getline(in, line); ++number) {
+  for (uint64_t number = 1; std::getline(in, line); ++number) {
     if (stop.requested()) return kExitInterrupted;
     try {
       // ASCII: some readers take U+2028 for the end of a line.
@@ -83,8 +79,6 @@ int tokenize_lines(const Tokenizer& tokenizer, const TokenizeOptions& options,
       throw Error(fmt::format("{}:{}: {}", *options.text_file, number, error.what()));
     }
   }
-  if (!in.eof())
-    throw Error(fmt::format("cannot read {}: {}", *options.text_file, errno_text(errno)));
   return 0;
 }
 

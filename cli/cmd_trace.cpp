@@ -23,8 +23,9 @@ struct TraceOptions {
 };
 
 int draw(const TraceOptions& options) {
-  const Timeline timeline =
-      cut_timeline(load_json_strict(options.file, kMaxTraceBytes), options.pass, options.file);
+  const Timeline timeline = cut_timeline(
+      load_json_strict(options.file, kMaxTraceBytes, DuplicateKeys::kRefused, FileKind::kStream),
+      options.pass, options.file);
   fmt::print("pass {} of {}: {:.3f} s\n", timeline.pass, timeline.passes, timeline.seconds());
   Table table("lrrr");
   table.row({"lane", "spans", "bytes", "busy"});

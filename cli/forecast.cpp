@@ -144,7 +144,8 @@ std::optional<KnownRates> find_rates(const std::string& file, const Model& model
     if (name.rfind("cuda", 0) == 0 && profile->hardware.gpu != machine.ops->description()) break;
     for (const MatmulRate& rate : device.matmuls) {
       if (rate.dtype != dtype) continue;
-      return KnownRates{rates_of(*profile, device, rate), profile->measured_at};
+      return KnownRates{rates_of(*profile, device, rate), profile->measured_at,
+                        profile->read_engine};
     }
   }
   notice(fmt::format(

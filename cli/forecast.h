@@ -14,6 +14,7 @@ namespace spillway {
 struct KnownRates {
   MachineRates rates;
   std::string measured_at;
+  std::string read_engine;  ///< what the reads were measured with
 };
 
 /// Empty, with a notice that says why and what to do, where there is no profile that fits. One that

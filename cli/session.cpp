@@ -30,6 +30,7 @@ bool Session::load(const Workload& workload) {
     if (!beyond.empty()) throw Error(beyond);
   }
   const auto known = find_rates("", model_, machine_, notice_);
+  if (known) say_if_read_otherwise(*known);
   planned_ = plan_with(known, config_, model_, machine_, workload, work_amount(workload));
   runtime_ = std::make_unique<Runtime>(Runtime::Parts{&config_, &model_, &machine_, &planned_.plan,
                                                       readers_, &trace_, &clock_, &stop_});
@@ -47,6 +48,25 @@ bool Session::load(const Workload& workload) {
   }
 }
 
+void Session::say_if_read_otherwise(const KnownRates& known) const {
+  const std::string here = readers_(1)->name();
+  if (config_.io_engine == EngineChoice::kMmap || known.read_engine == here) return;
+  notice_(fmt::format(
+      "the hardware profile was measured with {} and this run reads with {}: predictions are for "
+      "{}; spillway probe measures anew",
+      known.read_engine, here, known.read_engine));
+}
+
+void Session::say_if_unregistered() const {
+  const BufferRegistration& registration = runtime_->engine().registration();
+  if (registration.refusal.empty()) return;
+  notice_(fmt::format(
+      "{} of the buffers could be registered with io_uring ({}), which costs the CPU a little with "
+      "every read; raise the limit on locked memory (ulimit -l; in a container --ulimit "
+      "memlock=-1)",
+      registration.bytes == 0 ? "none" : format_bytes(registration.bytes), registration.refusal));
+}
+
 void Session::say_if_unpinned() const {
   const LayerStore& store = runtime_->engine().store();
   if (store.pin_refusal().empty()) return;
@@ -59,6 +79,7 @@ void Session::say_if_unpinned() const {
 }
 
 void Session::print_passes(const std::vector<PassRecord>& passes) const {
+  say_if_unregistered();
   fmt::print("\n{}", passes_text(passes));
   if (!forecast()) return;
   const std::string compared = predicted_and_measured_text(*forecast(), passes);

@@ -39,6 +39,8 @@ class Session {
 
  private:
   void say_if_unpinned() const;
+  void say_if_unregistered() const;
+  void say_if_read_otherwise(const KnownRates& known) const;
 
   SteadyClock clock_;
   const StopFlag& stop_;

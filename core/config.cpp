@@ -6,19 +6,20 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <fstream>
 #include <functional>
 #include <map>
 #include <set>
-#include <sstream>
 
 #include "core/error.h"
+#include "core/read_file.h"
 #include "core/units.h"
 
 namespace spillway {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr uint64_t kMaxConfigBytes = 64 * kMiB;
 
 /// One YAML value with where it stands, so that every complaint can name file, line and key.
 struct Value {
@@ -415,18 +416,8 @@ Config parse_config(const std::string& text, const fs::path& file,
 }
 
 Config load_config(const fs::path& file, const std::vector<std::string>& overrides) {
-  std::error_code error;
-  if (fs::is_directory(file, error)) {
-    throw Error(fmt::format("{}: is a folder; expected a YAML file", file.string()));
-  }
-  std::ifstream in(file);
-  if (!in) {
-    throw Error(fmt::format("cannot read {}: {}; expected a YAML file (see configs/)",
-                            file.string(), errno_text(errno)));
-  }
-  std::stringstream text;
-  text << in.rdbuf();
-  return parse_config(text.str(), file, overrides);
+  const TextFile wanted{"a YAML file (see configs/)", kMaxConfigBytes, FileKind::kStream};
+  return parse_config(read_text_file(file, wanted), file, overrides);
 }
 
 namespace {

@@ -1,6 +1,7 @@
 #include "io/checkpoint.h"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <map>
@@ -37,6 +38,22 @@ std::map<std::string, std::string> read_weight_map(const fs::path& index) {
   }
   if (map.empty()) throw Error(fmt::format("{}: \"weight_map\" is empty", index.string()));
   return map;
+}
+
+/// Beside the shards: standard streams, rings and their wake-ups, report, trace, a device's own.
+constexpr uint64_t kOtherFiles = 64;
+
+/// Makes room for so many open files, up to the hard limit. Throws Error when that is too low.
+void allow_open_files(uint64_t shards, const std::string& index) {
+  rlimit limit{};
+  const uint64_t needed = shards + kOtherFiles;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= needed) return;
+  limit.rlim_cur = limit.rlim_max;
+  if (limit.rlim_max >= needed && setrlimit(RLIMIT_NOFILE, &limit) == 0) return;
+  throw Error(
+      fmt::format("{}: the model has {} shards, which with the rest takes {} open files, but this "
+                  "process may have {}; raise the limit (ulimit -Hn; LimitNOFILE of a service)",
+                  index, shards, needed, limit.rlim_max));
 }
 
 }  // namespace
@@ -97,6 +114,7 @@ void Checkpoint::open_indexed(const fs::path& index, DirectChoice direct) {
   const auto weight_map = read_weight_map(index);
   std::set<std::string> shards;
   for (const auto& [name, shard] : weight_map) shards.insert(shard);
+  allow_open_files(shards.size(), index.string());
   for (const std::string& shard : shards) {
     std::error_code error;
     if (!fs::exists(directory_ / shard, error)) {

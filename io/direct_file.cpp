@@ -20,6 +20,7 @@ namespace spillway {
 namespace {
 
 constexpr uint32_t kDefaultAlignment = 4096;
+constexpr uint32_t kMaxAlignment = 1u << 20;  // beyond, chunks and slabs would grow with it
 
 int open_or_errno(const std::string& path, int flags) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | flags);
@@ -72,7 +73,7 @@ std::string file_system_name(const std::filesystem::path& path) {
 
 DirectFile::DirectFile(const std::filesystem::path& path, DirectChoice choice) {
   info_.path = path.string();
-  int fd = open_or_errno(info_.path, 0);
+  int fd = open_or_errno(info_.path, O_NONBLOCK);  // a pipe would be waited for
   if (fd < 0) throw Error(fmt::format("cannot open {}: {}", info_.path, errno_text(-fd)));
   info_.fd = fd;
   struct stat status {};
@@ -85,8 +86,11 @@ DirectFile::DirectFile(const std::filesystem::path& path, DirectChoice choice) {
 
   info_.alignment = direct_alignment(fd);
   const int direct_fd = open_or_errno(info_.path, O_DIRECT);
-  const int error =
-      direct_fd < 0 ? -direct_fd : probe_direct_read(direct_fd, info_.alignment, info_.bytes);
+  const bool coarse = info_.alignment > kMaxAlignment;
+  const int error = coarse          ? EINVAL
+                    : direct_fd < 0 ? -direct_fd
+                                    : probe_direct_read(direct_fd, info_.alignment, info_.bytes);
+  if (coarse) info_.alignment = kDefaultAlignment;
   const std::string system = file_system_name(path);
   const bool in_memory = system == "tmpfs";  // newer kernels take O_DIRECT there all the same
   if (error == 0 && !in_memory) {

@@ -16,7 +16,7 @@ struct ReadFile {
   int fd = -1;
   std::string path;
   uint64_t bytes = 0;
-  uint32_t alignment = 4096;  ///< of offset, length and address
+  uint32_t alignment = 4096;  ///< of offset, length and address, the larger of what they need
   bool direct = false;
 };
 

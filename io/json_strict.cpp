@@ -2,13 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <cerrno>
-#include <fstream>
 #include <utility>
 #include <vector>
 
 #include "core/error.h"
-#include "core/units.h"
 
 namespace spillway {
 namespace {
@@ -101,18 +98,8 @@ Json parse_json_strict(std::string_view text, const std::string& where, Duplicat
 }
 
 Json load_json_strict(const std::filesystem::path& file, uint64_t max_bytes,
-                      DuplicateKeys duplicates) {
-  std::ifstream in(file, std::ios::binary | std::ios::ate);
-  if (!in) throw Error(fmt::format("cannot read {}: {}", file.string(), errno_text(errno)));
-  const auto bytes = static_cast<int64_t>(in.tellg());
-  if (bytes < 0 || static_cast<uint64_t>(bytes) > max_bytes) {
-    throw Error(fmt::format("{}: expected a JSON file of at most {}", file.string(),
-                            format_bytes(max_bytes)));
-  }
-  std::string text(static_cast<size_t>(bytes), '\0');
-  in.seekg(0);
-  in.read(text.data(), bytes);
-  if (!in) throw Error(fmt::format("cannot read {}: {}", file.string(), errno_text(errno)));
+                      DuplicateKeys duplicates, FileKind kind) {
+  const std::string text = read_text_file(file, {"a JSON file", max_bytes, kind});
   return parse_json_strict(text, file.string(), duplicates);
 }
 

@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "core/read_file.h"
+
 namespace spillway {
 
 /// What becomes of a key that stands in one object twice (which the library would settle silently).
@@ -18,6 +20,7 @@ nlohmann::json parse_json_strict(std::string_view text, const std::string& where
 
 /// Reads and parses a whole file of at most `max_bytes`. Throws Error.
 nlohmann::json load_json_strict(const std::filesystem::path& file, uint64_t max_bytes,
-                                DuplicateKeys duplicates = DuplicateKeys::kRefused);
+                                DuplicateKeys duplicates = DuplicateKeys::kRefused,
+                                FileKind kind = FileKind::kPlain);
 
 }  // namespace spillway

@@ -1,18 +1,68 @@
 #include "io/open_reader.h"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include <cerrno>
+
+#include "core/clock.h"
 #include "core/error.h"
 #include "io/pread_reader.h"
+#include "io/read_pump.h"
 #include "io/uring_reader.h"
 
 namespace spillway {
+namespace {
+
+constexpr uint32_t kTrialBytes = 4096;
+constexpr int64_t kTrialLimitNs = 1'000'000'000;
+
+/// A block of zeros in memory, read through a descriptor like any file.
+class TrialFile {
+ public:
+  TrialFile() {
+    file_.fd = memfd_create("spillway-trial", MFD_CLOEXEC);
+    if (file_.fd < 0 || ftruncate(file_.fd, kTrialBytes) != 0) {
+      const int error = errno;
+      if (file_.fd >= 0) close(file_.fd);
+      throw Error(fmt::format("io_uring cannot be tried: {}", errno_text(error)));
+    }
+    file_.path = "io_uring: a first read";
+    file_.bytes = kTrialBytes;
+  }
+  TrialFile(const TrialFile&) = delete;
+  ~TrialFile() { close(file_.fd); }
+  const ReadFile& file() const { return file_; }
+
+ private:
+  ReadFile file_;
+};
+
+/// One read from end to end: a filter of system calls may let a ring be made and not be enabled,
+/// entered or answered. Throws Error.
+void try_uring() {
+  const SteadyClock clock;
+  UringReader reader(1);
+  const TrialFile trial;
+  PumpedBuffer buffer(reader, clock, kTrialBytes);
+  ReadPump& pump = buffer.pump();
+  CHECK(pump.start({&trial.file(), 0, buffer.data(), kTrialBytes, kTrialBytes, 0}));
+  const int64_t end_ns = clock.now_ns() + kTrialLimitNs;
+  while (pump.poll().empty()) {
+    const int64_t left_ns = end_ns - clock.now_ns();
+    if (left_ns <= 0) throw Error("io_uring does not answer a first read");
+    pump.wait(left_ns);
+  }
+}
+
+}  // namespace
 
 ReaderFactory choose_reader(EngineChoice choice, const NoticeSink& notice) {
   const ReaderFactory pread = [](uint32_t depth) { return std::make_unique<PreadReader>(depth); };
   if (choice == EngineChoice::kPread) return pread;
   try {
-    const UringReader probe(1);
+    try_uring();
   } catch (const Error& error) {
     const std::string fix =
         "allow it with sysctl kernel.io_uring_disabled=0, or in a container with a seccomp "

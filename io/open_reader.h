@@ -14,8 +14,9 @@ namespace spillway {
 /// these, so that tests can hand it a simulated disk.
 using ReaderFactory = std::function<std::unique_ptr<BlockReader>(uint32_t depth)>;
 
-/// Decides once between io_uring and pread. `auto` falls back with one notice that says why and
-/// how to get the fast path; `io_uring` throws Error where it is blocked.
+/// Decides once between io_uring and pread, by one small read through a ring. `auto` falls back
+/// with one notice that says why and how to get the fast path; `io_uring` throws Error where it is
+/// blocked.
 ReaderFactory choose_reader(EngineChoice choice, const NoticeSink& notice);
 
 }  // namespace spillway

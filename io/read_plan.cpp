@@ -1,6 +1,7 @@
 #include "io/read_plan.h"
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 
 #include "core/error.h"
@@ -80,6 +81,15 @@ void add_pieces(ReadPlan& plan, const FileRange& range, size_t first_chunk, uint
 }
 
 }  // namespace
+
+uint32_t plan_alignment(std::span<const FileShape> files) {
+  uint32_t alignment = 1;
+  for (const FileShape& file : files) {
+    CHECK(std::has_single_bit(file.alignment));  // so that the largest is a multiple of all
+    alignment = std::max(alignment, file.alignment);
+  }
+  return alignment;
+}
 
 ReadPlan plan_in_place(std::span<const FileRange> ranges, std::span<const FileShape> files,
                        uint64_t chunk_bytes) {

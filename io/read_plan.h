@@ -47,6 +47,9 @@ struct FileShape {
   uint32_t alignment = 4096;
 };
 
+/// The one alignment of a plan over all these files: the largest of theirs.
+uint32_t plan_alignment(std::span<const FileShape> files);
+
 /// Chunks are of about `chunk_bytes`, half as much again at most.
 /// Reads land in the blob in the file's own extents and ranges are viewed there (unified memory).
 /// Ranges whose aligned blocks touch share an extent; gaps are never read over, so that a blob

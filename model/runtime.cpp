@@ -38,6 +38,7 @@ StreamPlan cut_model(const Config& config, const Model& model, const Device& dev
   plan.io_depth = config.io_depth.value_or(kDepth);
   plan.register_buffers = config.io_register_buffers.value_or(true);
   const auto shapes = file_shapes(model.checkpoint);
+  plan.chunk_bytes = align_up(plan.chunk_bytes, plan_alignment(shapes));  // a slab holds a chunk
   CutOptions options{unit_bytes, plan.chunk_bytes,
                      device.unified() ? BlobLayout::kInPlace : BlobLayout::kPacked};
   plan.units = cut_units(plan.layers, shapes, options);

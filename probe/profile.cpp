@@ -6,9 +6,10 @@
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "core/error.h"
+#include "core/read_file.h"
+#include "core/units.h"
 
 namespace spillway {
 namespace {
@@ -17,6 +18,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr int kVersion = 2;
+constexpr uint64_t kMaxProfileBytes = 16 * kMiB;
 
 Json read_json(const ReadSample& sample) {
   return {{"chunk_bytes", sample.shape.chunk_bytes},
@@ -122,7 +124,8 @@ Json profile_json(const HardwareProfile& profile) {
   for (const ReadSample& sample : profile.reads) reads.push_back(read_json(sample));
   Json devices = Json::array();
   for (const DeviceRates& device : profile.devices) devices.push_back(device_json(device));
-  Json drive = {{"file_system", profile.file_system}, {"reads", reads}};
+  Json drive = {
+      {"file_system", profile.file_system}, {"engine", profile.read_engine}, {"reads", reads}};
   if (profile.sustained_bytes_per_second) {
     drive["sustained_bytes_per_second"] = *profile.sustained_bytes_per_second;
   }
@@ -151,6 +154,8 @@ HardwareProfile parse_profile(const nlohmann::json& json, const std::string& whe
                       hardware.at("gpu").text()};
   const Reader drive = root.at("drive");
   profile.file_system = drive.at("file_system").text();
+  // Older profiles do not say: they could be measured with io_uring only.
+  profile.read_engine = drive.has("engine") ? drive.at("engine").text() : "io_uring";
   for (const Reader& item : drive.at("reads").list()) {
     profile.reads.push_back(
         {{item.at("chunk_bytes").count(uint64_t{1} << 40),
@@ -189,11 +194,8 @@ void write_profile(const fs::path& file, const HardwareProfile& profile) {
 std::optional<HardwareProfile> read_profile(const fs::path& file) {
   std::error_code error;
   if (!fs::exists(file, error) && !error) return std::nullopt;
-  std::ifstream in(file);
-  std::stringstream text;
-  text << in.rdbuf();
-  if (error || !in) throw Error(fmt::format("cannot read the profile {}", file.string()));
-  const auto json = nlohmann::json::parse(text.str(), nullptr, false);
+  const TextFile wanted{"a hardware profile (spillway probe)", kMaxProfileBytes, FileKind::kStream};
+  const auto json = nlohmann::json::parse(read_text_file(file, wanted), nullptr, false);
   if (json.is_discarded()) {
     throw Error(fmt::format("{}: not JSON; run spillway probe again", file.string()));
   }

@@ -17,6 +17,7 @@ struct HardwareProfile {
   Hardware hardware;
   std::string measured_at;        ///< "2026-11-20T14:00:00Z"
   std::string file_system;        ///< of the drive
+  std::string read_engine;        ///< what read it: "io_uring" or "pread"
   std::vector<ReadSample> reads;  ///< best first, never empty
   std::optional<double> sustained_bytes_per_second;
   double memory_bytes_per_second = 0;

@@ -16,7 +16,6 @@
 #include "core/thread.h"
 #include "core/units.h"
 #include "io/read_pump.h"
-#include "io/uring_reader.h"
 
 namespace spillway {
 namespace {
@@ -28,16 +27,23 @@ namespace fs = std::filesystem;
 constexpr uint64_t kMinFileBytes = 256 * kMiB;
 constexpr uint64_t kTemporaryBytes = kGiB;
 
+/// No read is smaller than the drive's alignment.
+ReadShape on_blocks(ReadShape shape, const DirectFile& file) {
+  shape.chunk_bytes = align_up(shape.chunk_bytes, file.info().alignment);
+  return shape;
+}
+
 /// The loop's state: as many reads as the shape has are in flight all the time.
 class ReadLoop {
  public:
-  ReadLoop(const DirectFile& file, const ReadShape& shape, const Clock& clock)
+  ReadLoop(const DirectFile& file, const ReadShape& shape, const ReaderFactory& readers,
+           const Clock& clock)
       : file_(file),
-        shape_(shape),
+        shape_(on_blocks(shape, file)),
         clock_(clock),
-        chunks_(file.info().bytes / shape.chunk_bytes),
-        reader_(shape.depth),
-        buffers_(reader_, clock, shape.depth * shape.chunk_bytes),
+        chunks_(file.info().bytes / shape_.chunk_bytes),
+        reader_(readers(shape.depth)),
+        buffers_(*reader_, clock, shape_.depth * shape_.chunk_bytes),
         pump_(buffers_.pump()) {
     if (chunks_ == 0) {
       throw Error(fmt::format("{}: smaller than one read of {}", file.info().path,
@@ -46,7 +52,7 @@ class ReadLoop {
     if (!shape.huge_pages) madvise(buffers_.data(), buffers_.bytes(), MADV_NOHUGEPAGE);
     buffers_.memory().touch();
     const std::span<std::byte> all(buffers_.data(), buffers_.bytes());
-    reader_.register_buffers({&all, 1});
+    reader_->register_buffers({&all, 1});
   }
 
   double run(const MeasureLimit& limit, const StopFlag& stop) {
@@ -83,7 +89,7 @@ class ReadLoop {
   ReadShape shape_;
   const Clock& clock_;
   uint64_t chunks_;
-  UringReader reader_;
+  std::unique_ptr<BlockReader> reader_;
   PumpedBuffer buffers_;
   ReadPump& pump_;
   uint64_t next_ = 0;
@@ -174,11 +180,12 @@ fs::path write_temporary(const fs::path& folder, const StopFlag& stop) {
 }  // namespace
 
 double read_rate(const DirectFile& file, const ReadShape& shape, const MeasureLimit& limit,
-                 const Clock& clock, const StopFlag& stop) {
-  return ReadLoop(file, shape, clock).run(limit, stop);
+                 const ReaderFactory& readers, const Clock& clock, const StopFlag& stop) {
+  return ReadLoop(file, shape, readers, clock).run(limit, stop);
 }
 
-std::vector<ReadSample> sweep_reads(const DirectFile& file, double seconds, const Clock& clock,
+std::vector<ReadSample> sweep_reads(const DirectFile& file, double seconds,
+                                    const ReaderFactory& readers, const Clock& clock,
                                     const StopFlag& stop,
                                     const std::function<void(uint32_t, uint32_t)>& progress) {
   std::vector<ReadShape> shapes;
@@ -190,7 +197,8 @@ std::vector<ReadSample> sweep_reads(const DirectFile& file, double seconds, cons
   const auto total = static_cast<uint32_t>(kSweepRounds * (shapes.size() + 1));
   uint32_t done = 0;
   const auto measure = [&](const ReadShape& shape) {
-    const double rate = read_rate(file, shape, {seconds / kSweepRounds, UINT64_MAX}, clock, stop);
+    const double rate =
+        read_rate(file, shape, {seconds / kSweepRounds, UINT64_MAX}, readers, clock, stop);
     progress(++done, total);
     return rate;
   };

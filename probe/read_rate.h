@@ -11,6 +11,7 @@
 #include "core/clock.h"
 #include "core/stop.h"
 #include "io/direct_file.h"
+#include "io/open_reader.h"
 
 namespace spillway {
 
@@ -27,10 +28,10 @@ struct MeasureLimit {
 };
 
 /// Bytes per second of reading `file` from its start, again and again, with registered buffers
-/// where the system allows. Throws Error when a read fails or the file is smaller than a chunk.
-/// A stop request ends it early.
+/// where the system allows, through a reader of `readers`. Throws Error when a read fails or the
+/// file is smaller than a chunk. A stop request ends it early.
 double read_rate(const DirectFile& file, const ReadShape& shape, const MeasureLimit& limit,
-                 const Clock& clock, const StopFlag& stop);
+                 const ReaderFactory& readers, const Clock& clock, const StopFlag& stop);
 
 struct ReadSample {
   ReadShape shape;
@@ -40,7 +41,8 @@ struct ReadSample {
 /// Chunks and depths for `seconds` each, the median of three rounds, then the best of them in 4 KiB
 /// pages; best first.
 /// `progress` is told what is done and what there is to do.
-std::vector<ReadSample> sweep_reads(const DirectFile& file, double seconds, const Clock& clock,
+std::vector<ReadSample> sweep_reads(const DirectFile& file, double seconds,
+                                    const ReaderFactory& readers, const Clock& clock,
                                     const StopFlag& stop,
                                     const std::function<void(uint32_t, uint32_t)>& progress);
 

@@ -1,9 +1,13 @@
 #include "io/checkpoint.h"
 
+#include <sys/resource.h>
+#include <sys/stat.h>
+
 #include <cstring>
 
 #include "core/error.h"
 #include "io/json_strict.h"
+#include "tests/sim/denied_calls.h"
 #include "tests/support.h"
 
 namespace spillway {
@@ -50,6 +54,22 @@ TEST(Safetensors, KeepsTypesItCannotComputeWith) {
   const auto entries = parse_safetensors_header(header, 8 + header.size() + 16, "m");
   EXPECT_FALSE(entries[0].dtype);
   EXPECT_EQ(entries[0].dtype_text, "I64");
+}
+
+/// As many as the largest header may hold, nearly; a parser that is quadratic in them takes an
+/// hour.
+TEST(Safetensors, ReadsManyTensorsInLinearTime) {
+  constexpr uint64_t kTensors = 250'000;
+  std::string header = "{";
+  for (uint64_t i = 0; i < kTensors; ++i) {
+    if (i > 0) header += ",";
+    header += tensor("t" + std::to_string(i), "F32", "[1]", 4 * i, 4 * i + 4);
+  }
+  header += "}";
+  ASSERT_LT(header.size(), kMaxHeaderBytes);
+  const auto entries = parse_safetensors_header(header, 8 + header.size() + 4 * kTensors, "m");
+  ASSERT_EQ(entries.size(), kTensors);
+  EXPECT_EQ(entries.back().name, "t249999");
 }
 
 struct BadHeader {
@@ -218,6 +238,40 @@ TEST(JsonStrict, ReadsWhatTheLibraryReads) {
     const std::string message = error_of([&] { parse_json_strict(text, "x.json"); });
     EXPECT_EQ(message.find("x.json: not valid JSON: "), 0u) << text << ": " << message;
   }
+}
+
+/// The soft limit is raised; a hard one that is too low is named before anything is opened.
+TEST_F(CheckpointTest, ManyShardsAndTheLimitOnOpenFiles) {
+  std::string map = "{";
+  for (int i = 0; i < 100; ++i) {
+    const std::string file = "s" + std::to_string(i) + ".safetensors";
+    shard(file, "t" + std::to_string(i));
+    map += (i == 0 ? "\"t" : ",\"t") + std::to_string(i) + "\":\"" + file + "\"";
+  }
+  index(map + "}");
+  EXPECT_EQ(test::in_child([&] {
+              const rlimit soft{40, 400};
+              if (setrlimit(RLIMIT_NOFILE, &soft) != 0) return 1;
+              return open().files().size() == 100 ? 0 : 2;
+            }),
+            0);
+  EXPECT_EQ(test::in_child([&] {
+              const rlimit hard{40, 100};
+              if (setrlimit(RLIMIT_NOFILE, &hard) != 0) return 1;
+              const std::string message = open_error();
+              if (message.find("100 shards") == std::string::npos) return 2;
+              return message.find("may have 100;") == std::string::npos ? 3 : 0;
+            }),
+            0);
+}
+
+/// Nobody writes to it: it must not be waited for.
+TEST_F(CheckpointTest, PipesAreNoFilesAndAreNotWaitedFor) {
+  ASSERT_EQ(mkfifo((dir_ / "model.safetensors").c_str(), 0600), 0);
+  EXPECT_NE(open_error().find("not a regular file"), std::string::npos);
+  std::filesystem::remove(dir_ / "model.safetensors");
+  ASSERT_EQ(mkfifo((dir_ / "model.safetensors.index.json").c_str(), 0600), 0);
+  EXPECT_NE(open_error().find("is a pipe; expected a JSON file"), std::string::npos);
 }
 
 TEST(JsonStrict, RefusesBadUtf8) {

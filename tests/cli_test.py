@@ -2,15 +2,19 @@
 """The program as a user meets it: every command, exit codes, one line per mistake, reports, signals,
 memory promises. Usage: cli_test.py SPILLWAY_BINARY [unittest arguments]"""
 import contextlib
+import ctypes
+import errno
 import json
 import os
 import pathlib
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 import xml.etree.ElementTree
@@ -23,6 +27,19 @@ def call(*arguments, **options):
     arguments = [a if isinstance(a, bytes) else str(a) for a in arguments]
     return subprocess.run([SPILLWAY, *arguments], capture_output=True, text=True,
                           errors="replace", timeout=300, **options)
+
+
+def deny_call(number, error):
+    """From now on the system call fails with `error` in this process and its children."""
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+    steps = ((0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x00050000 | error),
+             (0x06, 0, 0, 0x7fff0000))  # load, compare, refuse, allow
+    code = b"".join(struct.pack("HBBI", *step) for step in steps)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    if libc.prctl(22, 2, ctypes.byref(Program(len(steps), code)), 0, 0):  # PR_SET_SECCOMP
+        raise OSError(ctypes.get_errno(), "seccomp")
 
 
 class Cli(unittest.TestCase):
@@ -331,7 +348,77 @@ class Cli(unittest.TestCase):
         except OSError:
             return 0
 
+    # A system that refuses
+
+    def test_reads_where_io_uring_is_filtered(self):
+        """A filter of system calls, as in a container: noticed, and the same text all the same."""
+        free = call("run", self.config(), "--quiet", "--set", "placement.policy=nvme")
+        self.assertEqual(free.returncode, 0, free.stderr)
+        on_drive = subprocess.run(["stat", "-f", "-c", "%T", str(self.root)], capture_output=True,
+                                  text=True).stdout.strip() in ("ext2/ext3", "xfs", "btrfs")
+        for number in (425, 426, 427):  # setup, enter, register
+            # One probe is enough: it takes gigabytes of memory in hand.
+            for command in ("run", "probe") if number == 426 and on_drive else ("run",):
+                report = self.root / "filtered.json"
+                arguments = (("run", self.config(), "--quiet", "--report", report, "--set",
+                              "placement.policy=nvme") if command == "run" else
+                             ("probe", "--path", self.big_file(), "--seconds", "0.01", "--json",
+                              "--device", "host", "--out", report))
+                done = call(*arguments, preexec_fn=lambda: deny_call(number, errno.EPERM))
+                self.assertEqual(done.returncode, 0, (command, number, done.stderr))
+                self.assertIn("reading with pread threads instead", done.stderr)
+                data = json.loads(report.read_text())
+                if command == "run":
+                    self.assertEqual(done.stdout, free.stdout)
+                    self.assertEqual(data["io"]["engine"], "pread")
+                else:
+                    self.assertEqual(data["drive"]["engine"], "pread")
+                    self.assertGreater(data["drive"]["reads"][0]["bytes_per_second"], 0)
+            self.fails("run", self.config(io={"engine": "io_uring"}), says="seccomp profile",
+                       preexec_fn=lambda: deny_call(number, errno.EPERM))
+
+    def big_file(self):
+        path = self.root / "read-me"
+        if not path.exists():
+            with open(path, "wb") as file:
+                file.truncate(64 * MIB)
+        return path
+
     # Mistakes
+
+    def test_what_is_no_file_is_refused_and_not_waited_for(self):
+        for name in ("config.json", "tokenizer.json", "model.safetensors.index.json",
+                     "model-00001-of-00002.safetensors"):
+            for kind in ("pipe", "device"):
+                folder = self.root / f"{kind}-{name}"
+                shutil.copytree(self.model, folder)
+                (folder / name).unlink()
+                if kind == "pipe":
+                    os.mkfifo(folder / name)
+                else:
+                    (folder / name).symlink_to("/dev/zero")
+                self.fails("run", self.config(folder), says=name)
+                shutil.rmtree(folder)
+
+    def test_streams_are_read_but_not_without_end(self):
+        pipe = self.root / "config-pipe"
+        os.mkfifo(pipe)
+        text = self.config().read_text()
+        writer = threading.Thread(target=lambda: pipe.write_text(text))
+        writer.start()
+        done = call("run", pipe, "--quiet")
+        writer.join()
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.fails("run", "/dev/zero", says="more than 64.0 MiB")
+        self.fails("plan", self.config(), "--profile", "/dev/zero", says="more than 16.0 MiB")
+        self.fails("tokenize", self.model, "--text-file", "/dev/zero", says="more than 256 MiB")
+        self.fails("score", self.config(), "--text-file", "/dev/zero", says="more than 256 MiB")
+        self.fails("trace", "/dev/zero", says="more than 256 MiB")
+
+    def test_seconds_that_are_no_time(self):
+        for seconds in ("nan", "inf", "-1", "-nan", "0", "1e9", "NAN", "infinity"):
+            done = call("probe", "--path", self.big_file(), f"--seconds={seconds}")
+            self.assertEqual(done.returncode, 2, (seconds, done.stderr))
 
     def test_wrong_usage_is_exit_2(self):
         for arguments in ((), ("fly",), ("run",), ("run", "x.yaml", "--no-such"),

@@ -1,10 +1,15 @@
+#include <sys/stat.h>
+
 #include <cmath>
 #include <fstream>
 #include <random>
+#include <thread>
 
 #include "core/buffer.h"
 #include "core/dtype.h"
+#include "core/error.h"
 #include "core/one_line.h"
+#include "core/read_file.h"
 #include "core/system_memory.h"
 #include "core/trace.h"
 #include "core/units.h"
@@ -215,6 +220,47 @@ TEST(Trace, KeepsWhatFitsAndCountsTheRest) {
   EXPECT_NE(text.find("\"dropped\":1"), std::string::npos);
   const std::string error = test::error_of([&] { trace.write(dir / "no" / "t.json"); });
   EXPECT_NE(error.find("cannot write trace"), std::string::npos);
+}
+
+TEST(ReadFile, ReadsWhatItMay) {
+  const test::TempDir dir;
+  const std::string content(3 * kMiB + 7, 'x');
+  test::write_file(dir / "f", content);
+  EXPECT_EQ(read_text_file(dir / "f", {"a text", content.size()}), content);
+  EXPECT_NE(test::error_of([&] {
+              read_text_file(dir / "f", {"a text", content.size() - 1});
+            }).find("more than 3.00 MiB; expected a text"),
+            std::string::npos);
+  EXPECT_EQ(read_text_file("/proc/self/comm", {"a name", 100}).back(), '\n') << "has no size";
+  EXPECT_NE(test::error_of([&] {
+              read_text_file(dir / "none", {"a text", 9});
+            }).find("cannot read"),
+            std::string::npos);
+  EXPECT_NE(test::error_of([&] {
+              read_text_file(dir.path(), {"a text", 9});
+            }).find("is a folder; expected a text"),
+            std::string::npos);
+}
+
+TEST(ReadFile, NeverWaitsForWhatIsNoFileAndNeverReadsWithoutEnd) {
+  const test::TempDir dir;
+  const auto pipe = dir / "pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_NE(test::error_of([&] {
+              read_text_file(pipe, {"a text", 9});
+            }).find("is a pipe"),
+            std::string::npos);
+  EXPECT_NE(test::error_of([&] {
+              read_text_file("/dev/zero", {"a text", 9});
+            }).find("is a device"),
+            std::string::npos);
+  EXPECT_NE(test::error_of([&] {
+              read_text_file("/dev/zero", {"a text", kMiB, FileKind::kStream});
+            }).find("more than 1.00 MiB"),
+            std::string::npos);
+  std::thread writer([&] { test::write_file(pipe, "written slowly"); });
+  EXPECT_EQ(read_text_file(pipe, {"a text", kMiB, FileKind::kStream}), "written slowly");
+  writer.join();
 }
 
 }  // namespace

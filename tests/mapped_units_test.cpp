@@ -1,10 +1,13 @@
 // The layout of units in a mapping of their files: byte for byte what reading them gives.
 #include "tiers/mapped_units.h"
 
+#include <unistd.h>
+
 #include <random>
 
 #include "core/error.h"
 #include "core/units.h"
+#include "tests/sim/denied_calls.h"
 #include "tests/sim/sim_disk.h"
 #include "tests/support.h"
 
@@ -47,6 +50,27 @@ TEST(MappedUnits, HoldWhatTheFileHolds) {
       }
     }
   }
+}
+
+/// Before a kernel reads it: an error like any other. While it reads: one line and exit 1.
+TEST(MappedUnits, AFileThatShrankIsAnErrorAndNeverASignal) {
+  const test::TempDir dir;
+  test::write_file(dir / "model", std::string(kMiB, 'x'));
+  const DirectFile file(dir / "model", DirectChoice::kAuto);
+  const LayerSpec layer{"0", {{"t", 0, 0, kMiB / 1024, 1024, 0}}};
+  const FileShape shape{kMiB, kMappingAlignment};
+  const auto units = cut_units({&layer, 1}, {&shape, 1}, {kMiB, kMiB, BlobLayout::kInPlace});
+  const ReadFile* files[] = {&file.info()};
+  EXPECT_EQ(test::in_child([&] {
+              const MappedUnits mapped(units, files);
+              mapped.check_files();
+              if (truncate((dir / "model").c_str(), 4096) != 0) return 5;
+              const std::string message = test::error_of([&] { mapped.check_files(); });
+              if (message.find("shorter than when it was opened") == std::string::npos) return 2;
+              const volatile std::byte* last = mapped.blob(0) + kMiB - 1;
+              return *last == std::byte{} ? 3 : 4;  // ends here
+            }),
+            1);
 }
 
 TEST(MappedUnits, AFileThatCannotBeMappedIsOneError) {

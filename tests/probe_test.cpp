@@ -18,6 +18,7 @@ HardwareProfile some_profile() {
   profile.hardware = {"a drive, 100 sectors", "a CPU", 4, ""};
   profile.measured_at = "2026-01-02T03:04:05Z";
   profile.file_system = "ext4";
+  profile.read_engine = "pread";
   profile.reads = {{{kMiB, 8, true}, 3e9}, {{kMiB, 8, false}, 1e9}};
   profile.sustained_bytes_per_second = 2.5e9;
   profile.memory_bytes_per_second = 4e10;
@@ -39,6 +40,7 @@ TEST(Profile, SurvivesWritingAndReading) {
   EXPECT_EQ(profile_json(*back), profile_json(profile));
   EXPECT_EQ(back->hardware, profile.hardware);
   EXPECT_EQ(back->reads[1].shape.huge_pages, false);
+  EXPECT_EQ(back->read_engine, "pread");
 }
 
 TEST(Profile, CannotBeWrittenIsOneLine) {
@@ -137,11 +139,13 @@ TEST(Rates, ArePositiveAndOrdered) {
   test::write_file(dir / "f", "x");
   std::filesystem::resize_file(dir / "f", 16 * kMiB);
   const DirectFile file(dir / "f", DirectChoice::kAuto);
+  const ReaderFactory readers = choose_reader(EngineChoice::kAuto, [](const std::string&) {});
   uint32_t calls = 0;
-  const auto samples = sweep_reads(file, 0.01, clock, stop, [&](uint32_t done, uint32_t total) {
-    EXPECT_EQ(done, ++calls);
-    EXPECT_EQ(total, 30u);
-  });
+  const auto samples =
+      sweep_reads(file, 0.01, readers, clock, stop, [&](uint32_t done, uint32_t total) {
+        EXPECT_EQ(done, ++calls);
+        EXPECT_EQ(total, 30u);
+      });
   ASSERT_EQ(samples.size(), 10u);
   for (size_t i = 1; i < samples.size(); ++i) {
     EXPECT_GE(samples[i - 1].bytes_per_second, samples[i].bytes_per_second);
@@ -160,7 +164,7 @@ TEST(Rates, ArePositiveAndOrdered) {
     }
   }
   const std::string message = test::error_of([&] {
-    read_rate(file, {64 * kMiB, 1, true}, {1, UINT64_MAX}, clock, stop);
+    read_rate(file, {64 * kMiB, 1, true}, {1, UINT64_MAX}, readers, clock, stop);
   });
   EXPECT_NE(message.find("smaller than one read"), std::string::npos) << message;
 }

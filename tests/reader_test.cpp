@@ -1,7 +1,10 @@
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <thread>
 
@@ -13,6 +16,7 @@
 #include "io/pread_reader.h"
 #include "io/read_pump.h"
 #include "io/uring_reader.h"
+#include "tests/sim/denied_calls.h"
 #include "tests/sim/sim_disk.h"
 #include "tests/support.h"
 
@@ -234,6 +238,143 @@ TEST(ChooseReader, SaysWhenItFallsBack) {
   EXPECT_NE(notices.lines[0].find("reading with pread threads instead"), std::string::npos);
   EXPECT_NE(notices.lines[0].find("io_uring_disabled=0"), std::string::npos);
   EXPECT_NE(strict.find("io_uring is not available"), std::string::npos) << strict;
+}
+
+/// System calls of io_uring that a filter refuses, each in its way.
+struct Denied {
+  const char* name;
+  int call;
+  int error;
+};
+
+class DeniedUring : public ::testing::TestWithParam<Denied> {};
+
+TEST_P(DeniedUring, IsNoticedByOneReadAtTheStart) {
+  EXPECT_EQ(test::in_child([] {
+              test::deny_calls({GetParam().call}, GetParam().error);
+              test::Notices notices;
+              const auto readers = choose_reader(EngineChoice::kAuto, notices.sink());
+              if (readers(4)->name() != "pread") return 1;
+              if (notices.lines.size() != 1) return 2;
+              if (notices.lines[0].find("reading with pread threads") == std::string::npos)
+                return 3;
+              return 0;
+            }),
+            0);
+  if (GetParam().error == EBUSY) return;  // as above, and it takes its time
+  EXPECT_EQ(test::in_child([] {
+              test::deny_calls({GetParam().call}, GetParam().error);
+              const std::string message =
+                  test::error_of([] { choose_reader(EngineChoice::kUring, {}); });
+              return message.find("seccomp profile") != std::string::npos ? 0 : 1;
+            }),
+            0);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, DeniedUring,
+                         ::testing::Values(Denied{"setup", __NR_io_uring_setup, EPERM},
+                                           Denied{"setup_missing", __NR_io_uring_setup, ENOSYS},
+                                           Denied{"enter", __NR_io_uring_enter, EPERM},
+                                           Denied{"enter_busy", __NR_io_uring_enter, EBUSY},
+                                           Denied{"register", __NR_io_uring_register, EACCES}),
+                         [](const auto& test) { return std::string(test.param.name); });
+
+bool uring_works() {
+  test::Notices notices;
+  return choose_reader(EngineChoice::kAuto, notices.sink())(1)->name() == "io_uring";
+}
+
+/// Reads are in flight when the ring breaks: an error, no std::terminate, no wait without end.
+TEST(UringReader, ThatBreaksIsAnErrorAndIsLeft) {
+  if (!uring_works()) GTEST_SKIP() << "no io_uring here";
+  EXPECT_EQ(test::in_child([] {
+              const test::TempDir dir;
+              test::write_file(dir / "f", std::string(64 * kKiB, 'x'));
+              const DirectFile file(dir / "f", DirectChoice::kAuto);
+              UringReader reader(4);
+              const SteadyClock clock;
+              PumpedBuffer buffer(reader, clock, 64 * kKiB);
+              buffer.pump().start({&file.info(), 0, buffer.data(), 4096, 4096, 0});
+              test::deny_calls({__NR_io_uring_enter}, EPERM);
+              const std::string message = test::error_of([&] {
+                while (buffer.pump().poll().empty()) buffer.pump().wait();
+              });
+              return message.find("Operation not permitted") != std::string::npos ? 0 : 1;
+            }),
+            0);
+}
+
+TEST(UringReader, BuffersThatCannotBeRegisteredSayWhy) {
+  if (!uring_works()) GTEST_SKIP() << "no io_uring here";
+  EXPECT_EQ(test::in_child([] {
+              UringReader reader(4);
+              const HugeBuffer buffer(4 * kMiB);
+              const std::span<std::byte> whole(buffer.data(), buffer.bytes());
+              test::deny_calls({__NR_io_uring_register}, ENOMEM);
+              const BufferRegistration registration = reader.register_buffers({&whole, 1});
+              if (registration.bytes != 0) return 1;
+              return registration.refusal.find("allocate memory") != std::string::npos ? 0 : 2;
+            }),
+            0);
+}
+
+/// More than the kernel's limit for one buffer, never touched.
+TEST(UringReader, RegistersLargeMemoryInPieces) {
+  if (!uring_works()) GTEST_SKIP() << "no io_uring here";
+  void* raw =
+      mmap(nullptr, 2 * kGiB + kMiB, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  ASSERT_NE(raw, MAP_FAILED);
+  const std::span<std::byte> whole(static_cast<std::byte*>(raw), 2 * kGiB + kMiB);
+  UringReader reader(4);
+  const BufferRegistration registration = reader.register_buffers({&whole, 1});
+  // Memory that may not be written may be refused; its size must not be the reason.
+  EXPECT_EQ(registration.refusal.find("Invalid argument"), std::string::npos)
+      << registration.refusal;
+  EXPECT_TRUE(registration.bytes == whole.size() || !registration.refusal.empty());
+  munmap(raw, whole.size());
+}
+
+TEST(PreadReader, WithoutAnyThreadIsAnError) {
+  EXPECT_EQ(test::in_child([] {
+              test::deny_calls({__NR_clone, __NR_clone3}, EAGAIN);
+              const std::string message = test::error_of([] { const PreadReader reader(8); });
+              return message.find("ulimit -u") != std::string::npos ? 0 : 1;
+            }),
+            0);
+}
+
+/// Room for the stacks of a few threads.
+TEST(PreadReader, ReadsWithTheThreadsItGets) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer needs its addresses";
+#endif
+  EXPECT_EQ(test::in_child([] {
+              const test::TempDir dir;
+              test::write_file(dir / "f", std::string(64 * kKiB, 'x'));
+              const DirectFile file(dir / "f", DirectChoice::kOff);
+              const HugeBuffer buffer(64 * kKiB);
+              const SteadyClock clock;
+              rlimit stack{};
+              getrlimit(RLIMIT_STACK, &stack);
+              if (stack.rlim_cur == RLIM_INFINITY) return 0;
+              uint64_t pages = 0;
+              std::FILE* statm = std::fopen("/proc/self/statm", "r");
+              if (statm == nullptr || std::fscanf(statm, "%lu", &pages) != 1) return 1;
+              std::fclose(statm);
+              const uint64_t bytes = pages * 4096 + 3 * (stack.rlim_cur + kMiB);
+              const rlimit few{bytes, RLIM_INFINITY};
+              if (setrlimit(RLIMIT_AS, &few) != 0) return 2;
+              PreadReader reader(8);
+              if (reader.threads() == 0 || reader.threads() >= 8) return 3;
+              ReadPump pump(reader, clock);
+              for (uint64_t i = 0; i < 8; ++i) {
+                pump.start({&file.info(), i * 4096, buffer.data() + i * 4096, 4096, 4096, i});
+              }
+              size_t finished = 0;
+              while ((finished += pump.poll().size()) < 8) pump.wait();
+              return buffer.data()[7 * 4096] == std::byte{'x'} ? 0 : 4;
+            }),
+            0);
 }
 
 ReadOp op_of(const ReadFile& file, uint32_t bytes, uint32_t needed) {

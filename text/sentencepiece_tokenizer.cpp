@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/read_file.h"
 #include "text/added_tokens.h"
 #include "text/tokenizer.h"
 #include "text/unicode.h"
@@ -17,7 +18,9 @@ constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
 class SentencePieceTokenizer final : public Tokenizer {
  public:
   explicit SentencePieceTokenizer(const std::filesystem::path& file) {
-    const auto status = processor_.Load(file.string());
+    // Read here: the library would wait for a pipe.
+    const std::string model = read_text_file(file, {"a SentencePiece model", kMaxTextBytes});
+    const auto status = processor_.LoadFromSerializedProto(model);
     if (!status.ok()) {
       throw Error(
           fmt::format("{}: not a SentencePiece model: {}", file.string(), status.ToString()));

@@ -87,6 +87,7 @@ class Engine final : public LayerFeed {
 
   const std::string& reader_name() const { return reader_name_; }
   bool buffers_registered() const { return registered_.bytes > 0; }
+  const BufferRegistration& registration() const { return registered_; }
   const LayerStore& store() const { return store_; }
 
  private:

@@ -239,6 +239,7 @@ bool Feeder::submit_chunk(uint32_t index) {
     if (!slab) return false;
     request.target = parts_.staging->data(*slab);
     request.tag = *slab;
+    CHECK(chunk.bytes <= parts_.staging->slab_bytes());
     slab_uses_[*slab] = {index, fill.next_chunk};
     if (!start(request)) {
       parts_.staging->put_back(*slab);

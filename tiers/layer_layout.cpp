@@ -87,9 +87,13 @@ uint64_t LayerSpec::bytes() const {
 
 std::vector<Unit> cut_units(std::span<const LayerSpec> layers, std::span<const FileShape> files,
                             const CutOptions& options) {
+  // Files that ask for less are read at the alignment of the one that asks for most: places in a
+  // blob, chunks and slabs have one grain.
+  std::vector<FileShape> shapes(files.begin(), files.end());
+  for (FileShape& shape : shapes) shape.alignment = plan_alignment(files);
   Cutter cutter{{}, options.unit_bytes};
   for (uint32_t i = 0; i < layers.size(); ++i) cut_layer(cutter, layers[i], i);
-  for (Unit& unit : cutter.units) lay_out(unit, layers[unit.layer], files, options);
+  for (Unit& unit : cutter.units) lay_out(unit, layers[unit.layer], shapes, options);
   return std::move(cutter.units);
 }
 

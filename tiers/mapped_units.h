@@ -1,8 +1,10 @@
 // Units in a mapping of their files: what engines that mmap their weights do, over the same layout,
-// so that the same kernels can be compared. The page cache decides what stays; a file that shrinks
-// or cannot be read ends the process (SIGBUS), which is why nothing else uses this.
+// so that the same kernels can be compared. The page cache decides what stays. A file that shrank
+// is an Error when a unit is asked for; one that shrinks or cannot be read while a kernel reads it
+// cannot be survived (SIGBUS): one line, exit 1, and what was computed is lost. That is why nothing
+// else uses this.
 //
-// Owner: the mapping. Immutable.
+// Owner: the mapping. The first one installs the process's handler of SIGBUS. Immutable.
 #pragma once
 
 #include <cstddef>
@@ -27,11 +29,14 @@ class MappedUnits {
   ~MappedUnits();
 
   std::byte* blob(uint32_t unit) const { return blobs_[unit]; }
+  /// Throws Error when a file has become shorter than when it was opened.
+  void check_files() const;
 
  private:
   std::byte* data_ = nullptr;
   uint64_t bytes_ = 0;
   std::vector<std::byte*> blobs_;
+  std::vector<const ReadFile*> files_;
 };
 
 }  // namespace spillway

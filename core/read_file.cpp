@@ -1,0 +1,103 @@
+#include "core/read_file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "core/error.h"
+#include "core/units.h"
+
+namespace spillway {
+namespace {
+
+constexpr uint64_t kStepBytes = kMiB;
+
+/// Owner of a descriptor.
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  Descriptor(const Descriptor&) = delete;
+  ~Descriptor() {
+    if (fd_ >= 0) close(fd_);
+  }
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+const char* kind_name(mode_t mode) {
+  if (S_ISDIR(mode)) return "a folder";
+  if (S_ISFIFO(mode)) return "a pipe";
+  if (S_ISSOCK(mode)) return "a socket";
+  return "a device";
+}
+
+[[noreturn]] void cannot_read(const std::filesystem::path& file, const TextFile& wanted,
+                              int error) {
+  throw Error(fmt::format("cannot read {}: {}; expected {}", file.string(), errno_text(error),
+                          wanted.expected));
+}
+
+[[noreturn]] void wrong_kind(const std::filesystem::path& file, const TextFile& wanted,
+                             mode_t mode) {
+  throw Error(
+      fmt::format("{}: is {}; expected {}", file.string(), kind_name(mode), wanted.expected));
+}
+
+[[noreturn]] void too_large(const std::filesystem::path& file, const TextFile& wanted) {
+  throw Error(fmt::format("{}: more than {}; expected {} of at most that", file.string(),
+                          format_bytes(wanted.max_bytes), wanted.expected));
+}
+
+std::string read_to_end(int fd, const std::filesystem::path& file, const TextFile& wanted,
+                        uint64_t likely_bytes) {
+  std::string text;
+  uint64_t done = 0;
+  while (true) {
+    if (done > wanted.max_bytes) too_large(file, wanted);
+    if (done == text.size()) {
+      const uint64_t step = std::max({likely_bytes + 1, kStepBytes, done / 2});
+      text.resize(std::min(done + step, wanted.max_bytes + 1));
+    }
+    const ssize_t got = read(fd, text.data() + done, text.size() - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) cannot_read(file, wanted, errno);
+    if (got == 0) break;
+    done += static_cast<uint64_t>(got);
+    likely_bytes = 0;
+  }
+  text.resize(done);
+  return text;
+}
+
+}  // namespace
+
+std::string read_text_file(const std::filesystem::path& file, const TextFile& wanted) {
+  // Non-blocking: a pipe without a writer would hold open() for ever.
+  const Descriptor first(open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  struct stat status {};
+  if (first.get() < 0) {
+    const int error = errno;
+    if (error == ENXIO && stat(file.c_str(), &status) == 0)
+      wrong_kind(file, wanted, status.st_mode);
+    cannot_read(file, wanted, error);
+  }
+  if (fstat(first.get(), &status) != 0) cannot_read(file, wanted, errno);
+  if (S_ISREG(status.st_mode)) {
+    const auto bytes = static_cast<uint64_t>(status.st_size);
+    if (bytes > wanted.max_bytes) too_large(file, wanted);
+    return read_to_end(first.get(), file, wanted, bytes);
+  }
+  const bool stream = S_ISFIFO(status.st_mode) || S_ISCHR(status.st_mode);
+  if (!stream || wanted.kind != FileKind::kStream) wrong_kind(file, wanted, status.st_mode);
+  const Descriptor blocking(open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
+  if (blocking.get() < 0) cannot_read(file, wanted, errno);
+  return read_to_end(blocking.get(), file, wanted, 0);
+}
+
+}  // namespace spillway
