@@ -7,13 +7,16 @@
 
 #include "cli/commands.h"
 #include "cli/report.h"
+#include "cli/session.h"
 #include "cli/terminal.h"
 #include "compare/child.h"
 #include "compare/memory_group.h"
 #include "compare/page.h"
 #include "compare/page_cache.h"
+#include "compare/svg.h"
 #include "compare/timeline.h"
 #include "core/error.h"
+#include "core/output_file.h"
 #include "core/units.h"
 #include "io/json_strict.h"
 #include "kernels/host/cpu_features.h"
@@ -40,29 +43,85 @@ struct BenchOptions {
   bool quiet = false;
 };
 
+/// Begins what bench itself writes beside the results.
+constexpr const char* kArmTitle = "# an arm of spillway bench\n";
+constexpr const char* kLogTitle = "# what an arm of spillway bench said\n";
+
 fs::path make_folder(const std::string& out) {
   const fs::path folder = fs::absolute(out);
   std::error_code error;
   fs::create_directories(folder / "arms", error);
   if (error) throw Error(fmt::format("--out {}: {}", out, error.message()));
-  write_text(folder / "bench.json", "");  // fails now rather than after half an hour
   return folder;
 }
+
+bool holds_something(const fs::path& file) {
+  std::error_code error;
+  const auto bytes = fs::file_size(file, error);
+  return !error && bytes > 0;
+}
+
+/// The results on disk. Each file is replaced whole, so that it can be read at any moment. Those of
+/// an earlier comparison stay until a round is finished that measured something.
+class ResultFiles {
+ public:
+  ResultFiles(const fs::path& folder, FilesInUse& in_use)
+      : earlier_(holds_something(folder / "bench.json")),
+        json_(folder / "bench.json", {"results", R"({"version":*"machine":)"}, in_use),
+        csv_(folder / "bench.csv", {"results", "sweep,engine,"}, in_use),
+        page_(folder / "bench.html", {"results", "<!doctypehtml>*<title>RAMorNVMe</title>"},
+              in_use),
+        picture_(folder / "memory.svg", svg_format("picture"), in_use) {}
+
+  bool earlier() const { return earlier_; }
+
+  /// Throws Error.
+  void write_round(const Comparison& comparison) {
+    const bool any = std::any_of(comparison.arms.begin(), comparison.arms.end(),
+                                 [](const ArmResult& result) { return result.measured(); });
+    if (earlier_ && !any) return;
+    write(comparison);
+    earlier_ = false;
+  }
+  /// What there is at the end. False when it took the place of nothing better. Throws Error.
+  bool write_last(const Comparison& comparison) {
+    if (earlier_) return false;
+    write(comparison);
+    return true;
+  }
+
+ private:
+  void write(const Comparison& comparison) {
+    json_.write(json_text(comparison_json(comparison)) + "\n");
+    csv_.write(comparison_csv(comparison));
+    page_.write(comparison_page(comparison));
+    const std::string picture = chart_svg(memory_chart(comparison));
+    if (!picture.empty()) picture_.write(picture);
+  }
+
+  bool earlier_ = false;
+  OutputFile json_;
+  OutputFile csv_;
+  OutputFile page_;
+  OutputFile picture_;
+};
 
 /// Runs the arms, round after round, so that drift hits all alike.
 class BenchRun {
  public:
-  BenchRun(const BenchOptions& options, const Model& model, fs::path folder, const StopFlag& stop,
-           const Clock& clock, Progress& progress)
+  BenchRun(const BenchOptions& options, const Model& model, fs::path folder, FilesInUse inputs,
+           const StopFlag& stop, const Clock& clock, Progress& progress)
       : options_(options),
         model_(model),
         folder_(std::move(folder)),
+        inputs_(std::move(inputs)),
         stop_(stop),
         clock_(clock),
         progress_(progress),
         begin_ns_(clock.now_ns()) {}
 
-  void run(Comparison& comparison) {
+  /// `finished_round` is called after each; it does not throw.
+  void run(Comparison& comparison, const std::function<void()>& finished_round) {
     open_group(comparison);
     const size_t total = comparison.arms.size() * options_.repeats;
     for (uint32_t round = 0; round < options_.repeats; ++round) {
@@ -72,6 +131,7 @@ class BenchRun {
         show(result.arm.title(), round, total);
         measure(result, comparison);
       }
+      if (!stop_.requested()) finished_round();
     }
     comparison.interrupted = stop_.requested();
     if (!stop_.requested()) draw_timeline(comparison);
@@ -110,7 +170,7 @@ class BenchRun {
     const fs::path config = folder_ / "arms" / (arm.name() + ".yaml");
     const fs::path report = folder_ / "arms" / (arm.name() + ".json");
     try {
-      write_text(config, config_text(arm.config));
+      write_own(config, "configuration", kArmTitle, config_text(arm.config));
       const ChildResult child =
           run_arm(arm, {"run", config.string(), "--quiet", "--report", report.string()});
       if (stop_.requested()) return;
@@ -134,6 +194,7 @@ class BenchRun {
   ChildResult run_arm(const Arm& arm, std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), fs::read_symlink("/proc/self/exe").string());
     const fs::path log = folder_ / "arms" / (arm.name() + ".log");
+    write_own(log, "log", kLogTitle, "");
     if (arm.sweep != Sweep::kMemory || group_ == nullptr) {
       return run_child(arguments, {}, log, stop_);
     }
@@ -145,6 +206,17 @@ class BenchRun {
     }
     group_->limit(arm.memory_bytes + kCodeBytes);
     return run_child(arguments, group_->joining_file(), log, stop_);
+  }
+
+  /// A file among the arms: what the user keeps there is left alone.
+  void write_own(const fs::path& file, const char* what, const std::string& title,
+                 const std::string& text) const {
+    FilesInUse in_use = inputs_;
+    std::string begins = title;
+    begins.erase(
+        std::remove_if(begins.begin(), begins.end(), [](char c) { return c == ' ' || c == '\n'; }),
+        begins.end());
+    OutputFile(file, {what, begins}, in_use).write(title + text);
   }
 
   static std::string reason(const ChildResult& child) {
@@ -177,6 +249,7 @@ class BenchRun {
   const BenchOptions& options_;
   const Model& model_;
   fs::path folder_;
+  FilesInUse inputs_;
   const StopFlag& stop_;
   const Clock& clock_;
   Progress& progress_;
@@ -213,14 +286,6 @@ std::string results_text(const Comparison& comparison) {
   return text;
 }
 
-void write_results(const fs::path& folder, const Comparison& comparison) {
-  write_report(folder / "bench.json", comparison_json(comparison));
-  write_text(folder / "bench.csv", comparison_csv(comparison));
-  write_text(folder / "bench.html", comparison_page(comparison));
-  const std::string picture = chart_svg(memory_chart(comparison));
-  if (!picture.empty()) write_text(folder / "memory.svg", picture);
-}
-
 Sweep sweep_of(const std::string& name) {
   return name == "decode" ? Sweep::kDecode : name == "prompt" ? Sweep::kPrompt : Sweep::kMemory;
 }
@@ -251,20 +316,42 @@ int bench(BenchOptions options, const StopFlag& stop) {
   comparison.version = SPILLWAY_VERSION;
   comparison.repeats = options.repeats;
   const fs::path folder = make_folder(options.out);
+  const FilesInUse inputs = with_inputs_of(config, {});
+  FilesInUse in_use = inputs;
+  ResultFiles files(folder, in_use);
+  if (files.earlier()) {
+    notice(
+        fmt::format("{} holds earlier results; they stay until a round is finished", options.out));
+  }
   if (!options.quiet) {
-    fmt::print(stderr, "{} arms, {} rounds; Ctrl-C ends it and keeps what was measured\n",
-               comparison.arms.size(), options.repeats);
+    say(fmt::format(
+        "{} arms, {} rounds; each finished round is kept in {}; Ctrl-C ends it and keeps what was "
+        "measured",
+        comparison.arms.size(), options.repeats, options.out));
   }
   const SteadyClock clock;
   Progress progress(clock, options.quiet);
-  BenchRun(options, model, folder, stop, clock, progress).run(comparison);
-  write_results(folder, comparison);
-  if (options.json) {
-    fmt::print("{}\n", json_text(comparison_json(comparison)));
-  } else {
-    fmt::print("{}\nwritten: {}/bench.html, bench.json, bench.csv; arms/ holds every arm's YAML\n",
-               results_text(comparison), options.out);
-  }
+  Failures failures;
+  failures.attempt([&] {
+    BenchRun(options, model, folder, inputs, stop, clock, progress).run(comparison, [&] {
+      Failures not_kept;  // the measurement goes on; it may succeed at the end
+      not_kept.attempt([&] { files.write_round(comparison); });
+      for (const std::string& line : not_kept.lines()) notice(line);
+    });
+  });
+  std::string where = fmt::format("{} keeps its earlier results", options.out);
+  failures.attempt([&] {
+    if (files.write_last(comparison)) {
+      where =
+          fmt::format("written: {}/bench.html, bench.json, bench.csv; arms/ holds every arm's YAML",
+                      options.out);
+    }
+  });
+  failures.attempt([&] {
+    if (options.json) return print("{}\n", json_text(comparison_json(comparison)));
+    print("{}\n{}\n", results_text(comparison), where);
+  });
+  failures.throw_if_any();
   if (comparison.interrupted) return kExitInterrupted;
   const bool any = std::any_of(comparison.arms.begin(), comparison.arms.end(),
                                [](const ArmResult& result) { return result.measured(); });

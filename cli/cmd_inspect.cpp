@@ -127,18 +127,22 @@ int inspect(const InspectOptions& options, const StopFlag& stop) {
                                                std::max(verification.seconds, 1e-9)}};
   }
   if (options.json) {
-    fmt::print("{}\n", json_text(json));
+    print("{}\n", json_text(json));
     return 0;
   }
-  fmt::print("{}\n\n{}\n", architecture, table.text());
-  fmt::print("{} tensors in {} file(s), {}", checkpoint.tensors().size(), checkpoint.files().size(),
-             format_bytes(checkpoint.payload_bytes()));
-  for (const auto& [dtype, bytes] : by_dtype) fmt::print(", {} {}", format_bytes(bytes), dtype);
-  fmt::print("\n");
-  if (options.verify) {
-    fmt::print("read {} in {:.2f} s, {}\n", format_bytes(verification.bytes), verification.seconds,
-               rate_text(verification.bytes, verification.seconds));
+  std::string text =
+      fmt::format("{}\n\n{}\n{} tensors in {} file(s), {}", architecture, table.text(),
+                  checkpoint.tensors().size(), checkpoint.files().size(),
+                  format_bytes(checkpoint.payload_bytes()));
+  for (const auto& [dtype, bytes] : by_dtype) {
+    text += fmt::format(", {} {}", format_bytes(bytes), dtype);
   }
+  text += "\n";
+  if (options.verify) {
+    text += fmt::format("read {} in {:.2f} s, {}\n", format_bytes(verification.bytes),
+                        verification.seconds, rate_text(verification.bytes, verification.seconds));
+  }
+  print_text(text);
   return 0;
 }
 

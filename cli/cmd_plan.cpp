@@ -45,7 +45,7 @@ int plan(const PlanOptions& options) {
   const RunPlan& plan = planned.plan;
   const auto& forecast = planned.forecast;
   if (!options.json) {
-    fmt::print("{}{}", plan_text(model, machine, plan), forecast ? forecast_text(*forecast) : "");
+    print("{}{}", plan_text(model, machine, plan), forecast ? forecast_text(*forecast) : "");
     return 0;
   }
   const Placement& placement = plan.stream.placement;
@@ -66,7 +66,7 @@ int plan(const PlanOptions& options) {
   json["io"] = {{"chunk_bytes", plan.stream.chunk_bytes}, {"depth", plan.stream.io_depth}};
   json["prefill_chunk_tokens"] = plan.limits.max_rows;
   if (forecast) json["prediction"] = forecast_json(*forecast);
-  fmt::print("{}\n", json.dump(1));
+  print("{}\n", json.dump(1));
   return 0;
 }
 

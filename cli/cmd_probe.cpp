@@ -37,12 +37,10 @@ class Prober {
   Prober(const ProbeOptions& options, const StopFlag& stop, const Clock& clock, Progress& progress)
       : options_(options), stop_(stop), clock_(clock), progress_(progress) {}
 
-  HardwareProfile run() {
+  HardwareProfile run(const Hardware& hardware) {
     HardwareProfile profile;
     profile.measured_at = utc_now();
-    profile.hardware.cpu = cpu_name();
-    profile.hardware.cores = usable_cores();
-    profile.hardware.drive = drive_name(options_.path);
+    profile.hardware = hardware;
     profile.file_system = file_system_name(options_.path);
     probe_drive(profile);
     say("memory");
@@ -146,34 +144,51 @@ std::string profile_text(const HardwareProfile& profile) {
   return text + "\n" + table.text();
 }
 
-int probe(const ProbeOptions& options, const StopFlag& stop) {
-  stop.watch();
-  HardwareProfile profile;
-  try {
-    const SteadyClock clock;
-    Progress progress(clock, options.quiet);
-    profile = Prober(options, stop, clock, progress).run();
-  } catch (const Interrupted&) {
-  }
-  if (stop.requested()) {
-    fmt::print(stderr, "spillway: stopped while probing; nothing was kept\n");
-    return kExitInterrupted;
-  }
-  if (options.json) {
-    fmt::print("{}\n", profile_json(profile).dump(1));
-  } else {
-    fmt::print("{}", profile_text(profile));
-  }
-  // Last: figures that cannot be kept were still shown.
-  const std::filesystem::path file = options.out.empty() ? default_profile_path(profile.hardware)
-                                                         : std::filesystem::path(options.out);
+Hardware hardware_of(const ProbeOptions& options) {
+  Hardware hardware;
+  hardware.cpu = cpu_name();
+  hardware.cores = usable_cores();
+  hardware.drive = drive_name(options.path);
+  return hardware;
+}
+
+OutputFile open_output(const ProbeOptions& options, const Hardware& hardware, FilesInUse& in_use) {
+  if (!options.out.empty()) return open_profile(options.out, false, in_use);
+  const std::filesystem::path file = default_profile_path(hardware);
   if (file.empty()) {
     throw Error(
         "no folder to keep the profile in: neither XDG_CACHE_HOME nor HOME is set; give --out "
         "FILE");
   }
-  write_profile(file, profile);
-  if (!options.json) fmt::print("\nkept in {}\n", file.string());
+  return open_profile(file, true, in_use);
+}
+
+int probe(const ProbeOptions& options, const StopFlag& stop) {
+  stop.watch();
+  const Hardware hardware = hardware_of(options);
+  FilesInUse in_use;
+  in_use.add(options.path, "the file to be read");
+  OutputFile output = open_output(options, hardware, in_use);
+  HardwareProfile profile;
+  try {
+    const SteadyClock clock;
+    Progress progress(clock, options.quiet);
+    profile = Prober(options, stop, clock, progress).run(hardware);
+  } catch (const Interrupted&) {
+  }
+  if (stop.requested()) {
+    say("spillway: stopped while probing; nothing was kept");
+    return kExitInterrupted;
+  }
+  Failures failures;  // figures that cannot be kept are still shown, and the other way round
+  failures.attempt([&] {
+    print_text(options.json ? profile_json(profile).dump(1) + "\n" : profile_text(profile));
+  });
+  const bool kept = failures.attempt([&] { write_profile(output, profile); });
+  if (kept && !options.json) {
+    failures.attempt([&] { print("\nkept in {}\n", output.path().string()); });
+  }
+  failures.throw_if_any();
   return 0;
 }
 

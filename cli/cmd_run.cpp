@@ -7,6 +7,8 @@
 #include "cli/report.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
+#include "core/error.h"
+#include "core/failure.h"
 #include "model/generate.h"
 
 namespace spillway {
@@ -48,14 +50,12 @@ std::string progress_line(const GenerationProgress& progress, double elapsed, do
 }
 
 void print_outputs(const std::vector<Prompt>& prompts, const GenerationResult& result) {
+  const bool whole = !result.interrupted && result.error.empty();
   for (size_t i = 0; i < prompts.size(); ++i) {
     const Output& output = result.outputs[i];
-    if (prompts.size() > 1) fmt::print("--- prompt {} ({})\n", i + 1, output.finish_reason);
-    if (output.text.empty()) {
-      fmt::print("{}\n", nlohmann::json(output.ids).dump());
-    } else {
-      fmt::print("{}\n", output.text);
-    }
+    if (output.ids.empty() && !whole) continue;
+    if (prompts.size() > 1) print("--- prompt {} ({})\n", i + 1, output.finish_reason);
+    print("{}\n", output.text.empty() ? nlohmann::json(output.ids).dump() : output.text);
   }
 }
 
@@ -73,35 +73,56 @@ nlohmann::ordered_json outputs_json(const std::vector<Prompt>& prompts,
   return rows;
 }
 
+/// Loads and generates; what stops or fails is in the result, beside what came before it.
+GenerationResult answer(Session& session, const std::vector<Prompt>& prompts) {
+  GenerationResult result;
+  try {
+    if (session.load()) {
+      const Clock& clock = session.clock();
+      const int64_t begin_ns = clock.now_ns();
+      double decode_seconds = 0;
+      uint32_t decode_tokens = 0;
+      return generate(
+          session.runtime(), session.config(), prompts, [&](const GenerationProgress& state) {
+            if (state.pass->kind == PassRecord::Kind::kDecode) {
+              decode_seconds += state.pass->seconds;
+              decode_tokens += state.pass->tokens;
+            }
+            session.progress().show(progress_line(state, seconds(clock.now_ns() - begin_ns),
+                                                  decode_seconds, decode_tokens,
+                                                  session.forecast()));
+          });
+    }
+    result.interrupted = true;
+  } catch (const std::exception& failure) {
+    result.error = failure_text(failure);
+  }
+  result.outputs.assign(prompts.size(), {{}, "", result.interrupted ? "interrupted" : "error"});
+  return result;
+}
+
 int run(const RunOptions& options, const StopFlag& stop) {
-  Session session(read_config(options), options.quiet, stop);
+  Session session(read_config(options), {}, options.quiet, stop);
   const Config& config = session.config();
   const std::vector<Prompt> prompts = make_prompts(config, session.model());
-  if (!session.load(generation_workload(config, session.model(), prompts))) {
-    return kExitInterrupted;
-  }
-  const Clock& clock = session.clock();
-  const int64_t begin_ns = clock.now_ns();
-  double decode_seconds = 0;
-  uint32_t decode_tokens = 0;
-  const GenerationResult result =
-      generate(session.runtime(), config, prompts, [&](const GenerationProgress& state) {
-        if (state.pass->kind == PassRecord::Kind::kDecode) {
-          decode_seconds += state.pass->seconds;
-          decode_tokens += state.pass->tokens;
-        }
-        session.progress().show(progress_line(state, seconds(clock.now_ns() - begin_ns),
-                                              decode_seconds, decode_tokens, session.forecast()));
-      });
+  session.prepare(generation_workload(config, session.model(), prompts));
+  const GenerationResult result = answer(session, prompts);
   session.progress().clear();
-  print_outputs(prompts, result);
-  if (!options.quiet) session.print_passes(result.passes);
+  Failures failures;
+  if (!result.error.empty()) failures.add(result.error);
+  failures.attempt([&] {
+    print_outputs(prompts, result);
+    if (!options.quiet && (result.error.empty() || !result.passes.empty()))
+      session.print_passes(result.passes);
+  });
   auto report = common_report(config, session.model(), session.machine(), session.plan(),
                               session.runtime().engine(), result.passes);
   session.add_prediction(report, result.passes);
   report["interrupted"] = result.interrupted;
+  if (!result.error.empty()) report["error"] = result.error;
   report["outputs"] = outputs_json(prompts, result);
-  session.write_files(report);
+  session.write_files(report, failures);
+  failures.throw_if_any();
   return result.interrupted ? kExitInterrupted : 0;
 }
 

@@ -8,6 +8,7 @@
 #include "cli/session.h"
 #include "cli/terminal.h"
 #include "core/error.h"
+#include "core/failure.h"
 #include "core/read_file.h"
 #include "io/json_strict.h"
 #include "model/score.h"
@@ -71,45 +72,73 @@ std::vector<uint32_t> read_text(const std::string& file, const Model& model) {
 nlohmann::ordered_json result_json(nlohmann::ordered_json report, const ScoreResult& result,
                                    bool logprobs) {
   report["interrupted"] = result.interrupted;
-  report["mean_nll"] = result.mean_nll;
-  report["perplexity"] = result.perplexity;
+  if (!result.error.empty()) report["error"] = result.error;
+  report["mean_nll"] = nullptr;
+  report["perplexity"] = nullptr;
+  if (result.tokens > 0) {
+    report["mean_nll"] = result.mean_nll;
+    report["perplexity"] = result.perplexity;
+  }
   report["tokens"] = result.tokens;
   if (logprobs) report["logprobs"] = result.logprobs;
   return report;
+}
+
+/// Loads and scores; what stops or fails is in the result, beside what came before it.
+ScoreResult measure(Session& session, const std::vector<std::vector<uint32_t>>& texts) {
+  ScoreResult result;
+  try {
+    if (session.load()) {
+      const int64_t begin_ns = session.clock().now_ns();
+      return score(session.runtime(), session.config(), texts,
+                   [&](const PassRecord& pass, uint64_t done, uint64_t total) {
+                     const double elapsed = seconds(session.clock().now_ns() - begin_ns);
+                     const double rate = static_cast<double>(done) / elapsed;
+                     session.progress().show(
+                         fmt::format("{}/{} tokens, {:.1f} tokens/s, NVMe {}, {} left", done, total,
+                                     rate, drive_text(pass, session.forecast()),
+                                     format_duration(static_cast<double>(total - done) / rate)));
+                   });
+    }
+    result.interrupted = true;
+  } catch (const std::exception& failure) {
+    result.error = failure_text(failure);
+  }
+  result.logprobs.resize(texts.size());
+  return result;
 }
 
 int run_score(const ScoreOptions& options, const StopFlag& stop) {
   Config config = load_config(options.config, options.overrides);
   if (!options.report.empty()) config.report = options.report;
   if (!options.trace.empty()) config.trace = options.trace;
-  Session session(std::move(config), options.quiet, stop);
+  FilesInUse in_use;
+  in_use.add(options.ids_file.empty() ? options.text_file : options.ids_file,
+             "the text to be scored");
+  Session session(std::move(config), std::move(in_use), options.quiet, stop);
   const auto texts =
       options.ids_file.empty()
           ? std::vector<std::vector<uint32_t>>{read_text(options.text_file, session.model())}
           : read_ids(options.ids_file);
   check_score_texts(session.model(), texts);
-  if (!session.load(scoring_workload(session.config(), session.model(), texts))) {
-    return kExitInterrupted;
-  }
-  const int64_t begin_ns = session.clock().now_ns();
-  const ScoreResult result =
-      score(session.runtime(), session.config(), texts,
-            [&](const PassRecord& pass, uint64_t done, uint64_t total) {
-              const double elapsed = seconds(session.clock().now_ns() - begin_ns);
-              const double rate = static_cast<double>(done) / elapsed;
-              session.progress().show(
-                  fmt::format("{}/{} tokens, {:.1f} tokens/s, NVMe {}, {} left", done, total, rate,
-                              drive_text(pass, session.forecast()),
-                              format_duration(static_cast<double>(total - done) / rate)));
-            });
+  session.prepare(scoring_workload(session.config(), session.model(), texts));
+  const ScoreResult result = measure(session, texts);
   session.progress().clear();
-  fmt::print("mean NLL {:.6f}, perplexity {:.4f} over {} tokens\n", result.mean_nll,
-             result.perplexity, result.tokens);
-  if (!options.quiet) session.print_passes(result.passes);
+  Failures failures;
+  if (!result.error.empty()) failures.add(result.error);
+  if (result.tokens > 0) {
+    failures.attempt([&] {
+      print("mean NLL {:.6f}, perplexity {:.4f} over {} tokens\n", result.mean_nll,
+            result.perplexity, result.tokens);
+      if (!options.quiet) session.print_passes(result.passes);
+    });
+  }
   auto report = common_report(session.config(), session.model(), session.machine(), session.plan(),
                               session.runtime().engine(), result.passes);
   session.add_prediction(report, result.passes);
-  session.write_files(result_json(std::move(report), result, session.config().score_logprobs));
+  session.write_files(result_json(std::move(report), result, session.config().score_logprobs),
+                      failures);
+  failures.throw_if_any();
   return result.interrupted ? kExitInterrupted : 0;
 }
 

@@ -82,17 +82,23 @@ int synth(const SynthOptions& options, const StopFlag& stop) {
   Progress progress(clock, false);
   const int64_t begin_ns = clock.now_ns();
   uint64_t bytes = 0;
-  write_synthetic(options.directory, synthetic, stop, [&](uint64_t done, uint64_t total) {
-    bytes = total;
-    const double elapsed = seconds(clock.now_ns() - begin_ns);
-    const double left = elapsed * static_cast<double>(total - done) / static_cast<double>(done);
-    progress.show(fmt::format("writing {} of {}, {}, {} left", format_bytes(done),
-                              format_bytes(total), rate_text(done, elapsed),
-                              format_duration(left)));
-  });
+  try {
+    write_synthetic(options.directory, synthetic, stop, [&](uint64_t done, uint64_t total) {
+      bytes = total;
+      const double elapsed = seconds(clock.now_ns() - begin_ns);
+      const double left = elapsed * static_cast<double>(total - done) / static_cast<double>(done);
+      progress.show(fmt::format("writing {} of {}, {}, {} left", format_bytes(done),
+                                format_bytes(total), rate_text(done, elapsed),
+                                format_duration(left)));
+    });
+  } catch (const Stopped&) {
+    progress.clear();
+    say("spillway: stopped; nothing was kept");
+    return kExitInterrupted;
+  }
   progress.clear();
-  fmt::print("{}: {} in {:.1f} s\n", options.directory, format_bytes(bytes),
-             seconds(clock.now_ns() - begin_ns));
+  print("{}: {} in {:.1f} s\n", options.directory, format_bytes(bytes),
+        seconds(clock.now_ns() - begin_ns));
   return 0;
 }
 

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "cli/commands.h"
+#include "cli/terminal.h"
 #include "core/error.h"
 #include "core/read_file.h"
 #include "text/tokenizer.h"
@@ -72,12 +73,14 @@ int tokenize_lines(const Tokenizer& tokenizer, const TokenizeOptions& options,
   std::string line;
   for (uint64_t number = 1; std::getline(in, line); ++number) {
     if (stop.requested()) return kExitInterrupted;
+    std::string answer;
     try {
       // ASCII: some readers take U+2028 for the end of a line.
-      fmt::print("{}\n", answer_line(tokenizer, options, line).dump(-1, ' ', true));
+      answer = answer_line(tokenizer, options, line).dump(-1, ' ', true);
     } catch (const Error& error) {
       throw Error(fmt::format("{}:{}: {}", *options.text_file, number, error.what()));
     }
+    print("{}\n", answer);
   }
   return 0;
 }
@@ -95,10 +98,10 @@ int tokenize(const TokenizeOptions& options, const StopFlag& stop) {
   const std::string text = input_of(options);
   if (options.decode) {
     const auto ids = ids_in(nlohmann::json::parse(text, nullptr, false));
-    fmt::print("{}\n", decode_ids(*tokenizer, ids ? *ids : tokenizer->encode(text)));
+    print("{}\n", decode_ids(*tokenizer, ids ? *ids : tokenizer->encode(text)));
     return 0;
   }
-  fmt::print("{}\n", nlohmann::json(encode_text(*tokenizer, options, text)).dump());
+  print("{}\n", nlohmann::json(encode_text(*tokenizer, options, text)).dump());
   return 0;
 }
 

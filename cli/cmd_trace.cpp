@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/report.h"
 #include "cli/terminal.h"
+#include "compare/svg.h"
 #include "compare/timeline.h"
 #include "core/units.h"
 #include "io/json_strict.h"
@@ -23,10 +24,15 @@ struct TraceOptions {
 };
 
 int draw(const TraceOptions& options) {
+  FilesInUse in_use;
+  in_use.add(options.file, "the trace to be drawn");
+  OutputFile picture(options.svg, svg_format("picture"), in_use);
   const Timeline timeline = cut_timeline(
       load_json_strict(options.file, kMaxTraceBytes, DuplicateKeys::kRefused, FileKind::kStream),
       options.pass, options.file);
-  fmt::print("pass {} of {}: {:.3f} s\n", timeline.pass, timeline.passes, timeline.seconds());
+  Failures failures;
+  std::string text =
+      fmt::format("pass {} of {}: {:.3f} s\n", timeline.pass, timeline.passes, timeline.seconds());
   Table table("lrrr");
   table.row({"lane", "spans", "bytes", "busy"});
   for (size_t lane = 0; lane < timeline.lanes.size(); ++lane) {
@@ -35,9 +41,9 @@ int draw(const TraceOptions& options) {
     table.row({kTimelineLanes[lane], fmt::to_string(timeline.lanes[lane].size()),
                format_bytes(bytes), fmt::format("{:.0f} %", 100 * timeline.busy(lane))});
   }
-  fmt::print("{}", table.text());
-  if (options.svg.empty()) return 0;
-  write_text(options.svg, timeline_svg(timeline));
+  failures.attempt([&] { print_text(text + table.text()); });
+  if (picture.wanted()) failures.attempt([&] { picture.write(timeline_svg(timeline)); });
+  failures.throw_if_any();
   return 0;
 }
 

@@ -1,11 +1,16 @@
 // spillway: runs transformer models larger than the memory they are given.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <csignal>
 #include <cstdio>
-#include <new>
+#include <iostream>
 #include <optional>
 #include <vector>
 
 #include "cli/commands.h"
 #include "core/error.h"
+#include "core/failure.h"
 #include "core/one_line.h"
 #include "core/signals.h"
 
@@ -18,10 +23,36 @@ std::string usage_text(const CLI::App* app, const CLI::Error& error) {
   return "spillway: " + spillway::one_line(error.what()) + "; see " + command + " --help\n";
 }
 
+/// A write that fails is an error of the write, not the end of the program: the rest is still kept.
+void ignore_write_signals() {
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
+}
+
+/// A stream that was closed at start is taken by what cannot be read or written, so that no file of
+/// ours gets its number and then the answer's text.
+void fill_standard_streams() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(fd, F_GETFD) >= 0) continue;
+    open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);  // the lowest free number
+  }
+}
+
+/// Help and version, which the parser prints. 2 for wrong usage.
+int say_usage(const CLI::App& app, const CLI::ParseError& error) {
+  if (app.exit(error) != 0) return 2;
+  std::cout.flush();
+  if (std::cout) return 0;
+  std::fprintf(stderr, "spillway: cannot write to stdout\n");
+  return 1;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   spillway::StopFlag stop;
+  fill_standard_streams();
+  ignore_write_signals();
   std::optional<spillway::StopSignals> signals;  // before the first thread
   try {
     signals.emplace(stop, spillway::kExitInterrupted);
@@ -54,19 +85,16 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    return say_usage(app, error);
   }
   try {
     return chosen();
   } catch (const spillway::Stopped&) {
     std::fprintf(stderr, "spillway: stopped\n");
     return spillway::kExitInterrupted;
-  } catch (const spillway::Error& error) {
-    std::fprintf(stderr, "spillway: %s\n", spillway::one_line(error.what()).c_str());
-  } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "spillway: out of memory; lower memory.ram\n");
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "spillway: %s\n", spillway::one_line(error.what()).c_str());
+    std::fprintf(stderr, "spillway: %s\n",
+                 spillway::one_line(spillway::failure_text(error)).c_str());
   }
   return 1;
 }

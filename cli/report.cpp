@@ -4,11 +4,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <fstream>
 
 #include "cli/terminal.h"
-#include "core/error.h"
 #include "core/system_memory.h"
 #include "core/units.h"
 
@@ -136,26 +133,8 @@ std::string json_text(const Json& json) {
   return json.dump(1, ' ', false, Json::error_handler_t::replace);
 }
 
-void write_text(const std::filesystem::path& file, const std::string& text) {
-  std::ofstream out(file);
-  out << text;
-  out.close();
-  if (!out) throw Error(fmt::format("cannot write {}: {}", file.string(), errno_text(errno)));
-}
-
-void write_report(const std::filesystem::path& file, const Json& report) {
-  std::filesystem::path temporary = file;
-  temporary += ".partial";
-  std::ofstream out(temporary);
-  out << json_text(report) << "\n";
-  out.close();
-  int error = out ? 0 : errno;
-  if (error == 0 && std::rename(temporary.c_str(), file.c_str()) != 0) error = errno;
-  if (error != 0) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    throw Error(fmt::format("cannot write report {}: {}", file.string(), errno_text(error)));
-  }
+OutputFormat report_format() {
+  return {"report", R"({"device":*,"compute":*,"model":)"};
 }
 
 std::string plan_text(const Model& model, const Machine& machine, const RunPlan& plan) {

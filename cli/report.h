@@ -1,12 +1,12 @@
 // The JSON report of a run, and the tables printed beside it. Other programs depend on its names.
 #pragma once
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "core/config.h"
+#include "core/output_file.h"
 #include "model/runtime.h"
 
 namespace spillway {
@@ -19,13 +19,11 @@ nlohmann::ordered_json common_report(const Config& config, const Model& model,
                                      const Machine& machine, const RunPlan& plan,
                                      const Engine& engine, const std::vector<PassRecord>& passes);
 
-/// Writes through a temporary name, so that no half report is ever seen. Throws Error.
-void write_report(const std::filesystem::path& file, const nlohmann::ordered_json& report);
+/// How a report begins, for OutputFile.
+OutputFormat report_format();
 
 /// Generated text may hold anything a tokenizer gives: malformed UTF-8 is replaced, not thrown at.
 std::string json_text(const nlohmann::ordered_json& json);
-/// Throws Error naming the file.
-void write_text(const std::filesystem::path& file, const std::string& text);
 
 /// Layers by tier, the memory bill and what streams in each pass.
 std::string plan_text(const Model& model, const Machine& machine, const RunPlan& plan);

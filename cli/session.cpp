@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -12,18 +13,40 @@
 #include "core/units.h"
 
 namespace spillway {
+namespace {
 
-Session::Session(Config config, bool quiet, const StopFlag& stop)
+/// What a checkpoint's folder may hold beside weights, there already or not: a report under such a
+/// name would be read as a part of the model the next time.
+constexpr std::array kModelFiles = {"config.json",
+                                    "generation_config.json",
+                                    "tokenizer.json",
+                                    "tokenizer.model",
+                                    "tokenizer_config.json",
+                                    "special_tokens_map.json",
+                                    "added_tokens.json",
+                                    "vocab.json",
+                                    "merges.txt",
+                                    "chat_template.jinja",
+                                    "chat_template.json",
+                                    "model.safetensors",
+                                    "preprocessor_config.json",
+                                    "model.safetensors.index.json"};
+
+}  // namespace
+
+Session::Session(Config config, FilesInUse in_use, bool quiet, const StopFlag& stop)
     : stop_(stop),
       notice_(stderr_notices()),
       config_(std::move(config)),
+      report_file_(config_.report, report_format(), in_use = with_inputs_of(config_, in_use)),
+      trace_file_(config_.trace, trace_format(), in_use),
       model_(open_model(config_.model_path, config_.io_direct, notice_)),
       machine_(open_machine(config_, notice_)),
       readers_(choose_reader(config_.io_engine, notice_)),
       trace_(clock_, config_.trace.empty() ? 0 : kTraceSpans),
       progress_(clock_, quiet) {}
 
-bool Session::load(const Workload& workload) {
+void Session::prepare(const Workload& workload) {
   stop_.watch();  // from here on there is something to report
   if (config_.ram_bytes) {
     const std::string beyond = beyond_the_machine(*config_.ram_bytes, machine_.memory);
@@ -34,6 +57,9 @@ bool Session::load(const Workload& workload) {
   planned_ = plan_with(known, config_, model_, machine_, workload, work_amount(workload));
   runtime_ = std::make_unique<Runtime>(Runtime::Parts{&config_, &model_, &machine_, &planned_.plan,
                                                       readers_, &trace_, &clock_, &stop_});
+}
+
+bool Session::load() {
   try {
     runtime_->load([&](const char* what, uint64_t done, uint64_t total) {
       progress_.show(fmt::format("{} {} of {}", what, format_bytes(done), format_bytes(total)));
@@ -43,8 +69,11 @@ bool Session::load(const Workload& workload) {
     return true;
   } catch (const Stopped&) {
     progress_.clear();
-    fmt::print(stderr, "spillway: stopped while loading\n");
+    say("spillway: stopped while loading");
     return false;
+  } catch (...) {
+    progress_.clear();
+    throw;
   }
 }
 
@@ -80,10 +109,10 @@ void Session::say_if_unpinned() const {
 
 void Session::print_passes(const std::vector<PassRecord>& passes) const {
   say_if_unregistered();
-  fmt::print("\n{}", passes_text(passes));
+  print("\n{}", passes_text(passes));
   if (!forecast()) return;
   const std::string compared = predicted_and_measured_text(*forecast(), passes);
-  if (!compared.empty()) fmt::print("\n{}", compared);
+  if (!compared.empty()) print("\n{}", compared);
 }
 
 void Session::add_prediction(nlohmann::ordered_json& report,
@@ -98,9 +127,24 @@ std::string drive_text(const PassRecord& pass, const std::optional<Forecast>& fo
   return text + fmt::format(" ({:.0f} % of the drive's)", 100 * rate / forecast->drive_rate);
 }
 
-void Session::write_files(const nlohmann::ordered_json& report) const {
-  if (!config_.report.empty()) write_report(config_.report, report);
-  if (!config_.trace.empty()) trace_.write(config_.trace);
+void Session::write_files(const nlohmann::ordered_json& report, Failures& failures) {
+  if (report_file_.wanted()) {
+    failures.attempt([&] { report_file_.write(json_text(report) + "\n"); });
+  }
+  if (trace_file_.wanted()) failures.attempt([&] { trace_.write(trace_file_); });
+}
+
+FilesInUse with_inputs_of(const Config& config, FilesInUse in_use) {
+  namespace fs = std::filesystem;
+  in_use.add(config.file, "the configuration");
+  for (const char* name : kModelFiles) in_use.add(config.model_path / name, "a file of the model");
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(config.model_path, error)) {
+    if (entry.path().extension() == ".safetensors") {
+      in_use.add(entry.path(), "a file of the model");
+    }
+  }
+  return in_use;
 }
 
 }  // namespace spillway

@@ -7,6 +7,7 @@
 #include "cli/forecast.h"
 #include "cli/terminal.h"
 #include "core/config.h"
+#include "core/output_file.h"
 #include "model/runtime.h"
 
 namespace spillway {
@@ -14,8 +15,9 @@ namespace spillway {
 /// One run's resources in the order of their making. Stays where it is: parts point at each other.
 class Session {
  public:
-  /// Opens model, device and readers; throws Error.
-  Session(Config config, bool quiet, const StopFlag& stop);
+  /// Checks and opens report and trace, then model, device and readers. `in_use`: what the command
+  /// reads beside configuration and model. Throws Error.
+  Session(Config config, FilesInUse in_use, bool quiet, const StopFlag& stop);
   Session(const Session&) = delete;
 
   const Config& config() const { return config_; }
@@ -28,14 +30,16 @@ class Session {
   Progress& progress() { return progress_; }
   Runtime& runtime() { return *runtime_; }
 
-  /// Plans (with the profile that probe kept, where there is one), allocates and loads. False when
-  /// a stop request came first.
-  bool load(const Workload& workload);
+  /// Plans (with the profile that probe kept, where there is one) and allocates. Throws Error.
+  void prepare(const Workload& workload);
+  /// Fills the homes. False when a stop request came first. Throws Error. From here on there is
+  /// something to report, whatever happens.
+  bool load();
   /// The tables that end a run: passes, and how they compare with the prediction.
   void print_passes(const std::vector<PassRecord>& passes) const;
   void add_prediction(nlohmann::ordered_json& report, const std::vector<PassRecord>& passes) const;
-  /// Writes the configured report and trace.
-  void write_files(const nlohmann::ordered_json& report) const;
+  /// Writes the configured report and trace, each even if the other cannot be.
+  void write_files(const nlohmann::ordered_json& report, Failures& failures);
 
  private:
   void say_if_unpinned() const;
@@ -46,6 +50,8 @@ class Session {
   const StopFlag& stop_;
   NoticeSink notice_;
   Config config_;
+  OutputFile report_file_;
+  OutputFile trace_file_;
   Model model_;
   Machine machine_;
   ReaderFactory readers_;
@@ -54,6 +60,9 @@ class Session {
   PlannedRun planned_;
   std::unique_ptr<Runtime> runtime_;
 };
+
+/// Adds the configuration and the files of its model: no output may be one of them.
+FilesInUse with_inputs_of(const Config& config, FilesInUse in_use);
 
 /// Rate of a pass's reads, with the share of the drive's limit where that is known.
 std::string drive_text(const PassRecord& pass, const std::optional<Forecast>& forecast);

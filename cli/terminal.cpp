@@ -2,14 +2,18 @@
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <ctime>
 #include <memory>
 #include <set>
 
+#include "core/error.h"
+#include "core/failure.h"
 #include "core/one_line.h"
 
 namespace spillway {
@@ -20,9 +24,40 @@ constexpr int64_t kPlainPeriodNs = 10'000'000'000;
 
 }  // namespace
 
+void print_text(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t count = write(STDOUT_FILENO, text.data(), text.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) throw Error("cannot write to stdout: " + errno_text(errno));
+    text.remove_prefix(static_cast<size_t>(count));
+  }
+}
+
+void say(const std::string& line) {
+  std::fprintf(stderr, "%s\n", line.c_str());
+}
+
+void Failures::add(const std::string& error) {
+  lines_.push_back(error);
+}
+
+bool Failures::attempt(const std::function<void()>& step) {
+  try {
+    step();
+    return true;
+  } catch (const std::exception& error) {
+    add(failure_text(error));
+    return false;
+  }
+}
+
+void Failures::throw_if_any() const {
+  if (!lines_.empty()) throw Error(fmt::format("{}", fmt::join(lines_, "; ")));
+}
+
 NoticeSink stderr_notices() {
   return [seen = std::make_shared<std::set<std::string>>()](const std::string& line) {
-    if (seen->insert(line).second) std::fprintf(stderr, "note: %s\n", one_line(line).c_str());
+    if (seen->insert(line).second) say("note: " + one_line(line));
   };
 }
 

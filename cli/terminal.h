@@ -1,7 +1,10 @@
-// What a person sees: notices, a progress line with time left, tables that align.
+// What a person sees: text on stdout, notices, a progress line with time left, tables that align.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -9,6 +12,32 @@
 #include "core/log.h"
 
 namespace spillway {
+
+/// Text for stdout, at once and unbuffered. Throws Error when it cannot be written whole: an answer
+/// that is lost must be seen.
+void print_text(std::string_view text);
+template <typename... Args>
+void print(fmt::format_string<Args...> format, Args&&... args) {
+  print_text(fmt::format(format, std::forward<Args>(args)...));
+}
+
+/// A line for a person on stderr. Where nobody can read it, the work goes on.
+void say(const std::string& line);
+
+/// What went wrong in steps that must all be tried: the text, the report and the trace of a run
+/// that failed are written even so.
+class Failures {
+ public:
+  void add(const std::string& error);
+  /// Runs `step`; keeps what it throws. True when there was none.
+  bool attempt(const std::function<void()>& step);
+  const std::vector<std::string>& lines() const { return lines_; }
+  /// Throws Error with all of them in one line.
+  void throw_if_any() const;
+
+ private:
+  std::vector<std::string> lines_;
+};
 
 /// Prints notices to stderr as "note: …", once each.
 NoticeSink stderr_notices();

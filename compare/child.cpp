@@ -2,45 +2,99 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <signal.h>
-#include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
+#include <array>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <fstream>
 #include <thread>
-#include <utility>
 
+#include "core/descriptor.h"
 #include "core/error.h"
-
-extern char** environ;
 
 namespace spillway {
 namespace {
 
-/// The shell joins the group and then is the program.
-constexpr const char* kJoin = "echo $$ > \"$1\" || exit 125; shift; exec \"$@\"";
 constexpr auto kPoll = std::chrono::milliseconds(20);
+/// How long an interrupted child may take to end by itself.
+constexpr int kGracePolls = 100;
+constexpr int kCannotJoin = 125;
+constexpr int kCannotStart = 127;
 
-class FileActions {
- public:
-  explicit FileActions(const std::string& log) {
-    posix_spawn_file_actions_init(&actions_);
-    posix_spawn_file_actions_addopen(&actions_, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_addopen(&actions_, 1, "/dev/null", O_WRONLY, 0);
-    posix_spawn_file_actions_addopen(&actions_, 2, log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
-  }
-  ~FileActions() { posix_spawn_file_actions_destroy(&actions_); }
-  FileActions(const FileActions&) = delete;
-  const posix_spawn_file_actions_t* get() const { return &actions_; }
-
- private:
-  posix_spawn_file_actions_t actions_{};
+/// All that the child needs, made before fork(): afterwards only async-signal-safe calls are legal.
+struct ChildPlan {
+  std::vector<char*> argv;
+  const char* joining_file = nullptr;  ///< null = none
+  int null_fd = -1;
+  int log_fd = -1;
+  int failure_fd = -1;  ///< takes the errno of a program that cannot be started
+  pid_t parent = 0;
 };
 
-std::string last_line_of(const std::filesystem::path& log) {
+/// What this program blocks and ignores for itself is inherited otherwise. SIGINT is how the child
+/// is stopped; what else was ignored from outside (nohup) stays so.
+void reset_signals() {
+  for (const int signal : {SIGPIPE, SIGXFSZ, SIGINT}) ::signal(signal, SIG_DFL);
+  sigset_t none;
+  sigemptyset(&none);
+  pthread_sigmask(SIG_SETMASK, &none, nullptr);
+}
+
+/// False when the group cannot be joined.
+bool join_group(const char* file) {
+  std::array<char, 16> digits{};
+  size_t at = digits.size();
+  digits[--at] = '\n';
+  for (pid_t id = getpid(); id > 0; id /= 10) digits[--at] = static_cast<char>('0' + id % 10);
+  const size_t count = digits.size() - at;
+  const int fd = open(file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  return fd >= 0 && write(fd, digits.data() + at, count) == static_cast<ssize_t>(count);
+}
+
+[[noreturn]] void become(const ChildPlan& plan) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != plan.parent) _exit(kCannotStart);  // it died before the line above
+  reset_signals();
+  dup2(plan.null_fd, STDIN_FILENO);
+  dup2(plan.null_fd, STDOUT_FILENO);
+  dup2(plan.log_fd, STDERR_FILENO);
+  if (plan.joining_file != nullptr && !join_group(plan.joining_file)) _exit(kCannotJoin);
+  execv(plan.argv[0], plan.argv.data());
+  const int error = errno;
+  if (write(plan.failure_fd, &error, sizeof error) < 0) _exit(kCannotStart);
+  _exit(kCannotStart);
+}
+
+/// 0, or the errno of the exec that failed. Waits for either.
+int start_error(int fd) {
+  int error = 0;
+  ssize_t got = 0;
+  do {
+    got = read(fd, &error, sizeof error);
+  } while (got < 0 && errno == EINTR);
+  return got == sizeof error ? error : 0;
+}
+
+int wait_for(pid_t child, const StopFlag& stop) {
+  int status = 0;
+  int polls_since_stop = 0;
+  while (waitpid(child, &status, WNOHANG) == 0) {
+    if (stop.requested()) {
+      if (polls_since_stop == 0) kill(child, SIGINT);
+      if (polls_since_stop == kGracePolls) kill(child, SIGKILL);
+      ++polls_since_stop;
+    }
+    std::this_thread::sleep_for(kPoll);
+  }
+  return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+std::string last_line_of(const std::filesystem::path& log, off_t begin) {
   std::ifstream in(log);
+  in.seekg(begin);
   std::string last;
   for (std::string line; std::getline(in, line);) {
     if (!line.empty()) last = line;
@@ -54,26 +108,34 @@ ChildResult run_child(const std::vector<std::string>& arguments,
                       const std::filesystem::path& joining_file, const std::filesystem::path& log,
                       const StopFlag& stop) {
   std::vector<std::string> words = arguments;
-  if (!joining_file.empty()) {
-    words.insert(words.begin(), {"/bin/sh", "-c", kJoin, "sh", joining_file.string()});
-  }
-  std::vector<char*> argv;
-  argv.reserve(words.size() + 1);
-  for (std::string& word : words) argv.push_back(word.data());
-  argv.push_back(nullptr);
-  const FileActions actions(log.string());
-  pid_t child = 0;
-  const int error = posix_spawn(&child, argv[0], actions.get(), nullptr, argv.data(), environ);
-  if (error != 0) throw Error(fmt::format("cannot start {}: {}", words[0], errno_text(error)));
-  bool interrupted = false;
-  int status = 0;
-  while (waitpid(child, &status, WNOHANG) == 0) {
-    if (stop.requested() && !std::exchange(interrupted, true)) kill(child, SIGINT);
-    std::this_thread::sleep_for(kPoll);
-  }
+  const auto cannot = [&](int error) -> Error {
+    return Error(fmt::format("cannot start {}: {}", words[0], errno_text(error)));
+  };
+  ChildPlan plan;
+  for (std::string& word : words) plan.argv.push_back(word.data());
+  plan.argv.push_back(nullptr);
+  if (!joining_file.empty()) plan.joining_file = joining_file.c_str();
+  const Descriptor null_file(open("/dev/null", O_RDWR | O_CLOEXEC));
+  const Descriptor log_file(open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+  if (!null_file.valid() || !log_file.valid()) throw cannot(errno);
+  const off_t log_begin = lseek(log_file.get(), 0, SEEK_END);
+  std::array<int, 2> ends{};
+  if (pipe2(ends.data(), O_CLOEXEC) != 0) throw cannot(errno);
+  const Descriptor failure(ends[0]);
+  Descriptor tell_failure(ends[1]);
+  plan.null_fd = null_file.get();
+  plan.log_fd = log_file.get();
+  plan.failure_fd = tell_failure.get();
+  plan.parent = getpid();
+  const pid_t child = fork();
+  if (child < 0) throw cannot(errno);
+  if (child == 0) become(plan);
+  tell_failure.reset();
+  const int error = start_error(failure.get());
   ChildResult result;
-  result.exit_code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-  result.last_line = last_line_of(log);
+  result.exit_code = wait_for(child, stop);
+  if (error != 0) throw cannot(error);
+  result.last_line = last_line_of(log, log_begin);
   return result;
 }
 

@@ -15,8 +15,9 @@ struct ChildResult {
 };
 
 /// `joining_file`: where the child writes its process id before it becomes the program (a control
-/// group); empty = nowhere. Its stdout is dropped, its stderr goes through `log`. A stop request
-/// interrupts it (SIGINT) and waits for its end. Throws Error when it cannot be started.
+/// group); empty = nowhere. Its stdout is dropped, its stderr is added to `log`. A stop request
+/// interrupts it (SIGINT), and kills it when it has not ended two seconds later. Throws Error when
+/// it cannot be started.
 ChildResult run_child(const std::vector<std::string>& arguments,
                       const std::filesystem::path& joining_file, const std::filesystem::path& log,
                       const StopFlag& stop);

@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <fstream>
+#include <thread>
 
 #include "core/error.h"
 #include "core/system_memory.h"
@@ -29,6 +31,16 @@ bool lists_memory(const fs::path& file) {
     if (word == "memory") return true;
   }
   return false;
+}
+
+/// The kernel may hold a group for a moment after its last process ended.
+void remove_group(const fs::path& group) {
+  constexpr int kAttempts = 50;
+  constexpr auto kPause = std::chrono::milliseconds(10);
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    if (rmdir(group.c_str()) == 0 || errno != EBUSY) return;
+    std::this_thread::sleep_for(kPause);
+  }
 }
 
 [[noreturn]] void refuse(const std::string& what) {
@@ -104,13 +116,12 @@ void MemoryGroup::limit(uint64_t bytes) {
 }
 
 MemoryGroup::~MemoryGroup() {
-  std::error_code ignored;
   if (!v2_) write_value(group_ / "memory.force_empty", "0");
-  rmdir(group_.c_str());
+  remove_group(group_);
   if (aside_.empty()) return;
   write_value(parent_ / "cgroup.subtree_control", "-memory");
   write_value(parent_ / "cgroup.procs", std::to_string(getpid()));
-  fs::remove(aside_, ignored);
+  remove_group(aside_);
 }
 
 }  // namespace spillway

@@ -4,6 +4,10 @@
 
 namespace spillway {
 
+OutputFormat svg_format(const std::string& what) {
+  return {what, R"(<svgxmlns="http://www.w3.org/2000/svg"viewBox="00*role="img">*<style>)"};
+}
+
 std::string escaped(const std::string& text) {
   std::string out;
   for (const char c : text) {

@@ -3,7 +3,12 @@
 
 #include <string>
 
+#include "core/output_file.h"
+
 namespace spillway {
+
+/// How a picture of ours begins, for OutputFile.
+OutputFormat svg_format(const std::string& what);
 
 /// Text for XML and HTML; control characters are dropped.
 std::string escaped(const std::string& text);

@@ -3,10 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <fstream>
+#include <string>
 
-#include "core/error.h"
+#include "core/output_file.h"
 
 namespace spillway {
 namespace {
@@ -34,6 +33,10 @@ LaneName lane_name(TraceLane lane) {
 
 }  // namespace
 
+OutputFormat trace_format() {
+  return {"trace", R"({"displayTimeUnit":"ms","traceEvents":[)"};
+}
+
 Trace::Trace(const Clock& clock, size_t capacity)
     : clock_(clock),
       table_(table_bytes(capacity)),
@@ -52,14 +55,14 @@ uint64_t Trace::dropped() const {
   return used > spans_.size() ? used - spans_.size() : 0;
 }
 
-void Trace::write(const std::filesystem::path& file) const {
-  std::ofstream out(file);
-  out << "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n";
+void Trace::write(OutputFile& file) const {
+  constexpr size_t kPieceBytes = size_t{1} << 18;
+  std::string out = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n";
   for (int lane = 0; lane <= static_cast<int>(TraceLane::kPass); ++lane) {
-    out << fmt::format(
-        R"({{"ph":"M","pid":1,"tid":{},"name":"thread_name","args":{{"name":"{}"}}}},)"
-        "\n",
-        lane, lane_name(static_cast<TraceLane>(lane)).lane);
+    out +=
+        fmt::format(R"({{"ph":"M","pid":1,"tid":{},"name":"thread_name","args":{{"name":"{}"}}}},)"
+                    "\n",
+                    lane, lane_name(static_cast<TraceLane>(lane)).lane);
   }
   const size_t count = std::min<uint64_t>(used_.load(), spans_.size());
   int64_t origin_ns = 0;
@@ -68,19 +71,19 @@ void Trace::write(const std::filesystem::path& file) const {
   }
   for (size_t i = 0; i < count; ++i) {
     const Span& span = spans_[i];
-    out << fmt::format(R"({{"ph":"X","pid":1,"tid":{},"name":"{} {}","ts":{:.3f},"dur":{:.3f},)"
+    out += fmt::format(R"({{"ph":"X","pid":1,"tid":{},"name":"{} {}","ts":{:.3f},"dur":{:.3f},)"
                        R"("args":{{"bytes":{}}}}},)"
                        "\n",
                        static_cast<int>(span.lane), lane_name(span.lane).span, span.index,
                        static_cast<double>(span.begin_ns - origin_ns) / 1e3,
                        static_cast<double>(span.end_ns - span.begin_ns) / 1e3, span.bytes);
+    if (out.size() < kPieceBytes) continue;
+    file.append(out);
+    out.clear();
   }
-  out << fmt::format(R"({{"ph":"M","pid":1,"name":"process_name","args":{{"name":"spillway"}}}})")
-      << fmt::format("],\"otherData\":{{\"dropped\":{}}}}}\n", dropped());
-  out.close();
-  if (!out) {
-    throw Error(fmt::format("cannot write trace {}: {}", file.string(), errno_text(errno)));
-  }
+  out += R"({"ph":"M","pid":1,"name":"process_name","args":{"name":"spillway"}})";
+  out += fmt::format("],\"otherData\":{{\"dropped\":{}}}}}\n", dropped());
+  file.write(out);
 }
 
 }  // namespace spillway

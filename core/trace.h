@@ -3,13 +3,18 @@
 
 #include <atomic>
 #include <cstdint>
-#include <filesystem>
 #include <span>
 
 #include "core/buffer.h"
 #include "core/clock.h"
 
 namespace spillway {
+
+class OutputFile;
+struct OutputFormat;
+
+/// How a trace begins, for OutputFile.
+OutputFormat trace_format();
 
 enum class TraceLane : uint8_t { kRead, kCopy, kCompute, kStall, kPass };
 
@@ -29,8 +34,8 @@ class Trace {
   void span(TraceLane lane, uint32_t index, int64_t begin_ns, int64_t end_ns, uint64_t bytes);
   /// Spans that did not fit the table.
   uint64_t dropped() const;
-  /// Writes Chrome trace JSON. Call when no thread records any more. Throws Error.
-  void write(const std::filesystem::path& file) const;
+  /// Writes Chrome trace JSON, piece by piece. Call when no thread records any more. Throws Error.
+  void write(OutputFile& file) const;
 
  private:
   struct Span {

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/failure.h"
 #include "model/sampler.h"
 
 namespace spillway {
@@ -74,10 +75,14 @@ class Generator {
       }
     } catch (const Stopped&) {
       result.interrupted = true;
+    } catch (const std::exception& failure) {  // whatever it was: the text so far must not be lost
+      result.error = failure_text(failure);
     }
     runtime_.engine().stop();
     for (Sequence& sequence : sequences_) {
-      if (!sequence.done()) sequence.output.finish_reason = "interrupted";
+      if (!sequence.done()) {
+        sequence.output.finish_reason = result.interrupted ? "interrupted" : "error";
+      }
       if (const Tokenizer* tokenizer = runtime_.model().tokenizer.get()) {
         sequence.output.text = tokenizer->decode(sequence.output.ids);
       }

@@ -26,13 +26,14 @@ Workload generation_workload(const Config& config, const Model& model,
 struct Output {
   std::vector<uint32_t> ids;
   std::string text;
-  std::string finish_reason;  ///< stop, length, context, interrupted
+  std::string finish_reason;  ///< stop, length, context, interrupted, error
 };
 
 struct GenerationResult {
   std::vector<Output> outputs;
   std::vector<PassRecord> passes;
   bool interrupted = false;
+  std::string error;  ///< why it ended early; outputs and passes are what came before
 };
 
 /// Called after each pass.
@@ -45,7 +46,7 @@ struct GenerationProgress {
 using GenerationObserver = std::function<void(const GenerationProgress&)>;
 
 /// Starts the engine, runs every sequence to its end, stops the engine. A stop request ends it
-/// early with what there is. Throws Error when a pass fails.
+/// early with what there is, and so does a pass that fails (`error`).
 GenerationResult generate(Runtime& runtime, const Config& config,
                           const std::vector<Prompt>& prompts, const GenerationObserver& observer);
 

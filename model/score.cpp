@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/failure.h"
 
 namespace spillway {
 namespace {
@@ -151,6 +152,8 @@ ScoreResult score(Runtime& runtime, const Config& config,
     }
   } catch (const Stopped&) {
     result.interrupted = true;
+  } catch (const std::exception& failure) {  // whatever it was: the scores so far must not be lost
+    result.error = failure_text(failure);
   }
   runtime.engine().stop();
   if (result.tokens > 0) {

@@ -41,13 +41,14 @@ struct ScoreResult {
   std::vector<std::vector<float>> logprobs;  ///< per text, from its second token on
   std::vector<PassRecord> passes;
   bool interrupted = false;
+  std::string error;  ///< why it ended early; the rest is what came before
 };
 
 /// Called after each pass with tokens fed so far and in all.
 using ScoreObserver =
     std::function<void(const PassRecord& pass, uint64_t done_tokens, uint64_t total_tokens)>;
 
-/// Throws Error when a pass fails.
+/// A stop request ends it early with what there is, and so does a pass that fails (`error`).
 ScoreResult score(Runtime& runtime, const Config& config,
                   const std::vector<std::vector<uint32_t>>& texts, const ScoreObserver& observer);
 

@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -10,11 +12,14 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <span>
 #include <thread>
 
 #include "core/buffer.h"
+#include "core/descriptor.h"
 #include "core/error.h"
 #include "core/thread.h"
 #include "core/units.h"
@@ -29,6 +34,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr uint64_t kWriteBytes = 8 * kMiB;
 constexpr uint64_t kBlock = 4096;
+constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr uint32_t kFirstSpecial = 256;  // ids 0..255 are bytes, then begin, end, fillers
 
 struct Preset {
@@ -128,45 +134,137 @@ struct SyntheticTensor {
   uint64_t elements() const { return uint64_t{spec.rows} * spec.cols; }
 };
 
-/// Files written so far; removed unless keep() is called.
+/// Stands in a folder while it is being written: a first line, then the names of the files. Locked
+/// by who writes.
+constexpr const char* kMarkerName = ".spillway-synth";
+constexpr const char* kMarkerTitle = "spillway synth is writing these files";
+constexpr const char* kPartial = ".partial";
+
+/// The names that an unfinished run wrote; empty when there is no marker of ours. An empty marker
+/// was just made.
+std::set<std::string> marked_names(const fs::path& directory) {
+  std::ifstream in(directory / kMarkerName);
+  if (!in) return {};
+  std::string line;
+  if (std::getline(in, line) && line != kMarkerTitle) return {};
+  std::set<std::string> names = {kMarkerName};
+  while (std::getline(in, line)) names.insert({line, line + kPartial});
+  return names;
+}
+
+/// Nothing may be there but what an unfinished run left.
+void check_folder(const fs::path& directory) {
+  const std::set<std::string> names = marked_names(directory);
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(directory, error)) {
+    const std::string name = entry.path().filename().string();
+    std::error_code ignored;
+    if (names.contains(name) && entry.is_regular_file(ignored) && !entry.is_symlink(ignored)) {
+      continue;
+    }
+    throw Error(fmt::format("{}: exists and is not empty ({}); choose another folder",
+                            directory.string(), name));
+  }
+  if (error && error != std::errc::no_such_file_or_directory) {
+    throw Error(fmt::format("{}: {}", directory.string(), errno_text(error.value())));
+  }
+}
+
+/// A folder's files while they are being written; removed unless keep() is called.
 class WrittenFiles {
  public:
-  explicit WrittenFiles(const fs::path& directory) : directory_(directory) {
-    std::error_code error;
-    if (fs::exists(directory, error) && !fs::is_empty(directory, error)) {
-      throw Error(
-          fmt::format("{}: exists and is not empty; choose another folder", directory.string()));
-    }
-    made_ = fs::create_directories(directory, error);
-    if (error) {
-      throw Error(
-          fmt::format("cannot make folder {}: {}", directory.string(), errno_text(error.value())));
+  WrittenFiles(const fs::path& directory, const std::vector<std::string>& names)
+      : directory_(directory) {
+    check_folder(directory);
+    make_folder();
+    try {
+      mark(names);
+    } catch (...) {
+      remove_folders();
+      throw;
     }
   }
   WrittenFiles(const WrittenFiles&) = delete;
   ~WrittenFiles() {
-    if (kept_) return;
-    std::error_code error;
-    for (const fs::path& file : files_) fs::remove(file, error);
-    if (made_) fs::remove(directory_, error);
+    if (!kept_) remove_files();
+    unlink((directory_ / kMarkerName).c_str());
+    if (!kept_) remove_folders();
   }
-  void add(const fs::path& file) { files_.push_back(file); }
   void keep() { kept_ = true; }
 
  private:
+  void make_folder() {
+    fs::path missing = fs::absolute(directory_).lexically_normal();
+    if (!missing.has_filename()) missing = missing.parent_path();
+    std::error_code error;
+    for (; !fs::exists(missing, error) && missing.has_relative_path();
+         missing = missing.parent_path()) {
+      made_.push_back(missing);
+    }
+    fs::create_directories(directory_, error);
+    if (!error) return;
+    const std::string cause = errno_text(error.value());
+    remove_folders();
+    throw Error(fmt::format("cannot make folder {}: {}", directory_.string(), cause));
+  }
+
+  /// Takes the folder for this run, and removes what an unfinished one left.
+  void mark(const std::vector<std::string>& names) {
+    const fs::path file = directory_ / kMarkerName;
+    marker_ = Descriptor(open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
+    if (!marker_.valid()) {
+      throw Error(fmt::format("cannot create {}: {}", file.string(), errno_text(errno)));
+    }
+    if (flock(marker_.get(), LOCK_EX | LOCK_NB) != 0) {
+      throw Error(fmt::format("{}: another spillway synth is writing there", directory_.string()));
+    }
+    struct stat status {};
+    if (fstat(marker_.get(), &status) != 0 || status.st_nlink == 0) {
+      throw Error(fmt::format("{}: another spillway synth wrote there", directory_.string()));
+    }
+    remove_leftovers();
+    std::string text = std::string(kMarkerTitle) + "\n";
+    for (const std::string& name : names) text += name + "\n";
+    names_ = names;
+    if (ftruncate(marker_.get(), 0) != 0 ||
+        pwrite(marker_.get(), text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
+      const std::string cause = errno_text(errno);
+      unlink(file.c_str());
+      throw Error(fmt::format("cannot write {}: {}", file.string(), cause));
+    }
+  }
+
+  void remove_leftovers() {
+    check_folder(directory_);
+    for (const std::string& name : marked_names(directory_)) {
+      if (name != kMarkerName) unlink((directory_ / name).c_str());
+    }
+  }
+
+  void remove_files() {
+    for (const std::string& name : names_) {
+      unlink((directory_ / name).c_str());
+      unlink((directory_ / (name + kPartial)).c_str());
+    }
+  }
+
+  /// The deepest first; those with anything in them stay.
+  void remove_folders() {
+    for (const fs::path& folder : made_) rmdir(folder.c_str());
+  }
+
   fs::path directory_;
-  std::vector<fs::path> files_;
-  bool made_ = false;
+  std::vector<fs::path> made_;
+  std::vector<std::string> names_;
+  Descriptor marker_;
   bool kept_ = false;
 };
 
 /// One file under a temporary name: preallocated, written front to back in whole blocks.
 class FileWriter {
  public:
-  FileWriter(const fs::path& path, uint64_t bytes, WrittenFiles& written)
-      : path_(path), temporary_(path.string() + ".partial"), bytes_(bytes), buffer_(kWriteBytes) {
-    written.add(path_);
-    written.add(temporary_);
+  FileWriter(const fs::path& path, uint64_t bytes)
+      : path_(path), temporary_(path.string() + kPartial), bytes_(bytes), buffer_(kWriteBytes) {
     fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_DIRECT, 0644);
     if (fd_ < 0) fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd_ < 0) fail("create");
@@ -239,33 +337,45 @@ class SyntheticWriter {
         options_(options),
         stop_(stop),
         progress_(progress),
-        source_(options.dtype, options.seed),
-        written_(directory) {
+        source_(options.dtype, options.seed) {
     list_tensors();
+    check_folder(directory_);
     check_space();
   }
 
   void run() {
+    WrittenFiles written(directory_, file_names());
     write_text("config.json", config_json());
     write_text("generation_config.json",
                Json{{"bos_token_id", kFirstSpecial}, {"eos_token_id", kFirstSpecial + 1}}.dump(2));
     write_text("tokenizer.json", tokenizer_json());
     Json weight_map = Json::object();
     for (size_t s = 0; s < shards_.size(); ++s) {
-      const std::string name = shards_.size() == 1 ? "model.safetensors"
-                                                   : fmt::format("model-{:05}-of-{:05}.safetensors",
-                                                                 s + 1, shards_.size());
+      const std::string name = shard_name(s);
       write_shard(name, shards_[s]);
       for (const SyntheticTensor& tensor : shards_[s]) weight_map[tensor.spec.name] = name;
     }
     if (shards_.size() > 1) {
       const Json index = {{"metadata", {{"total_size", total_bytes_}}}, {"weight_map", weight_map}};
-      write_text("model.safetensors.index.json", index.dump(1));
+      write_text(kIndexName, index.dump(1));
     }
-    written_.keep();
+    stop_.check();
+    written.keep();
   }
 
  private:
+  std::string shard_name(size_t shard) const {
+    if (shards_.size() == 1) return "model.safetensors";
+    return fmt::format("model-{:05}-of-{:05}.safetensors", shard + 1, shards_.size());
+  }
+
+  std::vector<std::string> file_names() const {
+    std::vector<std::string> names = {"config.json", "generation_config.json", "tokenizer.json"};
+    for (size_t s = 0; s < shards_.size(); ++s) names.push_back(shard_name(s));
+    if (shards_.size() > 1) names.emplace_back(kIndexName);
+    return names;
+  }
+
   void list_tensors() {
     const ModelConfig& model = options_.model;
     std::vector<SyntheticTensor> all;
@@ -294,7 +404,11 @@ class SyntheticWriter {
 
   void check_space() const {
     struct statvfs info {};
-    if (statvfs(directory_.c_str(), &info) != 0) return;  // writing will tell
+    fs::path there = fs::absolute(directory_);
+    while (statvfs(there.c_str(), &info) != 0) {
+      if (!there.has_relative_path()) return;  // writing will tell
+      there = there.parent_path();
+    }
     const uint64_t free_bytes = uint64_t{info.f_bavail} * info.f_frsize;
     if (free_bytes < total_bytes_ + 64 * kMiB) {
       throw Error(
@@ -305,7 +419,7 @@ class SyntheticWriter {
   }
 
   void write_text(const std::string& name, const std::string& text) {
-    FileWriter writer(directory_ / name, text.size(), written_);
+    FileWriter writer(directory_ / name, text.size());
     writer.write(text);
     writer.finish();
   }
@@ -402,7 +516,7 @@ class SyntheticWriter {
     }
     std::string text = header.dump();
     text.resize(align_up(text.size() + 8, 8) - 8, ' ');
-    FileWriter writer(directory_ / name, 8 + text.size() + offset, written_);
+    FileWriter writer(directory_ / name, 8 + text.size() + offset);
     const uint64_t length = text.size();
     writer.write({reinterpret_cast<const char*>(&length), 8});
     writer.write(text);
@@ -457,7 +571,6 @@ class SyntheticWriter {
   const StopFlag& stop_;
   const SyntheticProgress& progress_;
   WeightSource source_;
-  WrittenFiles written_;
   std::vector<std::vector<SyntheticTensor>> shards_;
   uint64_t total_bytes_ = 0;
   uint64_t done_bytes_ = 0;

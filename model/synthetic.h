@@ -30,8 +30,9 @@ using SyntheticProgress = std::function<void(uint64_t done_bytes, uint64_t total
 
 /// Writes config.json, generation_config.json, tokenizer.json and the shards. Every file is written
 /// under a temporary name, fsynced and renamed; on any failure (full disk, no permission, stop
-/// request) all of them are removed, and the folder too when it was made here. Throws Error,
-/// Stopped.
+/// request) all of them are removed, and the folders too that were made here. While it writes, a
+/// marker names what it writes: what a killed run left is recognised by it and replaced; a folder
+/// that holds anything else is refused. Throws Error, Stopped.
 void write_synthetic(const std::filesystem::path& directory, const SyntheticOptions& options,
                      const StopFlag& stop, const SyntheticProgress& progress);
 

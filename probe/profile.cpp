@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <cerrno>
-#include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -174,21 +172,19 @@ HardwareProfile parse_profile(const nlohmann::json& json, const std::string& whe
   return profile;
 }
 
-void write_profile(const fs::path& file, const HardwareProfile& profile) {
-  std::error_code error;
-  if (file.has_parent_path()) fs::create_directories(file.parent_path(), error);
-  fs::path temporary = file;
-  temporary += ".partial";
-  errno = 0;
-  std::ofstream out(temporary);
-  out << profile_json(profile).dump(1) << "\n";
-  out.close();
-  int cause = out ? 0 : errno;
-  if (cause == 0 && std::rename(temporary.c_str(), file.c_str()) != 0) cause = errno;
-  if (cause == 0) return;
-  fs::remove(temporary, error);
-  throw Error(fmt::format("cannot write the profile {}: {}; --out FILE writes it elsewhere",
-                          file.string(), errno_text(cause)));
+OutputFile open_profile(const fs::path& file, bool own_place, FilesInUse& in_use) {
+  std::error_code ignored;
+  if (file.has_parent_path()) fs::create_directories(file.parent_path(), ignored);
+  const std::string begins = own_place ? "" : R"({"version":*,"measured_at":)";
+  try {
+    return OutputFile(file, {"profile", begins}, in_use);
+  } catch (const Error& error) {
+    throw Error(fmt::format("{}; --out FILE writes it elsewhere", error.what()));
+  }
+}
+
+void write_profile(OutputFile& file, const HardwareProfile& profile) {
+  file.write(profile_json(profile).dump(1) + "\n");
 }
 
 std::optional<HardwareProfile> read_profile(const fs::path& file) {

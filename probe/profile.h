@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/output_file.h"
 #include "probe/compute_rates.h"
 #include "probe/hardware.h"
 #include "probe/read_rate.h"
@@ -28,8 +29,11 @@ nlohmann::ordered_json profile_json(const HardwareProfile& profile);
 /// Throws Error naming `where` and the key that is missing or wrong.
 HardwareProfile parse_profile(const nlohmann::json& json, const std::string& where);
 
-/// Writes through a temporary file beside it; makes the folder. Throws Error naming the file.
-void write_profile(const std::filesystem::path& file, const HardwareProfile& profile);
+/// The file to keep a profile in, checked and opened; makes the folder. `own_place`: a name that
+/// only profiles have, so that what is there may be damaged. Throws Error naming the file.
+OutputFile open_profile(const std::filesystem::path& file, bool own_place, FilesInUse& in_use);
+/// Throws Error naming the file.
+void write_profile(OutputFile& file, const HardwareProfile& profile);
 /// Empty when there is no such file. Throws Error when it cannot be read or is damaged.
 std::optional<HardwareProfile> read_profile(const std::filesystem::path& file);
 

@@ -151,7 +151,8 @@ void fill(int fd, const fs::path& path, const StopFlag& stop) {
   if (fsync(fd) != 0) throw Error(fmt::format("{}: {}", path.string(), errno_text(errno)));
 }
 
-fs::path write_temporary(const fs::path& folder, const StopFlag& stop) {
+/// A file without a name: whatever ends this process, its space is free again.
+Descriptor write_temporary(const fs::path& folder, const StopFlag& stop) {
   std::error_code error;
   const fs::space_info space = fs::space(folder, error);
   if (!error && space.available < 2 * kTemporaryBytes) {
@@ -160,21 +161,15 @@ fs::path write_temporary(const fs::path& folder, const StopFlag& stop) {
         folder.string(), format_bytes(kMinFileBytes), format_bytes(space.available)));
   }
   std::string name = (folder / ".spillway-probe-XXXXXX").string();
-  const int fd = mkstemp(name.data());
-  if (fd < 0) {
+  Descriptor file(mkostemp(name.data(), O_CLOEXEC));
+  if (!file.valid()) {
     throw Error(fmt::format(
         "{}: no file of {} or more to read, and none can be written: {}; give --path a model",
         folder.string(), format_bytes(kMinFileBytes), errno_text(errno)));
   }
-  try {
-    fill(fd, name, stop);
-  } catch (...) {
-    close(fd);
-    fs::remove(name, error);
-    throw;
-  }
-  close(fd);
-  return name;
+  unlink(name.c_str());
+  fill(file.get(), name, stop);
+  return file;
 }
 
 }  // namespace
@@ -242,24 +237,17 @@ ProbeFile::ProbeFile(const fs::path& path, const StopFlag& stop) {
                     path.string()));
   }
   fs::path chosen = fs::is_directory(status) ? largest_file(path) : path;
-  if (chosen.empty()) chosen = temporary_ = write_temporary(path, stop);
-  try {
-    file_.emplace(chosen, DirectChoice::kAuto);
-    if (!file_->info().direct) {
-      throw Error(
-          fmt::format("--path {}: {} refuses direct reads ({}), and a cached read is not the "
-                      "drive's; give a folder on ext4 or xfs",
-                      path.string(), system, file_->refused()));
-    }
-  } catch (...) {
-    if (temporary()) fs::remove(temporary_, error);
-    throw;
+  if (chosen.empty()) {
+    temporary_ = write_temporary(path, stop);
+    chosen = fmt::format("/proc/self/fd/{}", temporary_.get());
   }
-}
-
-ProbeFile::~ProbeFile() {
-  std::error_code ignored;
-  if (temporary()) fs::remove(temporary_, ignored);
+  file_.emplace(chosen, DirectChoice::kAuto);
+  if (!file_->info().direct) {
+    throw Error(
+        fmt::format("--path {}: {} refuses direct reads ({}), and a cached read is not the "
+                    "drive's; give a folder on ext4 or xfs",
+                    path.string(), system, file_->refused()));
+  }
 }
 
 double memory_read_rate(uint32_t threads, double wanted_seconds, const Clock& clock,

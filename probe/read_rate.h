@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/clock.h"
+#include "core/descriptor.h"
 #include "core/stop.h"
 #include "io/direct_file.h"
 #include "io/open_reader.h"
@@ -47,19 +48,18 @@ std::vector<ReadSample> sweep_reads(const DirectFile& file, double seconds,
                                     const std::function<void(uint32_t, uint32_t)>& progress);
 
 /// A file to read on the drive under a path: the path itself, the largest file below it that is
-/// large enough, or a temporary one, removed with this object.
+/// large enough, or a temporary one without a name, gone with this object.
 class ProbeFile {
  public:
   /// Throws Error where reads would not reach a drive (tmpfs, no O_DIRECT) or nothing large enough
   /// is there and none can be written.
   explicit ProbeFile(const std::filesystem::path& path, const StopFlag& stop);
-  ~ProbeFile();
   ProbeFile(const ProbeFile&) = delete;
   const DirectFile& file() const { return *file_; }
-  bool temporary() const { return !temporary_.empty(); }
+  bool temporary() const { return temporary_.valid(); }
 
  private:
-  std::filesystem::path temporary_;
+  Descriptor temporary_;
   std::optional<DirectFile> file_;
 };
 

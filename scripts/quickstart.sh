@@ -15,7 +15,8 @@ overrides=()
 if [ -n "${SPILLWAY_MODEL:-}" ]; then
   overrides+=(--set "model.path=$(realpath "$SPILLWAY_MODEL")" --set "memory.ram=${SPILLWAY_RAM:-auto}")
 else
-  [ -d quickstart-model ] || "$spillway" synth quickstart-model --like quickstart --shards 2
+  # Whole, or written (again): the folder alone says nothing, a run may have been killed.
+  "$spillway" inspect quickstart-model >/dev/null 2>&1 || "$spillway" synth quickstart-model --like quickstart --shards 2
   [ -n "${SPILLWAY_RAM:-}" ] && overrides+=(--set "memory.ram=$SPILLWAY_RAM")
 fi
 

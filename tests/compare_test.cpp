@@ -1,11 +1,14 @@
 // Comparisons: what is made of reports, how it is drawn and written, and the processes of the arms.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <thread>
 
 #include "compare/child.h"
 #include "compare/memory_group.h"
@@ -217,6 +220,43 @@ TEST(Children, SayHowTheyEnded) {
             std::string::npos);
   stop.request();  // the child is interrupted, and waited for
   EXPECT_EQ(run("while :; do :; done").exit_code, 130);
+}
+
+/// What this program blocks and ignores for itself must not reach the arms.
+TEST(Children, StartWithFreshSignals) {
+  const test::TempDir dir;
+  sigset_t blocked;
+  sigset_t before;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGINT);
+  sigaddset(&blocked, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &blocked, &before);
+  const auto old_pipe = std::signal(SIGPIPE, SIG_IGN);
+  const auto old_size = std::signal(SIGXFSZ, SIG_IGN);
+  const ChildResult child = run_child(
+      {"/bin/sh", "-c", "sed -n 's/Sig[BI][lg][kn]:.//p' /proc/$$/status | tr '\\n' ' ' >&2"}, {},
+      dir / "log", StopFlag());
+  std::signal(SIGPIPE, old_pipe);
+  std::signal(SIGXFSZ, old_size);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  size_t read_bytes = 0;
+  const uint64_t masked = std::stoull(child.last_line, &read_bytes, 16);
+  const uint64_t ignored = std::stoull(child.last_line.substr(read_bytes), nullptr, 16);
+  EXPECT_EQ(masked, 0u);
+  for (const int signal : {SIGPIPE, SIGXFSZ, SIGINT}) EXPECT_EQ(ignored >> (signal - 1) & 1, 0u);
+}
+
+/// It stops on request even where it does not listen.
+TEST(Children, ThatDoNotEndAreKilled) {
+  const test::TempDir dir;
+  StopFlag stop;
+  const std::jthread stopper([&] {
+    while (!fs::exists(dir / "ready")) std::this_thread::yield();
+    stop.request();
+  });
+  const std::string script =
+      "trap '' INT; : > '" + (dir / "ready").string() + "'; while :; do :; done";
+  EXPECT_EQ(run_child({"/bin/sh", "-c", script}, {}, dir / "log", stop).exit_code, 137);
 }
 
 TEST(PageCache, LetsGo) {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "model/runtime.h"
 #include "tests/run_helper.h"
@@ -483,9 +484,61 @@ TEST(Synthetic, LeavesNothingBehindWhenStopped) {
   options.model = test::small_shape("LlamaForCausalLM");
   StopFlag stop;
   EXPECT_THROW(
-      write_synthetic(dir / "m", options, stop, [&](uint64_t, uint64_t) { stop.request(); }),
+      write_synthetic(dir / "new/m", options, stop, [&](uint64_t, uint64_t) { stop.request(); }),
       Stopped);
-  EXPECT_FALSE(std::filesystem::exists(dir / "m"));
+  EXPECT_FALSE(std::filesystem::exists(dir / "new")) << "nor the folders above";
+}
+
+std::set<std::string> names_in(const std::filesystem::path& folder) {
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    names.insert(entry.path().filename().string());
+  }
+  return names;
+}
+
+/// A run that is killed leaves a marker; the next one goes on from there. Anything else in the
+/// folder is not ours to touch.
+TEST(Synthetic, ReplacesWhatAKilledRunLeft) {
+  const test::TempDir dir;
+  const auto write = [&] {
+    test::make_checkpoint(dir / "m", test::small_shape("LlamaForCausalLM"), DType::kBF16, 2, 0);
+  };
+  write();
+  const std::set<std::string> whole = names_in(dir / "m");
+  EXPECT_FALSE(whole.contains(".spillway-synth"));
+  EXPECT_NE(test::error_of(write).find("not empty"), std::string::npos);
+  std::filesystem::remove(dir / "m/model.safetensors.index.json");
+  test::write_file(dir / "m/model-00002-of-00002.safetensors.partial", "half");
+  std::string marker = "spillway synth is writing these files\n";
+  for (const std::string& name : whole) marker += name + "\n";
+  test::write_file(dir / "m/.spillway-synth", marker);
+  write();
+  EXPECT_EQ(names_in(dir / "m"), whole);
+  Checkpoint::open(dir / "m", DirectChoice::kOff, [](const std::string&) {});
+
+  test::write_file(dir / "m/.spillway-synth", marker);
+  test::write_file(dir / "m/notes.txt", "mine");
+  EXPECT_NE(test::error_of(write).find("notes.txt"), std::string::npos);
+  std::filesystem::remove(dir / "m/notes.txt");
+  test::write_file(dir / "m/.spillway-synth", "of somebody else");
+  EXPECT_NE(test::error_of(write).find("not empty"), std::string::npos);
+  EXPECT_EQ(names_in(dir / "m").size(), whole.size() + 1);
+}
+
+TEST(Synthetic, TwoAtOnceDoNotMix) {
+  const test::TempDir dir;
+  SyntheticOptions options;
+  options.model = test::small_shape("LlamaForCausalLM");
+  std::string refusal;
+  const auto second = [&](uint64_t, uint64_t) {
+    if (!refusal.empty()) return;
+    refusal = test::error_of(
+        [&] { write_synthetic(dir / "m", options, StopFlag(), [](uint64_t, uint64_t) {}); });
+  };
+  write_synthetic(dir / "m", options, StopFlag(), second);
+  EXPECT_NE(refusal.find("another spillway synth"), std::string::npos) << refusal;
+  Checkpoint::open(dir / "m", DirectChoice::kOff, [](const std::string&) {});
 }
 
 TEST(Synthetic, RefusesAFolderInUse) {

@@ -1,0 +1,312 @@
+#include "core/output_file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <optional>
+#include <random>
+#include <thread>
+
+#include "core/error.h"
+
+namespace spillway {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kMaxLinks = 40;  // as the kernel's own limit
+constexpr size_t kHeadBytes = 4096;
+constexpr int kNameAttempts = 100;
+/// A reader that is started at the same moment may open a FIFO a little later.
+constexpr int kReaderAttempts = 100;
+constexpr auto kReaderPause = std::chrono::milliseconds(10);
+
+/// A name with the symbolic links of its last part followed, whether or not the end exists.
+struct Target {
+  fs::path folder;
+  std::string name;
+  std::optional<int> descriptor;  ///< the name is one of this process's open files
+};
+
+/// Throws std::filesystem::filesystem_error where a folder on the way is not there.
+Target follow(const fs::path& file) {
+  const fs::path own = fs::path("/proc") / std::to_string(getpid()) / "fd";
+  fs::path path = file;
+  for (int links = 0; links < kMaxLinks; ++links) {
+    Target target{fs::canonical(path.has_parent_path() ? path.parent_path() : fs::path(".")),
+                  path.filename().string(), std::nullopt};
+    if (target.name.empty() || target.name == "." || target.name == "..") {
+      throw fs::filesystem_error("", std::make_error_code(std::errc::is_a_directory));
+    }
+    const bool number = std::all_of(target.name.begin(), target.name.end(),
+                                    [](unsigned char c) { return c >= '0' && c <= '9'; });
+    if (target.folder == own && number && target.name.size() < 9) {
+      target.descriptor = std::stoi(target.name);
+      return target;
+    }
+    std::error_code no_link;
+    const fs::path next = fs::read_symlink(target.folder / target.name, no_link);
+    if (no_link) return target;
+    path = next.is_absolute() ? next : target.folder / next;
+  }
+  throw fs::filesystem_error("", std::make_error_code(std::errc::too_many_symbolic_link_levels));
+}
+
+FileIdentity identity_of(const struct stat& status) {
+  return {status.st_dev, status.st_ino, ""};
+}
+
+/// Empty where not even the folder is there.
+std::optional<FileIdentity> identity_of(const fs::path& file) {
+  struct stat status {};
+  if (stat(file.c_str(), &status) == 0) return identity_of(status);
+  try {
+    const Target target = follow(file);
+    if (stat(target.folder.c_str(), &status) != 0) return std::nullopt;
+    FileIdentity identity = identity_of(status);
+    identity.name = target.name;
+    return identity;
+  } catch (const fs::filesystem_error&) {
+    return std::nullopt;
+  }
+}
+
+std::string without_blanks(std::string_view text) {
+  std::string kept;
+  for (const char c : text) {
+    if (c != ' ' && c != '\t' && c != '\n' && c != '\r') kept += c;
+  }
+  return kept;
+}
+
+bool begins_like(std::string_view head, std::string_view pattern) {
+  bool anywhere = false;
+  while (true) {
+    const size_t star = pattern.find('*');
+    const std::string_view part = pattern.substr(0, star);
+    const size_t at = head.find(part);
+    if (at == std::string_view::npos || (at != 0 && !anywhere)) return false;
+    if (star == std::string_view::npos) return true;
+    head.remove_prefix(at + part.size());
+    pattern.remove_prefix(star + 1);
+    anywhere = true;
+  }
+}
+
+}  // namespace
+
+int Descriptor::reset() {
+  const int fd = std::exchange(fd_, -1);
+  return fd >= 0 && close(fd) != 0 ? errno : 0;
+}
+
+void FilesInUse::add(const fs::path& file, const std::string& role) {
+  if (const auto identity = identity_of(file)) entries_.push_back({*identity, role});
+}
+
+void OutputFile::fail(const std::string& cause) const {
+  throw Error(fmt::format("cannot write {} {}: {}", format_.what, file_.string(), cause));
+}
+
+void OutputFile::fail(int error_number) const {
+  fail(errno_text(error_number));
+}
+
+OutputFile::OutputFile(const fs::path& file, OutputFormat format, FilesInUse& in_use)
+    : file_(file), format_(std::move(format)) {
+  if (file_.empty()) return;
+  try {
+    const Target target = follow(file_);
+    struct stat status {};
+    if (target.descriptor) {
+      if (fstat(*target.descriptor, &status) != 0) fail(errno);
+      check_in_use(in_use, identity_of(status), !S_ISREG(status.st_mode));
+      take_descriptor(*target.descriptor);
+      return;
+    }
+    folder_path_ = target.folder;
+    name_ = target.name;
+    const fs::path end = target.folder / name_;
+    const bool exists = stat(end.c_str(), &status) == 0;
+    if (!exists && errno != ENOENT) fail(errno);
+    if (exists && S_ISDIR(status.st_mode)) fail("it is a folder; give the name of a file");
+    if (exists && S_ISBLK(status.st_mode)) fail("it is a drive; give the name of a file");
+    const auto identity = identity_of(end);
+    if (identity) check_in_use(in_use, *identity, exists && S_ISCHR(status.st_mode));
+    if (exists && !S_ISREG(status.st_mode)) {
+      open_device(end);
+      return;
+    }
+    folder_ = Descriptor(open(target.folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!folder_.valid()) fail(errno);
+    open_regular();
+  } catch (const fs::filesystem_error& error) {
+    fail(error.code().message());
+  }
+}
+
+OutputFile::~OutputFile() {
+  if (folder_.valid() && !temporary_.empty()) unlinkat(folder_.get(), temporary_.c_str(), 0);
+}
+
+/// Character devices may be named twice (/dev/null); what is a stream of ours may not.
+void OutputFile::check_in_use(FilesInUse& in_use, const FileIdentity& identity, bool device) const {
+  if (device) return;
+  for (const auto& entry : in_use.entries_) {
+    if (entry.identity == identity) fail(fmt::format("it is also {}", entry.role));
+  }
+  in_use.entries_.push_back({identity, "the " + format_.what});
+}
+
+void OutputFile::take_descriptor(int fd) {
+  way_ = Way::kThrough;
+  const int flags = fcntl(fd, F_GETFL);
+  if (flags < 0 || (flags & O_ACCMODE) == O_RDONLY) fail(EBADF);
+  out_ = Descriptor(fcntl(fd, F_DUPFD_CLOEXEC, 3));
+  if (!out_.valid()) fail(errno);
+}
+
+void OutputFile::open_device(const fs::path& target) {
+  way_ = Way::kThrough;
+  for (int attempt = 0; attempt < kReaderAttempts; ++attempt) {
+    out_ = Descriptor(open(target.c_str(), O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+    if (out_.valid() || errno != ENXIO) break;
+    std::this_thread::sleep_for(kReaderPause);
+  }
+  if (!out_.valid() && errno == ENXIO) fail("nobody reads there; start the reader first");
+  if (!out_.valid()) fail(errno);
+  const int flags = fcntl(out_.get(), F_GETFL);
+  if (flags < 0 || fcntl(out_.get(), F_SETFL, flags & ~O_NONBLOCK) != 0) fail(errno);
+}
+
+void OutputFile::open_regular() {
+  refuse_foreign();
+  // Opening tells whether this file may be written; a rename would replace a read-only one too.
+  const Descriptor present(openat(folder_.get(), name_.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY));
+  if (!present.valid() && errno != ENOENT) fail(errno);
+  struct stat text_status {};
+  struct stat status {};
+  for (const int stream : {STDOUT_FILENO, STDERR_FILENO}) {
+    if (!present.valid() || fstat(stream, &text_status) != 0) continue;
+    if (fstat(present.get(), &status) == 0 && identity_of(status) == identity_of(text_status)) {
+      fail("it is where the text goes");
+    }
+  }
+  try {
+    make_temporary();
+  } catch (const Error&) {
+    if (!present.valid()) throw;
+    way_ = Way::kInPlace;  // the file may be written although its folder may not
+    return;
+  }
+  out_.reset();
+  unlinkat(folder_.get(), std::exchange(temporary_, {}).c_str(), 0);
+}
+
+/// Only what is empty or was written by us before may be replaced.
+void OutputFile::refuse_foreign() const {
+  const Descriptor present(openat(folder_.get(), name_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!present.valid() && errno == ENOENT) return;
+  std::array<char, kHeadBytes> head{};
+  const ssize_t got = present.valid() ? read(present.get(), head.data(), head.size()) : -1;
+  if (got < 0) {
+    fail(fmt::format("what is there cannot be looked at: {}", errno_text(errno)));
+  }
+  if (got == 0) return;
+  const std::string text = without_blanks({head.data(), static_cast<size_t>(got)});
+  if (!begins_like(text, format_.begins)) {
+    fail(fmt::format("the file there is no {} of Spillway; give another name or remove it",
+                     format_.what));
+  }
+}
+
+void OutputFile::make_temporary() {
+  std::random_device random;
+  for (int attempt = 0; attempt < kNameAttempts; ++attempt) {
+    std::string name = fmt::format(".spillway-{:08x}.partial", random());
+    out_ = Descriptor(
+        openat(folder_.get(), name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+    if (out_.valid()) {
+      temporary_ = std::move(name);
+      return;
+    }
+    if (errno != EEXIST) break;
+  }
+  fail(errno);
+}
+
+void OutputFile::begin() {
+  if (out_.valid()) return;
+  if (way_ == Way::kReplace) return make_temporary();
+  out_ = Descriptor(
+      openat(folder_.get(), name_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+  if (!out_.valid()) fail(errno);
+}
+
+void OutputFile::write_all(int fd, std::string_view text) const {
+  while (!text.empty()) {
+    const ssize_t count = ::write(fd, text.data(), text.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail(errno);
+    text.remove_prefix(static_cast<size_t>(count));
+  }
+}
+
+void OutputFile::append(std::string_view text) {
+  if (!wanted()) return;
+  begin();
+  write_all(out_.get(), text);
+}
+
+void OutputFile::finish() {
+  if (!wanted() || way_ == Way::kThrough) return;
+  begin();
+  if (way_ == Way::kReplace) return publish();
+  if (const int error = out_.reset()) fail(error);
+}
+
+void OutputFile::publish() {
+  struct stat status {};
+  if (fstatat(folder_.get(), name_.c_str(), &status, 0) == 0) {
+    // The new file belongs to whom the old one did, where this user may give it away.
+    if (fchown(out_.get(), status.st_uid, status.st_gid) == 0 || status.st_uid == geteuid()) {
+      fchmod(out_.get(), status.st_mode & 07777);
+    }
+  }
+  if (const int error = out_.reset()) fail(error);
+  try {
+    refuse_foreign();  // it may have come in the meantime
+    const int folder = folder_.get();
+    if (renameat(folder, temporary_.c_str(), folder, name_.c_str()) == 0) {
+      temporary_.clear();
+      return;
+    }
+    copy_over();  // a mounted file cannot be replaced, but written
+  } catch (const Error& error) {
+    const fs::path kept = folder_path_ / std::exchange(temporary_, {});
+    throw Error(fmt::format("{}; it is kept as {}", error.what(), kept.string()));
+  }
+  unlinkat(folder_.get(), std::exchange(temporary_, {}).c_str(), 0);
+}
+
+void OutputFile::copy_over() {
+  const Descriptor from(openat(folder_.get(), temporary_.c_str(), O_RDONLY | O_CLOEXEC));
+  Descriptor to(
+      openat(folder_.get(), name_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+  if (!from.valid() || !to.valid()) fail(errno);
+  std::array<char, 65536> block{};
+  while (true) {
+    const ssize_t got = read(from.get(), block.data(), block.size());
+    if (got < 0) fail(errno);
+    if (got == 0) break;
+    write_all(to.get(), {block.data(), static_cast<size_t>(got)});
+  }
+  if (const int error = to.reset()) fail(error);
+}
+
+}  // namespace spillway

@@ -1,0 +1,101 @@
+// What a command writes for its user: checked before the work starts, replaced whole when there is
+// something to write, and never what the user did not mean.
+//
+// Refused: a file that the same run reads or writes elsewhere, whatever it is called (links count),
+// and a file with content that does not begin like what is to be written. Regular files are
+// replaced through a temporary one in the same folder, so that a failure leaves what was there;
+// behind a symbolic link it is the target that is replaced. Devices, FIFOs and open descriptors
+// (/dev/stdout, /dev/fd/N) are written as they are. One thread.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/descriptor.h"
+
+namespace spillway {
+
+struct OutputFormat {
+  std::string what;    ///< "report": for messages
+  std::string begins;  ///< how one begins, blanks left out; "*" stands for anything
+};
+
+/// Where a name leads: a file that exists, or a name in a folder.
+struct FileIdentity {
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  std::string name;  ///< in that folder; empty = the file itself
+  bool operator==(const FileIdentity&) const = default;
+};
+
+/// The files of one run: what it reads, and what it writes so far.
+class FilesInUse {
+ public:
+  /// `role`: "the configuration", for messages. A file that is not there yet counts by its name.
+  void add(const std::filesystem::path& file, const std::string& role);
+
+ private:
+  friend class OutputFile;
+  struct Entry {
+    FileIdentity identity;
+    std::string role;
+  };
+  std::vector<Entry> entries_;
+};
+
+class OutputFile {
+ public:
+  /// No file: nothing is written.
+  OutputFile() = default;
+  /// Checks that `file` may and can be written, without changing it; an empty path is no file.
+  /// Throws Error.
+  OutputFile(const std::filesystem::path& file, OutputFormat format, FilesInUse& in_use);
+  OutputFile(OutputFile&&) noexcept = default;
+  OutputFile& operator=(OutputFile&&) = delete;
+  ~OutputFile();
+
+  bool wanted() const { return !file_.empty(); }
+  const std::filesystem::path& path() const { return file_; }
+
+  /// The next piece of the content. Throws Error.
+  void append(std::string_view text);
+  /// The content is whole and takes the place of what was there. Throws Error.
+  void finish();
+  void write(std::string_view text) {
+    append(text);
+    finish();
+  }
+
+ private:
+  enum class Way {
+    kReplace,  ///< through a temporary file and a rename
+    kInPlace,  ///< a regular file in a folder that takes no new files
+    kThrough   ///< device, FIFO, descriptor
+  };
+  [[noreturn]] void fail(const std::string& cause) const;
+  [[noreturn]] void fail(int error_number) const;
+  void open_regular();
+  void open_device(const std::filesystem::path& target);
+  void take_descriptor(int fd);
+  void check_in_use(FilesInUse& in_use, const FileIdentity& identity, bool device) const;
+  void refuse_foreign() const;
+  void make_temporary();
+  void begin();
+  void write_all(int fd, std::string_view text) const;
+  void publish();
+  void copy_over();
+
+  std::filesystem::path file_;  // as the user named it
+  OutputFormat format_;
+  Way way_ = Way::kReplace;
+  std::filesystem::path folder_path_;
+  Descriptor folder_;
+  std::string name_;       // in the folder, links followed
+  std::string temporary_;  // in the folder while it is being written; empty = none
+  Descriptor out_;         // open while something is being written; always for kThrough
+};
+
+}  // namespace spillway
