@@ -28,7 +28,7 @@ class Drawn(unittest.TestCase):
             kinds.add(config["model_type"])
             self.assertEqual(config["num_attention_heads"] % config["num_key_value_heads"], 0)
             longest = max(len(text) for text in drawn["texts"])
-            self.assertLessEqual(longest, config["max_position_embeddings"])
+            self.assertLessEqual(longest, configurations.context_of(config))
             self.assertGreater(longest, 1)
             runs = configurations.draw_runs(drawn, 1, index)
             self.assertEqual(runs, configurations.draw_runs(drawn, 1, index))

@@ -2,7 +2,7 @@
 import random
 
 # Kinds of RoPE, each as "rope_scaling" writes it. Lengths are small so that texts go beyond them.
-ROPES = ("default", "linear", "llama3")
+ROPES = ("default", "default", "linear", "llama3", "yarn", "dynamic", "longrope")
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM",
                  "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 DTYPES = ("f32", "bf16", "f16", "mixed")
@@ -72,8 +72,17 @@ def model_config(rng):
     config["rope_scaling"] = rope_of(rng, rng.choice(ROPES), head_dim, context)
     if config["rope_scaling"] is None and rng.random() < 0.5:
         del config["rope_scaling"]
+    if "dynamic" in (config.get("rope_scaling") or {}).values():  # what it extends is the context
+        config["max_position_embeddings"] = int(context / config["rope_scaling"]["factor"])
     add_window(rng, kind, config)
     return config
+
+
+def context_of(config):
+    """Positions that the model has: dynamic scaling adds to those of the configuration."""
+    scaling = config.get("rope_scaling") or {}
+    factor = scaling["factor"] if "dynamic" in scaling.values() else 1
+    return int(config["max_position_embeddings"] * factor)
 
 
 def add_window(rng, kind, config):
@@ -101,7 +110,7 @@ def parameters(config):
 
 def text_lengths(rng, config, tokens):
     """Lengths of texts, about `tokens` in all: full windows, many short ones, or any."""
-    context = config["max_position_embeddings"]
+    context = context_of(config)
     kind = rng.choice(["short", "short", "long", "mixed", "mixed"])
     if kind == "short":
         length = min(context, rng.choice([128, 256, 256]))
@@ -123,7 +132,7 @@ def texts_of(rng, config):
 
 
 def prompts_of(rng, config):
-    longest = min(config["max_position_embeddings"] - 20, 300)
+    longest = min(context_of(config) - 20, 300)
     return [rng.choices(range(config["vocab_size"]), k=rng.randrange(1, longest))
             for _ in range(rng.choice([1, 2, 5, 33]))]
 
@@ -150,14 +159,14 @@ def draw_runs(drawn, seed, index):
     runs.append((f"score-{len(runs)}", "few", {**PLAIN, "score.chunk": 1}))
     runs.append((f"score-{len(runs)}", "few", draw_settings(rng, 1)))
     if rng.random() < 0.3:
-        window = rng.randrange(2, drawn["config"]["max_position_embeddings"] + 1)
+        window = rng.randrange(2, context_of(drawn["config"]) + 1)
         runs.append((f"score-{len(runs)}", "windows",
                      {**draw_settings(rng, rng.choice(CHUNKS[1:])), "score.context": window}))
     return runs
 
 
 # How a checkpoint's tensors may be stored that transformers reads as the same model.
-LAYOUTS = ("plain", "plain", "plain", "rotary buffers")
+LAYOUTS = ("plain", "plain", "plain", "rotary buffers", "no prefix", "more layers")
 
 
 PLAIN = {"device": "host", "memory.ram": "1GiB", "compute.threads": 1,

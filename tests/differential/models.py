@@ -88,7 +88,7 @@ class ModelCase:
             self.fail(name, str(error))
 
     def write_texts(self):
-        context = self.drawn["config"]["max_position_embeddings"]
+        context = configurations.context_of(self.drawn["config"])
         self.texts = {"ids": self.drawn["texts"], "few": few_of(self.drawn["texts"])}
         self.texts["windows"] = self.texts["ids"][:6]
         self.expected = {name: expected_in_windows(self.model, self.texts[name], context)

@@ -78,6 +78,12 @@ def save(drawn, folder):
         rewrite(folder, lambda t: {**t, **{
             n.replace("q_proj.weight", "rotary_emb.inv_freq"): torch.ones(4)
             for n in t if n.endswith("q_proj.weight")}})
+    if drawn["layout"] == "no prefix" and drawn["config"]["tie_word_embeddings"]:
+        rewrite(folder, lambda t: {n.removeprefix("model."): v for n, v in t.items()})
+    if drawn["layout"] == "more layers":
+        last = drawn["config"]["num_hidden_layers"] - 1
+        rewrite(folder, lambda t: {**t, **{n.replace(f"layers.{last}.", f"layers.{last + 1}."): v.clone()
+                                           for n, v in t.items() if f"layers.{last}." in n}})
     if drawn["style"] == "transformers 4":
         as_transformers_4(folder, drawn["config"])
 
@@ -88,12 +94,12 @@ def load(folder):
     return model.eval()
 
 
-def logits_of(model, batch):
+def forget_lengths(model):
+    """Dynamic scaling remembers the longest text it has seen."""
     rotary = model.model.rotary_emb
-    if "dynamic" in rotary.rope_type:  # remembers the longest text it has seen
+    if "dynamic" in rotary.rope_type:
         rotary.max_seq_len_cached = rotary.original_max_seq_len
         rotary.register_buffer("inv_freq", rotary.original_inv_freq, persistent=False)
-    return model(input_ids=torch.tensor(batch), use_cache=False).logits
 
 
 def batches(texts, floats):
@@ -115,7 +121,9 @@ def log_probabilities(model, texts):
         if len(texts[members[0]]) < 2:
             continue
         batch = torch.tensor([texts[i] for i in members])
-        scores = torch.log_softmax(logits_of(model, batch.tolist())[:, :-1].double(), -1)
+        forget_lengths(model)
+        logits = model(input_ids=batch, use_cache=False).logits
+        scores = torch.log_softmax(logits[:, :-1].double(), -1)
         picked = scores.gather(2, batch[:, 1:, None])[:, :, 0]
         for i, row in zip(members, picked.tolist()):
             result[i] = row
@@ -127,12 +135,15 @@ def greedy(model, prompts, count):
     """Per prompt the likeliest tokens and how far each leads the second."""
     outputs = [([], []) for _ in prompts]
     for members in batches(prompts, model.config.vocab_size):
-        rows = [list(prompts[i]) for i in members]
+        forget_lengths(model)
+        ids, past = torch.tensor([prompts[i] for i in members]), None
         for _ in range(count):
-            top = logits_of(model, rows)[:, -1].double().topk(2)
+            done = model(input_ids=ids, past_key_values=past, use_cache=True)
+            past = done.past_key_values
+            top = done.logits[:, -1].double().topk(2)
+            ids = top.indices[:, :1]
             for r, i in enumerate(members):
-                rows[r].append(top.indices[r, 0].item())
-                outputs[i][0].append(rows[r][-1])
+                outputs[i][0].append(ids[r, 0].item())
                 outputs[i][1].append((top.values[r, 0] - top.values[r, 1]).item())
     return outputs
 
