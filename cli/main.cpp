@@ -4,7 +4,10 @@
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
+#include <exception>
 #include <iostream>
+#include <new>
 #include <optional>
 #include <vector>
 
@@ -47,6 +50,19 @@ int say_usage(const CLI::App& app, const CLI::ParseError& error) {
   return 1;
 }
 
+/// Destructors of libraries may need memory, and end the program where there is none.
+[[noreturn]] void on_terminate() {
+  try {
+    if (const auto error = std::current_exception()) std::rethrow_exception(error);
+  } catch (const std::bad_alloc& error) {
+    std::fprintf(stderr, "spillway: %s\n", spillway::failure_text(error).c_str());
+    std::_Exit(1);
+  } catch (...) {
+    std::abort();
+  }
+  std::abort();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -87,6 +103,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return say_usage(app, error);
   }
+  std::set_terminate(on_terminate);
   try {
     return chosen();
   } catch (const spillway::Stopped&) {

@@ -314,7 +314,7 @@ class Cli(unittest.TestCase):
         config = self.config(placement={"policy": "nvme"})
         expected = call("run", config, "--quiet").stdout
         ran = []
-        for mib in (400, 500, 600, 800, 1200, 8000):
+        for mib in (60, 80, 90, 110, 150, 8000):
             def limit(most=mib * MIB):
                 resource.setrlimit(resource.RLIMIT_AS, (most, most))
             if call("--version", preexec_fn=limit).returncode != 0:
