@@ -292,7 +292,8 @@ void resident_arms(const Options& options, Report& report) {
   Series token_rate;
   for (uint32_t run = 0; run < options.runs; ++run) {
     memory.add(memory_read_rate(threads, 1.5, SteadyClock(), StopFlag()));
-    bf16.add(bench::onednn_rate(true, threads, 1.5));
+    // 0 where the CPU cannot multiply bf16: no limit then.
+    if (const double rate = bench::onednn_rate(true, threads, 1.5); rate > 0) bf16.add(rate);
     f32.add(bench::onednn_rate(false, threads, 1.5));
     const auto passes = bench.run();
     const DecodeTotals totals = decode_totals(passes);
