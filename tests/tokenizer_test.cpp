@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <thread>
 
 #include "core/error.h"
 #include "tests/support.h"
@@ -345,6 +347,27 @@ TEST(Unicode, CharactersYoungerThanTheLibrarysNormalFormsStayAsTheyAre) {
   // U+1DFA is a mark below since Unicode 14; U+0301 would have to follow it.
   EXPECT_EQ(normalize("a\u0301\U00001DFA", NormalForm::kNfd), "a\u0301\U00001DFA");
   EXPECT_EQ(normalize("\U0001E030", NormalForm::kNfkd), "\U0001E030");
+}
+
+TEST(TokenizerJson, OneTokenizerServesSeveralThreads) {
+  const auto tokenizer = parse(tokenizer_json(
+      R"(,"pre_tokenizer":{"type":"Split","behavior":"Isolated","pattern":{"Regex":"\\w+|\\s"}},)"
+      R"("decoder":{"type":"ByteFallback"})",
+      R"(["a b","ab c"])"));
+  const std::string text = "abc ab\u00E9 cab  abcabc";
+  const auto expected = tokenizer->encode(text);
+  std::array<int, 4> wrong{};
+  std::vector<std::jthread> threads;
+  for (int& count : wrong) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 200; ++i) {
+        if (tokenizer->encode(text) != expected) ++count;
+        if (tokenizer->decode(expected) != tokenizer->decode(expected)) ++count;
+      }
+    });
+  }
+  threads.clear();
+  EXPECT_EQ(wrong, (std::array<int, 4>{}));
 }
 
 TEST(Bpe, OneWordOfManyCharactersIsMerged) {

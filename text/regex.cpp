@@ -75,7 +75,12 @@ std::vector<Match> Regex::find_all(std::string_view subject) const {
       result = match_at(at);
     }
     if (result == PCRE2_ERROR_NOMATCH) break;
-    if (result < 0) throw Error(fmt::format("splitting text into words failed (PCRE2 {})", result));
+    if (result < 0) {
+      throw Error(
+          fmt::format("a pattern of the tokenizer takes too long or too much memory on this "
+                      "text (PCRE2 says {}): split the text",
+                      result));
+    }
     const PCRE2_SIZE* span = pcre2_get_ovector_pointer(data.get());
     const Match match{span[0], span[1]};
     if (match.begin == match.end && match.begin == last_end) {
