@@ -104,8 +104,14 @@ GenerationResult answer(Session& session, const std::vector<Prompt>& prompts) {
 int run(const RunOptions& options, const StopFlag& stop) {
   Session session(read_config(options), {}, options.quiet, stop);
   const Config& config = session.config();
-  const std::vector<Prompt> prompts = make_prompts(config, session.model());
-  session.prepare(generation_workload(config, session.model(), prompts));
+  std::vector<Prompt> prompts;
+  try {
+    prompts = make_prompts(config, session.model());
+    session.prepare(generation_workload(config, session.model(), prompts));
+  } catch (const Stopped&) {
+    session.write_stopped();
+    return kExitInterrupted;
+  }
   const GenerationResult result = answer(session, prompts);
   session.progress().clear();
   Failures failures;

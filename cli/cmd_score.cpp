@@ -116,12 +116,21 @@ int run_score(const ScoreOptions& options, const StopFlag& stop) {
   in_use.add(options.ids_file.empty() ? options.text_file : options.ids_file,
              "the text to be scored");
   Session session(std::move(config), std::move(in_use), options.quiet, stop);
-  const auto texts =
-      options.ids_file.empty()
-          ? std::vector<std::vector<uint32_t>>{read_text(options.text_file, session.model())}
-          : read_ids(options.ids_file);
-  check_score_texts(session.model(), texts);
-  session.prepare(scoring_workload(session.config(), session.model(), texts));
+  std::vector<std::vector<uint32_t>> texts;
+  try {
+    stop.check();
+    if (options.ids_file.empty()) {
+      stop.watch(false);  // nobody looks while a text is tokenized, which may take its time
+      texts = {read_text(options.text_file, session.model())};
+    } else {
+      texts = read_ids(options.ids_file);
+    }
+    check_score_texts(session.model(), texts);
+    session.prepare(scoring_workload(session.config(), session.model(), texts));
+  } catch (const Stopped&) {
+    session.write_stopped();
+    return kExitInterrupted;
+  }
   const ScoreResult result = measure(session, texts);
   session.progress().clear();
   Failures failures;

@@ -27,9 +27,8 @@ int draw(const TraceOptions& options) {
   FilesInUse in_use;
   in_use.add(options.file, "the trace to be drawn");
   OutputFile picture(options.svg, svg_format("picture"), in_use);
-  const Timeline timeline = cut_timeline(
-      load_json_strict(options.file, kMaxTraceBytes, DuplicateKeys::kRefused, FileKind::kStream),
-      options.pass, options.file);
+  const Timeline timeline =
+      cut_timeline(load_json_strict(options.file, kMaxTraceBytes), options.pass, options.file);
   Failures failures;
   std::string text =
       fmt::format("pass {} of {}: {:.3f} s\n", timeline.pass, timeline.passes, timeline.seconds());

@@ -35,7 +35,7 @@ constexpr std::array kModelFiles = {"config.json",
 }  // namespace
 
 Session::Session(Config config, FilesInUse in_use, bool quiet, const StopFlag& stop)
-    : stop_(stop),
+    : stop_((stop.watch(), stop)),  // from here on a stop is reported
       notice_(stderr_notices()),
       config_(std::move(config)),
       report_file_(config_.report, report_format(), in_use = with_inputs_of(config_, in_use)),
@@ -47,7 +47,8 @@ Session::Session(Config config, FilesInUse in_use, bool quiet, const StopFlag& s
       progress_(clock_, quiet) {}
 
 void Session::prepare(const Workload& workload) {
-  stop_.watch();  // from here on there is something to report
+  stop_.watch();
+  stop_.check();
   if (config_.ram_bytes) {
     const std::string beyond = beyond_the_machine(*config_.ram_bytes, machine_.memory);
     if (!beyond.empty()) throw Error(beyond);
@@ -125,6 +126,13 @@ std::string drive_text(const PassRecord& pass, const std::optional<Forecast>& fo
   if (!forecast || pass.feed.nvme_bytes == 0) return text;
   const double rate = static_cast<double>(pass.feed.nvme_bytes) / pass.seconds;
   return text + fmt::format(" ({:.0f} % of the drive's)", 100 * rate / forecast->drive_rate);
+}
+
+void Session::write_stopped() {
+  say("spillway: stopped while loading");
+  Failures failures;
+  write_files({{"interrupted", true}, {"outputs", nlohmann::ordered_json::array()}}, failures);
+  failures.throw_if_any();
 }
 
 void Session::write_files(const nlohmann::ordered_json& report, Failures& failures) {

@@ -30,11 +30,14 @@ class Session {
   Progress& progress() { return progress_; }
   Runtime& runtime() { return *runtime_; }
 
-  /// Plans (with the profile that probe kept, where there is one) and allocates. Throws Error.
+  /// Plans (with the profile that probe kept, where there is one) and allocates. Throws Error,
+  /// Stopped.
   void prepare(const Workload& workload);
   /// Fills the homes. False when a stop request came first. Throws Error. From here on there is
   /// something to report, whatever happens.
   bool load();
+  /// A stop before anything was computed: the configured files say so.
+  void write_stopped();
   /// The tables that end a run: passes, and how they compare with the prediction.
   void print_passes(const std::vector<PassRecord>& passes) const;
   void add_prediction(nlohmann::ordered_json& report, const std::vector<PassRecord>& passes) const;

@@ -44,8 +44,8 @@ class StopFlag {
   void request() noexcept { source_.request_stop(); }
   /// Says that requests are acted upon from now on: there is something to keep or to clean up.
   /// Before, a signal ends the process at once (core/signals.h): nobody looks while a text is
-  /// tokenized or a plan is made.
-  void watch() const noexcept { watched_.store(true); }
+  /// tokenized.
+  void watch(bool on = true) const noexcept { watched_.store(on); }
   bool watched() const noexcept { return watched_.load(); }
   bool requested() const noexcept { return source_.stop_requested(); }
   /// Throws Stopped when a stop was requested.

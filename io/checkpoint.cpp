@@ -41,7 +41,7 @@ std::map<std::string, std::string> read_weight_map(const fs::path& index) {
 }
 
 /// Beside the shards: standard streams, rings and their wake-ups, report, trace, a device's own.
-constexpr uint64_t kOtherFiles = 64;
+constexpr uint64_t kOtherFiles = 24;
 
 /// Makes room for so many open files, up to the hard limit. Throws Error when that is too low.
 void allow_open_files(uint64_t shards, const std::string& index) {

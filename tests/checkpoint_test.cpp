@@ -1,5 +1,6 @@
 #include "io/checkpoint.h"
 
+#include <fmt/format.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -27,7 +28,7 @@ std::string file_of(const std::string& header, size_t payload_bytes) {
 std::string tensor(const std::string& name, const std::string& dtype, const std::string& shape,
                    uint64_t begin, uint64_t end) {
   return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape +
-         ",\"data_offsets\":[" + std::to_string(begin) + "," + std::to_string(end) + "]}";
+         fmt::format(R"(,"data_offsets":[{},{}]}})", begin, end);
 }
 
 std::string header_error(const std::string& header, size_t payload_bytes) {
@@ -63,7 +64,7 @@ TEST(Safetensors, ReadsManyTensorsInLinearTime) {
   std::string header = "{";
   for (uint64_t i = 0; i < kTensors; ++i) {
     if (i > 0) header += ",";
-    header += tensor("t" + std::to_string(i), "F32", "[1]", 4 * i, 4 * i + 4);
+    header += tensor(fmt::format("t{}", i), "F32", "[1]", 4 * i, 4 * i + 4);
   }
   header += "}";
   ASSERT_LT(header.size(), kMaxHeaderBytes);
@@ -128,7 +129,8 @@ class CheckpointTest : public ::testing::Test {
     test::write_file(dir_ / file, file_of("{" + tensor(tensor_name, "F32", "[2]", 0, 8) + "}", 8));
   }
   void index(const std::string& map) {
-    test::write_file(dir_ / "model.safetensors.index.json", "{\"weight_map\":" + map + "}");
+    test::write_file(dir_ / "model.safetensors.index.json",
+                     fmt::format(R"({{"weight_map":{}}})", map));
   }
   Checkpoint open() { return Checkpoint::open(dir_.path(), DirectChoice::kAuto, notices_.sink()); }
   std::string open_error() {
@@ -244,11 +246,12 @@ TEST(JsonStrict, ReadsWhatTheLibraryReads) {
 TEST_F(CheckpointTest, ManyShardsAndTheLimitOnOpenFiles) {
   std::string map = "{";
   for (int i = 0; i < 100; ++i) {
-    const std::string file = "s" + std::to_string(i) + ".safetensors";
-    shard(file, "t" + std::to_string(i));
-    map += (i == 0 ? "\"t" : ",\"t") + std::to_string(i) + "\":\"" + file + "\"";
+    const std::string file = fmt::format("s{}.safetensors", i);
+    shard(file, fmt::format("t{}", i));
+    map += fmt::format(R"({}"t{}":"{}")", i == 0 ? "" : ",", i, file);
   }
-  index(map + "}");
+  map += "}";
+  index(map);
   EXPECT_EQ(test::in_child([&] {
               const rlimit soft{40, 400};
               if (setrlimit(RLIMIT_NOFILE, &soft) != 0) return 1;

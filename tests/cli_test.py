@@ -174,7 +174,7 @@ class Cli(unittest.TestCase):
             file.write_text((("[1]" if flags else '"a"') + "\n") + line + "\n")
             self.fails("tokenize", self.model, "--text-file", file, "--lines", *flags,
                        says=("texts.jsonl:2", says))
-        self.fails("tokenize", self.model, "--text-file", self.root, "--lines", says="cannot read")
+        self.fails("tokenize", self.model, "--text-file", self.root, "--lines", says="is a folder")
         self.assertEqual(call("tokenize", self.model, "--text", "a", "--lines").returncode, 2)
 
     def test_token_ids_need_no_tokenizer(self):
@@ -330,9 +330,10 @@ class Cli(unittest.TestCase):
         process = subprocess.Popen([SPILLWAY, "run", path, "--report", report, "--trace", trace],
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
-        while (self.threads(process.pid) < 4 and process.poll() is None
+        weights = sum(file.stat().st_size for file in self.wide.glob("*.safetensors"))
+        while (self.read_bytes(process.pid) < 2 * weights and process.poll() is None
                and time.monotonic() < deadline):
-            time.sleep(0.01)  # the feeder's thread shows that passes have begun
+            time.sleep(0.01)  # more than loading reads: passes have begun
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 130, errors)
@@ -342,9 +343,10 @@ class Cli(unittest.TestCase):
         self.assertFalse(list(self.root.glob("*.partial")))
 
     @staticmethod
-    def threads(pid):
+    def read_bytes(pid):
         try:
-            return len(os.listdir(f"/proc/{pid}/task"))
+            counts = pathlib.Path(f"/proc/{pid}/io").read_text()
+            return int(counts.split("\nread_bytes: ")[1].split()[0])
         except OSError:
             return 0
 
@@ -359,7 +361,7 @@ class Cli(unittest.TestCase):
         for number in (425, 426, 427):  # setup, enter, register
             # One probe is enough: it takes gigabytes of memory in hand.
             for command in ("run", "probe") if number == 426 and on_drive else ("run",):
-                report = self.root / "filtered.json"
+                report = self.root / f"filtered-{command}.json"
                 arguments = (("run", self.config(), "--quiet", "--report", report, "--set",
                               "placement.policy=nvme") if command == "run" else
                              ("probe", "--path", self.big_file(), "--seconds", "0.01", "--json",

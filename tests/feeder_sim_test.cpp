@@ -175,7 +175,7 @@ class Simulation {
       const bool alone = random_() % 4 == 0;
       if (*waits_for_ == FeederWait::kRead) {
         if (!alone && !disk_.due()) return disk_.pass_time();
-        feeder_->wait_for_read(BlockReader::kNoLimit);
+        feeder_->wait_for_read();
       }
       if (*waits_for_ == FeederWait::kCopy) {
         if (!alone && !staging_->copy_over()) return;
@@ -423,12 +423,12 @@ TEST(Feeder, WaitsForTheCopyWhoseSlabTheNextReadNeeds) {
   feeder.wait_for_copy();
   EXPECT_EQ(idle(), FeederWait::kRead);
   EXPECT_EQ(disk.submitted, 3u);
-  feeder.wait_for_read(BlockReader::kNoLimit);  // the rest
+  feeder.wait_for_read();  // the rest
   ASSERT_EQ(idle(), FeederWait::kCopy);
   feeder.wait_for_copy();
   EXPECT_EQ(idle(), FeederWait::kRead);
   EXPECT_EQ(disk.submitted, 4u);
-  feeder.wait_for_read(BlockReader::kNoLimit);
+  feeder.wait_for_read();
   idle();
   EXPECT_TRUE(feeder.done());
 }

@@ -247,11 +247,13 @@ def full_disk_bench(box):
 
 
 def read_only_file(box):
-    """A report of the user's own that this user may not write."""
-    path = box.write("report.json", "{}")
+    """A report of an earlier run that this user may not write."""
+    path = box.folder / "report.json"
+    config = box.config(box.world.models["tiny"])
+    box.spillway("run", config, "--quiet", "--report", path, outputs=["report.json"], expect=GOOD)
     os.chmod(path, 0o444)
-    box.spillway("run", box.config(box.world.models["tiny"]), "--quiet", "--report", path,
-                 user=NOBODY, expect=BAD, says="ermission")
+    box.spillway("run", config, "--quiet", "--report", path, user=NOBODY, expect=BAD,
+                 says="ermission")
 
 
 # Inputs that change while the program reads them
