@@ -27,8 +27,8 @@ std::string file_of(const std::string& header, size_t payload_bytes) {
 
 std::string tensor(const std::string& name, const std::string& dtype, const std::string& shape,
                    uint64_t begin, uint64_t end) {
-  return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape +
-         fmt::format(R"(,"data_offsets":[{},{}]}})", begin, end);
+  return fmt::format(R"("{}":{{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})", name, dtype,
+                     shape, begin, end);
 }
 
 std::string header_error(const std::string& header, size_t payload_bytes) {
@@ -126,7 +126,8 @@ TEST(Safetensors, HeaderLengthMustFitTheFile) {
 class CheckpointTest : public ::testing::Test {
  protected:
   void shard(const std::string& file, const std::string& tensor_name) {
-    test::write_file(dir_ / file, file_of("{" + tensor(tensor_name, "F32", "[2]", 0, 8) + "}", 8));
+    test::write_file(dir_ / file,
+                     file_of(fmt::format("{{{}}}", tensor(tensor_name, "F32", "[2]", 0, 8)), 8));
   }
   void index(const std::string& map) {
     test::write_file(dir_ / "model.safetensors.index.json",
