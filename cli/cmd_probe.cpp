@@ -152,6 +152,22 @@ Hardware hardware_of(const ProbeOptions& options) {
   return hardware;
 }
 
+/// A folder that was made for a profile that then did not come is not left behind.
+class ProfileFolder {
+ public:
+  explicit ProfileFolder(const std::filesystem::path& file)
+      : folder_(file.parent_path()), there_(folder_.empty() || std::filesystem::exists(folder_)) {}
+  ProfileFolder(const ProfileFolder&) = delete;
+  ~ProfileFolder() {
+    std::error_code not_empty;
+    if (!there_) std::filesystem::remove(folder_, not_empty);
+  }
+
+ private:
+  std::filesystem::path folder_;
+  bool there_;
+};
+
 OutputFile open_output(const ProbeOptions& options, const Hardware& hardware, FilesInUse& in_use) {
   if (!options.out.empty()) return open_profile(options.out, false, in_use);
   const std::filesystem::path file = default_profile_path(hardware);
@@ -168,6 +184,8 @@ int probe(const ProbeOptions& options, const StopFlag& stop) {
   const Hardware hardware = hardware_of(options);
   FilesInUse in_use;
   in_use.add(options.path, "the file to be read");
+  const ProfileFolder folder(options.out.empty() ? default_profile_path(hardware)
+                                                 : std::filesystem::path(options.out));
   OutputFile output = open_output(options, hardware, in_use);
   HardwareProfile profile;
   try {

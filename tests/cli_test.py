@@ -415,7 +415,7 @@ class Cli(unittest.TestCase):
         self.fails("plan", self.config(), "--profile", "/dev/zero", says="more than 16.0 MiB")
         self.fails("tokenize", self.model, "--text-file", "/dev/zero", says="more than 256 MiB")
         self.fails("score", self.config(), "--text-file", "/dev/zero", says="more than 256 MiB")
-        self.fails("trace", "/dev/zero", says="more than 256 MiB")
+        self.fails("trace", "/dev/zero", says="is a device")
 
     def test_seconds_that_are_no_time(self):
         for seconds in ("nan", "inf", "-1", "-nan", "0", "1e9", "NAN", "infinity"):

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import random
+import select
 import shutil
 import signal
 import subprocess
@@ -181,12 +182,16 @@ class Signals:
 
     def second_signal_ends_at_once(self):
         """A reader that does not read holds the process in its last step; it must still end."""
-        text = self.root / "text.txt"
-        text.write_text("some words " * 50000)
-        scenario = Scenario("second signal", ["tokenize", self.root / "model", "--text-file", text],
-                            [])
+        ids = self.root / "many.json"
+        ids.write_text(json.dumps([[i % 200 + 1 for i in range(200)]] * 40))
+        pipe = self.root / "report.fifo"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        config = self.config("second", self.root / "model", score={"chunk": 4000})
+        scenario = Scenario("second signal", ["score", config, "--token-ids-file", ids, "--quiet",
+                                              "--report", pipe], [])
         process = self.start(scenario)
-        os.read(process.stdout.fileno(), 1)  # it writes now, and the pipe holds less than all
+        select.select([reader], [], [], 60)  # it writes now, and the pipe holds less than all
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
         if process.poll() is not None:
@@ -202,6 +207,7 @@ class Signals:
             self.fail(scenario, f"exits {code} after {time.monotonic() - begin:.1f} s")
         process.stdout.close()
         process.stderr.close()
+        os.close(reader)
 
     def ignored_signals_stay_ignored(self):
         scenario = Scenario("nohup", self.scenarios[0].arguments, [])

@@ -283,8 +283,11 @@ def truncated_while_running(engine, size):
         else:
             running.after_reading(passes(shard, 6))
         running.edit(lambda: os.truncate(shard, size), shard)
-        running.wait(expect=BAD)
-        box.report(text=engine != "mmap", error=True)
+        result = running.wait(expect=BAD)
+        # A read of a mapping that lost its file is a signal in the middle of a kernel: the one case
+        # in which nothing can be kept (configs/README.md).
+        if "(SIGBUS)" not in result.err:
+            box.report(text=engine != "mmap", error=True)
     return body
 
 
