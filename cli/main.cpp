@@ -1,7 +1,10 @@
 // spillway: runs transformer models larger than the memory they are given.
 #include <fcntl.h>
+#include <pthread.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -63,9 +66,30 @@ int say_usage(const CLI::App& app, const CLI::ParseError& error) {
   std::abort();
 }
 
+/// A limit of a few pages, as some services set it, ends in a crash: the limit is raised where that
+/// is allowed, and threads get as much. False where it is not.
+bool make_room_for_stacks() {
+  constexpr rlim_t kStackBytes = 8 << 20;
+  constexpr rlim_t kLeastBytes = 256 << 10;
+  rlimit limit{};
+  if (getrlimit(RLIMIT_STACK, &limit) != 0 || limit.rlim_cur >= kStackBytes) return true;
+  limit.rlim_cur = std::min(kStackBytes, limit.rlim_max);
+  if (limit.rlim_cur < kLeastBytes || setrlimit(RLIMIT_STACK, &limit) != 0) return false;
+  pthread_attr_t attributes;
+  if (pthread_attr_init(&attributes) != 0) return true;
+  pthread_attr_setstacksize(&attributes, limit.rlim_cur);
+  pthread_setattr_default_np(&attributes);
+  pthread_attr_destroy(&attributes);
+  return true;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (!make_room_for_stacks()) {
+    std::fprintf(stderr, "spillway: the limit on stacks is below 256 KiB; raise it (ulimit -Hs)\n");
+    return 1;
+  }
   spillway::StopFlag stop;
   fill_standard_streams();
   ignore_write_signals();

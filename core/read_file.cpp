@@ -37,6 +37,10 @@ const char* kind_name(mode_t mode) {
   return "a device";
 }
 
+bool is_stream(mode_t mode) {
+  return S_ISFIFO(mode) || S_ISCHR(mode);
+}
+
 [[noreturn]] void cannot_read(const std::filesystem::path& file, const TextFile& wanted,
                               int error) {
   throw Error(fmt::format("cannot read {}: {}; expected {}", file.string(), errno_text(error),
@@ -78,9 +82,14 @@ std::string read_to_end(int fd, const std::filesystem::path& file, const TextFil
 }  // namespace
 
 std::string read_text_file(const std::filesystem::path& file, const TextFile& wanted) {
-  // Non-blocking: a pipe without a writer would hold open() for ever.
-  const Descriptor first(open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  // A stream is waited for, so that it is opened once and as such: its writer may be gone before a
+  // second open. All else is opened without waiting: a pipe without a writer would hold it for
+  // ever.
   struct stat status {};
+  const bool waits = wanted.kind == FileKind::kStream && stat(file.c_str(), &status) == 0 &&
+                     is_stream(status.st_mode);
+  const Descriptor first(
+      open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | (waits ? 0 : O_NONBLOCK)));
   if (first.get() < 0) {
     const int error = errno;
     if (error == ENXIO && stat(file.c_str(), &status) == 0)
@@ -93,11 +102,8 @@ std::string read_text_file(const std::filesystem::path& file, const TextFile& wa
     if (bytes > wanted.max_bytes) too_large(file, wanted);
     return read_to_end(first.get(), file, wanted, bytes);
   }
-  const bool stream = S_ISFIFO(status.st_mode) || S_ISCHR(status.st_mode);
-  if (!stream || wanted.kind != FileKind::kStream) wrong_kind(file, wanted, status.st_mode);
-  const Descriptor blocking(open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
-  if (blocking.get() < 0) cannot_read(file, wanted, errno);
-  return read_to_end(blocking.get(), file, wanted, 0);
+  if (!waits || !is_stream(status.st_mode)) wrong_kind(file, wanted, status.st_mode);
+  return read_to_end(first.get(), file, wanted, 0);
 }
 
 }  // namespace spillway

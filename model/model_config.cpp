@@ -370,7 +370,9 @@ ModelConfig load_model_config(const std::filesystem::path& directory) {
   const Json own = load_json_strict(file, kMaxConfigBytes, DuplicateKeys::kMayAgree);
   ModelConfig config = parse_model_config(own, file.string());
   const auto generation = directory / "generation_config.json";
-  if (std::filesystem::exists(generation, error)) {
+  // Not exists(): what is there and cannot be read is no file that is absent.
+  if (std::filesystem::symlink_status(generation, error).type() !=
+      std::filesystem::file_type::not_found) {
     const Json json = load_json_strict(generation, kMaxConfigBytes, DuplicateKeys::kMayAgree);
     const auto ends = token_list(ConfigReader(json, generation.string()), "eos_token_id");
     if (ends) config.end_tokens = *ends;

@@ -190,7 +190,7 @@ void write_profile(OutputFile& file, const HardwareProfile& profile) {
 std::optional<HardwareProfile> read_profile(const fs::path& file) {
   std::error_code error;
   if (!fs::exists(file, error) && !error) return std::nullopt;
-  const TextFile wanted{"a hardware profile (spillway probe)", kMaxProfileBytes, FileKind::kStream};
+  const TextFile wanted{"a hardware profile (spillway probe)", kMaxProfileBytes, FileKind::kPlain};
   const auto json = nlohmann::json::parse(read_text_file(file, wanted), nullptr, false);
   if (json.is_discarded()) {
     throw Error(fmt::format("{}: not JSON; run spillway probe again", file.string()));

@@ -412,7 +412,7 @@ class Cli(unittest.TestCase):
         writer.join()
         self.assertEqual(done.returncode, 0, done.stderr)
         self.fails("run", "/dev/zero", says="more than 64.0 MiB")
-        self.fails("plan", self.config(), "--profile", "/dev/zero", says="more than 16.0 MiB")
+        self.fails("plan", self.config(), "--profile", "/dev/zero", says="is a device")
         self.fails("tokenize", self.model, "--text-file", "/dev/zero", says="more than 256 MiB")
         self.fails("score", self.config(), "--text-file", "/dev/zero", says="more than 256 MiB")
         self.fails("trace", "/dev/zero", says="is a device")

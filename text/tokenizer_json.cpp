@@ -417,7 +417,12 @@ std::vector<uint32_t> read_template(const Reader& read, const Json& json,
                                     const JsonTokenizer& tokenizer) {
   std::vector<uint32_t> bos;
   for (const Json& item : read.items(json, "processors")) {
-    if (Reader::type_of(item) != "TemplateProcessing") continue;
+    const std::string type = Reader::type_of(item);
+    if (type != "TemplateProcessing") {
+      // These put nothing in front of a single text of the models here.
+      if (type == "ByteLevel" || type == "RobertaProcessing" || type == "BertProcessing") continue;
+      read.fail(fmt::format("post_processor {} is not supported", type));
+    }
     if (!item.contains("single") || !item["single"].is_array()) {
       read.fail("a template without single");
     }

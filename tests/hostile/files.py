@@ -162,7 +162,7 @@ SHARD_DAMAGE = {
     "cut-by-4096": (resize(lambda n: n - 4096), BAD),
     "longer-by-1": (resize(lambda n: n + 1), ANY),
     "longer-by-1MiB": (resize(lambda n: n + MIB), ANY),
-    "longer-by-1TiB-hole": (resize(lambda n: n + (MIB << 20)), ANY),
+    "longer-by-4GiB-hole": (resize(lambda n: n + (MIB << 12)), ANY),
     "hole": (punch_hole, ANY),
     "zeros": (fill_payload(b"\0"), ANY),
     "nans": (fill_payload(b"\xff"), BAD),

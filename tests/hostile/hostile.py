@@ -33,6 +33,7 @@ import outputs
 
 GROUPS = (files, configuration, command_line, environment, interruptions, outputs)
 SKIPPED = 77
+sys.setrecursionlimit(20000)  # some cases write deeply nested JSON
 
 
 def all_cases(seed):
