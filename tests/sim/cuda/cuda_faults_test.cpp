@@ -187,7 +187,10 @@ TEST_F(CudaFaults, ADeviceThatStopsIsOneError) {
     const uint64_t at = random() % kernels;
     SCOPED_TRACE(at);
     sim_cuda::machine().fail_after_kernels = at;
-    const std::string message = test::error_of([&] { test::run_model(config_); });
+    const std::string message = test::error_of([&] {
+      const auto outcome = test::run_model(config_);  // what came before it is kept
+      if (!outcome.result.error.empty()) throw Error(outcome.result.error);
+    });
     EXPECT_NE(message.find("an illegal memory access"), std::string::npos) << message;
     EXPECT_NE(message.find("stopped at earlier work"), std::string::npos) << message;
     EXPECT_EQ(message.find('\n'), std::string::npos);
