@@ -33,6 +33,7 @@ class FeederSetup {
     parts.reader = &disk_;
     parts.slots = slots_.get();
     parts.trace = &trace_;
+    parts.clock = &clock_;
     if (!unified) {
       staging_ = std::make_unique<StagingRing>(*device_, 12, kMiB);
       copy_stream_ = device_->make_stream(StreamKind::kCopy);
