@@ -21,7 +21,7 @@
 
 #include "bench/cuda_limits.h"
 #include "bench/limits.h"
-#include "core/error.h"
+#include "core/failure.h"
 #include "core/units.h"
 #include "kernels/host/cpu_features.h"
 #include "model/generate.h"
@@ -99,7 +99,7 @@ class Bench {
     Runtime runtime(
         {&config_, model_.get(), &machine_, &plan_, readers_, &trace_, &clock_, &stop_});
     runtime.load([](const char*, uint64_t, uint64_t) {});
-    return generate(runtime, config_, prompts_, [](const GenerationProgress&) {}).passes;
+    return whole(generate(runtime, config_, prompts_, [](const GenerationProgress&) {})).passes;
   }
   const Model& model() const { return *model_; }
   const RunPlan& plan() const { return plan_; }

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "core/failure.h"
 #include "core/units.h"
 #include "model/generate.h"
 #include "model/synthetic.h"
@@ -67,7 +68,8 @@ void decode(benchmark::State& state, double ram_share) {
   for (auto _ : state) {
     Runtime runtime({&config, &model, &machine, &plan, readers, &trace, &clock, &stop});
     runtime.load([](const char*, uint64_t, uint64_t) {});
-    const auto passes = generate(runtime, config, prompts, [](const GenerationProgress&) {}).passes;
+    const auto passes =
+        whole(generate(runtime, config, prompts, [](const GenerationProgress&) {})).passes;
     double seconds = 0;
     for (size_t i = 2; i < passes.size(); ++i) {  // the prompt, and the pass that follows it
       seconds += passes[i].seconds;

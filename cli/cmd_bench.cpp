@@ -47,12 +47,10 @@ struct BenchOptions {
 constexpr const char* kArmTitle = "# an arm of spillway bench\n";
 constexpr const char* kLogTitle = "# what an arm of spillway bench said\n";
 
-fs::path make_folder(const std::string& out) {
-  const fs::path folder = fs::absolute(out);
+void make_folder(const fs::path& folder) {
   std::error_code error;
-  fs::create_directories(folder / "arms", error);
-  if (error) throw Error(fmt::format("--out {}: {}", out, error.message()));
-  return folder;
+  fs::create_directories(folder, error);
+  if (error) throw Error(fmt::format("--out: {}: {}", folder.string(), error.message()));
 }
 
 bool holds_something(const fs::path& file) {
@@ -291,7 +289,6 @@ Sweep sweep_of(const std::string& name) {
 }
 
 int bench(BenchOptions options, const StopFlag& stop) {
-  stop.watch();
   options.sweep.sweeps.clear();
   for (const std::string& name : options.sweeps) options.sweep.sweeps.push_back(sweep_of(name));
   for (const std::string& budget : options.budgets) {
@@ -300,6 +297,7 @@ int bench(BenchOptions options, const StopFlag& stop) {
   Comparison comparison;
   const NoticeSink notice = stderr_notices();
   const Config config = load_config(options.config, options.overrides);
+  stop.watch();
   const Model model = open_model(config.model_path, config.io_direct, notice);
   {
     const Machine machine = open_machine(config, notice);
@@ -315,10 +313,12 @@ int bench(BenchOptions options, const StopFlag& stop) {
   comparison.measured_at = utc_now();
   comparison.version = SPILLWAY_VERSION;
   comparison.repeats = options.repeats;
-  const fs::path folder = make_folder(options.out);
+  const fs::path folder = fs::absolute(options.out);
+  make_folder(folder);
   const FilesInUse inputs = with_inputs_of(config, {});
   FilesInUse in_use = inputs;
   ResultFiles files(folder, in_use);
+  make_folder(folder / "arms");  // once nothing there is anybody else's
   if (files.earlier()) {
     notice(
         fmt::format("{} holds earlier results; they stay until a round is finished", options.out));

@@ -102,7 +102,10 @@ GenerationResult answer(Session& session, const std::vector<Prompt>& prompts) {
 }
 
 int run(const RunOptions& options, const StopFlag& stop) {
-  Session session(read_config(options), {}, options.quiet, stop);
+  Config read = read_config(options);
+  stop.watch();  // what waits for a reader or writer of ours is behind us: from here on it is
+                 // reported
+  Session session(std::move(read), {}, options.quiet, stop);
   const Config& config = session.config();
   std::vector<Prompt> prompts;
   try {

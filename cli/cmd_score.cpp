@@ -115,12 +115,13 @@ int run_score(const ScoreOptions& options, const StopFlag& stop) {
   FilesInUse in_use;
   in_use.add(options.ids_file.empty() ? options.text_file : options.ids_file,
              "the text to be scored");
+  stop.watch();
   Session session(std::move(config), std::move(in_use), options.quiet, stop);
   std::vector<std::vector<uint32_t>> texts;
   try {
     stop.check();
+    stop.watch(false);  // nobody looks while a pipe is waited for or a text is tokenized
     if (options.ids_file.empty()) {
-      stop.watch(false);  // nobody looks while a text is tokenized, which may take its time
       texts = {read_text(options.text_file, session.model())};
     } else {
       texts = read_ids(options.ids_file);

@@ -35,7 +35,7 @@ constexpr std::array kModelFiles = {"config.json",
 }  // namespace
 
 Session::Session(Config config, FilesInUse in_use, bool quiet, const StopFlag& stop)
-    : stop_((stop.watch(), stop)),  // from here on a stop is reported
+    : stop_(stop),
       notice_(stderr_notices()),
       config_(std::move(config)),
       report_file_(config_.report, report_format(), in_use = with_inputs_of(config_, in_use)),

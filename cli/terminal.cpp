@@ -12,6 +12,7 @@
 #include <memory>
 #include <set>
 
+#include "core/descriptor.h"
 #include "core/error.h"
 #include "core/failure.h"
 #include "core/one_line.h"
@@ -25,11 +26,8 @@ constexpr int64_t kPlainPeriodNs = 10'000'000'000;
 }  // namespace
 
 void print_text(std::string_view text) {
-  while (!text.empty()) {
-    const ssize_t count = write(STDOUT_FILENO, text.data(), text.size());
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) throw Error("cannot write to stdout: " + errno_text(errno));
-    text.remove_prefix(static_cast<size_t>(count));
+  if (const int error = write_all(STDOUT_FILENO, text)) {
+    throw Error("cannot write to stdout: " + errno_text(error));
   }
 }
 

@@ -14,6 +14,7 @@
 
 #include "core/descriptor.h"
 #include "core/error.h"
+#include "core/signals.h"
 
 namespace spillway {
 namespace {
@@ -38,9 +39,7 @@ struct ChildPlan {
 /// is stopped; what else was ignored from outside (nohup) stays so.
 void reset_signals() {
   for (const int signal : {SIGPIPE, SIGXFSZ, SIGINT}) ::signal(signal, SIG_DFL);
-  sigset_t none;
-  sigemptyset(&none);
-  pthread_sigmask(SIG_SETMASK, &none, nullptr);
+  unblock_signals_in_child();
 }
 
 /// False when the group cannot be joined.

@@ -1,8 +1,10 @@
-// Owner of one file descriptor. Move-only; any thread, one at a time.
+// Owner of one file descriptor, and writing to one. Move-only; any thread, one at a time.
 #pragma once
 
 #include <unistd.h>
 
+#include <cerrno>
+#include <string_view>
 #include <utility>
 
 namespace spillway {
@@ -22,10 +24,24 @@ class Descriptor {
   int get() const { return fd_; }
   bool valid() const { return fd_ >= 0; }
   /// 0, or the errno of the close: some file systems say only then that a write failed.
-  int reset();
+  int reset() {
+    const int fd = std::exchange(fd_, -1);
+    return fd >= 0 && close(fd) != 0 ? errno : 0;
+  }
 
  private:
   int fd_ = -1;
 };
+
+/// Writes all of `text`, past interruptions and partial writes. 0, or the errno.
+inline int write_all(int fd, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t count = write(fd, text.data(), text.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return count < 0 ? errno : EIO;
+    text.remove_prefix(static_cast<size_t>(count));
+  }
+  return 0;
+}
 
 }  // namespace spillway

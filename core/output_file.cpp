@@ -100,11 +100,6 @@ bool begins_like(std::string_view head, std::string_view pattern) {
 
 }  // namespace
 
-int Descriptor::reset() {
-  const int fd = std::exchange(fd_, -1);
-  return fd >= 0 && close(fd) != 0 ? errno : 0;
-}
-
 void FilesInUse::add(const fs::path& file, const std::string& role) {
   if (const auto identity = identity_of(file)) entries_.push_back({*identity, role});
 }
@@ -197,11 +192,11 @@ void OutputFile::open_regular() {
       fail("it is where the text goes");
     }
   }
-  try {
-    make_temporary();
-  } catch (const Error&) {
-    if (!present.valid()) throw;
-    way_ = Way::kInPlace;  // the file may be written although its folder may not
+  if (const int error = make_temporary()) {
+    // Only where the folder takes no new files: a full disk must not cost what is there.
+    const bool forbidden = error == EACCES || error == EPERM || error == EROFS;
+    if (!present.valid() || !forbidden) fail(error);
+    way_ = Way::kInPlace;
     return;
   }
   out_.reset();
@@ -225,7 +220,7 @@ void OutputFile::refuse_foreign() const {
   }
 }
 
-void OutputFile::make_temporary() {
+int OutputFile::make_temporary() {
   std::random_device random;
   for (int attempt = 0; attempt < kNameAttempts; ++attempt) {
     std::string name = fmt::format(".spillway-{:08x}.partial", random());
@@ -233,34 +228,28 @@ void OutputFile::make_temporary() {
         openat(folder_.get(), name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
     if (out_.valid()) {
       temporary_ = std::move(name);
-      return;
+      return 0;
     }
     if (errno != EEXIST) break;
   }
-  fail(errno);
+  return errno;
 }
 
 void OutputFile::begin() {
   if (out_.valid()) return;
-  if (way_ == Way::kReplace) return make_temporary();
+  if (way_ == Way::kReplace) {
+    if (const int error = make_temporary()) fail(error);
+    return;
+  }
   out_ = Descriptor(
       openat(folder_.get(), name_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
   if (!out_.valid()) fail(errno);
 }
 
-void OutputFile::write_all(int fd, std::string_view text) const {
-  while (!text.empty()) {
-    const ssize_t count = ::write(fd, text.data(), text.size());
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) fail(errno);
-    text.remove_prefix(static_cast<size_t>(count));
-  }
-}
-
 void OutputFile::append(std::string_view text) {
   if (!wanted()) return;
   begin();
-  write_all(out_.get(), text);
+  if (const int error = write_all(out_.get(), text)) fail(error);
 }
 
 void OutputFile::finish() {
@@ -304,7 +293,8 @@ void OutputFile::copy_over() {
     const ssize_t got = read(from.get(), block.data(), block.size());
     if (got < 0) fail(errno);
     if (got == 0) break;
-    write_all(to.get(), {block.data(), static_cast<size_t>(got)});
+    const int error = write_all(to.get(), {block.data(), static_cast<size_t>(got)});
+    if (error != 0) fail(error);
   }
   if (const int error = to.reset()) fail(error);
 }

@@ -82,9 +82,8 @@ class OutputFile {
   void take_descriptor(int fd);
   void check_in_use(FilesInUse& in_use, const FileIdentity& identity, bool device) const;
   void refuse_foreign() const;
-  void make_temporary();
+  int make_temporary();  ///< 0, or the errno
   void begin();
-  void write_all(int fd, std::string_view text) const;
   void publish();
   void copy_over();
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "core/descriptor.h"
 #include "core/error.h"
 #include "core/units.h"
 
@@ -15,20 +16,6 @@ namespace spillway {
 namespace {
 
 constexpr uint64_t kStepBytes = kMiB;
-
-/// Owner of a descriptor.
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  Descriptor(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 const char* kind_name(mode_t mode) {
   if (S_ISDIR(mode)) return "a folder";

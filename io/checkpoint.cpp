@@ -71,6 +71,7 @@ Checkpoint Checkpoint::open(const fs::path& directory, DirectChoice direct,
   const fs::path single = directory / "model.safetensors";
   const fs::path index = directory / "model.safetensors.index.json";
   if (fs::exists(single, error)) {
+    allow_open_files(1, single.string());
     checkpoint.add_shard(single, direct);
   } else if (fs::exists(index, error)) {
     checkpoint.open_indexed(index, direct);

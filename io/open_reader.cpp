@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "core/clock.h"
+#include "core/descriptor.h"
 #include "core/error.h"
 #include "io/pread_reader.h"
 #include "io/read_pump.h"
@@ -21,21 +22,18 @@ constexpr int64_t kTrialLimitNs = 1'000'000'000;
 /// A block of zeros in memory, read through a descriptor like any file.
 class TrialFile {
  public:
-  TrialFile() {
-    file_.fd = memfd_create("spillway-trial", MFD_CLOEXEC);
-    if (file_.fd < 0 || ftruncate(file_.fd, kTrialBytes) != 0) {
-      const int error = errno;
-      if (file_.fd >= 0) close(file_.fd);
-      throw Error(fmt::format("io_uring cannot be tried: {}", errno_text(error)));
+  TrialFile() : descriptor_(memfd_create("spillway-trial", MFD_CLOEXEC)) {
+    if (!descriptor_.valid() || ftruncate(descriptor_.get(), kTrialBytes) != 0) {
+      throw Error(fmt::format("io_uring cannot be tried: {}", errno_text(errno)));
     }
+    file_.fd = descriptor_.get();
     file_.path = "io_uring: a first read";
     file_.bytes = kTrialBytes;
   }
-  TrialFile(const TrialFile&) = delete;
-  ~TrialFile() { close(file_.fd); }
   const ReadFile& file() const { return file_; }
 
  private:
+  Descriptor descriptor_;
   ReadFile file_;
 };
 

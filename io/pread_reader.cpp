@@ -1,6 +1,5 @@
 #include "io/pread_reader.h"
 
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,7 +8,7 @@
 #include <mutex>
 #include <system_error>
 
-#include "core/error.h"
+#include "core/thread.h"
 
 namespace spillway {
 namespace {
@@ -72,11 +71,7 @@ PreadReader::PreadReader(uint32_t depth) : queue_(std::make_shared<Queue>(depth)
       threads_.emplace_back([queue = queue_] { queue->work(); });
     } catch (const std::system_error& error) {
       if (!threads_.empty()) break;  // slower, but it reads
-      throw Error(
-          fmt::format("cannot make a thread to read with: {}; raise the limit of processes (ulimit "
-                      "-u, pids.max "
-                      "of the control group) or of memory (ulimit -v)",
-                      errno_text(error.code().value())));
+      throw_no_thread("to read with", error);
     }
   }
 }

@@ -114,7 +114,7 @@ bool ReadPump::await_in_flight() noexcept {
       if (left_ns <= 0) return false;
       reader_.wait(left_ns);
     }
-  } catch (const Error&) {  // the reader is broken: nobody will say when these reads are over
+  } catch (...) {  // the reader is broken: nobody will say when these reads are over
     return false;
   }
   return true;

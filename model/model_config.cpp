@@ -261,9 +261,10 @@ std::vector<bool> read_layer_types(const ConfigReader& reader, uint32_t layers) 
   return slides;
 }
 
-/// As transformers reads it: Llama knows no window; every layer of Mistral slides; Qwen slides
-/// where use_sliding_window says so, in the layers that layer_types names, else from
-/// max_window_layers on. A window that is not given is 4096, and null is none.
+/// As transformers reads it: Llama knows no window; Mistral slides in every layer, or with
+/// layer_types (which makes it a Ministral) in those; Qwen slides where use_sliding_window says so,
+/// in the layers that layer_types names, else from max_window_layers on. A window that is not given
+/// is 4096, and null is none.
 void read_window(const ConfigReader& reader, ModelConfig& config) {
   constexpr uint32_t kDefaultWindow = 4096;
   constexpr uint32_t kDefaultMaxWindowLayers = 28;
@@ -275,14 +276,14 @@ void read_window(const ConfigReader& reader, ModelConfig& config) {
       config.sliding_window = reader.natural("sliding_window", 1, UINT32_MAX);
     }
   }
-  if (every_layer) {
-    config.sliding_layers.assign(config.layers, true);
-  } else if (reader.has("layer_types")) {
+  if (reader.has("layer_types")) {
     config.sliding_layers = read_layer_types(reader, config.layers);
     const auto& slides = config.sliding_layers;
     if (!config.sliding_window && std::find(slides.begin(), slides.end(), true) != slides.end()) {
       reader.fail("sliding_window", "a window and use_sliding_window, since layer_types wants one");
     }
+  } else if (every_layer) {
+    config.sliding_layers.assign(config.layers, true);
   } else {
     const uint32_t first = reader.has("max_window_layers")
                                ? reader.natural("max_window_layers", 0, UINT32_MAX)

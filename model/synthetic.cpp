@@ -311,13 +311,8 @@ class FileWriter {
     throw Error(fmt::format("cannot {} {}: {}{}", what, path_.string(), errno_text(error), advice));
   }
   void flush(uint64_t bytes) {
-    uint64_t done = 0;
-    while (done < bytes) {
-      const ssize_t count = ::write(fd_, buffer_.data() + done, bytes - done);
-      if (count < 0 && errno == EINTR) continue;
-      if (count <= 0) fail("write");
-      done += static_cast<uint64_t>(count);
-    }
+    errno = write_all(fd_, {reinterpret_cast<const char*>(buffer_.data()), bytes});
+    if (errno != 0) fail("write");
     filled_ = 0;
   }
 

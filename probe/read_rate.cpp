@@ -142,10 +142,10 @@ void fill(int fd, const fs::path& path, const StopFlag& stop) {
       state ^= state << 17;
       word = state;
     }
-    if (write(fd, block.data(), kMiB) != static_cast<ssize_t>(kMiB)) {
+    if (const int error = write_all(fd, {reinterpret_cast<const char*>(block.data()), kMiB})) {
       throw Error(
           fmt::format("{}: cannot write a file to read: {}; give --path a model on the drive",
-                      path.string(), errno_text(errno)));
+                      path.string(), errno_text(error)));
     }
   }
   if (fsync(fd) != 0) throw Error(fmt::format("{}: {}", path.string(), errno_text(errno)));

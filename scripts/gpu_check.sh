@@ -43,6 +43,7 @@ for name in ${stages//,/ }; do
   case ",$all," in *",$name,"*) ;; *) echo "gpu_check.sh: no stage $name; there are $all" >&2; exit 2 ;; esac
 done
 
+[ -z "$model" ] || model=$(realpath -m "$model")  # written into configurations that lie elsewhere
 command -v nvidia-smi >/dev/null || { echo "gpu_check.sh: no nvidia-smi: no GPU driver here" >&2; exit 1; }
 command -v nvcc >/dev/null || PATH=/usr/local/cuda/bin:$PATH
 command -v nvcc >/dev/null || { echo "gpu_check.sh: no nvcc: install CUDA 12.4 or later" >&2; exit 1; }

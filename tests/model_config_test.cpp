@@ -72,6 +72,13 @@ INSTANTIATE_TEST_SUITE_P(
         WindowCase{"mistral", kMistral, {{"sliding_window", 100}}, {100, 100, 100, 100}},
         WindowCase{"mistral_null", kMistral, {{"sliding_window", nullptr}}, kAll},
         WindowCase{"mistral_silent", kMistral, Json::object(), {4096, 4096, 4096, 4096}},
+        WindowCase{
+            "mistral_layer_types",
+            kMistral,
+            {{"sliding_window", 7},
+             {"layer_types",
+              {"sliding_attention", "full_attention", "sliding_attention", "full_attention"}}},
+            {7, 0, 7, 0}},
         WindowCase{"llama", "LlamaForCausalLM", {{"sliding_window", 100}}, kAll},
         WindowCase{"qwen2_off", kQwen2, {{"sliding_window", 9}, {"max_window_layers", 1}}, kAll},
         WindowCase{"qwen2_on",

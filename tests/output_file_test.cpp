@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -206,6 +207,21 @@ TEST_F(OutputFileTest, SaysAtOnceWhatCannotBeWritten) {
   const fs::path node = dir_ / "device-full";
   OutputFile full(fs::exists(node) ? node : fs::path("/dev/full"), kNotes, in_use);
   EXPECT_NE(test::error_of([&] { full.write("x"); }).find("No space left"), std::string::npos);
+}
+
+/// A folder that takes no new file because it is full: the old report is not cut for the new one.
+TEST_F(OutputFileTest, AFullDiskKeepsWhatIsThere) {
+  const fs::path disk = dir_ / "disk";
+  fs::create_directory(disk);
+  if (mount("none", disk.c_str(), "tmpfs", 0, "size=64k,nr_inodes=2") != 0) {
+    GTEST_SKIP() << "only root may mount a small file system";
+  }
+  write_file(disk / "n", kOurs);  // the last inode
+  const std::string message = refusal(disk / "n");
+  const std::string kept = read_file(disk / "n");
+  umount(disk.c_str());
+  EXPECT_NE(message.find("No space left"), std::string::npos) << message;
+  EXPECT_EQ(kept, kOurs);
 }
 
 }  // namespace

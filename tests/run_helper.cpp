@@ -1,6 +1,7 @@
 #include "tests/run_helper.h"
 
 #include "core/error.h"
+#include "core/failure.h"
 #include "core/units.h"
 
 namespace spillway::test {
@@ -48,7 +49,7 @@ RunOutcome run_model(const Config& config, const std::vector<Prompt>* given) {
   workload.keep_logits = true;
   const auto runtime = session.start(config, workload);
   RunOutcome outcome;
-  outcome.result = generate(*runtime, config, prompts, [](const GenerationProgress&) {});
+  outcome.result = whole(generate(*runtime, config, prompts, [](const GenerationProgress&) {}));
   const auto logits = runtime->forward().logits(0);
   outcome.logits.assign(logits.begin(), logits.end());
   outcome.plan = session.plan;
@@ -65,7 +66,7 @@ ScoreResult score_model(const Config& config, const std::vector<std::vector<uint
   check_score_texts(session.model, texts);
   const auto runtime = session.start(config, scoring_workload(config, session.model, texts));
   if (plan != nullptr) *plan = session.plan;
-  return score(*runtime, config, texts, [](const PassRecord&, uint64_t, uint64_t) {});
+  return whole(score(*runtime, config, texts, [](const PassRecord&, uint64_t, uint64_t) {}));
 }
 
 std::vector<std::vector<std::vector<uint32_t>>> generate_again(const Config& config,
@@ -76,7 +77,8 @@ std::vector<std::vector<std::vector<uint32_t>>> generate_again(const Config& con
   std::vector<std::vector<std::vector<uint32_t>>> all;
   for (uint32_t i = 0; i < times; ++i) {
     auto& ids = all.emplace_back();
-    const auto result = generate(*runtime, config, prompts, [](const GenerationProgress&) {});
+    const auto result =
+        whole(generate(*runtime, config, prompts, [](const GenerationProgress&) {}));
     for (const Output& output : result.outputs) ids.push_back(output.ids);
     break_off([&](const GenerationObserver& end) { generate(*runtime, config, prompts, end); });
   }
@@ -89,8 +91,8 @@ std::vector<std::vector<std::vector<float>>> score_again(
   const auto runtime = session.start(config, scoring_workload(config, session.model, texts));
   std::vector<std::vector<std::vector<float>>> all;
   for (uint32_t i = 0; i < times; ++i) {
-    all.push_back(
-        score(*runtime, config, texts, [](const PassRecord&, uint64_t, uint64_t) {}).logprobs);
+    all.push_back(whole(score(*runtime, config, texts, [](const PassRecord&, uint64_t, uint64_t) {
+                  })).logprobs);
     break_off([&](const ScoreObserver& end) { score(*runtime, config, texts, end); });
   }
   return all;

@@ -126,6 +126,11 @@ TEST(TokenizerJson, BosFollowsTheConfiguration) {
       R"(,"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>"}},)"
       R"({"Sequence":{"id":"A"}}]})");
   EXPECT_EQ(parse(with_template)->bos(), (std::vector<uint32_t>{5}));
+  for (const char* type : {"RobertaProcessing", "BertProcessing"}) {
+    const std::string in_front = std::string(R"(,"post_processor":{"type":")") + type +
+                                 R"(","sep":["c",2],"cls":["<s>",5]})";
+    EXPECT_EQ(parse(tokenizer_json(in_front))->bos(), (std::vector<uint32_t>{5})) << type;
+  }
   EXPECT_TRUE(parse(tokenizer_json(""))->bos().empty());
   EXPECT_TRUE(parse_tokenizer_json(with_template, "t", false, "")->bos().empty());
   EXPECT_EQ(parse_tokenizer_json(tokenizer_json(""), "t", true, "<s>")->bos(),
@@ -143,6 +148,12 @@ TEST(TokenizerJson, MetaspaceSchemes) {
   EXPECT_EQ(ids("always", "a b"), (std::vector<uint32_t>{6, 0, 6, 1}));
   EXPECT_EQ(ids("never", "a b"), (std::vector<uint32_t>{0, 6, 1}));
   EXPECT_EQ(ids("first", "a"), (std::vector<uint32_t>{6, 0}));
+}
+
+std::string many_decoders(int count) {
+  std::string steps = R"({"type":"Fuse"})";
+  for (int i = 1; i < count; ++i) steps += R"(,{"type":"Fuse"})";
+  return R"(,"decoder":{"type":"Sequence","decoders":[)" + steps + "]}";
 }
 
 struct BadTokenizer {
@@ -182,6 +193,13 @@ INSTANTIATE_TEST_SUITE_P(
                      tokenizer_json(R"(,"decoder":{"type":"Sequence","decoders":[)"
                                     R"({"type":"Fuse"},{"type":"ByteFallback"}]})"),
                      "behind Fuse"},
+        BadTokenizer{"decoder_steps", tokenizer_json(many_decoders(65)), "more than 64 steps"},
+        BadTokenizer{"cls",
+                     tokenizer_json(R"(,"post_processor":{"type":"BertProcessing",)"
+                                    R"("sep":["c",2],"cls":["<s>",4]})"),
+                     "has not the id 4"},
+        BadTokenizer{"post", tokenizer_json(R"(,"post_processor":{"type":"Sevenfold"})"),
+                     "Sevenfold"},
         BadTokenizer{"charsmap",
                      tokenizer_json(R"(,"normalizer":{"type":"Precompiled",)"
                                     R"("precompiled_charsmap":"////"})"),
@@ -368,6 +386,17 @@ TEST(TokenizerJson, OneTokenizerServesSeveralThreads) {
   }
   threads.clear();
   EXPECT_EQ(wrong, (std::array<int, 4>{}));
+}
+
+/// Each of a run of white space takes all of it: walked over once, not once for each.
+TEST(TokenizerJson, TokensOfWhiteSpaceThatStripTakeLinearTime) {
+  for (const char* strip : {"lstrip", "rstrip"}) {
+    const auto tokenizer = parse(tokenizer_json(fmt::format(
+        R"(,"added_tokens":[{{"id":10,"content":"\n","special":true,"{}":true}}])", strip)));
+    const auto ids = tokenizer->encode("a" + std::string(200000, '\n') + "b");
+    EXPECT_EQ(ids.front(), 0u);
+    EXPECT_EQ(ids.back(), 1u);
+  }
 }
 
 TEST(Bpe, OneWordOfManyCharactersIsMerged) {

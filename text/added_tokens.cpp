@@ -19,8 +19,9 @@ bool stands_alone(std::string_view text, size_t begin, size_t end) {
          (end == text.size() || !is_word(utf8_code_point(text, end)));
 }
 
-size_t skip_spaces_left(std::string_view text, size_t at) {
-  while (at > 0) {
+/// Not further than `least`: what stands before it is somebody else's.
+size_t skip_spaces_left(std::string_view text, size_t at, size_t least) {
+  while (at > least) {
     const size_t before = previous_character(text, at);
     if (!is_white_space(utf8_code_point(text, before))) break;
     at = before;
@@ -68,6 +69,7 @@ TokenMatcher::Found TokenMatcher::longest_at(std::string_view text, size_t at) c
 std::vector<TextPiece> TokenMatcher::split(std::string_view text) const {
   std::vector<TextPiece> pieces;
   size_t done = 0;
+  size_t spaces_end = 0;  // of the white space that was last walked over
   for (size_t at = 0; at < text.size();) {
     if (!first_[static_cast<unsigned char>(text[at])]) {
       ++at;
@@ -81,8 +83,11 @@ std::vector<TextPiece> TokenMatcher::split(std::string_view text) const {
     size_t begin = at;
     size_t end = at += found.bytes;
     if (found.token->single_word && !stands_alone(text, begin, end)) continue;
-    if (found.token->left_strip) begin = std::max(done, skip_spaces_left(text, begin));
-    if (found.token->right_strip) end = skip_spaces_right(text, end);
+    if (found.token->left_strip) begin = std::max(done, skip_spaces_left(text, begin, done));
+    if (found.token->right_strip) {  // of a run of spaces full of such tokens only once
+      if (end >= spaces_end) spaces_end = skip_spaces_right(text, end);
+      end = spaces_end;
+    }
     if (begin > end) {
       throw Error(
           fmt::format("the added token \"{}\" lies in the spaces that the one before it takes; "

@@ -22,6 +22,8 @@ constexpr uint64_t kMaxTokenizerBytes = 256 * kMiB;
 /// Reads values of one file; what it throws names the file.
 class Reader {
  public:
+  /// More steps of one kind than any tokenizer has; some are nested calls.
+  static constexpr size_t kMaxSteps = 64;
   explicit Reader(std::string where) : where_(std::move(where)) {}
 
   [[noreturn]] void fail(const std::string& what) const {
@@ -64,6 +66,8 @@ class Reader {
     std::vector<Json> all;
     for (const Json& item : json[list]) {
       for (Json& inner : items(item, list)) all.push_back(std::move(inner));
+      if (all.size() > kMaxSteps)
+        fail(fmt::format("\"{}\" has more than {} steps", list, kMaxSteps));
     }
     return all;
   }
@@ -412,16 +416,33 @@ std::vector<AddedToken> read_added_tokens(const Reader& read, const Json& json) 
   return tokens;
 }
 
-/// The special tokens that the template puts in front of a single text.
+/// What Roberta's and Bert's processing puts in front: ["<s>", 0].
+uint32_t read_class_token(const Reader& read, const Json& item, const JsonTokenizer& tokenizer) {
+  const Json& token = item.value("cls", Json());
+  if (!token.is_array() || token.size() != 2 || !token[0].is_string()) {
+    read.fail(fmt::format("{}: \"cls\" is not a token and its id", Reader::type_of(item)));
+  }
+  const uint32_t id = read.token_id(token[1]);
+  if (tokenizer.id_of(token[0].get<std::string>()) != id) {
+    read.fail(fmt::format("{}: the token {} has not the id {}", Reader::type_of(item),
+                          token[0].get<std::string>(), id));
+  }
+  return id;
+}
+
+/// The special tokens that the post-processor puts in front of a single text.
 std::vector<uint32_t> read_template(const Reader& read, const Json& json,
                                     const JsonTokenizer& tokenizer) {
   std::vector<uint32_t> bos;
   for (const Json& item : read.items(json, "processors")) {
     const std::string type = Reader::type_of(item);
     if (type != "TemplateProcessing") {
-      // These put nothing in front of a single text of the models here.
-      if (type == "ByteLevel" || type == "RobertaProcessing" || type == "BertProcessing") continue;
-      read.fail(fmt::format("post_processor {} is not supported", type));
+      if (type == "ByteLevel") continue;  // moves offsets only
+      if (type != "RobertaProcessing" && type != "BertProcessing") {
+        read.fail(fmt::format("post_processor {} is not supported", type));
+      }
+      bos.push_back(read_class_token(read, item, tokenizer));
+      continue;
     }
     if (!item.contains("single") || !item["single"].is_array()) {
       read.fail("a template without single");

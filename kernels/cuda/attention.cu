@@ -137,6 +137,7 @@ __device__ void weigh_tile(AttendShared<T, kMaxDim>& s, const AttentionShape& sh
       sum += weight;
     }
     sum = warp_sum(sum);
+    __syncwarp();  // every lane has read the maximum
     if (lane == 0) {
       const float correction = top == -INFINITY ? 1.0f : expf(s.maximum[query] - top);
       s.correction[query] = correction;

@@ -136,7 +136,8 @@ def greedy(model, prompts, count):
     outputs = [([], []) for _ in prompts]
     for members in batches(prompts, model.config.vocab_size):
         forget_lengths(model)
-        ids, past = torch.tensor([prompts[i] for i in members]), None
+        # A cache that keeps all: the mask does the window (the sliding one keeps too much for 1).
+        ids, past = torch.tensor([prompts[i] for i in members]), transformers.DynamicCache()
         for _ in range(count):
             done = model(input_ids=ids, past_key_values=past, use_cache=True)
             past = done.past_key_values

@@ -54,6 +54,10 @@ inline void __syncthreads() {
 inline bool __syncthreads_or(bool mine) {
   return spillway::sim_cuda::block_any(mine);
 }
+inline void __syncwarp() {
+  const char none = 0;
+  spillway::sim_cuda::exchange_bytes(&none, 1);
+}
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, unsigned lanes) {
   spillway::sim_cuda::require(mask == 0xffffffffu, "only whole warps shuffle");
