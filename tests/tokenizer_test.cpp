@@ -137,6 +137,15 @@ TEST(TokenizerJson, BosFollowsTheConfiguration) {
             (std::vector<uint32_t>{5}));
 }
 
+TEST(TokenizerJson, AddedTokensAreMatchedNormalizedAndSaidAsTheyAre) {
+  const auto tokenizer =
+      parse(tokenizer_json(R"(,"normalizer":{"type":"Lowercase"},"added_tokens":[)"
+                           R"({"id":10,"content":"<End>","special":true,"normalized":true},)"
+                           R"({"id":11,"content":"<Say>","normalized":true}])"));
+  EXPECT_EQ(tokenizer->encode("<END><say>"), (std::vector<uint32_t>{10, 11}));
+  EXPECT_EQ(tokenizer->decode(std::vector<uint32_t>{10, 11}), "<Say>");
+}
+
 TEST(TokenizerJson, MetaspaceSchemes) {
   const auto ids = [](const std::string& scheme, const std::string& text) {
     return parse(

@@ -63,8 +63,6 @@ void JsonTokenizer::add_tokens(const std::vector<AddedToken>& tokens) {
     if (id >= next_added_id_) next_added_id_ = id + 1;
     added_ids_[token.content] = id;
     added_[id] = token;
-    texts_[id] =
-        token.normalized ? parts_.normalizer.apply(token.content, true).text : token.content;
     vocab_size_ = std::max(vocab_size_, id + 1);
     if (token.special) special_.insert(token.content);
   }
@@ -103,10 +101,10 @@ std::optional<uint32_t> JsonTokenizer::id_of(const std::string& content) const {
 }
 
 const std::string* JsonTokenizer::text_of(uint32_t id) const {
-  const auto added = texts_.find(id);
+  const auto added = added_.find(id);
   const std::string* text =
-      added != texts_.end()
-          ? &added->second
+      added != added_.end()
+          ? &added->second.content
           : std::visit([&](const auto& model) { return model.token_of(id); }, parts_.model);
   return text == nullptr || special_.count(*text) > 0 ? nullptr : text;
 }

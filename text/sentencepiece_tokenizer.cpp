@@ -39,6 +39,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     std::vector<std::string> pieces;
     processor_.Encode("a", &pieces).IgnoreError();
     drops_first_space_ = !pieces.empty() && pieces[0].rfind(kSpaceMark, 0) == 0;
+    processor_.Decode(std::vector<int>{processor_.unk_id()}, &unknown_).IgnoreError();
     const int mark = processor_.PieceToId(std::string(kSpaceMark));
     std::string two;
     processor_.Decode(std::vector<int>{mark, mark}, &two).IgnoreError();
@@ -75,7 +76,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     if (processor_.IsByte(piece_id)) {  // "<0x0A>"
       return std::string(1, static_cast<char>(std::stoi(piece.substr(3, 2), nullptr, 16)));
     }
-    if (processor_.IsUnknown(piece_id)) return " \xE2\x81\x87 ";  // the library's mark, U+2047
+    if (processor_.IsUnknown(piece_id)) return unknown_;
     std::string text;
     for (size_t at = 0; at < piece.size();) {
       if (piece.compare(at, kSpaceMark.size(), kSpaceMark) == 0) {
@@ -121,6 +122,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   std::vector<AddedToken> control_;
   TokenMatcher matcher_;  // of control_, which does not change any more
   std::vector<uint32_t> bos_;
+  std::string unknown_;  // the text of the unknown token, as the model has it
   bool drops_first_space_ = false;
   bool drops_every_space_ = false;  // each token's first, until there is text
 };
