@@ -103,6 +103,9 @@ struct AttendShared {
   float correction[kQueries];
 };
 
+/// A dot product of a query and a key is cut into so many parts, each of every fourth eight dims.
+constexpr unsigned kParts = 4;
+
 /// Scores of the tile, the running maxima and sums, and the weights of the values.
 template <typename T, unsigned kMaxDim>
 __device__ void weigh_tile(AttendShared<T, kMaxDim>& s, const AttentionShape& shape,
@@ -111,14 +114,23 @@ __device__ void weigh_tile(AttendShared<T, kMaxDim>& s, const AttentionShape& sh
   constexpr unsigned kTile = AttendShared<T, kMaxDim>::kTile;
   const uint32_t head_dim = shape.head_dim;
   const uint32_t group = shape.heads / shape.kv_heads;
-  for (uint32_t j = threadIdx.x; j < queries * kTile; j += kThreads) {
-    const uint32_t key = j % kTile;
-    const uint32_t query = j / kTile;
+  // Eight lanes on eight keys take the same dims of each: their rows lie in different banks.
+  for (uint32_t j = threadIdx.x; j < queries * kTile * kParts; j += kThreads) {
+    const uint32_t part = j / 8 % kParts;
+    const uint32_t key = j / (8 * kParts) % (kTile / 8) * 8 + j % 8;
+    const uint32_t query = j / (kTile * kParts);
     const uint32_t own = first_position + (first_query + query) / group;
     float dot = 0;
-    for (uint32_t d = 0; d < head_dim; ++d) {
-      dot = fmaf(s.queries[query][d], T::to_f32(s.keys[key][d]), dot);
+    for (uint32_t d = part * 8; d < head_dim; d += kParts * 8) {
+      const Eight<T> eight = load_eight<T, true>(&s.keys[key][d], 8);
+#pragma unroll
+      for (unsigned i = 0; i < 8; ++i) {
+        if (d + i < head_dim) dot = fmaf(s.queries[query][d + i], eight[i], dot);
+      }
     }
+    dot += __shfl_xor_sync(kAllLanes, dot, 8);
+    dot += __shfl_xor_sync(kAllLanes, dot, 16);
+    if (part != 0) continue;
     const uint32_t position = tile_begin + key;
     const bool visible = position < end && position <= own && own - position < shape.window;
     s.weights[query][key] = visible ? dot : -INFINITY;
@@ -148,11 +160,43 @@ __device__ void weigh_tile(AttendShared<T, kMaxDim>& s, const AttentionShape& sh
   __syncthreads();
 }
 
+/// acc[j] of the first kCount queries, for this thread's dims: corrected, and the tile's values
+/// added.
+template <unsigned kCount, unsigned kDims, typename T, unsigned kMaxDim>
+__device__ void add_values(const AttendShared<T, kMaxDim>& s, uint32_t head_dim,
+                           float (&acc)[kDims][kQueries]) {
+#pragma unroll
+  for (unsigned j = 0; j < kDims; ++j) {
+    const uint32_t dim = threadIdx.x + j * kThreads;
+    if (dim >= head_dim) continue;
+#pragma unroll
+    for (unsigned query = 0; query < kCount; ++query) acc[j][query] *= s.correction[query];
+    for (unsigned key = 0; key < AttendShared<T, kMaxDim>::kTile; ++key) {
+      const float value = T::to_f32(s.values[key][dim]);
+#pragma unroll
+      for (unsigned query = 0; query < kCount; ++query) {
+        acc[j][query] = fmaf(s.weights[query][key], value, acc[j][query]);
+      }
+    }
+  }
+}
+
+/// use(count) with the smallest of a few that `queries` fit in: what lies between is computed and
+/// not stored.
+template <typename Use>
+__device__ void with_count(uint32_t queries, const Use& use) {
+  if (queries <= 1) return use(std::integral_constant<unsigned, 1>{});
+  if (queries <= 4) return use(std::integral_constant<unsigned, 4>{});
+  if (queries <= 8) return use(std::integral_constant<unsigned, 8>{});
+  use(std::integral_constant<unsigned, kQueries>{});
+}
+
 // Grid: kv_heads * query blocks, splits, sequences. Traffic: each key and value once per query
 // block; with kPartial, head_dim + 2 floats per head and split.
 template <typename T, unsigned kMaxDim, bool kPartial>
 __global__ void __launch_bounds__(kThreads)
     attend_kernel(const float* q, AttentionShape shape, SequenceBatch batch, float* out) {
+  wait_for_stream();
   using Shared = AttendShared<T, kMaxDim>;
   constexpr unsigned kDims = kMaxDim > kThreads ? kMaxDim / kThreads : 1;
   __shared__ Shared s;
@@ -196,24 +240,7 @@ __global__ void __launch_bounds__(kThreads)
     load_tile<T, Shared::kTile>(s.values, view.values, at, end, head_dim);
     __syncthreads();
     weigh_tile(s, shape, queries, first_query, sequence.first_position, at, end);
-#pragma unroll
-    for (unsigned j = 0; j < kDims; ++j) {
-      const uint32_t dim = threadIdx.x + j * kThreads;
-      if (dim >= head_dim) continue;
-#pragma unroll
-      for (unsigned query = 0; query < kQueries; ++query) {
-        if (query < queries) acc[j][query] *= s.correction[query];
-      }
-      for (unsigned key = 0; key < Shared::kTile; ++key) {
-        const float value = T::to_f32(s.values[key][dim]);
-#pragma unroll
-        for (unsigned query = 0; query < kQueries; ++query) {
-          if (query < queries) {
-            acc[j][query] = fmaf(s.weights[query][key], value, acc[j][query]);
-          }
-        }
-      }
-    }
+    with_count(queries, [&](auto count) { add_values<decltype(count)::value>(s, head_dim, acc); });
   }
 #pragma unroll
   for (unsigned query = 0; query < kQueries; ++query) {
@@ -239,24 +266,52 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void __launch_bounds__(kThreads)
     combine_kernel(const float* partials, AttentionShape shape, SequenceBatch batch,
                    uint32_t max_splits, float* out) {
+  wait_for_stream();
   const SequenceRows sequence = batch.items[blockIdx.y];
   const uint32_t splits = splits_of(seen_positions(shape, sequence));
   const uint64_t stride = shape.heads * partial_floats(shape);
   const float* first =
       partials + uint64_t{blockIdx.y} * max_splits * stride + blockIdx.x * partial_floats(shape);
+  __shared__ float tops[kWarps];
+  __shared__ float weights[kThreads];
+  __shared__ float sums[kThreads];
   float top = -INFINITY;
-  for (uint32_t i = 0; i < splits; ++i) top = fmaxf(top, first[i * stride + shape.head_dim]);
-  for (uint32_t dim = threadIdx.x; dim < shape.head_dim; dim += kThreads) {
-    float value = 0;
-    float sum = 0;
-    for (uint32_t i = 0; i < splits; ++i) {
-      const float* part = first + i * stride;
-      const float weight = expf(part[shape.head_dim] - top);
-      value = fmaf(part[dim], weight, value);
-      sum = fmaf(part[shape.head_dim + 1], weight, sum);
+  for (uint32_t i = threadIdx.x; i < splits; i += kThreads) {
+    top = fmaxf(top, first[i * stride + shape.head_dim]);
+  }
+  top = warp_max(top);
+  if (threadIdx.x % kWarp == 0) tops[threadIdx.x / kWarp] = top;
+  __syncthreads();
+  for (unsigned w = 0; w < kWarps; ++w) top = fmaxf(top, tops[w]);
+  float value[kMaxHeadDim / kThreads] = {};
+  float sum = 0;
+  for (uint32_t begin = 0; begin < splits; begin += kThreads) {
+    const uint32_t count = splits - begin < kThreads ? splits - begin : kThreads;
+    const float* parts = first + begin * stride;
+    if (begin > 0) __syncthreads();  // the weights before were used
+    if (threadIdx.x < count) {
+      const float* part = parts + threadIdx.x * stride + shape.head_dim;
+      weights[threadIdx.x] = expf(part[0] - top);
+      sums[threadIdx.x] = part[1];
     }
+    __syncthreads();
+    for (uint32_t i = 0; i < count; ++i) sum = fmaf(sums[i], weights[i], sum);
+#pragma unroll
+    for (unsigned j = 0; j < kMaxHeadDim / kThreads; ++j) {
+      const uint32_t dim = threadIdx.x + j * kThreads;
+      if (dim >= shape.head_dim) continue;
+#pragma unroll 8
+      for (uint32_t i = 0; i < count; ++i) {
+        value[j] = fmaf(parts[i * stride + dim], weights[i], value[j]);
+      }
+    }
+  }
+#pragma unroll
+  for (unsigned j = 0; j < kMaxHeadDim / kThreads; ++j) {
+    const uint32_t dim = threadIdx.x + j * kThreads;
+    if (dim >= shape.head_dim) continue;
     out[(uint64_t{sequence.first_row} * shape.heads + blockIdx.x) * shape.head_dim + dim] =
-        value / sum;
+        value[j] / sum;
   }
 }
 
@@ -296,6 +351,7 @@ __device__ void start_tile(uint16_t (*tile)[kStride], const uint16_t* source, ui
 template <typename T, unsigned kMaxDim>
 __global__ void __launch_bounds__(kThreads)
     tile_kernel(const float* q, AttentionShape shape, SequenceRows sequence, float* out) {
+  wait_for_stream();
   using Shared = TileShared<kMaxDim>;
   constexpr unsigned kTile = Shared::kTile;
   constexpr unsigned kDimSteps = kMaxDim / 16;
@@ -344,14 +400,14 @@ __global__ void __launch_bounds__(kThreads)
 
   for (uint32_t tile = first_tile; tile < tiles; ++tile) {
     const unsigned stage = (tile - first_tile) % 2;
+    wait_copies<0>();
+    __syncthreads();  // this tile is there, and nobody works on the one before
     if (tile + 1 < tiles) {
       const uint32_t next = (tile + 1) * kTile;
       start_tile<kTile>(s.keys[stage ^ 1], view.keys, next, longest, head_dim);
       start_tile<kTile>(s.values[stage ^ 1], view.values, next, longest, head_dim);
+      commit_copies();
     }
-    commit_copies();
-    wait_copies<1>();
-    __syncthreads();
 
     float scores[kTile / 8][4] = {};
 #pragma unroll
@@ -389,14 +445,14 @@ __global__ void __launch_bounds__(kThreads)
       top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
       top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
       const float base = top == -INFINITY ? 0.0f : top;  // nothing visible yet: weights of 0
-      const float correction = exp2f(maximum[half] - base);
+      const float correction = exp2_fast(maximum[half] - base);
       maximum[half] = top;
       sum[half] *= correction;
 #pragma unroll
       for (unsigned n = 0; n < kTile / 8; ++n) {
 #pragma unroll
         for (unsigned c = 2 * half; c < 2 * half + 2; ++c) {
-          scores[n][c] = exp2f(scores[n][c] - base);
+          scores[n][c] = exp2_fast(scores[n][c] - base);
           sum[half] += scores[n][c];
         }
       }
@@ -422,7 +478,6 @@ __global__ void __launch_bounds__(kThreads)
         multiply<T>(acc[2 * d + 1], weights, b[2], b[3]);
       }
     }
-    __syncthreads();  // the next round's copies overwrite this stage
   }
 
 #pragma unroll
@@ -469,7 +524,7 @@ uint64_t split_workspace_bytes(const AttentionShape& shape, uint32_t positions) 
   return splits * shape.heads * partial_floats(shape) * sizeof(float);
 }
 
-void attention_decode(cudaStream_t stream, const float* q, const AttentionShape& shape,
+void attention_decode(const LaunchOn& on, const float* q, const AttentionShape& shape,
                       std::span<const SequenceRows> sequences, float* out,
                       std::span<std::byte> workspace) {
   auto* partials = reinterpret_cast<float*>(workspace.data());
@@ -488,16 +543,16 @@ void attention_decode(cudaStream_t stream, const float* q, const AttentionShape&
     with_type(shape.kv_dtype, [&](auto type) {
       with_bound(shape.head_dim, [&](auto bound) {
         launch("attention (decode)", attend_kernel<decltype(type), bound(), true>,
-               dim3(query_blocks(shape, 1), splits, batch.count), kThreads, stream, q, shape, batch,
+               dim3(query_blocks(shape, 1), splits, batch.count), kThreads, on, q, shape, batch,
                partials);
       });
     });
-    launch("attention (combine)", combine_kernel, dim3(shape.heads, batch.count), kThreads, stream,
+    launch("attention (combine)", combine_kernel, dim3(shape.heads, batch.count), kThreads, on,
            partials, shape, batch, splits, out);
   }
 }
 
-void attention_prefill(cudaStream_t stream, const float* q, const AttentionShape& shape,
+void attention_prefill(const LaunchOn& on, const float* q, const AttentionShape& shape,
                        const SequenceRows& sequence, float* out) {
   with_bound(shape.head_dim, [&](auto bound) {
     if (shape.kv_dtype == DType::kF32) {
@@ -505,12 +560,12 @@ void attention_prefill(cudaStream_t stream, const float* q, const AttentionShape
       batch.count = 1;
       batch.items[0] = sequence;
       launch("attention (f32 prompt)", attend_kernel<F32, bound(), false>,
-             query_blocks(shape, sequence.rows), kThreads, stream, q, shape, batch, out);
+             query_blocks(shape, sequence.rows), kThreads, on, q, shape, batch, out);
     } else {
       const auto kernel =
           shape.kv_dtype == DType::kBF16 ? tile_kernel<Bf16, bound()> : tile_kernel<F16, bound()>;
       launch("attention (prompt)", kernel, dim3(blocks_of(sequence.rows, kTileRows), shape.heads),
-             kThreads, stream, q, shape, sequence, out);
+             kThreads, on, q, shape, sequence, out);
     }
   });
 }

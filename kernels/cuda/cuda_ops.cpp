@@ -61,7 +61,8 @@ class CudaOps final : public Ops {
  public:
   explicit CudaOps(int ordinal)
       : description_(fmt::format("{}, prompts cuBLAS, own GEMV up to {} rows",
-                                 cuda_device_text(ordinal), cuda::kMaxGemvRows)) {}
+                                 cuda_device_text(ordinal), cuda::kMaxGemvRows)),
+        early_(cuda_launches_early(ordinal)) {}
 
   std::string description() const override { return description_; }
 
@@ -89,12 +90,12 @@ class CudaOps final : public Ops {
 
   void embed(Stream& stream, const WeightView& table, const uint32_t* ids, const uint32_t* rows,
              uint32_t count, float* out) override {
-    cuda::embed(cuda_stream(stream), table, ids, rows, count, out);
+    cuda::embed(launch_on(stream), table, ids, rows, count, out);
   }
 
   void rmsnorm(Stream& stream, const float* x, const WeightView& weight, uint32_t rows,
                float epsilon, float* out) override {
-    cuda::rmsnorm(cuda_stream(stream), x, weight, rows, epsilon, out);
+    cuda::rmsnorm(launch_on(stream), x, weight, rows, epsilon, out);
   }
 
   void set_input(Stream&, const float* x, uint32_t rows, uint32_t cols) override {
@@ -105,38 +106,38 @@ class CudaOps final : public Ops {
   void norm_input(Stream& stream, float* x, const float* y, const WeightView& weight, uint32_t rows,
                   float epsilon, float* scratch) override {
     open_input(rows, weight.cols);
-    cuda::add_rmsnorm(cuda_stream(stream), x, y, weight, rows, epsilon, target_of(scratch));
+    cuda::add_rmsnorm(launch_on(stream), x, y, weight, rows, epsilon, target_of(scratch));
   }
 
   void silu_mul_input(Stream& stream, float* gate, const float* up, uint32_t rows,
                       uint32_t cols) override {
     open_input(rows, cols);
-    cuda::silu_mul(cuda_stream(stream), gate, up, uint64_t{rows} * cols, target_of(gate));
+    cuda::silu_mul(launch_on(stream), gate, up, uint64_t{rows} * cols, target_of(gate));
   }
 
   void matmul(Stream& stream, const WeightView& weight, float* out, uint32_t out_stride) override {
     CHECK(weight.cols == input_cols_);
-    cudaStream_t on = cuda_stream(stream);
+    const cuda::LaunchOn on = launch_on(stream);
     if (input_rows_ <= cuda::kMaxGemvRows) {
       return cuda::gemv(on, weight, input_, input_rows_, out, out_stride);
     }
     if (weight.dtype == DType::kF32)
-      return blas_.run(on, input_, input_rows_, weight, out, out_stride);
+      return blas_.run(on.stream, input_, input_rows_, weight, out, out_stride);
     if (half_dtype_ != weight.dtype) {
       CHECK(input_ != nullptr);
       const uint64_t count = uint64_t{input_rows_} * input_cols_;
       cuda::convert(on, input_, count, {nullptr, input_half_, weight.dtype});
       half_dtype_ = weight.dtype;
     }
-    blas_.run(on, input_half_, input_rows_, weight, out, out_stride);
+    blas_.run(on.stream, input_half_, input_rows_, weight, out, out_stride);
   }
 
   void add_bias(Stream& stream, float* x, uint32_t rows, const WeightView& bias) override {
-    cuda::add_bias(cuda_stream(stream), x, rows, bias);
+    cuda::add_bias(launch_on(stream), x, rows, bias);
   }
 
   void add(Stream& stream, float* x, const float* y, uint64_t count) override {
-    cuda::add(cuda_stream(stream), x, y, count);
+    cuda::add(launch_on(stream), x, y, count);
   }
 
   void rope_append(Stream& stream, float* q, float* k, const float* v, const AttentionShape& shape,
@@ -151,14 +152,14 @@ class CudaOps final : public Ops {
         CHECK(sequence.first_position + sequence.rows <= sequence.kv_capacity);
         batch.items[batch.count++] = sequence;
       }
-      cuda::rope_append(cuda_stream(stream), q, k, v, shape, inverse_frequencies, batch);
+      cuda::rope_append(launch_on(stream), q, k, v, shape, inverse_frequencies, batch);
     }
   }
 
   void attention(Stream& stream, const float* q, const AttentionShape& shape,
                  std::span<const SequenceRows> sequences, float* out) override {
     CHECK(shape.heads % shape.kv_heads == 0 && shape.head_dim <= cuda::kMaxHeadDim);
-    cudaStream_t on = cuda_stream(stream);
+    const cuda::LaunchOn on = launch_on(stream);
     for (size_t first = 0; first < sequences.size();) {
       size_t end = first;
       while (end < sequences.size() && sequences[end].rows == 1) ++end;
@@ -174,7 +175,7 @@ class CudaOps final : public Ops {
   void fold_log_softmax(Stream& stream, const float* logits, uint32_t rows, uint32_t cols,
                         uint32_t stride, uint32_t first_id, const uint32_t* targets,
                         float* running_max, float* running_sum, float* target_logit) override {
-    cuda::fold_log_softmax(cuda_stream(stream), logits, rows, cols, stride, first_id, targets,
+    cuda::fold_log_softmax(launch_on(stream), logits, rows, cols, stride, first_id, targets,
                            running_max, running_sum, target_logit);
   }
 
@@ -184,7 +185,7 @@ class CudaOps final : public Ops {
       const size_t count = std::min<size_t>(cuda::SampleBatch::kMax, rows.size() - first);
       cuda::SampleBatch batch;
       std::copy_n(rows.begin() + static_cast<ptrdiff_t>(first), count, batch.rows);
-      cuda::sample(cuda_stream(stream), logits + first * cols, cols, batch,
+      cuda::sample(launch_on(stream), logits + first * cols, cols, batch,
                    static_cast<uint32_t>(count), ids + first);
     }
   }
@@ -212,6 +213,8 @@ class CudaOps final : public Ops {
     return parts;
   }
 
+  cuda::LaunchOn launch_on(Stream& stream) const { return {cuda_stream(stream), early_}; }
+
   void open_input(uint32_t rows, uint32_t cols) {
     CHECK(rows <= limits_.max_rows && cols <= limits_.max_cols);
     input_ = nullptr;
@@ -234,6 +237,7 @@ class CudaOps final : public Ops {
   }
 
   std::string description_;
+  bool early_;
   Blas blas_;
   OpsLimits limits_;
   const float* input_ = nullptr;  // null: the input is in input_half_ alone

@@ -38,6 +38,7 @@ __device__ float4 load4(const float* p) {
 template <typename T>
 __global__ void embed_kernel(const std::byte* table, uint32_t cols, const uint32_t* ids,
                              const uint32_t* rows, float* out) {
+  wait_for_stream();
   const uint64_t from = uint64_t{ids[blockIdx.x]} * cols;
   const uint64_t to = uint64_t{rows[blockIdx.x]} * cols;
   for (uint32_t i = threadIdx.x; i < cols; i += kThreads) {
@@ -76,6 +77,7 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads)
     add_rmsnorm_kernel(float* x, const float* y, const std::byte* weight, uint32_t cols,
                        float epsilon, InputTarget target) {
+  wait_for_stream();
   __shared__ float scratch[kThreads / kWarp];
   const uint64_t at = uint64_t{blockIdx.x} * cols;
   float* row = x + at;
@@ -102,6 +104,7 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads)
     rmsnorm_kernel(const float* x, const std::byte* weight, uint32_t rows, uint32_t cols,
                    float epsilon, float* out) {
+  wait_for_stream();
   const uint32_t r = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;
   const unsigned lane = threadIdx.x % kWarp;
   if (r >= rows) return;  // whole warps
@@ -133,6 +136,7 @@ __device__ void map_flat(uint64_t count, const InputTarget& target, const Four& 
 // Traffic per element: 8 read, the target written.
 __global__ void silu_mul_kernel(const float* gate, const float* up, uint64_t count,
                                 InputTarget target) {
+  wait_for_stream();
   map_flat(
       count, target,
       [&](uint64_t i) {
@@ -145,12 +149,14 @@ __global__ void silu_mul_kernel(const float* gate, const float* up, uint64_t cou
 
 // Traffic per element: 4 read, the target written.
 __global__ void convert_kernel(const float* x, uint64_t count, InputTarget target) {
+  wait_for_stream();
   map_flat(
       count, target, [&](uint64_t i) { return load4(x + i); }, [&](uint64_t i) { return x[i]; });
 }
 
 // Traffic per element: 8 read, 4 written.
 __global__ void add_kernel(float* x, const float* y, uint64_t count) {
+  wait_for_stream();
   map_flat(
       count, InputTarget{x, nullptr, DType::kF32},
       [&](uint64_t i) {
@@ -164,6 +170,7 @@ __global__ void add_kernel(float* x, const float* y, uint64_t count) {
 // Traffic per element: 4 read, 4 written.
 template <typename T>
 __global__ void add_bias_kernel(float* x, const std::byte* bias, uint32_t cols, uint64_t count) {
+  wait_for_stream();
   const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i < count) x[i] += load_one<T>(bias, i % cols);
 }
@@ -176,11 +183,20 @@ __device__ uint32_t find_row(const SequenceBatch& batch, uint32_t index, uint32_
   return s;
 }
 
-// A block per row. Traffic: q read and written, k and v read, both written to the cache.
+/// Blocks beside each other that share a row's heads, so that few rows keep the machine busy, too.
+uint32_t head_shares(uint32_t rows, uint32_t heads) {
+  constexpr uint32_t kBlocks = 256;
+  const uint32_t shares = kBlocks / (rows < kBlocks ? rows : kBlocks);
+  return shares < heads ? shares : heads;
+}
+
+// Grid: rows, shares of the heads (every gridDim.y-th is a block's own). Traffic: q read and
+// written, k and v read, both written to the cache.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     rope_append_kernel(float* q, const float* k, const float* v, AttentionShape shape,
                        const float* inverse_frequencies, SequenceBatch batch) {
+  wait_for_stream();
   __shared__ float cosine[kMaxHeadDim / 2];
   __shared__ float sine[kMaxHeadDim / 2];
   uint32_t r = 0;
@@ -196,9 +212,13 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
   const uint64_t row = sequence.first_row + r;
-  for (uint32_t j = threadIdx.x; j < shape.heads * half; j += kThreads) {
+  const auto own_heads = [](uint32_t heads) {
+    return blockIdx.y < heads ? (heads - blockIdx.y - 1) / gridDim.y + 1 : 0;
+  };
+  for (uint32_t j = threadIdx.x; j < own_heads(shape.heads) * half; j += kThreads) {
     const uint32_t i = j % half;
-    float* pair = q + (row * shape.heads + j / half) * head_dim + i;
+    const uint32_t head = blockIdx.y + j / half * gridDim.y;
+    float* pair = q + (row * shape.heads + head) * head_dim + i;
     const float low = pair[0];
     const float high = pair[half];
     pair[0] = low * cosine[i] - high * sine[i];
@@ -208,18 +228,16 @@ __global__ void __launch_bounds__(kThreads)
   const uint64_t head_elements = uint64_t{sequence.kv_capacity} * head_dim;
   typename T::Raw* values = keys + shape.kv_heads * head_elements;
   const uint64_t place = uint64_t{position} * head_dim;
-  for (uint32_t j = threadIdx.x; j < shape.kv_heads * half; j += kThreads) {
+  for (uint32_t j = threadIdx.x; j < own_heads(shape.kv_heads) * half; j += kThreads) {
     const uint32_t i = j % half;
-    const uint32_t head = j / half;
-    const float* pair = k + (row * shape.kv_heads + head) * head_dim + i;
-    typename T::Raw* key = keys + head * head_elements + place + i;
-    key[0] = T::from_f32(pair[0] * cosine[i] - pair[half] * sine[i]);
-    key[half] = T::from_f32(pair[half] * cosine[i] + pair[0] * sine[i]);
-  }
-  for (uint32_t j = threadIdx.x; j < shape.kv_heads * head_dim; j += kThreads) {
-    const uint32_t head = j / head_dim;
-    values[head * head_elements + place + j % head_dim] =
-        T::from_f32(v[row * shape.kv_heads * head_dim + j]);
+    const uint32_t head = blockIdx.y + j / half * gridDim.y;
+    const float* key = k + (row * shape.kv_heads + head) * head_dim + i;
+    const float* value = v + (row * shape.kv_heads + head) * head_dim + i;
+    const uint64_t at = head * head_elements + place + i;
+    keys[at] = T::from_f32(key[0] * cosine[i] - key[half] * sine[i]);
+    keys[at + half] = T::from_f32(key[half] * cosine[i] + key[0] * sine[i]);
+    values[at] = T::from_f32(value[0]);
+    values[at + half] = T::from_f32(value[half]);
   }
 }
 
@@ -233,63 +251,64 @@ bool has_code() {
   return false;
 }
 
-void embed(cudaStream_t stream, const WeightView& table, const uint32_t* ids, const uint32_t* rows,
+void embed(const LaunchOn& on, const WeightView& table, const uint32_t* ids, const uint32_t* rows,
            uint32_t count, float* out) {
   if (count == 0) return;
   with_type(table.dtype, [&](auto type) {
-    launch("embed", embed_kernel<decltype(type)>, count, kThreads, stream, table.data, table.cols,
-           ids, rows, out);
+    launch("embed", embed_kernel<decltype(type)>, count, kThreads, on, table.data, table.cols, ids,
+           rows, out);
   });
 }
 
-void rmsnorm(cudaStream_t stream, const float* x, const WeightView& weight, uint32_t rows,
+void rmsnorm(const LaunchOn& on, const float* x, const WeightView& weight, uint32_t rows,
              float epsilon, float* out) {
   with_type(weight.dtype, [&](auto type) {
     launch("rmsnorm", rmsnorm_kernel<decltype(type)>, blocks_of(rows, kThreads / kWarp), kThreads,
-           stream, x, weight.data, rows, weight.cols, epsilon, out);
+           on, x, weight.data, rows, weight.cols, epsilon, out);
   });
 }
 
-void add_rmsnorm(cudaStream_t stream, float* x, const float* y, const WeightView& weight,
+void add_rmsnorm(const LaunchOn& on, float* x, const float* y, const WeightView& weight,
                  uint32_t rows, float epsilon, const InputTarget& target) {
   with_type(weight.dtype, [&](auto type) {
-    launch("add_rmsnorm", add_rmsnorm_kernel<decltype(type)>, rows, kThreads, stream, x, y,
-           weight.data, weight.cols, epsilon, target);
+    launch("add_rmsnorm", add_rmsnorm_kernel<decltype(type)>, rows, kThreads, on, x, y, weight.data,
+           weight.cols, epsilon, target);
   });
 }
 
-void silu_mul(cudaStream_t stream, const float* gate, const float* up, uint64_t count,
+void silu_mul(const LaunchOn& on, const float* gate, const float* up, uint64_t count,
               const InputTarget& target) {
-  launch("silu_mul", silu_mul_kernel, blocks_of(count, kThreads * kPerThread), kThreads, stream,
-         gate, up, count, target);
+  launch("silu_mul", silu_mul_kernel, blocks_of(count, kThreads * kPerThread), kThreads, on, gate,
+         up, count, target);
 }
 
-void convert(cudaStream_t stream, const float* x, uint64_t count, const InputTarget& target) {
-  launch("convert", convert_kernel, blocks_of(count, kThreads * kPerThread), kThreads, stream, x,
-         count, target);
+void convert(const LaunchOn& on, const float* x, uint64_t count, const InputTarget& target) {
+  launch("convert", convert_kernel, blocks_of(count, kThreads * kPerThread), kThreads, on, x, count,
+         target);
 }
 
-void add(cudaStream_t stream, float* x, const float* y, uint64_t count) {
-  launch("add", add_kernel, blocks_of(count, kThreads * kPerThread), kThreads, stream, x, y, count);
+void add(const LaunchOn& on, float* x, const float* y, uint64_t count) {
+  launch("add", add_kernel, blocks_of(count, kThreads * kPerThread), kThreads, on, x, y, count);
 }
 
-void add_bias(cudaStream_t stream, float* x, uint32_t rows, const WeightView& bias) {
+void add_bias(const LaunchOn& on, float* x, uint32_t rows, const WeightView& bias) {
   const uint64_t count = uint64_t{rows} * bias.cols;
   with_type(bias.dtype, [&](auto type) {
-    launch("add_bias", add_bias_kernel<decltype(type)>, blocks_of(count, kThreads), kThreads,
-           stream, x, bias.data, bias.cols, count);
+    launch("add_bias", add_bias_kernel<decltype(type)>, blocks_of(count, kThreads), kThreads, on, x,
+           bias.data, bias.cols, count);
   });
 }
 
-void rope_append(cudaStream_t stream, float* q, const float* k, const float* v,
+void rope_append(const LaunchOn& on, float* q, const float* k, const float* v,
                  const AttentionShape& shape, const float* inverse_frequencies,
                  const SequenceBatch& sequences) {
   uint32_t rows = 0;
   for (uint32_t s = 0; s < sequences.count; ++s) rows += sequences.items[s].rows;
   if (rows == 0) return;
   with_type(shape.kv_dtype, [&](auto type) {
-    launch("rope_append", rope_append_kernel<decltype(type)>, rows, kThreads, stream, q, k, v,
-           shape, inverse_frequencies, sequences);
+    launch("rope_append", rope_append_kernel<decltype(type)>,
+           dim3(rows, head_shares(rows, shape.heads)), kThreads, on, q, k, v, shape,
+           inverse_frequencies, sequences);
   });
 }
 

@@ -4,6 +4,7 @@
 // computes kOutputs rows of the weight together, its threads side by side along the columns, so
 // that a warp reads 512 contiguous bytes of each row and every x loaded serves kOutputs products.
 // Two steps of loads are under way before the first is used: kOutputs * 2 * 16 bytes a thread.
+// While the kernel before still runs, a block's rows are on their way to the L2 cache.
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/simt.cuh"
 
@@ -33,18 +34,23 @@ __global__ void __launch_bounds__(kThreads)
   for (unsigned n = 0; n < kOutputs; ++n) {  // past the end: the last row again, not stored
     row[n] = weight + (first + n < w_rows ? first + n : w_rows - 1) * row_bytes;
   }
-  float sum[kOutputs * kRows] = {};
-  for (uint32_t begin = threadIdx.x * 8; begin < cols; begin += kSteps * kStepCols) {
-    Eight<T> w[kSteps][kOutputs];
+  Eight<T> w[kSteps][kOutputs];
+  const auto load_steps = [&](uint32_t begin) {
 #pragma unroll
     for (unsigned step = 0; step < kSteps; ++step) {
       const uint32_t col = begin + step * kStepCols;
 #pragma unroll
       for (unsigned n = 0; n < kOutputs; ++n) {
         w[step][n] =
-            load_eight<T, kAligned>(row[n] + col * sizeof(typename T::Raw), eight_at(col, cols));
+            load_weights<T, kAligned>(row[n] + col * sizeof(typename T::Raw), eight_at(col, cols));
       }
     }
+  };
+  load_steps(threadIdx.x * 8);
+  wait_for_stream();
+  float sum[kOutputs * kRows] = {};
+  for (uint32_t begin = threadIdx.x * 8; begin < cols; begin += kSteps * kStepCols) {
+    if (begin >= kSteps * kStepCols) load_steps(begin);
 #pragma unroll
     for (unsigned step = 0; step < kSteps; ++step) {
       const uint32_t col = begin + step * kStepCols;
@@ -76,29 +82,29 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T, unsigned kRows>
-void run(cudaStream_t stream, const WeightView& weight, const float* x, uint32_t rows, float* out,
+void run(const LaunchOn& on, const WeightView& weight, const float* x, uint32_t rows, float* out,
          uint32_t out_stride) {
   const auto address = reinterpret_cast<uintptr_t>(weight.data) | reinterpret_cast<uintptr_t>(x);
   const bool aligned = weight.cols % 8 == 0 && address % 16 == 0;
   launch("gemv", aligned ? gemv_kernel<T, kRows, true> : gemv_kernel<T, kRows, false>,
-         blocks_of(weight.rows, kOutputs), kThreads, stream, weight.data, weight.rows, weight.cols,
-         x, rows, out, out_stride);
+         blocks_of(weight.rows, kOutputs), kThreads, on, weight.data, weight.rows, weight.cols, x,
+         rows, out, out_stride);
 }
 
 }  // namespace
 
-void gemv(cudaStream_t stream, const WeightView& weight, const float* x, uint32_t rows, float* out,
+void gemv(const LaunchOn& on, const WeightView& weight, const float* x, uint32_t rows, float* out,
           uint32_t out_stride) {
   with_type(weight.dtype, [&](auto type) {
     using T = decltype(type);
     if (rows == 1) {
-      run<T, 1>(stream, weight, x, rows, out, out_stride);
+      run<T, 1>(on, weight, x, rows, out, out_stride);
     } else if (rows == 2) {
-      run<T, 2>(stream, weight, x, rows, out, out_stride);
+      run<T, 2>(on, weight, x, rows, out, out_stride);
     } else if (rows <= 4) {
-      run<T, 4>(stream, weight, x, rows, out, out_stride);
+      run<T, 4>(on, weight, x, rows, out, out_stride);
     } else {
-      run<T, kMaxGemvRows>(stream, weight, x, rows, out, out_stride);
+      run<T, kMaxGemvRows>(on, weight, x, rows, out, out_stride);
     }
   });
 }

@@ -1,4 +1,4 @@
-// Launchers of the own kernels. Every call only puts work on `stream` and throws Error when the
+// Launchers of the own kernels. Every call only puts work on a stream and throws Error when the
 // launch is refused; pointers are device memory. Expected traffic stands beside each kernel.
 #pragma once
 
@@ -10,6 +10,13 @@
 #include "kernels/ops.h"
 
 namespace spillway::cuda {
+
+/// Where a kernel runs. `early`: it may be launched before the work ahead of it has ended, for
+/// which it then waits itself (simt.cuh); the GPU must have compute capability 9.0.
+struct LaunchOn {
+  cudaStream_t stream = nullptr;
+  bool early = false;
+};
 
 /// Sequences as a kernel parameter: by value, so that nothing is uploaded and nothing must live on.
 struct SequenceBatch {
@@ -35,19 +42,19 @@ struct InputTarget {
 bool has_code();
 
 // elementwise.cu
-void embed(cudaStream_t stream, const WeightView& table, const uint32_t* ids, const uint32_t* rows,
+void embed(const LaunchOn& on, const WeightView& table, const uint32_t* ids, const uint32_t* rows,
            uint32_t count, float* out);
-void rmsnorm(cudaStream_t stream, const float* x, const WeightView& weight, uint32_t rows,
+void rmsnorm(const LaunchOn& on, const float* x, const WeightView& weight, uint32_t rows,
              float epsilon, float* out);
 /// x += y where y is given; target = x / rms(x) * weight.
-void add_rmsnorm(cudaStream_t stream, float* x, const float* y, const WeightView& weight,
+void add_rmsnorm(const LaunchOn& on, float* x, const float* y, const WeightView& weight,
                  uint32_t rows, float epsilon, const InputTarget& target);
-void silu_mul(cudaStream_t stream, const float* gate, const float* up, uint64_t count,
+void silu_mul(const LaunchOn& on, const float* gate, const float* up, uint64_t count,
               const InputTarget& target);
-void convert(cudaStream_t stream, const float* x, uint64_t count, const InputTarget& target);
-void add(cudaStream_t stream, float* x, const float* y, uint64_t count);
-void add_bias(cudaStream_t stream, float* x, uint32_t rows, const WeightView& bias);
-void rope_append(cudaStream_t stream, float* q, const float* k, const float* v,
+void convert(const LaunchOn& on, const float* x, uint64_t count, const InputTarget& target);
+void add(const LaunchOn& on, float* x, const float* y, uint64_t count);
+void add_bias(const LaunchOn& on, float* x, uint32_t rows, const WeightView& bias);
+void rope_append(const LaunchOn& on, float* q, const float* k, const float* v,
                  const AttentionShape& shape, const float* inverse_frequencies,
                  const SequenceBatch& sequences);
 
@@ -55,7 +62,7 @@ void rope_append(cudaStream_t stream, float* q, const float* k, const float* v,
 inline constexpr uint32_t kMaxGemvRows = 8;
 /// out[r, n] = x[r, :] · weight[n, :] for up to kMaxGemvRows rows of x, f32 sums. A row's bits do
 /// not depend on the number of rows, on the tile or on addresses.
-void gemv(cudaStream_t stream, const WeightView& weight, const float* x, uint32_t rows, float* out,
+void gemv(const LaunchOn& on, const WeightView& weight, const float* x, uint32_t rows, float* out,
           uint32_t out_stride);
 
 // attention.cu; the cache of a sequence is keys [kv_heads, capacity, head_dim], then values alike
@@ -65,18 +72,18 @@ uint64_t kv_cache_bytes(const AttentionShape& shape, uint32_t capacity);
 uint64_t split_workspace_bytes(const AttentionShape& shape, uint32_t positions);
 /// One row per sequence, the KV length split over blocks; as many sequences at a time as
 /// `workspace` holds (one at least).
-void attention_decode(cudaStream_t stream, const float* q, const AttentionShape& shape,
+void attention_decode(const LaunchOn& on, const float* q, const AttentionShape& shape,
                       std::span<const SequenceRows> sequences, float* out,
                       std::span<std::byte> workspace);
 /// Any number of rows of one sequence: tensor cores for 16-bit caches, f32 otherwise.
-void attention_prefill(cudaStream_t stream, const float* q, const AttentionShape& shape,
+void attention_prefill(const LaunchOn& on, const float* q, const AttentionShape& shape,
                        const SequenceRows& sequence, float* out);
 
 // logits.cu
-void fold_log_softmax(cudaStream_t stream, const float* logits, uint32_t rows, uint32_t cols,
+void fold_log_softmax(const LaunchOn& on, const float* logits, uint32_t rows, uint32_t cols,
                       uint32_t stride, uint32_t first_id, const uint32_t* targets,
                       float* running_max, float* running_sum, float* target_logit);
-void sample(cudaStream_t stream, const float* logits, uint32_t cols, const SampleBatch& batch,
+void sample(const LaunchOn& on, const float* logits, uint32_t cols, const SampleBatch& batch,
             uint32_t rows, uint32_t* ids);
 
 }  // namespace spillway::cuda

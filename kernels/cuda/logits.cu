@@ -15,6 +15,7 @@ __global__ void __launch_bounds__(kThreads)
     fold_kernel(const float* logits, uint32_t cols, uint32_t stride, uint32_t first_id,
                 const uint32_t* targets, float* running_max, float* running_sum,
                 float* target_logit) {
+  wait_for_stream();
   static_assert(kPanelRows == 2 * kWarp);
   __shared__ float maxima[kPanelsAtATime];
   __shared__ float sums[kPanelsAtATime];
@@ -148,6 +149,7 @@ struct Candidates {
 // greedy.
 __global__ void __launch_bounds__(kSampleThreads)
     sample_kernel(const float* all_logits, uint32_t cols, SampleBatch batch, uint32_t* ids) {
+  wait_for_stream();
   __shared__ double scratch[kSampleThreads / kWarp];
   const SampleRow row = batch.rows[blockIdx.x];
   const float* logits = all_logits + uint64_t{blockIdx.x} * cols;
@@ -183,16 +185,16 @@ __global__ void __launch_bounds__(kSampleThreads)
 
 }  // namespace
 
-void fold_log_softmax(cudaStream_t stream, const float* logits, uint32_t rows, uint32_t cols,
+void fold_log_softmax(const LaunchOn& on, const float* logits, uint32_t rows, uint32_t cols,
                       uint32_t stride, uint32_t first_id, const uint32_t* targets,
                       float* running_max, float* running_sum, float* target_logit) {
-  launch("fold_log_softmax", fold_kernel, rows, kThreads, stream, logits, cols, stride, first_id,
+  launch("fold_log_softmax", fold_kernel, rows, kThreads, on, logits, cols, stride, first_id,
          targets, running_max, running_sum, target_logit);
 }
 
-void sample(cudaStream_t stream, const float* logits, uint32_t cols, const SampleBatch& batch,
+void sample(const LaunchOn& on, const float* logits, uint32_t cols, const SampleBatch& batch,
             uint32_t rows, uint32_t* ids) {
-  launch("sample", sample_kernel, rows, kSampleThreads, stream, logits, cols, batch, ids);
+  launch("sample", sample_kernel, rows, kSampleThreads, on, logits, cols, batch, ids);
 }
 
 }  // namespace spillway::cuda

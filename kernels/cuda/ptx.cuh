@@ -59,6 +59,13 @@ __device__ inline void multiply<F16>(float (&c)[4], const uint32_t (&a)[4], uint
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// 2^x to 2 ulp, for any x; what would be denormal is zero.
+__device__ inline float exp2_fast(float x) {
+  float result = 0;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 /// Starts copying 16 bytes (zeros where nothing `exists`) to shared memory, past the registers.
 __device__ inline void copy16_async(void* shared, const void* global, bool exists) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"

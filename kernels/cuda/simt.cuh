@@ -1,6 +1,11 @@
 // What the kernels share: launching, element types, loads of eight elements, reductions.
 //
 // Reductions run in a fixed order: the same input gives the same bits, whatever the grid.
+//
+// Every kernel begins with wait_for_stream(): launched early where the GPU can (compute capability
+// 9.0), it starts while the last blocks of the one before still run. Before that call it may read
+// weights alone, and past the L1 cache (load_weights); loads that count on memory being constant
+// while the kernel lives (__ldg) are for nothing that a kernel writes.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -13,6 +18,7 @@
 
 #include "core/dtype.h"
 #include "kernels/cuda/check.h"
+#include "kernels/cuda/kernels.h"
 
 namespace spillway::cuda {
 
@@ -23,16 +29,31 @@ constexpr uint32_t blocks_of(uint64_t count, uint64_t per_block) {
   return static_cast<uint32_t>((count + per_block - 1) / per_block);
 }
 
-/// Launches on `stream`; arguments convert to the kernel's parameters. Throws Error when refused.
+/// Launches where `on` says; arguments convert to the kernel's parameters. Throws Error when
+/// refused.
 template <typename... Params, typename... Args>
-void launch(const char* name, void (*kernel)(Params...), dim3 grid, dim3 block, cudaStream_t stream,
+void launch(const char* name, void (*kernel)(Params...), dim3 grid, dim3 block, const LaunchOn& on,
             Args&&... args) {
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
-  config.stream = stream;
+  config.stream = on.stream;
+  config.attrs = &early;
+  config.numAttrs = on.early ? 1 : 0;
   check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(std::forward<Args>(args))...),
              name);
+}
+
+/// Lets the next kernel of the stream be launched, and waits until the work before has ended and
+/// its memory can be seen (CUDA C++ Programming Guide, "Programmatic Dependent Launch").
+__device__ inline void wait_for_stream() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
 // Element types: Raw is what memory holds.
@@ -95,15 +116,16 @@ struct Eight {
 };
 
 /// From any address, or, kAligned, from a multiple of 16. `count` of the eight exist (kAligned: all
-/// or none); the others are zero.
-template <typename T, bool kAligned>
-__device__ Eight<T> load_eight(const void* data, uint32_t count) {
+/// or none); the others are zero. load16(p) loads 16 aligned bytes.
+template <typename T, bool kAligned, typename Load16>
+__device__ Eight<T> load_eight_by(const void* data, uint32_t count, const Load16& load16) {
   constexpr unsigned kBytes = sizeof(typename T::Raw);
   Eight<T> result{};
   if constexpr (kAligned) {
     if (count == 0) return result;
+#pragma unroll
     for (unsigned i = 0; i < kEightBytes<T> / 16; ++i) {
-      const uint4 four = __ldg(static_cast<const uint4*>(data) + i);
+      const uint4 four = load16(static_cast<const uint4*>(data) + i);
       result.words[4 * i] = four.x;
       result.words[4 * i + 1] = four.y;
       result.words[4 * i + 2] = four.z;
@@ -121,6 +143,17 @@ __device__ Eight<T> load_eight(const void* data, uint32_t count) {
     }
   }
   return result;
+}
+
+template <typename T, bool kAligned>
+__device__ Eight<T> load_eight(const void* data, uint32_t count) {
+  return load_eight_by<T, kAligned>(data, count, [](const uint4* p) { return *p; });
+}
+
+/// Of weights, which are read once: not kept in the L1 cache.
+template <typename T, bool kAligned>
+__device__ Eight<T> load_weights(const void* data, uint32_t count) {
+  return load_eight_by<T, kAligned>(data, count, [](const uint4* p) { return __ldcg(p); });
 }
 
 /// One element of an array at any address.

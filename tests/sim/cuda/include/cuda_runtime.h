@@ -34,7 +34,7 @@ using spillway::sim_cuda::blockIdx;
 using spillway::sim_cuda::gridDim;
 using spillway::sim_cuda::threadIdx;
 
-inline uint4 __ldg(const uint4* p) {
+inline uint4 __ldcg(const uint4* p) {
   spillway::sim_cuda::require(reinterpret_cast<uintptr_t>(p) % 16 == 0, "misaligned 16-byte load");
   return *p;
 }

@@ -48,6 +48,9 @@ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   }
 }
 
+inline float exp2_fast(float x) {
+  return std::exp2(x);
+}
 inline void copy16_async(void* shared, const void* global, bool exists) {
   sim::require(reinterpret_cast<uintptr_t>(shared) % 16 == 0 &&
                    reinterpret_cast<uintptr_t>(global) % 16 == 0,
