@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <tuple>
@@ -21,6 +22,9 @@ using std::isfinite;
 
 struct alignas(8) uint2 {
   uint32_t x, y;
+};
+struct alignas(8) float2 {
+  float x, y;
 };
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
@@ -62,6 +66,37 @@ template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, unsigned lanes) {
   spillway::sim_cuda::require(mask == 0xffffffffu, "only whole warps shuffle");
   return spillway::sim_cuda::exchange_with(value, spillway::sim_cuda::lane() ^ lanes);
+}
+template <typename T>
+T __shfl_sync(unsigned mask, T value, unsigned lane) {
+  spillway::sim_cuda::require(mask == 0xffffffffu, "only whole warps shuffle");
+  return spillway::sim_cuda::exchange_with(value, lane % 32);
+}
+/// The lowest lanes keep their own.
+template <typename T>
+T __shfl_up_sync(unsigned mask, T value, unsigned lanes) {
+  spillway::sim_cuda::require(mask == 0xffffffffu, "only whole warps shuffle");
+  const unsigned lane = spillway::sim_cuda::lane();
+  return spillway::sim_cuda::exchange_with(value, lane < lanes ? lane : lane - lanes);
+}
+inline unsigned __ballot_sync(unsigned mask, bool mine) {
+  spillway::sim_cuda::require(mask == 0xffffffffu, "only whole warps vote");
+  unsigned votes = 0;
+  unsigned lane = 0;
+  for (const bool vote : spillway::sim_cuda::exchange(mine)) votes |= unsigned{vote} << lane++;
+  return votes;
+}
+/// Threads change only where they wait: what lies between is atomic as it is.
+inline uint32_t atomicAdd(uint32_t* value, uint32_t more) {
+  const uint32_t before = *value;
+  *value = before + more;
+  return before;
+}
+inline int __clz(int value) {
+  return std::countl_zero(static_cast<uint32_t>(value));
+}
+inline int __ffs(int value) {
+  return value == 0 ? 0 : std::countr_zero(static_cast<uint32_t>(value)) + 1;
 }
 
 template <typename... Params, typename... Args>
