@@ -141,7 +141,7 @@ class BenchRun {
   void open_group(Comparison& comparison) {
     std::string refusal;
     try {
-      group_ = std::make_unique<MemoryGroup>();
+      group_ = std::make_unique<MemoryGroup>("/");
     } catch (const Error& error) {
       refusal = error.what();
     }

@@ -361,6 +361,16 @@ TEST_F(GroupTest, VersionTwoStepsAside) {
   EXPECT_EQ(test::read_file(parent / "cgroup.procs"), std::to_string(getpid())) << "moved back";
 }
 
+TEST_F(GroupTest, VersionTwoStepsBackWhereTheGroupIsRefused) {
+  const fs::path parent = make("0::/me\n", "sys/fs/cgroup/me");
+  test::write_file(parent / "cgroup.controllers", "memory\n");
+  test::write_file(parent / "cgroup.subtree_control", "");
+  test::write_file(parent / ("spillway-bench-" + std::to_string(getpid())), "in the way");
+  EXPECT_NE(test::error_of([&] { MemoryGroup group(root_.path()); }), "");
+  EXPECT_EQ(test::read_file(parent / "cgroup.subtree_control"), "-memory");
+  EXPECT_EQ(test::read_file(parent / "cgroup.procs"), std::to_string(getpid())) << "moved back";
+}
+
 TEST_F(GroupTest, RefusalsSayWhatToDo) {
   const auto refusal = [&] { return test::error_of([&] { MemoryGroup group(root_.path()); }); };
   make("0::/me\n", "sys/fs/cgroup/me");
