@@ -227,7 +227,7 @@ LayerLease Engine::acquire(uint32_t unit, Stream& compute) {
   if (release_error_ != nullptr) std::rethrow_exception(release_error_);
   const Unit& wanted = plan_.units[unit];
   if (store_.usable_in_place(unit)) {
-    if (store_.mapped()) store_.check_mapped_files();
+    if (store_.mapped()) store_.check_mapped_files(unit);
     return LayerLease(nullptr, &wanted, store_.home(unit), 0, nullptr);
   }
   CHECK(running_);
