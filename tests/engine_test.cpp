@@ -1,9 +1,11 @@
 // The whole engine on real files: host and host-discrete, every reader, random placements.
 #include "tiers/engine.h"
 
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <condition_variable>
 #include <cstring>
 #include <fstream>
@@ -15,6 +17,7 @@
 #include "core/units.h"
 #include "io/direct_file.h"
 #include "kernels/registry.h"
+#include "tests/sim/denied_calls.h"
 #include "tests/sim/sim_disk.h"
 #include "tests/support.h"
 
@@ -366,6 +369,29 @@ TEST_P(EngineTest, StopIsSeenWhereNothingStalls) {
     stop.request();
     for (int i = 0; i < 3; ++i) EXPECT_THROW(engine.acquire(1, *compute_), Stopped);
   }
+}
+
+/// The feeder's thread cannot be had: no run has begun, and none is half there.
+TEST_P(EngineTest, AStartThatFailsLeavesNothing) {
+  if (device_->name().front() == 'c') GTEST_SKIP() << "a CUDA device does not outlive a fork";
+  std::mt19937_64 random(test::run_seed());
+  make_plan(random);
+  plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kNvme);
+  DeadDrive::Targets targets;
+  const EngineParts one = parts([&](uint32_t depth) -> std::unique_ptr<BlockReader> {
+    return std::make_unique<DeadDrive>(depth, targets);
+  });
+  EXPECT_EQ(test::in_child([&] {
+              Engine engine(plan_, one);
+              test::deny_calls({__NR_clone, __NR_clone3}, EAGAIN);
+              for (int i = 0; i < 2; ++i) {
+                const std::string message = test::error_of([&] { engine.start(); });
+                if (message.find("that feeds units") == std::string::npos) return 1;
+                engine.allow_passes(1);
+              }
+              return 0;
+            }),
+            0);
 }
 
 TEST_P(EngineTest, StopEndsLoading) {
