@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <new>
 #include <thread>
 
 #include "core/buffer.h"
@@ -16,6 +18,7 @@
 #include "io/pread_reader.h"
 #include "io/read_pump.h"
 #include "io/uring_reader.h"
+#include "tests/sim/allocation_count.h"
 #include "tests/sim/denied_calls.h"
 #include "tests/sim/sim_disk.h"
 #include "tests/support.h"
@@ -341,6 +344,26 @@ TEST(PreadReader, WithoutAnyThreadIsAnError) {
               return message.find("ulimit -u") != std::string::npos ? 0 : 1;
             }),
             0);
+}
+
+/// Wherever memory runs out, threads that run already are ended first.
+TEST(PreadReader, WithoutMemoryIsAnErrorLikeAnother) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer allocates itself";
+#endif
+  int code = 1;
+  for (uint64_t allocation = 1; code == 1; ++allocation) {
+    code = test::in_child([&] {
+      test::fail_allocation(allocation);
+      try {
+        const PreadReader reader(8);
+      } catch (const std::bad_alloc&) {
+        return 1;
+      }
+      return allocation > 8 ? 0 : 2;
+    });
+  }
+  EXPECT_EQ(code, 0);
 }
 
 /// Room for the stacks of a few threads.
