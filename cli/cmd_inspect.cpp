@@ -71,7 +71,7 @@ Verification verify(const Checkpoint& checkpoint, const StopFlag& stop, const No
   Verification result;
   const int64_t begin_ns = clock.now_ns();
   const auto sums = checksum_tensors(
-      checkpoint, choose_reader(EngineChoice::kAuto, notice), stop, clock,
+      checkpoint, choose_reader(EngineChoice::kAuto, notice).make, stop, clock,
       [&](uint64_t done, uint64_t total) {
         const double elapsed = seconds(clock.now_ns() - begin_ns);
         const double left = elapsed * static_cast<double>(total - done) / static_cast<double>(done);

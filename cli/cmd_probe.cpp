@@ -61,8 +61,9 @@ class Prober {
     say("looking for a file to read (a temporary one where there is none)");
     const ProbeFile file(options_.path, stop_);
     say("drive");
-    const ReaderFactory readers = choose_reader(EngineChoice::kAuto, stderr_notices());
-    profile.read_engine = readers(1)->name();
+    const ReaderChoice choice = choose_reader(EngineChoice::kAuto, stderr_notices());
+    const ReaderFactory& readers = choice.make;
+    profile.read_engine = choice.name;
     const int64_t begin_ns = clock_.now_ns();
     profile.reads = sweep_reads(
         file.file(), options_.seconds, readers, clock_, stop_, [&](uint32_t done, uint32_t total) {

@@ -57,7 +57,7 @@ void Session::prepare(const Workload& workload) {
   if (known) say_if_read_otherwise(*known);
   planned_ = plan_with(known, config_, model_, machine_, workload, work_amount(workload));
   runtime_ = std::make_unique<Runtime>(Runtime::Parts{&config_, &model_, &machine_, &planned_.plan,
-                                                      readers_, &trace_, &clock_, &stop_});
+                                                      readers_.make, &trace_, &clock_, &stop_});
 }
 
 bool Session::load() {
@@ -79,7 +79,7 @@ bool Session::load() {
 }
 
 void Session::say_if_read_otherwise(const KnownRates& known) const {
-  const std::string here = readers_(1)->name();
+  const std::string& here = readers_.name;
   if (config_.io_engine == EngineChoice::kMmap || known.read_engine == here) return;
   notice_(fmt::format(
       "the hardware profile was measured with {} and this run reads with {}: predictions are for "

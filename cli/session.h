@@ -57,7 +57,7 @@ class Session {
   OutputFile trace_file_;
   Model model_;
   Machine machine_;
-  ReaderFactory readers_;
+  ReaderChoice readers_;
   Trace trace_;
   Progress progress_;
   PlannedRun planned_;

@@ -140,7 +140,7 @@ TEST_P(EngineTest, RunsAgainAfterAnyEnd) {
   std::mt19937_64 random(test::run_seed());
   SCOPED_TRACE(test::seed_note(test::run_seed()));
   make_plan(random);
-  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink()).make));
   engine.load([](const char*, uint64_t, uint64_t) {});
   const auto units = static_cast<uint32_t>(plan_.units.size());
   for (int run = 0; run < 8; ++run) {
@@ -169,7 +169,7 @@ TEST_P(EngineTest, RunsAgainAfterAnError) {
   std::mt19937_64 random(test::run_seed());
   make_plan(random);
   plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kNvme);
-  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink()).make));
   engine.load([](const char*, uint64_t, uint64_t) {});
   const auto units = static_cast<uint32_t>(plan_.units.size());
   const std::string content = test::read_file(dir_ / "model");
@@ -194,7 +194,7 @@ TEST_P(EngineTest, FeedsTheRightBytesFromEveryTier) {
   SCOPED_TRACE(test::seed_note(test::run_seed()));
   for (int round = 0; round < 6; ++round) {
     make_plan(random);
-    Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+    Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink()).make));
     uint64_t loaded = 0;
     engine.load([&](const char*, uint64_t done, uint64_t total) {
       loaded = done;
@@ -233,7 +233,7 @@ TEST_P(EngineTest, TruncationWhileRunningIsOneErrorOnTheModelThread) {
   std::mt19937_64 random(test::run_seed());
   make_plan(random);
   plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kNvme);
-  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink()).make));
   engine.load([](const char*, uint64_t, uint64_t) {});
   ASSERT_EQ(truncate((dir_ / "model").c_str(), 100000), 0);
   engine.start();
@@ -250,7 +250,7 @@ TEST_P(EngineTest, StopEndsAWaitAndShutsDown) {
   std::mt19937_64 random(test::run_seed());
   make_plan(random);
   plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kNvme);
-  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink()).make));
   engine.load([](const char*, uint64_t, uint64_t) {});
   engine.start();
   const std::jthread other([this] { stop_.request(); });
@@ -360,7 +360,7 @@ TEST_P(EngineTest, StopIsSeenWhereNothingStalls) {
     plan_.placement.slots = 3;
     plan_.placement.unit_tiers.assign(plan_.units.size(), streamed ? Tier::kNvme : Tier::kRam);
     StopFlag stop;
-    EngineParts with_stop = parts(choose_reader(GetParam().engine, notices_.sink()));
+    EngineParts with_stop = parts(choose_reader(GetParam().engine, notices_.sink()).make);
     with_stop.stop = &stop;
     Engine engine(plan_, with_stop);
     engine.load([](const char*, uint64_t, uint64_t) {});
@@ -398,7 +398,7 @@ TEST_P(EngineTest, StopEndsLoading) {
   std::mt19937_64 random(test::run_seed());
   make_plan(random);
   plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kRam);
-  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink()).make));
   EXPECT_THROW(engine.load([this](const char*, uint64_t, uint64_t) { stop_.request(); }), Stopped);
 }
 

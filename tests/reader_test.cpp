@@ -49,7 +49,7 @@ TEST_P(Readers, DeliverTheFileToTheLastByte) {
   test::write_file(dir / "f", content);
   const DirectFile file(dir / "f", GetParam().direct);
   test::Notices notices;
-  const auto reader = choose_reader(GetParam().engine, notices.sink())(5);
+  const auto reader = choose_reader(GetParam().engine, notices.sink()).make(5);
   HugeBuffer buffer(shape.bytes + 4096);
   if (GetParam().registered) {
     const std::span<std::byte> whole(buffer.data(), buffer.bytes());
@@ -106,27 +106,31 @@ TEST(Readers, TruncatedWhileRunningIsOneError) {
   EXPECT_NE(message.find("shorter than when it was opened"), std::string::npos) << message;
 }
 
-TEST(Readers, DestructionWaitsForReadsInFlight) {
+/// A reader that still had reads of the pump's in it would take no others.
+TEST(Readers, ThePumpsEndWaitsForReadsInFlight) {
   const test::TempDir dir;
   test::write_file(dir / "f", std::string(8 * kMiB, 'x'));
   const DirectFile file(dir / "f", DirectChoice::kAuto);
   for (const EngineChoice engine : {EngineChoice::kAuto, EngineChoice::kPread}) {
     test::Notices notices;
     const HugeBuffer buffer(8 * kMiB);
-    const auto reader = choose_reader(engine, notices.sink())(4);
+    const auto reader = choose_reader(engine, notices.sink()).make(4);
     const SteadyClock clock;
-    ReadPump pump(*reader, clock);
-    for (uint64_t i = 0; i < 4; ++i) {
-      pump.start({&file.info(), i * kMiB, buffer.data() + i * kMiB, kMiB, kMiB, i});
+    for (int round = 0; round < 2; ++round) {
+      ReadPump pump(*reader, clock);
+      for (uint64_t i = 0; i < 4; ++i) {
+        ASSERT_TRUE(pump.start({&file.info(), i * kMiB, buffer.data() + i * kMiB, kMiB, kMiB, i}));
+      }
+      ASSERT_FALSE(pump.start({&file.info(), 0, buffer.data(), kMiB, kMiB, 4}));
     }
-    EXPECT_TRUE(pump.drain());
-    EXPECT_EQ(pump.active(), 0u);
   }
 }
 
 class Wakes : public ::testing::TestWithParam<EngineChoice> {
  protected:
-  std::unique_ptr<BlockReader> reader() { return choose_reader(GetParam(), notices_.sink())(2); }
+  std::unique_ptr<BlockReader> reader() {
+    return choose_reader(GetParam(), notices_.sink()).make(2);
+  }
   test::Notices notices_;
 };
 
@@ -181,7 +185,7 @@ TEST(SilentDrive, IsCancelled) {
   const ReadFile file{ends[0], "pipe", kMiB, 4096, false};
   const HugeBuffer buffer(64 * kKiB);
   test::Notices notices;
-  const auto reader = choose_reader(EngineChoice::kAuto, notices.sink())(2);
+  const auto reader = choose_reader(EngineChoice::kAuto, notices.sink()).make(2);
   if (reader->name() != "io_uring") GTEST_SKIP() << "no io_uring here";
   const SteadyClock clock;
   ReadPump pump(*reader, clock);
@@ -236,7 +240,7 @@ TEST(ChooseReader, SaysWhenItFallsBack) {
   const std::string strict =
       test::error_of([&] { choose_reader(EngineChoice::kUring, notices.sink()); });
   setrlimit(RLIMIT_NOFILE, &limit);
-  EXPECT_EQ(readers(1)->name(), "pread");
+  EXPECT_EQ(readers.make(1)->name(), "pread");
   ASSERT_EQ(notices.lines.size(), 1u);
   EXPECT_NE(notices.lines[0].find("reading with pread threads instead"), std::string::npos);
   EXPECT_NE(notices.lines[0].find("io_uring_disabled=0"), std::string::npos);
@@ -257,7 +261,7 @@ TEST_P(DeniedUring, IsNoticedByOneReadAtTheStart) {
               test::deny_calls({GetParam().call}, GetParam().error);
               test::Notices notices;
               const auto readers = choose_reader(EngineChoice::kAuto, notices.sink());
-              if (readers(4)->name() != "pread") return 1;
+              if (readers.make(4)->name() != "pread") return 1;
               if (notices.lines.size() != 1) return 2;
               if (notices.lines[0].find("reading with pread threads") == std::string::npos)
                 return 3;
@@ -282,9 +286,41 @@ INSTANTIATE_TEST_SUITE_P(All, DeniedUring,
                                            Denied{"register", __NR_io_uring_register, EACCES}),
                          [](const auto& test) { return std::string(test.param.name); });
 
+/// The trial writes no file, whose size a service may have limited to nothing.
+TEST(ChooseReader, NeedsNoFile) {
+  EXPECT_EQ(test::in_child([] {
+              test::Notices notices;
+              const std::string before = choose_reader(EngineChoice::kAuto, notices.sink()).name;
+              std::signal(SIGXFSZ, SIG_IGN);
+              const rlimit none{0, 0};
+              if (setrlimit(RLIMIT_FSIZE, &none) != 0) return 1;
+              const auto readers = choose_reader(EngineChoice::kAuto, notices.sink());
+              return readers.name == before && readers.make(1)->name() == before ? 0 : 2;
+            }),
+            0);
+}
+
+/// The trial found io_uring to work; a limit refuses the next ring all the same.
+TEST(ChooseReader, FallsBackWhereALaterRingCannotBeHad) {
+  EXPECT_EQ(test::in_child([] {
+              test::Notices notices;
+              const auto readers = choose_reader(EngineChoice::kAuto, notices.sink());
+              if (readers.name != "io_uring") return 0;  // nothing to fall back from
+              const auto strict = choose_reader(EngineChoice::kUring, notices.sink());
+              test::deny_calls({__NR_io_uring_setup}, ENOMEM);
+              for (int i = 0; i < 2; ++i) {
+                if (readers.make(4)->name() != "pread") return 1;
+              }
+              if (notices.lines.size() != 1) return 2;
+              if (notices.lines[0].find("allocate memory") == std::string::npos) return 3;
+              return test::error_of([&] { strict.make(4); }).empty() ? 4 : 0;
+            }),
+            0);
+}
+
 bool uring_works() {
   test::Notices notices;
-  return choose_reader(EngineChoice::kAuto, notices.sink())(1)->name() == "io_uring";
+  return choose_reader(EngineChoice::kAuto, notices.sink()).make(1)->name() == "io_uring";
 }
 
 /// Reads are in flight when the ring breaks: an error, no std::terminate, no wait without end.
