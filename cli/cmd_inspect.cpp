@@ -64,7 +64,7 @@ struct Verification {
   double seconds = 0;
 };
 
-Verification verify(const Checkpoint& checkpoint, const StopFlag& stop, const NoticeSink& notice) {
+Verification verify(const Checkpoint& checkpoint, StopFlag& stop, const NoticeSink& notice) {
   stop.watch();
   const SteadyClock clock;
   Progress progress(clock, false);
@@ -87,7 +87,7 @@ Verification verify(const Checkpoint& checkpoint, const StopFlag& stop, const No
   return result;
 }
 
-int inspect(const InspectOptions& options, const StopFlag& stop) {
+int inspect(const InspectOptions& options, StopFlag& stop) {
   const NoticeSink notice = stderr_notices();
   const Checkpoint checkpoint = Checkpoint::open(options.directory, DirectChoice::kAuto, notice);
   nlohmann::ordered_json json;

@@ -133,7 +133,8 @@ int main(int argc, char** argv) {
   try {
     return chosen();
   } catch (const spillway::Stopped&) {
-    std::fprintf(stderr, "spillway: stopped\n");
+    const bool begun = stop.watched();
+    std::fprintf(stderr, "%s", begun ? "spillway: stopped\n" : spillway::kStoppedAtOnce.data());
     return spillway::kExitInterrupted;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "spillway: %s\n",

@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <optional>
-#include <string_view>
 
 #include "core/error.h"
 #include "core/thread.h"
@@ -23,10 +22,10 @@ bool is_ignored(int signal) {
 
 /// Unless it would block.
 void say_stopped() {
-  constexpr std::string_view kLine = "spillway: stopped\n";
   pollfd stderr_room{STDERR_FILENO, POLLOUT, 0};
   if (poll(&stderr_room, 1, 0) != 1 || (stderr_room.revents & POLLOUT) == 0) return;
-  [[maybe_unused]] const auto written = write(STDERR_FILENO, kLine.data(), kLine.size());
+  [[maybe_unused]] const auto written =
+      write(STDERR_FILENO, kStoppedAtOnce.data(), kStoppedAtOnce.size());
 }
 
 }  // namespace

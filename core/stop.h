@@ -44,8 +44,14 @@ class StopFlag {
   void request() noexcept { source_.request_stop(); }
   /// Says that requests are acted upon from now on: there is something to keep or to clean up.
   /// Before, a signal ends the process at once (core/signals.h): nobody looks while a text is
-  /// tokenized.
-  void watch(bool on = true) const noexcept { watched_.store(on); }
+  /// tokenized or a plan is made.
+  void watch() noexcept { watched_.store(true); }
+  /// From now on a signal ends the process at once again. Throws Stopped where a request came while
+  /// this was watched: looked at last, so that none falls between the two.
+  void unwatch() {
+    watched_.store(false);
+    check();
+  }
   bool watched() const noexcept { return watched_.load(); }
   bool requested() const noexcept { return source_.stop_requested(); }
   /// Throws Stopped when a stop was requested.
@@ -59,7 +65,7 @@ class StopFlag {
 
  private:
   std::stop_source source_;
-  mutable std::atomic<bool> watched_{false};
+  std::atomic<bool> watched_{false};
 };
 
 }  // namespace spillway

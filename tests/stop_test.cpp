@@ -31,6 +31,18 @@ TEST(StopFlag, ARequestRunsEachCallbackOnce) {
   EXPECT_EQ(second, 1);
 }
 
+/// A request is seen by whoever ends the watch, or ends the process: there is no moment between.
+TEST(StopFlag, ARequestThatCameWhileWatchedIsSeenAtTheEndOfIt) {
+  StopFlag stop;
+  stop.watch();
+  EXPECT_NO_THROW(stop.unwatch());
+  EXPECT_FALSE(stop.watched());
+  stop.watch();
+  stop.request();
+  EXPECT_THROW(stop.unwatch(), Stopped);
+  EXPECT_FALSE(stop.watched());
+}
+
 TEST(StopFlag, WhoSubscribesLateIsCalledAtOnce) {
   StopFlag stop;
   stop.request();
@@ -142,7 +154,7 @@ TEST_P(Signals, WhatNobodyWatchesEndsAtOnce) {
         kill(getpid(), GetParam());
         while (true) pause();
       },
-      ::testing::ExitedWithCode(kAtOnce), "spillway: stopped");
+      ::testing::ExitedWithCode(kAtOnce), "spillway: stopped; there was nothing to keep yet");
 }
 
 TEST_P(Signals, ALaterOneEndsAtOnce) {
