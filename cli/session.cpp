@@ -63,7 +63,6 @@ void Session::prepare(const Workload& workload) {
   if (known) say_if_read_otherwise(*known);
   planned_ = plan_with(known, config_, model_, machine_, workload, work_amount(workload));
   stop_.watch();
-  stop_.check();
   runtime_ = std::make_unique<Runtime>(Runtime::Parts{&config_, &model_, &machine_, &planned_.plan,
                                                       readers_.make, &trace_, &clock_, &stop_});
 }

@@ -63,8 +63,7 @@ void StopSignals::wait() {
     if (signal < 0) continue;  // EINTR: stopped and continued, or a debugger
     if (!first) {
       first = Clock::now();
-      stop_.request();
-      if (stop_.watched()) continue;
+      if (stop_.request_if_watched()) continue;
       say_stopped();
       _exit(at_once_exit_code_);
     } else if (Clock::now() - *first > one_request_) {

@@ -9,9 +9,9 @@
 // never end one while holding a lock that the callback takes.
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <stop_token>
 #include <utility>
 
@@ -41,18 +41,31 @@ class StopFlag {
   StopFlag& operator=(const StopFlag&) = delete;
 
   /// Runs the callbacks, on the calling thread, the first time.
-  void request() noexcept { source_.request_stop(); }
+  void request() noexcept {
+    request_where([](bool) { return true; });
+  }
+  /// The same where requests are watched; else nothing, and false: the caller ends the process.
+  bool request_if_watched() noexcept {
+    return request_where([](bool watched) { return watched; });
+  }
   /// Says that requests are acted upon from now on: there is something to keep or to clean up.
   /// Before, a signal ends the process at once (core/signals.h): nobody looks while a text is
   /// tokenized or a plan is made.
-  void watch() noexcept { watched_.store(true); }
-  /// From now on a signal ends the process at once again. Throws Stopped where a request came while
-  /// this was watched: looked at last, so that none falls between the two.
-  void unwatch() {
-    watched_.store(false);
-    check();
+  void watch() noexcept {
+    const std::lock_guard lock(mutex_);
+    watched_ = true;
   }
-  bool watched() const noexcept { return watched_.load(); }
+  /// From now on a signal ends the process at once again. Throws Stopped where a request came while
+  /// this was watched: each is either seen here or ends the process, and none does both.
+  void unwatch() {
+    const std::lock_guard lock(mutex_);
+    watched_ = false;
+    if (asked_) throw Stopped{};
+  }
+  bool watched() const noexcept {
+    const std::lock_guard lock(mutex_);
+    return watched_;
+  }
   bool requested() const noexcept { return source_.stop_requested(); }
   /// Throws Stopped when a stop was requested.
   void check() const {
@@ -64,8 +77,21 @@ class StopFlag {
   }
 
  private:
+  template <typename Wanted>
+  bool request_where(const Wanted& wanted) noexcept {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!wanted(watched_)) return false;
+      asked_ = true;
+    }
+    source_.request_stop();
+    return true;
+  }
+
   std::stop_source source_;
-  std::atomic<bool> watched_{false};
+  mutable std::mutex mutex_;  // guards:
+  bool watched_ = false;
+  bool asked_ = false;
 };
 
 }  // namespace spillway

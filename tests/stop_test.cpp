@@ -43,6 +43,18 @@ TEST(StopFlag, ARequestThatCameWhileWatchedIsSeenAtTheEndOfIt) {
   EXPECT_FALSE(stop.watched());
 }
 
+/// Of the two that a signal may meet only one acts: who watches, or who ends the process.
+TEST(StopFlag, ARequestThatNobodyWatchesIsNone) {
+  StopFlag stop;
+  EXPECT_FALSE(stop.request_if_watched());
+  stop.watch();
+  EXPECT_FALSE(stop.requested());
+  EXPECT_NO_THROW(stop.unwatch());
+  stop.watch();
+  EXPECT_TRUE(stop.request_if_watched());
+  EXPECT_TRUE(stop.requested());
+}
+
 TEST(StopFlag, WhoSubscribesLateIsCalledAtOnce) {
   StopFlag stop;
   stop.request();
