@@ -63,9 +63,10 @@ void StopSignals::wait() {
     if (signal < 0) continue;  // EINTR: stopped and continued, or a debugger
     if (!first) {
       first = Clock::now();
-      if (stop_.request_if_watched()) continue;
-      say_stopped();
-      _exit(at_once_exit_code_);
+      stop_.request_or([this] {
+        say_stopped();
+        _exit(at_once_exit_code_);
+      });
     } else if (Clock::now() - *first > one_request_) {
       _exit(at_once_exit_code_);
     }

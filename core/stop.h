@@ -42,11 +42,21 @@ class StopFlag {
 
   /// Runs the callbacks, on the calling thread, the first time.
   void request() noexcept {
-    request_where([](bool) { return true; });
+    {
+      const std::lock_guard lock(mutex_);
+      asked_ = true;
+    }
+    source_.request_stop();
   }
-  /// The same where requests are watched; else nothing, and false: the caller ends the process.
-  bool request_if_watched() noexcept {
-    return request_where([](bool watched) { return watched; });
+  /// The same where requests are watched; else calls `end`, and until that returns nobody begins to
+  /// watch: what needs cleaning up is not begun while the process ends.
+  void request_or(const std::function<void()>& end) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!watched_) return end();
+      asked_ = true;
+    }
+    source_.request_stop();
   }
   /// Says that requests are acted upon from now on: there is something to keep or to clean up.
   /// Before, a signal ends the process at once (core/signals.h): nobody looks while a text is
@@ -77,17 +87,6 @@ class StopFlag {
   }
 
  private:
-  template <typename Wanted>
-  bool request_where(const Wanted& wanted) noexcept {
-    {
-      const std::lock_guard lock(mutex_);
-      if (!wanted(watched_)) return false;
-      asked_ = true;
-    }
-    source_.request_stop();
-    return true;
-  }
-
   std::stop_source source_;
   mutable std::mutex mutex_;  // guards:
   bool watched_ = false;
