@@ -93,7 +93,7 @@ class Bench {
     }
     workload_ = generation_workload(config_, *model_, prompts_);
     plan_ = plan_run(config_, *model_, machine_, workload_);
-    readers_ = choose_reader(EngineChoice::kAuto, notice);
+    readers_ = choose_reader(EngineChoice::kAuto, notice).make;
   }
 
   /// Loads, runs, and leaves the passes.
@@ -164,8 +164,8 @@ std::filesystem::path largest_file(const Checkpoint& checkpoint) {
 double raw_read_rate(const Options& options, const Checkpoint& checkpoint) {
   const DirectFile file(largest_file(checkpoint), DirectChoice::kOn);
   return read_rate(file, {options.chunk_bytes, options.depth, true}, {3600, 4 * kGiB},
-                   choose_reader(EngineChoice::kAuto, [](const std::string&) {}), SteadyClock(),
-                   StopFlag());
+                   choose_reader(EngineChoice::kAuto, [](const std::string&) {}).make,
+                   SteadyClock(), StopFlag());
 }
 
 /// Rows are printed as they come: what was measured is kept when a later arm fails.

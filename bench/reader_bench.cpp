@@ -40,7 +40,7 @@ void read_file(benchmark::State& state, EngineChoice engine) {
   const DirectFile file(test_file.path(), DirectChoice::kAuto);
   const auto chunk = static_cast<uint64_t>(state.range(0)) * kKiB;
   const auto depth = static_cast<uint32_t>(state.range(1));
-  const auto reader = choose_reader(engine, [](const std::string&) {})(depth);
+  const auto reader = choose_reader(engine, [](const std::string&) {}).make(depth);
   const HugeBuffer buffers(depth * chunk);
   buffers.touch();
   const SteadyClock clock;

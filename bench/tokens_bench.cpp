@@ -62,7 +62,7 @@ void decode(benchmark::State& state, double ram_share) {
   SteadyClock clock;
   Trace trace(clock, 0);
   const StopFlag stop;
-  const ReaderFactory readers = choose_reader(EngineChoice::kAuto, notice);
+  const ReaderFactory readers = choose_reader(EngineChoice::kAuto, notice).make;
   uint64_t tokens = 0;
   uint64_t nvme_bytes = 0;
   for (auto _ : state) {

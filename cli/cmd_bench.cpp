@@ -141,7 +141,7 @@ class BenchRun {
   void open_group(Comparison& comparison) {
     std::string refusal;
     try {
-      group_ = std::make_unique<MemoryGroup>();
+      group_ = std::make_unique<MemoryGroup>("/");
     } catch (const Error& error) {
       refusal = error.what();
     }
@@ -288,7 +288,7 @@ Sweep sweep_of(const std::string& name) {
   return name == "decode" ? Sweep::kDecode : name == "prompt" ? Sweep::kPrompt : Sweep::kMemory;
 }
 
-int bench(BenchOptions options, const StopFlag& stop) {
+int bench(BenchOptions options, StopFlag& stop) {
   options.sweep.sweeps.clear();
   for (const std::string& name : options.sweeps) options.sweep.sweeps.push_back(sweep_of(name));
   for (const std::string& budget : options.budgets) {
@@ -297,7 +297,6 @@ int bench(BenchOptions options, const StopFlag& stop) {
   Comparison comparison;
   const NoticeSink notice = stderr_notices();
   const Config config = load_config(options.config, options.overrides);
-  stop.watch();
   const Model model = open_model(config.model_path, config.io_direct, notice);
   {
     const Machine machine = open_machine(config, notice);
@@ -314,6 +313,7 @@ int bench(BenchOptions options, const StopFlag& stop) {
   comparison.version = SPILLWAY_VERSION;
   comparison.repeats = options.repeats;
   const fs::path folder = fs::absolute(options.out);
+  stop.watch();  // from here on there is something to clean up
   make_folder(folder);
   const FilesInUse inputs = with_inputs_of(config, {});
   FilesInUse in_use = inputs;

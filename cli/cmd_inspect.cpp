@@ -64,14 +64,14 @@ struct Verification {
   double seconds = 0;
 };
 
-Verification verify(const Checkpoint& checkpoint, const StopFlag& stop, const NoticeSink& notice) {
+Verification verify(const Checkpoint& checkpoint, StopFlag& stop, const NoticeSink& notice) {
   stop.watch();
   const SteadyClock clock;
   Progress progress(clock, false);
   Verification result;
   const int64_t begin_ns = clock.now_ns();
   const auto sums = checksum_tensors(
-      checkpoint, choose_reader(EngineChoice::kAuto, notice), stop, clock,
+      checkpoint, choose_reader(EngineChoice::kAuto, notice).make, stop, clock,
       [&](uint64_t done, uint64_t total) {
         const double elapsed = seconds(clock.now_ns() - begin_ns);
         const double left = elapsed * static_cast<double>(total - done) / static_cast<double>(done);
@@ -87,7 +87,7 @@ Verification verify(const Checkpoint& checkpoint, const StopFlag& stop, const No
   return result;
 }
 
-int inspect(const InspectOptions& options, const StopFlag& stop) {
+int inspect(const InspectOptions& options, StopFlag& stop) {
   const NoticeSink notice = stderr_notices();
   const Checkpoint checkpoint = Checkpoint::open(options.directory, DirectChoice::kAuto, notice);
   nlohmann::ordered_json json;

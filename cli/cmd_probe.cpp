@@ -29,9 +29,6 @@ struct ProbeOptions {
   bool quiet = false;
 };
 
-/// Thrown out of the measurements when a stop was requested.
-struct Interrupted {};
-
 class Prober {
  public:
   Prober(const ProbeOptions& options, const StopFlag& stop, const Clock& clock, Progress& progress)
@@ -53,7 +50,7 @@ class Prober {
 
  private:
   void say(const std::string& what) {
-    if (stop_.requested()) throw Interrupted{};
+    stop_.check();
     progress_.show("probing: " + what);
   }
 
@@ -61,8 +58,9 @@ class Prober {
     say("looking for a file to read (a temporary one where there is none)");
     const ProbeFile file(options_.path, stop_);
     say("drive");
-    const ReaderFactory readers = choose_reader(EngineChoice::kAuto, stderr_notices());
-    profile.read_engine = readers(1)->name();
+    const ReaderChoice choice = choose_reader(EngineChoice::kAuto, stderr_notices());
+    const ReaderFactory& readers = choice.make;
+    profile.read_engine = choice.name;
     const int64_t begin_ns = clock_.now_ns();
     profile.reads = sweep_reads(
         file.file(), options_.seconds, readers, clock_, stop_, [&](uint32_t done, uint32_t total) {
@@ -179,7 +177,7 @@ OutputFile open_output(const ProbeOptions& options, const Hardware& hardware, Fi
   return open_profile(file, true, in_use);
 }
 
-int probe(const ProbeOptions& options, const StopFlag& stop) {
+int probe(const ProbeOptions& options, StopFlag& stop) {
   stop.watch();
   const Hardware hardware = hardware_of(options);
   FilesInUse in_use;
@@ -192,7 +190,7 @@ int probe(const ProbeOptions& options, const StopFlag& stop) {
     const SteadyClock clock;
     Progress progress(clock, options.quiet);
     profile = Prober(options, stop, clock, progress).run(hardware);
-  } catch (const Interrupted&) {
+  } catch (const Stopped&) {
   }
   if (stop.requested()) {
     say("spillway: stopped while probing; nothing was kept");

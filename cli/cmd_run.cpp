@@ -101,15 +101,11 @@ GenerationResult answer(Session& session, const std::vector<Prompt>& prompts) {
   return result;
 }
 
-int run(const RunOptions& options, const StopFlag& stop) {
-  Config read = read_config(options);
-  stop.watch();  // what waits for a reader or writer of ours is behind us: from here on it is
-                 // reported
-  Session session(std::move(read), {}, options.quiet, stop);
+int run(const RunOptions& options, StopFlag& stop) {
+  Session session(read_config(options), {}, options.quiet, stop);
   const Config& config = session.config();
-  std::vector<Prompt> prompts;
+  const std::vector<Prompt> prompts = make_prompts(config, session.model());
   try {
-    prompts = make_prompts(config, session.model());
     session.prepare(generation_workload(config, session.model(), prompts));
   } catch (const Stopped&) {
     session.write_stopped();

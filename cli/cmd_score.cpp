@@ -69,6 +69,11 @@ std::vector<uint32_t> read_text(const std::string& file, const Model& model) {
   }
 }
 
+std::vector<std::vector<uint32_t>> texts_of(const ScoreOptions& options, const Model& model) {
+  if (!options.ids_file.empty()) return read_ids(options.ids_file);
+  return {read_text(options.text_file, model)};
+}
+
 nlohmann::ordered_json result_json(nlohmann::ordered_json report, const ScoreResult& result,
                                    bool logprobs) {
   report["interrupted"] = result.interrupted;
@@ -108,25 +113,17 @@ ScoreResult measure(Session& session, const std::vector<std::vector<uint32_t>>& 
   return result;
 }
 
-int run_score(const ScoreOptions& options, const StopFlag& stop) {
+int run_score(const ScoreOptions& options, StopFlag& stop) {
   Config config = load_config(options.config, options.overrides);
   if (!options.report.empty()) config.report = options.report;
   if (!options.trace.empty()) config.trace = options.trace;
   FilesInUse in_use;
   in_use.add(options.ids_file.empty() ? options.text_file : options.ids_file,
              "the text to be scored");
-  stop.watch();
   Session session(std::move(config), std::move(in_use), options.quiet, stop);
-  std::vector<std::vector<uint32_t>> texts;
+  const auto texts = texts_of(options, session.model());
+  check_score_texts(session.model(), texts);
   try {
-    stop.check();
-    stop.watch(false);  // nobody looks while a pipe is waited for or a text is tokenized
-    if (options.ids_file.empty()) {
-      texts = {read_text(options.text_file, session.model())};
-    } else {
-      texts = read_ids(options.ids_file);
-    }
-    check_score_texts(session.model(), texts);
     session.prepare(scoring_workload(session.config(), session.model(), texts));
   } catch (const Stopped&) {
     session.write_stopped();

@@ -67,8 +67,7 @@ ModelConfig config_of(const SynthOptions& options) {
   return config;
 }
 
-int synth(const SynthOptions& options, const StopFlag& stop) {
-  stop.watch();
+int synth(const SynthOptions& options, StopFlag& stop) {
   SyntheticOptions synthetic;
   synthetic.model = config_of(options);
   std::string dtype = options.dtype;
@@ -82,6 +81,7 @@ int synth(const SynthOptions& options, const StopFlag& stop) {
   Progress progress(clock, false);
   const int64_t begin_ns = clock.now_ns();
   uint64_t bytes = 0;
+  stop.watch();
   try {
     write_synthetic(options.directory, synthetic, stop, [&](uint64_t done, uint64_t total) {
       bytes = total;

@@ -67,12 +67,10 @@ nlohmann::json answer_line(const Tokenizer& tokenizer, const TokenizeOptions& op
   return encode_text(tokenizer, options, json.get<std::string>());
 }
 
-int tokenize_lines(const Tokenizer& tokenizer, const TokenizeOptions& options,
-                   const StopFlag& stop) {
+int tokenize_lines(const Tokenizer& tokenizer, const TokenizeOptions& options) {
   std::istringstream in(input_of(options));
   std::string line;
   for (uint64_t number = 1; std::getline(in, line); ++number) {
-    if (stop.requested()) return kExitInterrupted;
     std::string answer;
     try {
       // ASCII: some readers take U+2028 for the end of a line.
@@ -85,7 +83,7 @@ int tokenize_lines(const Tokenizer& tokenizer, const TokenizeOptions& options,
   return 0;
 }
 
-int tokenize(const TokenizeOptions& options, const StopFlag& stop) {
+int tokenize(const TokenizeOptions& options) {
   std::error_code error;
   if (!std::filesystem::is_directory(options.directory, error)) {
     throw Error(fmt::format("{}: no such folder", options.directory));
@@ -94,7 +92,7 @@ int tokenize(const TokenizeOptions& options, const StopFlag& stop) {
   if (tokenizer == nullptr) {
     throw Error(fmt::format("{}: no tokenizer.json and no tokenizer.model", options.directory));
   }
-  if (options.lines) return tokenize_lines(*tokenizer, options, stop);
+  if (options.lines) return tokenize_lines(*tokenizer, options);
   const std::string text = input_of(options);
   if (options.decode) {
     const auto ids = ids_in(nlohmann::json::parse(text, nullptr, false));
@@ -124,8 +122,7 @@ void add_tokenize_command(CommandContext& context) {
                  "A JSON string on each line of FILE, or a list of ids with --decode; a line of "
                  "JSON for each")
       ->needs(file);
-  context.on(command,
-             [options, &context_stop = context.stop] { return tokenize(*options, context_stop); });
+  context.on(command, [options] { return tokenize(*options); });
 }
 
 }  // namespace spillway

@@ -30,9 +30,11 @@ std::string usage_text(const CLI::App* app, const CLI::Error& error) {
 }
 
 /// A write that fails is an error of the write, not the end of the program: the rest is still kept.
-void ignore_write_signals() {
+/// How a child ended is only kept for us where SIGCHLD is not ignored, which is inherited.
+void set_signals() {
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);
+  std::signal(SIGCHLD, SIG_DFL);
 }
 
 /// A stream that was closed at start is taken by what cannot be read or written, so that no file of
@@ -92,7 +94,7 @@ int main(int argc, char** argv) {
   }
   spillway::StopFlag stop;
   fill_standard_streams();
-  ignore_write_signals();
+  set_signals();
   std::optional<spillway::StopSignals> signals;  // before the first thread
   try {
     signals.emplace(stop, spillway::kExitInterrupted);
@@ -131,7 +133,8 @@ int main(int argc, char** argv) {
   try {
     return chosen();
   } catch (const spillway::Stopped&) {
-    std::fprintf(stderr, "spillway: stopped\n");
+    const bool begun = stop.watched();
+    std::fprintf(stderr, "%s", begun ? "spillway: stopped\n" : spillway::kStoppedAtOnce.data());
     return spillway::kExitInterrupted;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "spillway: %s\n",

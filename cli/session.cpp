@@ -34,21 +34,27 @@ constexpr std::array kModelFiles = {"config.json",
 
 }  // namespace
 
-Session::Session(Config config, FilesInUse in_use, bool quiet, const StopFlag& stop)
+Session::Session(Config config, FilesInUse in_use, bool quiet, StopFlag& stop)
     : stop_(stop),
       notice_(stderr_notices()),
       config_(std::move(config)),
-      report_file_(config_.report, report_format(), in_use = with_inputs_of(config_, in_use)),
-      trace_file_(config_.trace, trace_format(), in_use),
+      outputs_(open_outputs(config_, std::move(in_use), stop)),
       model_(open_model(config_.model_path, config_.io_direct, notice_)),
       machine_(open_machine(config_, notice_)),
       readers_(choose_reader(config_.io_engine, notice_)),
       trace_(clock_, config_.trace.empty() ? 0 : kTraceSpans),
       progress_(clock_, quiet) {}
 
+/// To try whether a file can be written leaves one for a moment: no stop may fall there.
+Session::Outputs Session::open_outputs(const Config& config, FilesInUse in_use, StopFlag& stop) {
+  in_use = with_inputs_of(config, std::move(in_use));
+  stop.watch();
+  Outputs outputs{{config.report, report_format(), in_use}, {config.trace, trace_format(), in_use}};
+  stop.unwatch();
+  return outputs;
+}
+
 void Session::prepare(const Workload& workload) {
-  stop_.watch();
-  stop_.check();
   if (config_.ram_bytes) {
     const std::string beyond = beyond_the_machine(*config_.ram_bytes, machine_.memory);
     if (!beyond.empty()) throw Error(beyond);
@@ -56,8 +62,9 @@ void Session::prepare(const Workload& workload) {
   const auto known = find_rates("", model_, machine_, notice_);
   if (known) say_if_read_otherwise(*known);
   planned_ = plan_with(known, config_, model_, machine_, workload, work_amount(workload));
+  stop_.watch();
   runtime_ = std::make_unique<Runtime>(Runtime::Parts{&config_, &model_, &machine_, &planned_.plan,
-                                                      readers_, &trace_, &clock_, &stop_});
+                                                      readers_.make, &trace_, &clock_, &stop_});
 }
 
 bool Session::load() {
@@ -69,8 +76,7 @@ bool Session::load() {
     say_if_unpinned();
     return true;
   } catch (const Stopped&) {
-    progress_.clear();
-    say("spillway: stopped while loading");
+    say_stopped();
     return false;
   } catch (...) {
     progress_.clear();
@@ -79,7 +85,7 @@ bool Session::load() {
 }
 
 void Session::say_if_read_otherwise(const KnownRates& known) const {
-  const std::string here = readers_(1)->name();
+  const std::string& here = readers_.name;
   if (config_.io_engine == EngineChoice::kMmap || known.read_engine == here) return;
   notice_(fmt::format(
       "the hardware profile was measured with {} and this run reads with {}: predictions are for "
@@ -128,18 +134,23 @@ std::string drive_text(const PassRecord& pass, const std::optional<Forecast>& fo
   return text + fmt::format(" ({:.0f} % of the drive's)", 100 * rate / forecast->drive_rate);
 }
 
-void Session::write_stopped() {
+void Session::say_stopped() {
+  progress_.clear();
   say("spillway: stopped while loading");
+}
+
+void Session::write_stopped() {
+  say_stopped();
   Failures failures;
   write_files({{"interrupted", true}, {"outputs", nlohmann::ordered_json::array()}}, failures);
   failures.throw_if_any();
 }
 
 void Session::write_files(const nlohmann::ordered_json& report, Failures& failures) {
-  if (report_file_.wanted()) {
-    failures.attempt([&] { report_file_.write(json_text(report) + "\n"); });
+  if (outputs_.report.wanted()) {
+    failures.attempt([&] { outputs_.report.write(json_text(report) + "\n"); });
   }
-  if (trace_file_.wanted()) failures.attempt([&] { trace_.write(trace_file_); });
+  if (outputs_.trace.wanted()) failures.attempt([&] { trace_.write(outputs_.trace); });
 }
 
 FilesInUse with_inputs_of(const Config& config, FilesInUse in_use) {

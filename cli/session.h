@@ -16,8 +16,10 @@ namespace spillway {
 class Session {
  public:
   /// Checks and opens report and trace, then model, device and readers. `in_use`: what the command
-  /// reads beside configuration and model. Throws Error.
-  Session(Config config, FilesInUse in_use, bool quiet, const StopFlag& stop);
+  /// reads beside configuration and model. Only the outputs are opened while stop requests are
+  /// watched; a signal after that ends the process at once, until prepare() has planned. Throws
+  /// Error, Stopped.
+  Session(Config config, FilesInUse in_use, bool quiet, StopFlag& stop);
   Session(const Session&) = delete;
 
   const Config& config() const { return config_; }
@@ -30,8 +32,8 @@ class Session {
   Progress& progress() { return progress_; }
   Runtime& runtime() { return *runtime_; }
 
-  /// Plans (with the profile that probe kept, where there is one) and allocates. Throws Error,
-  /// Stopped.
+  /// Plans (with the profile that probe kept, where there is one) and allocates; from there on
+  /// requests are watched. Throws Error, Stopped.
   void prepare(const Workload& workload);
   /// Fills the homes. False when a stop request came first. Throws Error. From here on there is
   /// something to report, whatever happens.
@@ -45,19 +47,24 @@ class Session {
   void write_files(const nlohmann::ordered_json& report, Failures& failures);
 
  private:
+  struct Outputs {
+    OutputFile report;
+    OutputFile trace;
+  };
+  static Outputs open_outputs(const Config& config, FilesInUse in_use, StopFlag& stop);
   void say_if_unpinned() const;
   void say_if_unregistered() const;
   void say_if_read_otherwise(const KnownRates& known) const;
+  void say_stopped();
 
   SteadyClock clock_;
-  const StopFlag& stop_;
+  StopFlag& stop_;
   NoticeSink notice_;
   Config config_;
-  OutputFile report_file_;
-  OutputFile trace_file_;
+  Outputs outputs_;
   Model model_;
   Machine machine_;
-  ReaderFactory readers_;
+  ReaderChoice readers_;
   Trace trace_;
   Progress progress_;
   PlannedRun planned_;

@@ -22,6 +22,8 @@ namespace {
 constexpr auto kPoll = std::chrono::milliseconds(20);
 /// How long an interrupted child may take to end by itself.
 constexpr int kGracePolls = 100;
+/// And a killed one, which cannot end while a drive does not answer a read of it.
+constexpr int kKilledPolls = 100;
 constexpr int kCannotJoin = 125;
 constexpr int kCannotStart = 127;
 
@@ -77,17 +79,23 @@ int start_error(int fd) {
   return got == sizeof error ? error : 0;
 }
 
-int wait_for(pid_t child, const StopFlag& stop) {
+/// Throws Error where nobody can say how it ended.
+int wait_for(pid_t child, const std::string& name, const StopFlag& stop) {
   int status = 0;
   int polls_since_stop = 0;
-  while (waitpid(child, &status, WNOHANG) == 0) {
+  pid_t ended = 0;
+  while ((ended = waitpid(child, &status, WNOHANG)) == 0) {
     if (stop.requested()) {
       if (polls_since_stop == 0) kill(child, SIGINT);
       if (polls_since_stop == kGracePolls) kill(child, SIGKILL);
+      if (polls_since_stop == kGracePolls + kKilledPolls) {
+        throw Error(fmt::format("{} (process {}) was killed and does not end", name, child));
+      }
       ++polls_since_stop;
     }
     std::this_thread::sleep_for(kPoll);
   }
+  if (ended < 0) throw Error(fmt::format("how {} ended is not known: {}", name, errno_text(errno)));
   return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
@@ -132,7 +140,7 @@ ChildResult run_child(const std::vector<std::string>& arguments,
   tell_failure.reset();
   const int error = start_error(failure.get());
   ChildResult result;
-  result.exit_code = wait_for(child, stop);
+  result.exit_code = wait_for(child, words[0], stop);
   if (error != 0) throw cannot(error);
   result.last_line = last_line_of(log, log_begin);
   return result;

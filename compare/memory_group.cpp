@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <fstream>
@@ -52,51 +53,53 @@ void remove_group(const fs::path& group) {
 
 }  // namespace
 
-MemoryGroup::MemoryGroup(const fs::path& root) {
-  const MemoryGroups own = own_memory_groups(root);
-  if (!own.v1.empty()) {
-    make_v1(own.v1);
-  } else if (!own.v2.empty()) {
-    make_v2(own.v2);
+// Delegates, so that the destructor steps back where a later step is refused.
+MemoryGroup::MemoryGroup(const fs::path& root) : MemoryGroup() {
+  const std::vector<OwnGroup> own = own_groups("memory", root);
+  if (own.empty()) refuse("/proc/self/cgroup names none");
+  const auto v1 = std::find_if(own.begin(), own.end(), [](const OwnGroup& g) { return !g.v2; });
+  if (v1 != own.end()) {
+    make_v1(v1->group);
   } else {
-    refuse("/proc/self/cgroup names none");
+    make_v2(own.back().group);
   }
 }
 
 void MemoryGroup::make_v1(const fs::path& parent) {
-  group_ = parent / fmt::format("spillway-bench-{}", getpid());
-  procs_ = group_ / "cgroup.procs";
+  make_group(parent);
+}
+
+void MemoryGroup::make_group(const fs::path& parent) {
+  const fs::path group = parent / fmt::format("spillway-bench-{}", getpid());
   std::error_code error;
-  if (!fs::create_directory(group_, error) && error) {
-    refuse(fmt::format("{}: {}", group_.string(), error.message()));
+  if (!fs::create_directory(group, error) && error) {
+    refuse(fmt::format("{}: {}", group.string(), error.message()));
   }
+  group_ = group;
+  procs_ = group_ / "cgroup.procs";
 }
 
 /// Version 2 lets no group with processes in it have limited children, so that this process steps
 /// aside, into a child of its own.
 void MemoryGroup::make_v2(const fs::path& parent) {
   v2_ = true;
-  const std::string self = std::to_string(getpid());
   if (!lists_memory(parent / "cgroup.controllers")) {
     refuse(parent.string() + ": the memory controller is not delegated");
   }
+  if (!lists_memory(parent / "cgroup.subtree_control")) step_aside(parent);
+  make_group(parent);
+}
+
+void MemoryGroup::step_aside(const fs::path& parent) {
+  const std::string self = std::to_string(getpid());
+  const fs::path aside = parent / ("spillway-bench-self-" + self);
   std::error_code error;
-  if (!lists_memory(parent / "cgroup.subtree_control")) {
-    aside_ = parent / ("spillway-bench-self-" + self);
-    if (!fs::create_directory(aside_, error) && error) refuse(error.message());
-    parent_ = parent;
-    if (!write_value(aside_ / "cgroup.procs", self) ||
-        !write_value(parent / "cgroup.subtree_control", "+memory")) {
-      const std::string cause = errno_text(errno);
-      write_value(parent / "cgroup.procs", self);
-      fs::remove(aside_, error);
-      refuse(fmt::format("{}: {}", parent.string(), cause));
-    }
-  }
-  group_ = parent / ("spillway-bench-" + self);
-  procs_ = group_ / "cgroup.procs";
-  if (!fs::create_directory(group_, error) && error) {
-    refuse(fmt::format("{}: {}", group_.string(), error.message()));
+  if (!fs::create_directory(aside, error) && error) refuse(error.message());
+  parent_ = parent;
+  aside_ = aside;
+  if (!write_value(aside_ / "cgroup.procs", self) ||
+      !write_value(parent / "cgroup.subtree_control", "+memory")) {
+    refuse(fmt::format("{}: {}", parent.string(), errno_text(errno)));
   }
 }
 
@@ -116,8 +119,10 @@ void MemoryGroup::limit(uint64_t bytes) {
 }
 
 MemoryGroup::~MemoryGroup() {
-  if (!v2_) write_value(group_ / "memory.force_empty", "0");
-  remove_group(group_);
+  if (!group_.empty()) {
+    if (!v2_) write_value(group_ / "memory.force_empty", "0");
+    remove_group(group_);
+  }
   if (aside_.empty()) return;
   write_value(parent_ / "cgroup.subtree_control", "-memory");
   write_value(parent_ / "cgroup.procs", std::to_string(getpid()));

@@ -12,7 +12,7 @@ class MemoryGroup {
  public:
   /// Makes groups below the one of this process, control groups v1 or v2, under `root` ("/" in
   /// production). Throws Error with what to do where this user may not.
-  explicit MemoryGroup(const std::filesystem::path& root = "/");
+  explicit MemoryGroup(const std::filesystem::path& root);
   ~MemoryGroup();
   MemoryGroup(const MemoryGroup&) = delete;
 
@@ -22,8 +22,11 @@ class MemoryGroup {
   const std::filesystem::path& joining_file() const { return procs_; }
 
  private:
+  MemoryGroup() = default;
   void make_v1(const std::filesystem::path& parent);
   void make_v2(const std::filesystem::path& parent);
+  void step_aside(const std::filesystem::path& parent);
+  void make_group(const std::filesystem::path& parent);
 
   bool v2_ = false;
   std::filesystem::path parent_;  // v2, when this process had to move out of it: where it was

@@ -1,6 +1,7 @@
 // Owner of one file descriptor, and writing to one. Move-only; any thread, one at a time.
 #pragma once
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -33,11 +34,17 @@ class Descriptor {
   int fd_ = -1;
 };
 
-/// Writes all of `text`, past interruptions and partial writes. 0, or the errno.
+/// Writes all of `text`, past interruptions, partial writes and full pipes: a shell may hand over a
+/// stream that does not block. 0, or the errno.
 inline int write_all(int fd, std::string_view text) {
   while (!text.empty()) {
     const ssize_t count = write(fd, text.data(), text.size());
     if (count < 0 && errno == EINTR) continue;
+    if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+      pollfd room{fd, POLLOUT, 0};
+      if (poll(&room, 1, -1) < 0 && errno != EINTR) return errno;
+      continue;  // also where the reader is gone: the write says so
+    }
     if (count <= 0) return count < 0 ? errno : EIO;
     text.remove_prefix(static_cast<size_t>(count));
   }

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -267,6 +268,8 @@ void OutputFile::publish() {
       fchmod(out_.get(), status.st_mode & 07777);
     }
   }
+  // Else a crash of the system may leave the new name with nothing under it, and the old one gone.
+  if (fsync(out_.get()) != 0 && errno != EINVAL) fail(errno);
   if (const int error = out_.reset()) fail(error);
   try {
     refuse_foreign();  // it may have come in the meantime

@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <optional>
-#include <string_view>
 
 #include "core/error.h"
 #include "core/thread.h"
@@ -23,10 +22,10 @@ bool is_ignored(int signal) {
 
 /// Unless it would block.
 void say_stopped() {
-  constexpr std::string_view kLine = "spillway: stopped\n";
   pollfd stderr_room{STDERR_FILENO, POLLOUT, 0};
   if (poll(&stderr_room, 1, 0) != 1 || (stderr_room.revents & POLLOUT) == 0) return;
-  [[maybe_unused]] const auto written = write(STDERR_FILENO, kLine.data(), kLine.size());
+  [[maybe_unused]] const auto written =
+      write(STDERR_FILENO, kStoppedAtOnce.data(), kStoppedAtOnce.size());
 }
 
 }  // namespace
@@ -64,10 +63,10 @@ void StopSignals::wait() {
     if (signal < 0) continue;  // EINTR: stopped and continued, or a debugger
     if (!first) {
       first = Clock::now();
-      stop_.request();
-      if (stop_.watched()) continue;
-      say_stopped();
-      _exit(at_once_exit_code_);
+      stop_.request_or([this] {
+        say_stopped();
+        _exit(at_once_exit_code_);
+      });
     } else if (Clock::now() - *first > one_request_) {
       _exit(at_once_exit_code_);
     }

@@ -9,17 +9,23 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <string_view>
 #include <thread>
 
 #include "core/stop.h"
 
 namespace spillway {
 
+/// Said where a stop comes while nobody watches, and only then: a run that had begun says
+/// otherwise.
+inline constexpr std::string_view kStoppedAtOnce =
+    "spillway: stopped; there was nothing to keep yet\n";
+
 /// Made before any other thread exists, because threads inherit what is blocked, and destroyed
 /// last. The signals stay blocked when it ends: what follows is the end of the process.
 ///
 /// The first signal requests a stop where that is watched, and else ends the process at once, with
-/// one line; a later one ends it at once in any case, for whoever cannot wait.
+/// the line kStoppedAtOnce; a later one ends it at once in any case, for whoever cannot wait.
 /// Signals that were ignored at start (nohup, a shell's background job) stay ignored.
 class StopSignals {
  public:

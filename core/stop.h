@@ -9,9 +9,9 @@
 // never end one while holding a lock that the callback takes.
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <stop_token>
 #include <utility>
 
@@ -41,12 +41,41 @@ class StopFlag {
   StopFlag& operator=(const StopFlag&) = delete;
 
   /// Runs the callbacks, on the calling thread, the first time.
-  void request() noexcept { source_.request_stop(); }
+  void request() noexcept {
+    {
+      const std::lock_guard lock(mutex_);
+      asked_ = true;
+    }
+    source_.request_stop();
+  }
+  /// The same where requests are watched; else calls `end`, and until that returns nobody begins to
+  /// watch: what needs cleaning up is not begun while the process ends.
+  void request_or(const std::function<void()>& end) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!watched_) return end();
+      asked_ = true;
+    }
+    source_.request_stop();
+  }
   /// Says that requests are acted upon from now on: there is something to keep or to clean up.
   /// Before, a signal ends the process at once (core/signals.h): nobody looks while a text is
-  /// tokenized.
-  void watch(bool on = true) const noexcept { watched_.store(on); }
-  bool watched() const noexcept { return watched_.load(); }
+  /// tokenized or a plan is made.
+  void watch() noexcept {
+    const std::lock_guard lock(mutex_);
+    watched_ = true;
+  }
+  /// From now on a signal ends the process at once again. Throws Stopped where a request came while
+  /// this was watched: each is either seen here or ends the process, and none does both.
+  void unwatch() {
+    const std::lock_guard lock(mutex_);
+    watched_ = false;
+    if (asked_) throw Stopped{};
+  }
+  bool watched() const noexcept {
+    const std::lock_guard lock(mutex_);
+    return watched_;
+  }
   bool requested() const noexcept { return source_.stop_requested(); }
   /// Throws Stopped when a stop was requested.
   void check() const {
@@ -59,7 +88,9 @@ class StopFlag {
 
  private:
   std::stop_source source_;
-  mutable std::atomic<bool> watched_{false};
+  mutable std::mutex mutex_;  // guards:
+  bool watched_ = false;
+  bool asked_ = false;
 };
 
 }  // namespace spillway

@@ -103,13 +103,6 @@ void for_each_group(const OwnGroup& own, const std::function<void(const fs::path
   }
 }
 
-MemoryGroups own_memory_groups(const fs::path& root) {
-  MemoryGroups groups;
-  for (const OwnGroup& own : own_groups("memory", root))
-    (own.v2 ? groups.v2 : groups.v1) = own.group;
-  return groups;
-}
-
 SystemMemory read_system_memory(const fs::path& root) {
   SystemMemory memory;
   memory.total_bytes = field_kb(root / "proc/meminfo", "MemTotal:");

@@ -37,13 +37,6 @@ std::vector<OwnGroup> own_groups(const std::string& controller,
 void for_each_group(const OwnGroup& own,
                     const std::function<void(const std::filesystem::path&)>& visit);
 
-/// Folders of this process's own control groups; empty where there is none.
-struct MemoryGroups {
-  std::filesystem::path v1;  ///< of the memory controller
-  std::filesystem::path v2;
-};
-MemoryGroups own_memory_groups(const std::filesystem::path& root = "/");
-
 /// Reads /proc and the control groups (v1 and v2) of this process under `root` ("/" in production).
 SystemMemory read_system_memory(const std::filesystem::path& root = "/");
 

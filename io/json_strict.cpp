@@ -34,11 +34,13 @@ class Builder final : public nlohmann::json_sax<Json> {
   bool end_array() override { return close(); }
   bool key(string_t& key) override {
     Open& object = open_.back();
-    object.repeats = object.value.contains(key);
+    // One search for a key, of which a vocabulary has many.
+    const auto [member, added] = object.value.get_ref<Json::object_t&>().try_emplace(key);
+    object.member = member;
+    object.repeats = !added;
     if (object.repeats && duplicates_ == DuplicateKeys::kRefused) {
       throw Error(fmt::format("{}: the key \"{}\" stands in one object twice", where_, key));
     }
-    object.key = std::move(key);
     return true;
   }
   bool parse_error(std::size_t, const std::string&, const Json::exception& error) override {
@@ -51,8 +53,8 @@ class Builder final : public nlohmann::json_sax<Json> {
  private:
   struct Open {
     Json value;
-    std::string key;       // objects: of the member that is being read
-    bool repeats = false;  // it is there already
+    Json::object_t::iterator member{};  // objects: the one that is being read
+    bool repeats = false;               // it was there already
   };
 
   bool open(Json value) {
@@ -74,11 +76,11 @@ class Builder final : public nlohmann::json_sax<Json> {
     if (parent.value.is_array()) {
       parent.value.push_back(std::move(value));
     } else if (!parent.repeats) {
-      parent.value.emplace(std::move(parent.key), std::move(value));
-    } else if (parent.value[parent.key] != value) {
+      parent.member->second = std::move(value);
+    } else if (parent.member->second != value) {
       throw Error(
           fmt::format("{}: the key \"{}\" stands in one object twice, with different values",
-                      where_, parent.key));
+                      where_, parent.member->first));
     }
     return true;
   }

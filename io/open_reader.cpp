@@ -1,9 +1,11 @@
 #include "io/open_reader.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
 #include <cerrno>
 
 #include "core/clock.h"
@@ -19,21 +21,30 @@ namespace {
 constexpr uint32_t kTrialBytes = 4096;
 constexpr int64_t kTrialLimitNs = 1'000'000'000;
 
-/// A block of zeros in memory, read through a descriptor like any file.
+/// A full pipe, read like any file: it takes no file system, and no limit on the size of files
+/// concerns it.
 class TrialFile {
  public:
-  TrialFile() : descriptor_(memfd_create("spillway-trial", MFD_CLOEXEC)) {
-    if (!descriptor_.valid() || ftruncate(descriptor_.get(), kTrialBytes) != 0) {
-      throw Error(fmt::format("io_uring cannot be tried: {}", errno_text(errno)));
-    }
-    file_.fd = descriptor_.get();
+  TrialFile() {
+    std::array<int, 2> ends{};
+    if (pipe2(ends.data(), O_CLOEXEC) != 0) fail(errno);
+    from_ = Descriptor(ends[0]);
+    to_ = Descriptor(ends[1]);
+    const std::array<char, kTrialBytes> zeros{};
+    if (const int error = write_all(to_.get(), {zeros.data(), zeros.size()})) fail(error);
+    file_.fd = from_.get();
     file_.path = "io_uring: a first read";
     file_.bytes = kTrialBytes;
   }
   const ReadFile& file() const { return file_; }
 
  private:
-  Descriptor descriptor_;
+  [[noreturn]] static void fail(int error) {
+    throw Error(fmt::format("io_uring cannot be tried: {}", errno_text(error)));
+  }
+
+  Descriptor from_;
+  Descriptor to_;
   ReadFile file_;
 };
 
@@ -56,8 +67,37 @@ void try_uring() {
 
 }  // namespace
 
-ReaderFactory choose_reader(EngineChoice choice, const NoticeSink& notice) {
-  const ReaderFactory pread = [](uint32_t depth) { return std::make_unique<PreadReader>(depth); };
+namespace {
+
+std::unique_ptr<BlockReader> make_pread(uint32_t depth) {
+  return std::make_unique<PreadReader>(depth);
+}
+
+std::unique_ptr<BlockReader> make_uring(uint32_t depth) {
+  return std::make_unique<UringReader>(depth);
+}
+
+/// A limit that the trial did not meet (descriptors, locked memory on older kernels) may refuse a
+/// later ring; said once.
+ReaderFactory uring_or_pread(const NoticeSink& notice) {
+  const auto said = std::make_shared<std::atomic<bool>>(false);
+  return [notice, said](uint32_t depth) {
+    try {
+      return make_uring(depth);
+    } catch (const Error& error) {
+      if (!said->exchange(true)) {
+        notice(fmt::format("{}: reading with pread threads instead where a ring cannot be had",
+                           error.what()));
+      }
+    }
+    return make_pread(depth);
+  };
+}
+
+}  // namespace
+
+ReaderChoice choose_reader(EngineChoice choice, const NoticeSink& notice) {
+  const ReaderChoice pread{make_pread, "pread"};
   if (choice == EngineChoice::kPread) return pread;
   try {
     try_uring();
@@ -70,7 +110,8 @@ ReaderFactory choose_reader(EngineChoice choice, const NoticeSink& notice) {
                        error.what(), fix));
     return pread;
   }
-  return [](uint32_t depth) { return std::make_unique<UringReader>(depth); };
+  const bool strict = choice == EngineChoice::kUring;
+  return {strict ? ReaderFactory(make_uring) : uring_or_pread(notice), "io_uring"};
 }
 
 }  // namespace spillway

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "core/config.h"
 #include "core/log.h"
@@ -14,9 +15,14 @@ namespace spillway {
 /// these, so that tests can hand it a simulated disk.
 using ReaderFactory = std::function<std::unique_ptr<BlockReader>(uint32_t depth)>;
 
+struct ReaderChoice {
+  ReaderFactory make;
+  std::string name;  ///< as BlockReader::name() of what `make` gives
+};
+
 /// Decides once between io_uring and pread, by one small read through a ring. `auto` falls back
-/// with one notice that says why and how to get the fast path; `io_uring` throws Error where it is
-/// blocked.
-ReaderFactory choose_reader(EngineChoice choice, const NoticeSink& notice);
+/// with one notice that says why and how to get the fast path, also later where one more ring
+/// cannot be had; `io_uring` throws Error where it is blocked. `notice` is kept.
+ReaderChoice choose_reader(EngineChoice choice, const NoticeSink& notice);
 
 }  // namespace spillway

@@ -63,7 +63,10 @@ struct PreadReader::Queue {
   bool stopping = false;
 };
 
-PreadReader::PreadReader(uint32_t depth) : queue_(std::make_shared<Queue>(depth)) {
+PreadReader::PreadReader(std::shared_ptr<Queue> queue) : queue_(std::move(queue)) {}
+
+// Delegates, so that the destructor ends the threads that run when something else fails.
+PreadReader::PreadReader(uint32_t depth) : PreadReader(std::make_shared<Queue>(depth)) {
   const uint32_t wanted = std::min(depth, kMaxThreads);
   threads_.reserve(wanted);
   for (uint32_t i = 0; i < wanted; ++i) {

@@ -29,6 +29,7 @@ class PreadReader final : public BlockReader {
 
  private:
   struct Queue;
+  explicit PreadReader(std::shared_ptr<Queue> queue);
   std::shared_ptr<Queue> queue_;
   std::vector<std::thread> threads_;
 };

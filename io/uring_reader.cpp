@@ -218,6 +218,20 @@ void UringReader::cancel(ReadOp& op) noexcept {
   io_uring_sqe_set_data64(entry, kCancelData);
 }
 
+std::vector<std::span<std::byte>> registration_pieces(std::span<const std::span<std::byte>> buffers,
+                                                      uint64_t bytes) {
+  std::vector<std::span<std::byte>> pieces;
+  for (std::span<std::byte> rest : buffers) {
+    while (!rest.empty() && bytes > 0) {
+      const auto piece = rest.first(std::min({rest.size(), kLargestBuffer, bytes}));
+      pieces.push_back(piece);
+      bytes -= piece.size();
+      rest = rest.subspan(piece.size());
+    }
+  }
+  return pieces;
+}
+
 BufferRegistration UringReader::register_buffers(std::span<const std::span<std::byte>> buffers) {
   if (ring_->enabled) return {0, "reads have begun"};
   uint64_t all_bytes = 0;
@@ -225,18 +239,9 @@ BufferRegistration UringReader::register_buffers(std::span<const std::span<std::
   BufferRegistration result;
   // ENOMEM is common: on some systems the memory counts against RLIMIT_MEMLOCK.
   for (uint64_t bytes = all_bytes; bytes >= std::min(all_bytes, kSmallestAttempt); bytes /= 2) {
-    std::vector<std::span<std::byte>> pieces;
+    auto pieces = registration_pieces(buffers, bytes);
     std::vector<iovec> vectors;
-    uint64_t left = bytes;
-    for (std::span<std::byte> rest : buffers) {
-      while (!rest.empty() && left > 0) {
-        const auto piece = rest.first(std::min({rest.size(), kLargestBuffer, left}));
-        pieces.push_back(piece);
-        vectors.push_back({piece.data(), piece.size()});
-        left -= piece.size();
-        rest = rest.subspan(piece.size());
-      }
-    }
+    for (const auto piece : pieces) vectors.push_back({piece.data(), piece.size()});
     const int error = io_uring_register_buffers(&ring_->ring, vectors.data(),
                                                 static_cast<unsigned>(vectors.size()));
     if (error == 0) {

@@ -2,10 +2,16 @@
 #pragma once
 
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "io/block_reader.h"
 
 namespace spillway {
+
+/// The first `bytes` of buffers, in pieces that the kernel registers: of a GiB at most.
+std::vector<std::span<std::byte>> registration_pieces(std::span<const std::span<std::byte>> buffers,
+                                                      uint64_t bytes);
 
 /// Lifecycle: the ring is made disabled and enabled by the first submit() or wait(), because
 /// SINGLE_ISSUER binds it to the thread that enables it. submit() only queues; poll() enters the

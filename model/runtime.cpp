@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 
 #include "core/error.h"
 #include "core/limits.h"
@@ -311,15 +312,15 @@ std::vector<LayerPlacement> placement_table(const RunPlan& plan) {
   if (!stream.embed_units.empty()) {
     table.push_back({"embed", stream.placement.embed_tier, stream.embed.bytes()});
   }
+  std::vector<std::array<uint64_t, 3>> bytes(stream.layers.size());  // by tier
+  for (size_t u = 0; u < stream.units.size(); ++u) {
+    const Unit& unit = stream.units[u];
+    bytes[unit.layer][static_cast<size_t>(stream.placement.unit_tiers[u])] += unit.bytes;
+  }
   for (uint32_t layer = 0; layer < stream.layers.size(); ++layer) {
     for (const Tier tier : {Tier::kGpu, Tier::kRam, Tier::kNvme}) {
-      uint64_t bytes = 0;
-      for (size_t u = 0; u < stream.units.size(); ++u) {
-        if (stream.units[u].layer == layer && stream.placement.unit_tiers[u] == tier) {
-          bytes += stream.units[u].bytes;
-        }
-      }
-      if (bytes > 0) table.push_back({stream.layers[layer].name, tier, bytes});
+      const uint64_t here = bytes[layer][static_cast<size_t>(tier)];
+      if (here > 0) table.push_back({stream.layers[layer].name, tier, here});
     }
   }
   return table;

@@ -2,6 +2,8 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -18,6 +20,7 @@
 #include "core/error.h"
 #include "core/units.h"
 #include "io/direct_file.h"
+#include "tests/sim/denied_calls.h"
 #include "tests/support.h"
 
 namespace spillway {
@@ -259,6 +262,54 @@ TEST(Children, ThatDoNotEndAreKilled) {
   EXPECT_EQ(run_child({"/bin/sh", "-c", script}, {}, dir / "log", stop).exit_code, 137);
 }
 
+/// A parent that ignores SIGCHLD is told nothing: that is no success.
+TEST(Children, WhoseEndIsNotToldAreAnError) {
+  const test::TempDir dir;
+  EXPECT_EQ(test::in_child([&] {
+              std::signal(SIGCHLD, SIG_IGN);
+              const std::string message =
+                  test::error_of([&] { run_child({"/bin/true"}, {}, dir / "log", StopFlag()); });
+              return message.find("is not known") != std::string::npos ? 0 : 1;
+            }),
+            0);
+}
+
+/// Traces the process whose id comes to stand in `file`, and says in `answer` whether it may.
+[[noreturn]] void trace_what_comes(const fs::path& file, const fs::path& answer) {
+  while (!fs::exists(file)) std::this_thread::yield();
+  const pid_t process = std::stoi(test::read_file(file));
+  const bool may = ptrace(PTRACE_SEIZE, process, nullptr, nullptr) == 0;
+  test::write_file(answer.string() + ".new", may ? "yes" : "no");
+  fs::rename(answer.string() + ".new", answer);
+  while (true) pause();
+}
+
+/// For its parent a process that is traced has not ended before its tracer looks: like one that a
+/// drive holds.
+TEST(Children, ThatCannotEndAreLeft) {
+  const test::TempDir dir;
+  const pid_t tracer = fork();
+  if (tracer == 0) trace_what_comes(dir / "id", dir / "traced");
+  StopFlag stop;
+  const std::jthread stopper([&] {
+    while (!fs::exists(dir / "traced")) std::this_thread::yield();
+    stop.request();
+  });
+  const std::string script = "trap '' INT; cd '" + dir.path().string() +
+                             "'; echo $$ > new; mv new id; while :; do :; done";
+  std::string message;
+  try {
+    run_child({"/bin/sh", "-c", script}, {}, dir / "log", stop);
+  } catch (const Error& error) {
+    message = error.what();
+  }
+  kill(tracer, SIGKILL);
+  waitpid(tracer, nullptr, 0);
+  if (test::read_file(dir / "traced") == "no") GTEST_SKIP() << "no process may be traced here";
+  EXPECT_NE(message.find("was killed and does not end"), std::string::npos) << message;
+  waitpid(std::stoi(test::read_file(dir / "id")), nullptr, 0);
+}
+
 TEST(PageCache, LetsGo) {
   const test::TempDir dir;
   test::write_file(dir / "f", std::string(3 * kMiB, 'x'));
@@ -307,6 +358,16 @@ TEST_F(GroupTest, VersionTwoStepsAside) {
     const fs::path aside = parent / ("spillway-bench-self-" + std::to_string(getpid()));
     EXPECT_EQ(test::read_file(aside / "cgroup.procs"), std::to_string(getpid()));
   }
+  EXPECT_EQ(test::read_file(parent / "cgroup.procs"), std::to_string(getpid())) << "moved back";
+}
+
+TEST_F(GroupTest, VersionTwoStepsBackWhereTheGroupIsRefused) {
+  const fs::path parent = make("0::/me\n", "sys/fs/cgroup/me");
+  test::write_file(parent / "cgroup.controllers", "memory\n");
+  test::write_file(parent / "cgroup.subtree_control", "");
+  test::write_file(parent / ("spillway-bench-" + std::to_string(getpid())), "in the way");
+  EXPECT_NE(test::error_of([&] { MemoryGroup group(root_.path()); }), "");
+  EXPECT_EQ(test::read_file(parent / "cgroup.subtree_control"), "-memory");
   EXPECT_EQ(test::read_file(parent / "cgroup.procs"), std::to_string(getpid())) << "moved back";
 }
 

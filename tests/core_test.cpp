@@ -1,11 +1,18 @@
+#include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <array>
+#include <cerrno>
 #include <cmath>
+#include <csignal>
 #include <fstream>
 #include <random>
 #include <thread>
 
 #include "core/buffer.h"
+#include "core/descriptor.h"
 #include "core/dtype.h"
 #include "core/error.h"
 #include "core/one_line.h"
@@ -222,6 +229,48 @@ TEST(Trace, KeepsWhatFitsAndCountsTheRest) {
   EXPECT_NE(text.find("\"dur\":2.000"), std::string::npos);
   EXPECT_NE(text.find("\"dropped\":1"), std::string::npos);
   trace.write(file);  // what it wrote is known as a trace again
+}
+
+/// A shell may hand over a pipe that does not block. The reader begins when it is full.
+TEST(WriteAll, WaitsForAReaderThatIsSlow) {
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_NONBLOCK), 0);
+  const Descriptor from(ends[0]);
+  Descriptor to(ends[1]);
+  const auto full = static_cast<int>(fcntl(to.get(), F_GETPIPE_SZ));
+  std::string text(3 * static_cast<size_t>(full) + 17, 'x');
+  for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>(i % 251);
+  std::string got;
+  std::thread reader([&] {
+    for (int there = 0; there < full;) ioctl(from.get(), FIONREAD, &there);
+    std::array<char, 4096> block{};
+    for (ssize_t count = -1; count != 0;) {
+      count = read(from.get(), block.data(), block.size());
+      if (count > 0) got.append(block.data(), static_cast<size_t>(count));
+    }
+  });
+  const int error = write_all(to.get(), text);
+  to.reset();
+  reader.join();
+  EXPECT_EQ(error, 0);
+  EXPECT_TRUE(got == text);
+}
+
+/// A reader that is gone ends the wait.
+TEST(WriteAll, SaysThatNobodyReads) {
+  const auto before = std::signal(SIGPIPE, SIG_IGN);
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_NONBLOCK), 0);
+  Descriptor from(ends[0]);
+  const Descriptor to(ends[1]);
+  const auto full = static_cast<int>(fcntl(to.get(), F_GETPIPE_SZ));
+  std::thread reader([&] {
+    for (int there = 0; there < full;) ioctl(from.get(), FIONREAD, &there);
+    from.reset();
+  });
+  EXPECT_EQ(write_all(to.get(), std::string(static_cast<size_t>(full) + 1, 'x')), EPIPE);
+  reader.join();
+  std::signal(SIGPIPE, before);
 }
 
 TEST(ReadFile, ReadsWhatItMay) {

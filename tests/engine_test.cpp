@@ -1,9 +1,11 @@
 // The whole engine on real files: host and host-discrete, every reader, random placements.
 #include "tiers/engine.h"
 
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <condition_variable>
 #include <cstring>
 #include <fstream>
@@ -15,6 +17,7 @@
 #include "core/units.h"
 #include "io/direct_file.h"
 #include "kernels/registry.h"
+#include "tests/sim/denied_calls.h"
 #include "tests/sim/sim_disk.h"
 #include "tests/support.h"
 
@@ -137,7 +140,7 @@ TEST_P(EngineTest, RunsAgainAfterAnyEnd) {
   std::mt19937_64 random(test::run_seed());
   SCOPED_TRACE(test::seed_note(test::run_seed()));
   make_plan(random);
-  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink()).make));
   engine.load([](const char*, uint64_t, uint64_t) {});
   const auto units = static_cast<uint32_t>(plan_.units.size());
   for (int run = 0; run < 8; ++run) {
@@ -166,7 +169,7 @@ TEST_P(EngineTest, RunsAgainAfterAnError) {
   std::mt19937_64 random(test::run_seed());
   make_plan(random);
   plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kNvme);
-  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink()).make));
   engine.load([](const char*, uint64_t, uint64_t) {});
   const auto units = static_cast<uint32_t>(plan_.units.size());
   const std::string content = test::read_file(dir_ / "model");
@@ -191,7 +194,7 @@ TEST_P(EngineTest, FeedsTheRightBytesFromEveryTier) {
   SCOPED_TRACE(test::seed_note(test::run_seed()));
   for (int round = 0; round < 6; ++round) {
     make_plan(random);
-    Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+    Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink()).make));
     uint64_t loaded = 0;
     engine.load([&](const char*, uint64_t done, uint64_t total) {
       loaded = done;
@@ -230,7 +233,7 @@ TEST_P(EngineTest, TruncationWhileRunningIsOneErrorOnTheModelThread) {
   std::mt19937_64 random(test::run_seed());
   make_plan(random);
   plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kNvme);
-  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink()).make));
   engine.load([](const char*, uint64_t, uint64_t) {});
   ASSERT_EQ(truncate((dir_ / "model").c_str(), 100000), 0);
   engine.start();
@@ -247,7 +250,7 @@ TEST_P(EngineTest, StopEndsAWaitAndShutsDown) {
   std::mt19937_64 random(test::run_seed());
   make_plan(random);
   plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kNvme);
-  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink()).make));
   engine.load([](const char*, uint64_t, uint64_t) {});
   engine.start();
   const std::jthread other([this] { stop_.request(); });
@@ -357,7 +360,7 @@ TEST_P(EngineTest, StopIsSeenWhereNothingStalls) {
     plan_.placement.slots = 3;
     plan_.placement.unit_tiers.assign(plan_.units.size(), streamed ? Tier::kNvme : Tier::kRam);
     StopFlag stop;
-    EngineParts with_stop = parts(choose_reader(GetParam().engine, notices_.sink()));
+    EngineParts with_stop = parts(choose_reader(GetParam().engine, notices_.sink()).make);
     with_stop.stop = &stop;
     Engine engine(plan_, with_stop);
     engine.load([](const char*, uint64_t, uint64_t) {});
@@ -368,11 +371,34 @@ TEST_P(EngineTest, StopIsSeenWhereNothingStalls) {
   }
 }
 
+/// The feeder's thread cannot be had: no run has begun, and none is half there.
+TEST_P(EngineTest, AStartThatFailsLeavesNothing) {
+  if (device_->name().front() == 'c') GTEST_SKIP() << "a CUDA device does not outlive a fork";
+  std::mt19937_64 random(test::run_seed());
+  make_plan(random);
+  plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kNvme);
+  DeadDrive::Targets targets;
+  const EngineParts one = parts([&](uint32_t depth) -> std::unique_ptr<BlockReader> {
+    return std::make_unique<DeadDrive>(depth, targets);
+  });
+  EXPECT_EQ(test::in_child([&] {
+              Engine engine(plan_, one);
+              test::deny_calls({__NR_clone, __NR_clone3}, EAGAIN);
+              for (int i = 0; i < 2; ++i) {
+                const std::string message = test::error_of([&] { engine.start(); });
+                if (message.find("that feeds units") == std::string::npos) return 1;
+                engine.allow_passes(1);
+              }
+              return 0;
+            }),
+            0);
+}
+
 TEST_P(EngineTest, StopEndsLoading) {
   std::mt19937_64 random(test::run_seed());
   make_plan(random);
   plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kRam);
-  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink())));
+  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink()).make));
   EXPECT_THROW(engine.load([this](const char*, uint64_t, uint64_t) { stop_.request(); }), Stopped);
 }
 

@@ -382,6 +382,19 @@ class HeldDisk final : public BlockReader {
   std::vector<ReadOp*> pending_;
 };
 
+/// On unified memory.
+FeederParts parts_of(std::span<const Unit> units, std::span<const ReadFile* const> files,
+                     BlockReader& reader, LayerSlots& slots, const Clock& clock, Trace& trace) {
+  FeederParts parts;
+  parts.units = units;
+  parts.files = files;
+  parts.reader = &reader;
+  parts.slots = &slots;
+  parts.clock = &clock;
+  parts.trace = &trace;
+  return parts;
+}
+
 /// With every slab in use a read under way gives none back, whatever it does; the copy does.
 TEST(Feeder, WaitsForTheCopyWhoseSlabTheNextReadNeeds) {
   const LayerSpec layer{"0", {{"w", 0, 0, 4, 16 * kKiB, 0}}};
@@ -400,15 +413,9 @@ TEST(Feeder, WaitsForTheCopyWhoseSlabTheNextReadNeeds) {
   HeldDisk disk;
   const FixedClock clock;
   Trace trace(clock, 0);
-  FeederParts parts;
-  parts.units = units;
-  parts.files = files;
-  parts.reader = &disk;
+  FeederParts parts = parts_of(units, files, disk, slots, clock, trace);
   parts.staging = &staging;
-  parts.slots = &slots;
-  parts.clock = &clock;
   parts.copy_stream = copy.get();
-  parts.trace = &trace;
   Feeder feeder(parts, {{0}}, true);
   feeder.allow(1);
   const auto idle = [&] {
@@ -462,13 +469,7 @@ TEST(Feeder, StepsAllocateNothing) {
   test::InstantDisk disk;
   const FixedClock clock;
   Trace trace(clock, 100);
-  FeederParts parts;
-  parts.units = units;
-  parts.files = files;
-  parts.reader = &disk;
-  parts.slots = &slots;
-  parts.clock = &clock;
-  parts.trace = &trace;
+  const FeederParts parts = parts_of(units, files, disk, slots, clock, trace);
   std::vector<ScheduledUnit> schedule;
   for (uint32_t u = 0; u < units.size(); ++u) schedule.push_back({u});
   Feeder feeder(parts, std::move(schedule), true);

@@ -63,14 +63,37 @@ TEST(MappedUnits, AFileThatShrankIsAnErrorAndNeverASignal) {
   const ReadFile* files[] = {&file.info()};
   EXPECT_EQ(test::in_child([&] {
               const MappedUnits mapped(units, files);
-              mapped.check_files();
+              mapped.check_files(0);
               if (truncate((dir / "model").c_str(), 4096) != 0) return 5;
-              const std::string message = test::error_of([&] { mapped.check_files(); });
+              const std::string message = test::error_of([&] { mapped.check_files(0); });
               if (message.find("shorter than when it was opened") == std::string::npos) return 2;
               const volatile std::byte* last = mapped.blob(0) + kMiB - 1;
               return *last == std::byte{} ? 3 : 4;  // ends here
             }),
             1);
+}
+
+/// A unit asks the system about the files it lies in, not about all of a model's.
+TEST(MappedUnits, AUnitLooksAtItsOwnFiles) {
+  const test::TempDir dir;
+  std::vector<LayerSpec> layers;
+  std::vector<std::unique_ptr<DirectFile>> shards;
+  std::vector<const ReadFile*> files;
+  for (uint32_t i = 0; i < 2; ++i) {
+    const auto path = dir / std::to_string(i);
+    test::write_file(path, std::string(64 * kKiB, 'x'));
+    shards.push_back(std::make_unique<DirectFile>(path, DirectChoice::kAuto));
+    files.push_back(&shards.back()->info());
+    layers.push_back({std::to_string(i), {{"t", i, 0, 64, 1024, 0}}});
+  }
+  const std::vector<FileShape> shapes(2, {64 * kKiB, kMappingAlignment});
+  const auto units = cut_units(layers, shapes, {kMiB, kMiB, BlobLayout::kInPlace});
+  ASSERT_EQ(units.size(), 2u);
+  const MappedUnits mapped(units, files);
+  ASSERT_EQ(truncate((dir / "1").c_str(), 4096), 0);
+  mapped.check_files(0);
+  EXPECT_NE(test::error_of([&] { mapped.check_files(1); }).find("/1: it is shorter"),
+            std::string::npos);
 }
 
 TEST(MappedUnits, AFileThatCannotBeMappedIsOneError) {

@@ -1,12 +1,14 @@
 #include <fcntl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "core/descriptor.h"
 #include "core/error.h"
 #include "core/output_file.h"
+#include "tests/sim/denied_calls.h"
 #include "tests/support.h"
 
 namespace spillway {
@@ -210,6 +212,20 @@ TEST_F(OutputFileTest, SaysAtOnceWhatCannotBeWritten) {
 }
 
 /// A folder that takes no new file because it is full: the old report is not cut for the new one.
+/// A rename that reaches the drive before the content would leave an empty file after a crash.
+TEST_F(OutputFileTest, WhatDoesNotReachTheDriveReplacesNothing) {
+  const fs::path file = dir_ / "n";
+  write(file, kOurs);
+  EXPECT_EQ(test::in_child([&] {
+              test::deny_calls({__NR_fsync, __NR_fdatasync}, EIO);
+              const std::string message = test::error_of([&] { write(file, "{}"); });
+              return message.find("Input/output error") != std::string::npos ? 0 : 1;
+            }),
+            0);
+  EXPECT_EQ(read_file(file), kOurs);
+  EXPECT_EQ(names(), 1u);
+}
+
 TEST_F(OutputFileTest, AFullDiskKeepsWhatIsThere) {
   const fs::path disk = dir_ / "disk";
   fs::create_directory(disk);

@@ -322,16 +322,22 @@ class Outputs(unittest.TestCase):
         drainer.start()
         return process
 
-    def test_a_file_cut_while_it_is_read_costs_no_text(self):
-        model = self.model("wide")
-        report, trace = self.root / "r.json", self.root / "t.json"
-        process = self.until_progress(rb"[1-9]\d*/1200 tokens", "run", self.long_run(model),
-                                      "--report", report, "--trace", trace)
+    def cut_under(self, model, progress, *arguments):
+        """(report, text) of a command whose weights are cut once it shows that progress."""
+        report = self.root / "r.json"
+        process = self.until_progress(progress, *arguments, "--report", report)
         os.truncate(model / "model.safetensors", MIB)
         output = process.communicate(timeout=60)[0].decode()
         self.assertEqual(process.returncode, 1)
         data = json.loads(report.read_text())
         self.assertIn("model.safetensors", data["error"])
+        return data, output
+
+    def test_a_file_cut_while_it_is_read_costs_no_text(self):
+        model = self.model("wide")
+        trace = self.root / "t.json"
+        data, output = self.cut_under(model, rb"[1-9]\d*/1200 tokens", "run",
+                                      self.long_run(model), "--trace", trace)
         self.assertFalse(data["interrupted"])
         self.assertGreater(len(data["passes"]), 0)
         for number, answer in enumerate(data["outputs"], 1):
@@ -344,16 +350,10 @@ class Outputs(unittest.TestCase):
         model = self.model("wide")
         ids = self.root / "ids.json"
         ids.write_text(json.dumps([list(range(1, 33))] * 400))
-        report = self.root / "r.json"
         config = self.config(model, placement={"policy": "nvme"}, io={"direct": "off"},
                              score={"chunk": 32})
-        process = self.until_progress(rb"[1-9]\d*/12800 tokens", "score", config,
-                                      "--token-ids-file", ids, "--report", report)
-        os.truncate(model / "model.safetensors", MIB)
-        output = process.communicate(timeout=60)[0].decode()
-        self.assertEqual(process.returncode, 1)
-        data = json.loads(report.read_text())
-        self.assertIn("model.safetensors", data["error"])
+        data, output = self.cut_under(model, rb"[1-9]\d*/12800 tokens", "score", config,
+                                      "--token-ids-file", ids)
         self.assertGreater(data["tokens"], 0)
         self.assertEqual(data["tokens"], sum(map(len, data["logprobs"])))
         self.assertIn(f"over {data['tokens']} tokens", output)

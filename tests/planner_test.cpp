@@ -3,6 +3,7 @@
 #include <rapidcheck.h>
 
 #include <numeric>
+#include <random>
 
 #include "core/error.h"
 #include "core/units.h"
@@ -262,6 +263,47 @@ std::optional<Placement> try_plan(const PlanRequest& request) {
   auto result = plan_placement(request);
   if (auto* placement = std::get_if<Placement>(&result)) return std::move(*placement);
   return std::nullopt;
+}
+
+/// What keep_evenly() is defined as, number by number.
+std::vector<uint32_t> kept_by_definition(const std::vector<uint64_t>& bytes, uint64_t budget) {
+  const uint64_t count = bytes.size();
+  const auto sum = [&](uint64_t kept) {
+    uint64_t total = 0;
+    for (uint64_t i = 0; i < count; ++i) total += kept_evenly(i, kept, count) ? bytes[i] : 0;
+    return total;
+  };
+  const uint64_t step = std::max<uint64_t>(1, count / 1024);
+  uint64_t kept = count;
+  while (kept > 0 && sum(kept) > budget) kept -= std::min(kept, step);
+  std::vector<uint32_t> chosen;
+  std::vector<uint32_t> rest;
+  for (uint32_t i = 0; i < count; ++i) (kept_evenly(i, kept, count) ? chosen : rest).push_back(i);
+  budget -= sum(kept);
+  for (const uint32_t i : rest) {
+    if (bytes[i] > budget) break;
+    budget -= bytes[i];
+    chosen.push_back(i);
+  }
+  return chosen;
+}
+
+TEST(PlannerLaws, KeepingEvenlyIsItsDefinition) {
+  EXPECT_TRUE(rc::check("few items of any size", [] {
+    const auto bytes =
+        *rc::gen::container<std::vector<uint64_t>>(rc::gen::inRange<uint64_t>(0, 50));
+    const auto budget = *rc::gen::inRange<uint64_t>(0, 1 + 50 * (bytes.size() + 1));
+    RC_ASSERT(keep_evenly(bytes, budget) == kept_by_definition(bytes, budget));
+  }));
+  std::mt19937_64 random(test::run_seed());
+  SCOPED_TRACE(test::seed_note(test::run_seed()));
+  for (int round = 0; round < 12; ++round) {  // so many that they are kept in steps
+    std::vector<uint64_t> bytes(1000 + random() % 4000);
+    for (uint64_t& size : bytes) size = round % 2 == 0 ? 7 + random() % 3 : 1 + random() % 1000;
+    const uint64_t all = std::accumulate(bytes.begin(), bytes.end(), uint64_t{0});
+    const uint64_t budget = random() % (all + 10);
+    EXPECT_EQ(keep_evenly(bytes, budget), kept_by_definition(bytes, budget)) << budget;
+  }
 }
 
 TEST(PlannerLaws, NoBudgetIsExceededAndTheBillIsExact) {

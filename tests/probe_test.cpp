@@ -153,7 +153,7 @@ TEST(Rates, ArePositiveAndOrdered) {
   test::write_file(dir / "f", "x");
   std::filesystem::resize_file(dir / "f", 16 * kMiB);
   const DirectFile file(dir / "f", DirectChoice::kAuto);
-  const ReaderFactory readers = choose_reader(EngineChoice::kAuto, [](const std::string&) {});
+  const ReaderFactory readers = choose_reader(EngineChoice::kAuto, [](const std::string&) {}).make;
   uint32_t calls = 0;
   const auto samples =
       sweep_reads(file, 0.01, readers, clock, stop, [&](uint32_t done, uint32_t total) {

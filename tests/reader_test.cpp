@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <new>
 #include <thread>
 
 #include "core/buffer.h"
@@ -16,6 +18,7 @@
 #include "io/pread_reader.h"
 #include "io/read_pump.h"
 #include "io/uring_reader.h"
+#include "tests/sim/allocation_count.h"
 #include "tests/sim/denied_calls.h"
 #include "tests/sim/sim_disk.h"
 #include "tests/support.h"
@@ -46,7 +49,7 @@ TEST_P(Readers, DeliverTheFileToTheLastByte) {
   test::write_file(dir / "f", content);
   const DirectFile file(dir / "f", GetParam().direct);
   test::Notices notices;
-  const auto reader = choose_reader(GetParam().engine, notices.sink())(5);
+  const auto reader = choose_reader(GetParam().engine, notices.sink()).make(5);
   HugeBuffer buffer(shape.bytes + 4096);
   if (GetParam().registered) {
     const std::span<std::byte> whole(buffer.data(), buffer.bytes());
@@ -103,27 +106,31 @@ TEST(Readers, TruncatedWhileRunningIsOneError) {
   EXPECT_NE(message.find("shorter than when it was opened"), std::string::npos) << message;
 }
 
-TEST(Readers, DestructionWaitsForReadsInFlight) {
+/// A reader that still had reads of the pump's in it would take no others.
+TEST(Readers, ThePumpsEndWaitsForReadsInFlight) {
   const test::TempDir dir;
   test::write_file(dir / "f", std::string(8 * kMiB, 'x'));
   const DirectFile file(dir / "f", DirectChoice::kAuto);
   for (const EngineChoice engine : {EngineChoice::kAuto, EngineChoice::kPread}) {
     test::Notices notices;
     const HugeBuffer buffer(8 * kMiB);
-    const auto reader = choose_reader(engine, notices.sink())(4);
+    const auto reader = choose_reader(engine, notices.sink()).make(4);
     const SteadyClock clock;
-    ReadPump pump(*reader, clock);
-    for (uint64_t i = 0; i < 4; ++i) {
-      pump.start({&file.info(), i * kMiB, buffer.data() + i * kMiB, kMiB, kMiB, i});
+    for (int round = 0; round < 2; ++round) {
+      ReadPump pump(*reader, clock);
+      for (uint64_t i = 0; i < 4; ++i) {
+        ASSERT_TRUE(pump.start({&file.info(), i * kMiB, buffer.data() + i * kMiB, kMiB, kMiB, i}));
+      }
+      ASSERT_FALSE(pump.start({&file.info(), 0, buffer.data(), kMiB, kMiB, 4}));
     }
-    EXPECT_TRUE(pump.drain());
-    EXPECT_EQ(pump.active(), 0u);
   }
 }
 
 class Wakes : public ::testing::TestWithParam<EngineChoice> {
  protected:
-  std::unique_ptr<BlockReader> reader() { return choose_reader(GetParam(), notices_.sink())(2); }
+  std::unique_ptr<BlockReader> reader() {
+    return choose_reader(GetParam(), notices_.sink()).make(2);
+  }
   test::Notices notices_;
 };
 
@@ -178,7 +185,7 @@ TEST(SilentDrive, IsCancelled) {
   const ReadFile file{ends[0], "pipe", kMiB, 4096, false};
   const HugeBuffer buffer(64 * kKiB);
   test::Notices notices;
-  const auto reader = choose_reader(EngineChoice::kAuto, notices.sink())(2);
+  const auto reader = choose_reader(EngineChoice::kAuto, notices.sink()).make(2);
   if (reader->name() != "io_uring") GTEST_SKIP() << "no io_uring here";
   const SteadyClock clock;
   ReadPump pump(*reader, clock);
@@ -233,7 +240,7 @@ TEST(ChooseReader, SaysWhenItFallsBack) {
   const std::string strict =
       test::error_of([&] { choose_reader(EngineChoice::kUring, notices.sink()); });
   setrlimit(RLIMIT_NOFILE, &limit);
-  EXPECT_EQ(readers(1)->name(), "pread");
+  EXPECT_EQ(readers.make(1)->name(), "pread");
   ASSERT_EQ(notices.lines.size(), 1u);
   EXPECT_NE(notices.lines[0].find("reading with pread threads instead"), std::string::npos);
   EXPECT_NE(notices.lines[0].find("io_uring_disabled=0"), std::string::npos);
@@ -254,7 +261,7 @@ TEST_P(DeniedUring, IsNoticedByOneReadAtTheStart) {
               test::deny_calls({GetParam().call}, GetParam().error);
               test::Notices notices;
               const auto readers = choose_reader(EngineChoice::kAuto, notices.sink());
-              if (readers(4)->name() != "pread") return 1;
+              if (readers.make(4)->name() != "pread") return 1;
               if (notices.lines.size() != 1) return 2;
               if (notices.lines[0].find("reading with pread threads") == std::string::npos)
                 return 3;
@@ -279,9 +286,41 @@ INSTANTIATE_TEST_SUITE_P(All, DeniedUring,
                                            Denied{"register", __NR_io_uring_register, EACCES}),
                          [](const auto& test) { return std::string(test.param.name); });
 
+/// The trial writes no file, whose size a service may have limited to nothing.
+TEST(ChooseReader, NeedsNoFile) {
+  EXPECT_EQ(test::in_child([] {
+              test::Notices notices;
+              const std::string before = choose_reader(EngineChoice::kAuto, notices.sink()).name;
+              std::signal(SIGXFSZ, SIG_IGN);
+              const rlimit none{0, 0};
+              if (setrlimit(RLIMIT_FSIZE, &none) != 0) return 1;
+              const auto readers = choose_reader(EngineChoice::kAuto, notices.sink());
+              return readers.name == before && readers.make(1)->name() == before ? 0 : 2;
+            }),
+            0);
+}
+
+/// The trial found io_uring to work; a limit refuses the next ring all the same.
+TEST(ChooseReader, FallsBackWhereALaterRingCannotBeHad) {
+  EXPECT_EQ(test::in_child([] {
+              test::Notices notices;
+              const auto readers = choose_reader(EngineChoice::kAuto, notices.sink());
+              if (readers.name != "io_uring") return 0;  // nothing to fall back from
+              const auto strict = choose_reader(EngineChoice::kUring, notices.sink());
+              test::deny_calls({__NR_io_uring_setup}, ENOMEM);
+              for (int i = 0; i < 2; ++i) {
+                if (readers.make(4)->name() != "pread") return 1;
+              }
+              if (notices.lines.size() != 1) return 2;
+              if (notices.lines[0].find("allocate memory") == std::string::npos) return 3;
+              return test::error_of([&] { strict.make(4); }).empty() ? 4 : 0;
+            }),
+            0);
+}
+
 bool uring_works() {
   test::Notices notices;
-  return choose_reader(EngineChoice::kAuto, notices.sink())(1)->name() == "io_uring";
+  return choose_reader(EngineChoice::kAuto, notices.sink()).make(1)->name() == "io_uring";
 }
 
 /// Reads are in flight when the ring breaks: an error, no std::terminate, no wait without end.
@@ -318,20 +357,25 @@ TEST(UringReader, BuffersThatCannotBeRegisteredSayWhy) {
             0);
 }
 
-/// More than the kernel's limit for one buffer, never touched.
+/// More than the kernel's limit for one buffer; nothing touches the memory.
 TEST(UringReader, RegistersLargeMemoryInPieces) {
-  if (!uring_works()) GTEST_SKIP() << "no io_uring here";
+  const uint64_t bytes = 2 * kGiB + kMiB;
   void* raw =
-      mmap(nullptr, 2 * kGiB + kMiB, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      mmap(nullptr, bytes + kMiB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   ASSERT_NE(raw, MAP_FAILED);
-  const std::span<std::byte> whole(static_cast<std::byte*>(raw), 2 * kGiB + kMiB);
-  UringReader reader(4);
-  const BufferRegistration registration = reader.register_buffers({&whole, 1});
-  // Memory that may not be written may be refused; its size must not be the reason.
-  EXPECT_EQ(registration.refusal.find("Invalid argument"), std::string::npos)
-      << registration.refusal;
-  EXPECT_TRUE(registration.bytes == whole.size() || !registration.refusal.empty());
-  munmap(raw, whole.size());
+  auto* data = static_cast<std::byte*>(raw);
+  const std::vector<std::span<std::byte>> buffers = {{data, bytes}, {data + bytes, kMiB}};
+  for (const uint64_t wanted : {bytes + kMiB, bytes + 5, 2 * kGiB, kGiB + 1, kGiB, uint64_t{7}}) {
+    const std::byte* next = data;
+    for (const std::span<std::byte> piece : registration_pieces(buffers, wanted)) {
+      EXPECT_EQ(piece.data(), next);
+      EXPECT_LE(piece.size(), kGiB) << "the kernel refuses more";
+      EXPECT_GT(piece.size(), 0u);
+      next += piece.size();
+    }
+    EXPECT_EQ(static_cast<uint64_t>(next - data), wanted);
+  }
+  munmap(raw, bytes + kMiB);
 }
 
 TEST(PreadReader, WithoutAnyThreadIsAnError) {
@@ -341,6 +385,26 @@ TEST(PreadReader, WithoutAnyThreadIsAnError) {
               return message.find("ulimit -u") != std::string::npos ? 0 : 1;
             }),
             0);
+}
+
+/// Wherever memory runs out, threads that run already are ended first.
+TEST(PreadReader, WithoutMemoryIsAnErrorLikeAnother) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer allocates itself";
+#endif
+  int code = 1;
+  for (uint64_t allocation = 1; code == 1; ++allocation) {
+    code = test::in_child([&] {
+      test::fail_allocation(allocation);
+      try {
+        const PreadReader reader(8);
+      } catch (const std::bad_alloc&) {
+        return 1;
+      }
+      return allocation > 8 ? 0 : 2;
+    });
+  }
+  EXPECT_EQ(code, 0);
 }
 
 /// Room for the stacks of a few threads.

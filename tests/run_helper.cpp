@@ -11,7 +11,7 @@ struct Session {
   explicit Session(const Config& config)
       : model(open_model(config.model_path, config.io_direct, notices.sink())),
         machine(open_machine(config, notices.sink())),
-        readers(choose_reader(config.io_engine, notices.sink())) {}
+        readers(choose_reader(config.io_engine, notices.sink()).make) {}
 
   std::unique_ptr<Runtime> start(const Config& config, const Workload& workload) {
     plan = plan_run(config, model, machine, workload);

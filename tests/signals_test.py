@@ -20,6 +20,7 @@ import time
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130
+NOTHING_YET = "spillway: stopped; there was nothing to keep yet\n"
 MOST_SECONDS = 3.0  # from the signal to the end
 LONGEST_DELAY = 20.0
 
@@ -114,6 +115,22 @@ class Signals:
                 return
             time.sleep(0.001)
 
+    def has_begun(self, process, scenario):
+        """Whether there is something to keep for certain: the folder of results, or weights read."""
+        if scenario.name == "bench":
+            return (self.out / "bench").exists()
+        if not scenario.files:
+            return False
+        try:
+            text = pathlib.Path(f"/proc/{process.pid}/io").read_text()
+        except OSError:
+            return False
+        counts = dict(line.split(": ") for line in text.strip().split("\n"))
+        read = max(int(counts["rchar"]), int(counts["read_bytes"]))
+        before = sum(path.stat().st_size for path in self.root.glob("*.*") if path.is_file())
+        weights = (self.root / "model" / "model.safetensors").stat().st_size
+        return read > before + weights // 2
+
     def measure(self, scenario):
         begin = time.monotonic()
         process = self.start(scenario)
@@ -137,6 +154,7 @@ class Signals:
         self.wait_until_ready(process)
         time.sleep(delay)
         what = f"{number.name} after {delay:.3f} s"
+        begun = self.has_begun(process, scenario)
         begin = time.monotonic()
         process.send_signal(number)
         try:
@@ -151,14 +169,16 @@ class Signals:
             return self.fail(scenario, f"{what}: exits {process.returncode}", errors)
         if seconds > MOST_SECONDS:
             self.fail(scenario, f"{what}: took {seconds:.1f} s to end", errors)
-        self.check_files(scenario, what, process.returncode, errors)
+        self.check_files(scenario, what, process.returncode, errors, begun)
 
-    def check_files(self, scenario, what, code, errors):
+    def check_files(self, scenario, what, code, errors, begun):
         if scenario.folder is not None and scenario.folder.exists() != (code == 0):
             self.fail(scenario, f"{what}: exits {code}, but its folder "
                       f"{'is' if code else 'is not'} there", errors)
         # Stopped before there was anything to say of it: then nothing is left.
-        early = code == INTERRUPTED and "spillway: stopped\n" in errors
+        early = code == INTERRUPTED and NOTHING_YET in errors
+        if early and begun:
+            self.fail(scenario, f"{what}: something to keep was there", errors)
         for file in scenario.files:
             if not file.exists():
                 if not early:
@@ -231,7 +251,7 @@ class Signals:
                               text=True, timeout=60)
         if done.returncode != 124:
             self.fail(scenario, f"timeout(1) exits {done.returncode}", done.stderr)
-        self.check_files(scenario, "timeout(1)", INTERRUPTED, done.stderr)
+        self.check_files(scenario, "timeout(1)", INTERRUPTED, done.stderr, True)
 
     def run(self):
         self.ignored_signals_stay_ignored()

@@ -31,6 +31,33 @@ TEST(StopFlag, ARequestRunsEachCallbackOnce) {
   EXPECT_EQ(second, 1);
 }
 
+/// A request is seen by whoever ends the watch, or ends the process: there is no moment between.
+TEST(StopFlag, ARequestThatCameWhileWatchedIsSeenAtTheEndOfIt) {
+  StopFlag stop;
+  stop.watch();
+  EXPECT_NO_THROW(stop.unwatch());
+  EXPECT_FALSE(stop.watched());
+  stop.watch();
+  stop.request();
+  EXPECT_THROW(stop.unwatch(), Stopped);
+  EXPECT_FALSE(stop.watched());
+}
+
+/// Of the two that a signal may meet only one acts: who watches, or who ends the process.
+TEST(StopFlag, ARequestThatNobodyWatchesIsNone) {
+  StopFlag stop;
+  int ends = 0;
+  stop.request_or([&] { ++ends; });
+  EXPECT_EQ(ends, 1);
+  stop.watch();
+  EXPECT_FALSE(stop.requested());
+  EXPECT_NO_THROW(stop.unwatch());
+  stop.watch();
+  stop.request_or([&] { ++ends; });
+  EXPECT_EQ(ends, 1);
+  EXPECT_TRUE(stop.requested());
+}
+
 TEST(StopFlag, WhoSubscribesLateIsCalledAtOnce) {
   StopFlag stop;
   stop.request();
@@ -142,7 +169,7 @@ TEST_P(Signals, WhatNobodyWatchesEndsAtOnce) {
         kill(getpid(), GetParam());
         while (true) pause();
       },
-      ::testing::ExitedWithCode(kAtOnce), "spillway: stopped");
+      ::testing::ExitedWithCode(kAtOnce), "spillway: stopped; there was nothing to keep yet");
 }
 
 TEST_P(Signals, ALaterOneEndsAtOnce) {

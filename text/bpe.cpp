@@ -25,6 +25,12 @@ size_t class_of(std::string_view character) {
 
 }  // namespace
 
+void Bpe::reserve(size_t tokens, size_t merges) {
+  ids_.reserve(tokens);
+  tokens_.reserve(tokens);
+  results_.reserve(merges);
+}
+
 bool Bpe::add_token(std::string token, uint32_t id) {
   end_id_ = std::max(end_id_, id + 1);
   const auto [entry, added] = ids_.emplace(std::move(token), id);
@@ -37,8 +43,8 @@ bool Bpe::add_merge(std::string_view left, std::string_view right) {
   if (a < 0 || b < 0 || left.empty() || right.size() < options_.continuing_prefix.size()) {
     return false;
   }
-  const int64_t both =
-      id_of(std::string(left) + std::string(right.substr(options_.continuing_prefix.size())));
+  joined_.assign(left).append(right.substr(options_.continuing_prefix.size()));
+  const int64_t both = id_of(joined_);
   if (both < 0) return false;
   merges_.set(pair_key(static_cast<uint32_t>(a), static_cast<uint32_t>(b)),
               {next_rank_++, static_cast<uint32_t>(both)});

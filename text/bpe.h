@@ -40,6 +40,8 @@ class Bpe {
   explicit Bpe(BpeOptions options = {}) : options_(std::move(options)) {}
   Bpe(Bpe&&) = default;
   Bpe& operator=(Bpe&&) = default;
+  /// Room for so many, so that adding them moves nothing.
+  void reserve(size_t tokens, size_t merges);
   /// False when the token or the id is there already.
   bool add_token(std::string token, uint32_t id);
   /// The next merge in rank order; of two for the same pair the later counts. False when a part or
@@ -69,8 +71,11 @@ class Bpe {
     uint32_t rank;
     uint32_t result;
   };
-  struct Hash : std::hash<std::string_view> {
+  /// Not noexcept: that makes the library keep each token's hash, and not compute those of a whole
+  /// bucket with every search.
+  struct Hash {
     using is_transparent = void;
+    size_t operator()(std::string_view token) const { return std::hash<std::string_view>{}(token); }
   };
   static constexpr size_t kClasses = 130;  // ASCII, U+2581, all others
   static uint64_t pair_key(uint32_t left, uint32_t right) { return (uint64_t{left} << 32) | right; }
@@ -95,6 +100,7 @@ class Bpe {
   std::unordered_map<uint32_t, const std::string*> tokens_;
   FlatMap<Merge> merges_;
   std::vector<uint32_t> results_;  // by rank
+  std::string joined_;             // what add_merge() looks for
   uint32_t next_rank_ = 0;
   uint32_t end_id_ = 0;
   FlatMap<uint32_t> characters_;             // code point to id

@@ -139,12 +139,14 @@ Bpe read_bpe(const Reader& read, const Json& model) {
     read.fail("model dropout is not supported: it is for training");
   }
   Bpe bpe(options);
-  for (const auto& [token, id] : read.object(model, "vocab").items()) {
+  const Json& vocab = read.object(model, "vocab");
+  if (!model.contains("merges") || !model["merges"].is_array()) read.fail("no list of merges");
+  bpe.reserve(vocab.size(), model["merges"].size());
+  for (const auto& [token, id] : vocab.get_ref<const Json::object_t&>()) {
     if (!bpe.add_token(token, read.token_id(id))) {
       read.fail(fmt::format("two tokens share the id {}", id.dump()));
     }
   }
-  if (!model.contains("merges") || !model["merges"].is_array()) read.fail("no list of merges");
   for (const Json& merge : model["merges"]) read_merge(read, merge, bpe);
   return bpe;
 }

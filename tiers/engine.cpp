@@ -192,13 +192,18 @@ void Engine::start() {
   reader_ = parts_.readers(plan_.io_depth);
   reader_name_ = store_.mapped() ? "mmap" : reader_->name();
   mapped_reads_begin_ = process_read_bytes();
+  if (!schedule.empty()) start_feeder(std::move(schedule));
   running_ = true;
-  if (schedule.empty()) return;
-  FeederParts parts = feeder_parts(*reader_, plan_.units, parts_.device->unified());
+}
+
+/// All or nothing: where the thread cannot be had there is no feeder either.
+void Engine::start_feeder(std::vector<ScheduledUnit> schedule) {
+  const FeederParts parts = feeder_parts(*reader_, plan_.units, parts_.device->unified());
   const std::span<std::byte> arena = staging_ != nullptr ? staging_->arena() : slots_.arena();
   if (plan_.register_buffers) registered_ = reader_->register_buffers({&arena, 1});
-  feeder_ = std::make_unique<Feeder>(parts, std::move(schedule), true);
-  thread_ = std::make_unique<FeederThread>(*feeder_, *parts_.stop);
+  auto feeder = std::make_unique<Feeder>(parts, std::move(schedule), true);
+  thread_ = std::make_unique<FeederThread>(*feeder, *parts_.stop);
+  feeder_ = std::move(feeder);
 }
 
 void Engine::allow_passes(uint64_t passes) {
@@ -227,7 +232,7 @@ LayerLease Engine::acquire(uint32_t unit, Stream& compute) {
   if (release_error_ != nullptr) std::rethrow_exception(release_error_);
   const Unit& wanted = plan_.units[unit];
   if (store_.usable_in_place(unit)) {
-    if (store_.mapped()) store_.check_mapped_files();
+    if (store_.mapped()) store_.check_mapped_files(unit);
     return LayerLease(nullptr, &wanted, store_.home(unit), 0, nullptr);
   }
   CHECK(running_);

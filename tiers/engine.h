@@ -95,6 +95,7 @@ class Engine final : public LayerFeed {
   FeederParts feeder_parts(BlockReader& reader, std::span<const Unit> units, bool in_place);
   void load_units(std::span<const Unit> units, std::vector<ScheduledUnit> schedule, bool in_place,
                   uint64_t& done_bytes, uint64_t total_bytes, const LoadProgress& progress);
+  void start_feeder(std::vector<ScheduledUnit> schedule);
   void settle_copies() noexcept;
   void abandon_targets() noexcept;
   void place_embedding_rows();

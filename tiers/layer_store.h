@@ -33,7 +33,7 @@ class LayerStore {
   /// Homes are mappings of files: there is nothing to load.
   bool mapped() const { return mapped_; }
   /// Throws Error when a mapped file shrank: its units must not be touched.
-  void check_mapped_files() const { mappings_.check_files(); }
+  void check_mapped_files(uint32_t unit) const { mappings_.check_files(unit); }
   uint64_t ram_bytes() const { return ram_bytes_; }
   uint64_t pinned_bytes() const { return pinned_bytes_; }
   /// Why the system refused to pin more; empty when it did not.

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -47,7 +48,6 @@ void map_chunk(const ReadChunk& chunk, const ReadFile& file, std::byte* target) 
 // Delegates, so that the destructor runs when a chunk cannot be mapped.
 MappedUnits::MappedUnits(std::span<const Unit> units, std::span<const ReadFile* const> files)
     : MappedUnits() {
-  files_.assign(files.begin(), files.end());
   for (const Unit& unit : units) bytes_ += align_up(unit.plan.blob_bytes, kMappingAlignment);
   void* raw = mmap(nullptr, bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (raw == MAP_FAILED) {
@@ -58,16 +58,19 @@ MappedUnits::MappedUnits(std::span<const Unit> units, std::span<const ReadFile* 
   std::byte* next = data_;
   for (const Unit& unit : units) {
     blobs_.push_back(next);
+    auto& own = files_.emplace_back();
     for (const ReadChunk& chunk : unit.plan.chunks) {
-      map_chunk(chunk, *files[chunk.file], next + chunk.blob_offset);
+      const ReadFile* file = files[chunk.file];
+      map_chunk(chunk, *file, next + chunk.blob_offset);
+      if (std::find(own.begin(), own.end(), file) == own.end()) own.push_back(file);
     }
     next += align_up(unit.plan.blob_bytes, kMappingAlignment);
   }
   handle_lost_pages();
 }
 
-void MappedUnits::check_files() const {
-  for (const ReadFile* file : files_) {
+void MappedUnits::check_files(uint32_t unit) const {
+  for (const ReadFile* file : files_[unit]) {
     struct stat status {};
     if (fstat(file->fd, &status) == 0 && static_cast<uint64_t>(status.st_size) >= file->bytes) {
       continue;

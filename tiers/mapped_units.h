@@ -29,14 +29,14 @@ class MappedUnits {
   ~MappedUnits();
 
   std::byte* blob(uint32_t unit) const { return blobs_[unit]; }
-  /// Throws Error when a file has become shorter than when it was opened.
-  void check_files() const;
+  /// Throws Error when a file of the unit has become shorter than when it was opened.
+  void check_files(uint32_t unit) const;
 
  private:
   std::byte* data_ = nullptr;
   uint64_t bytes_ = 0;
   std::vector<std::byte*> blobs_;
-  std::vector<const ReadFile*> files_;
+  std::vector<std::vector<const ReadFile*>> files_;  // of each unit
 };
 
 }  // namespace spillway

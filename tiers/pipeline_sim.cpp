@@ -272,8 +272,7 @@ class Simulation {
   std::span<const double> unit_seconds_;
   RowGather gather_;
   Timeline time_;
-  SteadyClock clock_;
-  Trace trace_{clock_, 0};
+  Trace trace_{time_, 0};
   const ReadFile file_{-1, "simulated", UINT64_MAX, 1, true};
   std::vector<const ReadFile*> files_;
   TimedDisk disk_;

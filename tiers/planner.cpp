@@ -24,11 +24,10 @@ constexpr uint32_t kMaxAutoSlots = 16;
 
 /// Which of the candidate units a budget keeps.
 ///
-/// evenly(): the most that can be kept spaced within one of each other, then the first of the rest
-/// that still fit. Keeping more units needs a budget that the larger set exceeded before, so a
-/// larger budget never keeps fewer bytes.
-/// nested(): units in bit-reversed order; what a budget keeps is a prefix, and stays one when
-/// another tier takes units away. With two tiers to fill, only this keeps the law in both budgets.
+/// evenly(): keep_evenly(). Keeping more units needs a budget that the larger set exceeded before,
+/// so a larger budget never keeps fewer bytes. nested(): units in bit-reversed order; what a budget
+/// keeps is a prefix, and stays one when another tier takes units away. With two tiers to fill,
+/// only this keeps the law in both budgets.
 class Residency {
  public:
   Residency(const std::vector<UnitSize>& units, const std::vector<bool>& candidate)
@@ -39,17 +38,12 @@ class Residency {
   }
 
   std::vector<uint32_t> evenly(uint64_t budget) const {
-    // Huge models have tens of thousands of units; a step of a thousandth is fine enough for them.
-    const uint64_t count = candidates_.size();
-    const uint64_t step = std::max<uint64_t>(1, count / 1024);
-    uint64_t kept = count;
-    while (kept > 0 && kept_bytes(kept) > budget) kept -= std::min(kept, step);
-    std::vector<uint32_t> chosen;
-    std::vector<uint32_t> rest;
-    for (uint64_t i = 0; i < count; ++i) {
-      (kept_evenly(i, kept, count) ? chosen : rest).push_back(candidates_[i]);
-    }
-    return with_prefix(std::move(chosen), rest, budget - kept_bytes(kept));
+    std::vector<uint64_t> bytes;
+    bytes.reserve(candidates_.size());
+    for (const uint32_t unit : candidates_) bytes.push_back(units_[unit].home_bytes);
+    std::vector<uint32_t> kept = keep_evenly(bytes, budget);
+    for (uint32_t& index : kept) index = candidates_[index];
+    return kept;
   }
 
   std::vector<uint32_t> nested(uint64_t budget) const {
@@ -68,20 +62,8 @@ class Residency {
         order.push_back(static_cast<uint32_t>(reversed));
       }
     }
-    return with_prefix({}, order, budget);
-  }
-
- private:
-  uint64_t kept_bytes(uint64_t kept) const {
-    uint64_t bytes = 0;
-    for (uint64_t i = 0; i < candidates_.size(); ++i) {
-      if (kept_evenly(i, kept, candidates_.size())) bytes += units_[candidates_[i]].home_bytes;
-    }
-    return bytes;
-  }
-  std::vector<uint32_t> with_prefix(std::vector<uint32_t> chosen, const std::vector<uint32_t>& rest,
-                                    uint64_t budget) const {
-    for (const uint32_t unit : rest) {
+    std::vector<uint32_t> chosen;
+    for (const uint32_t unit : order) {
       if (units_[unit].home_bytes > budget) break;
       budget -= units_[unit].home_bytes;
       chosen.push_back(unit);
@@ -89,6 +71,7 @@ class Residency {
     return chosen;
   }
 
+ private:
   const std::vector<UnitSize>& units_;
   std::vector<uint32_t> candidates_;
 };
@@ -364,6 +347,60 @@ uint64_t ram_cost(uint64_t bytes) {
 
 bool kept_evenly(uint64_t index, uint64_t kept, uint64_t count) {
   return (index + 1) * kept / count > index * kept / count;
+}
+
+namespace {
+
+/// visit(index, kept) for all of `count` items, without a division for each.
+template <typename Visit>
+void visit_evenly(uint64_t kept, uint64_t count, const Visit& visit) {
+  uint64_t remainder = 0;  // of index * kept / count
+  for (uint64_t i = 0; i < count; ++i) {
+    remainder += kept;
+    const bool keep = remainder >= count;
+    if (keep) remainder -= count;
+    visit(i, keep);
+  }
+}
+
+uint64_t bytes_kept_evenly(const std::vector<uint64_t>& bytes, uint64_t kept) {
+  uint64_t sum = 0;
+  visit_evenly(kept, bytes.size(), [&](uint64_t i, bool keep) { sum += keep ? bytes[i] : 0; });
+  return sum;
+}
+
+/// No more items than this fit, however they are chosen: so many of the smallest do.
+uint64_t most_that_fit(std::vector<uint64_t> bytes, uint64_t budget) {
+  std::sort(bytes.begin(), bytes.end());
+  uint64_t fit = 0;
+  while (fit < bytes.size() && bytes[fit] <= budget) budget -= bytes[fit++];
+  return fit;
+}
+
+}  // namespace
+
+std::vector<uint32_t> keep_evenly(const std::vector<uint64_t>& bytes, uint64_t budget) {
+  // Huge models have 100,000 units and more; a step of a thousandth is fine enough for them.
+  const uint64_t count = bytes.size();
+  const uint64_t step = std::max<uint64_t>(1, count / 1024);
+  uint64_t kept = count;
+  const auto lower = [&](uint64_t steps) { kept -= std::min(kept, steps * step); };
+  // What cannot fit is not added up: units are nearly alike, so that a few sums are left.
+  lower(ceil_div(count - most_that_fit(bytes, budget), step));
+  uint64_t used = bytes_kept_evenly(bytes, kept);
+  for (; used > budget; used = bytes_kept_evenly(bytes, kept)) lower(1);
+  std::vector<uint32_t> chosen;
+  std::vector<uint32_t> rest;
+  visit_evenly(kept, count, [&](uint64_t i, bool keep) {
+    (keep ? chosen : rest).push_back(static_cast<uint32_t>(i));
+  });
+  budget -= used;
+  for (const uint32_t index : rest) {
+    if (bytes[index] > budget) break;
+    budget -= bytes[index];
+    chosen.push_back(index);
+  }
+  return chosen;
 }
 
 PlacementResult plan_placement(const PlanRequest& request) {

@@ -89,6 +89,10 @@ using PlacementResult = std::variant<Placement, Refusal>;
 /// Throws Error for what no budget can mend: overrides that name no layer or no tier.
 PlacementResult plan_placement(const PlanRequest& request);
 
+/// Which of items of these sizes a budget keeps: the most that can be kept spaced within one of
+/// each other, then the first of the rest that still fit. By index, those that are spread first.
+std::vector<uint32_t> keep_evenly(const std::vector<uint64_t>& bytes, uint64_t budget);
+
 /// Which of `count` equal items are kept when `kept` of them are, spread evenly: the streamed ones
 /// are spaced within one of each other.
 bool kept_evenly(uint64_t index, uint64_t kept, uint64_t count);

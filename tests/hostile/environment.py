@@ -52,15 +52,22 @@ def closed(*descriptors):
     return close
 
 
+def with_outputs(box, command, options=("report", "trace")):
+    """(words, names of the files) of a command, with its report and its trace if it has any."""
+    words = command_of(box, command)
+    if command not in ("run", "nvme", "score"):
+        return words, []
+    names = [f"{option}.json" for option in options]
+    for option, name in zip(options, names):
+        words += [f"--{option}", box.folder / name]
+    return words, names
+
+
 def closed_streams_case(command, descriptors, expect):
     """Files that are opened next get the numbers of the closed streams: nothing may be written into
     them by a print."""
     def body(box):
-        words = command_of(box, command)
-        outputs = []
-        if command in ("run", "nvme", "score"):
-            words += ["--report", box.folder / "report.json", "--trace", box.folder / "trace.json"]
-            outputs = ["report.json", "trace.json"]
+        words, outputs = with_outputs(box, command)
         box.spillway(*words, outputs=outputs, expect=expect, one_line=2 not in descriptors,
                      preexec=closed(*descriptors), stdin=None)
         for name in outputs:
@@ -70,11 +77,7 @@ def closed_streams_case(command, descriptors, expect):
 
 def full_stdout_case(command):
     def body(box):
-        words = command_of(box, command)
-        outputs = []
-        if command in ("run", "nvme", "score"):
-            words += ["--report", box.folder / "report.json"]
-            outputs = ["report.json"]
+        words, outputs = with_outputs(box, command, ["report"])
         with open("/dev/full", "wb") as full:
             box.spillway(*words, stdout=full, outputs=outputs, expect=BAD)
         if outputs:
@@ -84,11 +87,7 @@ def full_stdout_case(command):
 
 def broken_pipe_case(command):
     def body(box):
-        words = command_of(box, command)
-        outputs = []
-        if command in ("run", "nvme", "score"):
-            words += ["--report", box.folder / "report.json", "--trace", box.folder / "trace.json"]
-            outputs = ["report.json", "trace.json"]
+        words, outputs = with_outputs(box, command)
         reading, writing = os.pipe()
         os.close(reading)
         box.spillway(*words, stdout=writing, outputs=outputs, expect=ANY)

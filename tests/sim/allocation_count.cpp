@@ -6,18 +6,23 @@
 
 namespace {
 std::atomic<uint64_t> allocations{0};
-}
+std::atomic<uint64_t> failing{0};  // its number; 0 = none
+}  // namespace
 
 namespace spillway::test {
 uint64_t allocation_count() {
   return allocations.load();
+}
+
+void fail_allocation(uint64_t n) {
+  failing.store(allocations.load() + n);
 }
 }  // namespace spillway::test
 
 // Sanitizers replace operator new themselves; the count stays at zero there.
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 void* operator new(size_t bytes) {
-  ++allocations;
+  if (++allocations == failing.load()) throw std::bad_alloc();
   if (void* memory = std::malloc(bytes)) return memory;
   throw std::bad_alloc();
 }
