@@ -31,18 +31,6 @@ constexpr uint64_t kMaxReportBytes = 64 * kMiB;
 /// More of the model than this in the page cache when the mmap arm starts is worth a word.
 constexpr uint64_t kCachedBytes = 64 * kMiB;
 
-struct BenchOptions {
-  std::string config;
-  std::vector<std::string> overrides;
-  std::string out = "spillway-bench";
-  std::vector<std::string> budgets;
-  std::vector<std::string> sweeps = {"memory", "decode", "prompt"};
-  SweepOptions sweep;
-  uint32_t repeats = 3;
-  bool json = false;
-  bool quiet = false;
-};
-
 /// Begins what bench itself writes beside the results.
 constexpr const char* kArmTitle = "# an arm of spillway bench\n";
 constexpr const char* kLogTitle = "# what an arm of spillway bench said\n";
@@ -288,7 +276,9 @@ Sweep sweep_of(const std::string& name) {
   return name == "decode" ? Sweep::kDecode : name == "prompt" ? Sweep::kPrompt : Sweep::kMemory;
 }
 
-int bench(BenchOptions options, StopFlag& stop) {
+}  // namespace
+
+int bench_command(BenchOptions options, StopFlag& stop) {
   options.sweep.sweeps.clear();
   for (const std::string& name : options.sweeps) options.sweep.sweeps.push_back(sweep_of(name));
   for (const std::string& budget : options.budgets) {
@@ -357,58 +347,6 @@ int bench(BenchOptions options, StopFlag& stop) {
                                [](const ArmResult& result) { return result.measured(); });
   if (!any) throw Error("no arm could run; the reasons stand above");
   return 0;
-}
-
-}  // namespace
-
-void add_bench_command(CommandContext& context) {
-  auto options = std::make_shared<BenchOptions>();
-  CLI::App* command = context.app.add_subcommand(
-      "bench",
-      "Compare RAM with NVMe on this model and machine: shares, batches, memory budgets, and mmap "
-      "over the same kernels");
-  command
-      ->add_option("CONFIG", options->config,
-                   "YAML file (configs/README.md); its placement, budgets and prompts are not used")
-      ->required();
-  command->add_option("--set", options->overrides, "Override a key: --set device=host")
-      ->type_name("KEY=VALUE")
-      ->allow_extra_args(false);
-  command->add_option("--out", options->out, "Folder for bench.html, .json, .csv and the arms")
-      ->capture_default_str();
-  command->add_option("--sweeps", options->sweeps, "Any of memory, decode, prompt")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"memory", "decode", "prompt"}))
-      ->capture_default_str();
-  command->add_option("--repeats", options->repeats, "Processes per arm, interleaved")
-      ->check(CLI::Range(1u, 100u))
-      ->capture_default_str();
-  command->add_option("--shares", options->sweep.ram_percents, "Percent of the layers in RAM")
-      ->delimiter(',')
-      ->check(CLI::Range(0u, 100u))
-      ->capture_default_str();
-  command->add_option("--batches", options->sweep.batches, "Sequences per batch")
-      ->delimiter(',')
-      ->check(CLI::Range(1u, 4096u))
-      ->capture_default_str();
-  command->add_option("--memory-points", options->sweep.memory_points, "Budgets, from least to all")
-      ->check(CLI::Range(1u, 100u))
-      ->capture_default_str();
-  command->add_option("--budgets", options->budgets, "These budgets instead: 3GiB,6GiB")
-      ->delimiter(',')
-      ->check([](const std::string& text) {
-        return parse_size(text) ? std::string() : "expected a size such as 3GiB, got " + text;
-      });
-  command->add_option("--tokens", options->sweep.new_tokens, "Decode passes that count")
-      ->check(CLI::Range(1u, 10000u))
-      ->capture_default_str();
-  command->add_option("--prompt-tokens", options->sweep.prompt_tokens, "Length of the prompt")
-      ->check(CLI::Range(1u, 1u << 20))
-      ->capture_default_str();
-  command->add_flag("--json", options->json, "Print the results as JSON");
-  command->add_flag("--quiet", options->quiet, "No progress");
-  context.on(command,
-             [options, &context_stop = context.stop] { return bench(*options, context_stop); });
 }
 
 }  // namespace spillway

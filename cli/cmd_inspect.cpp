@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
 #include "cli/report.h"
@@ -15,12 +16,6 @@
 
 namespace spillway {
 namespace {
-
-struct InspectOptions {
-  std::string directory;
-  bool json = false;
-  bool verify = false;
-};
 
 /// ", window 4096 in 32 layers" where layers slide.
 std::string window_of(const ModelConfig& config, nlohmann::ordered_json& json) {
@@ -87,7 +82,9 @@ Verification verify(const Checkpoint& checkpoint, StopFlag& stop, const NoticeSi
   return result;
 }
 
-int inspect(const InspectOptions& options, StopFlag& stop) {
+}  // namespace
+
+int inspect_command(const InspectOptions& options, StopFlag& stop) {
   const NoticeSink notice = stderr_notices();
   const Checkpoint checkpoint = Checkpoint::open(options.directory, DirectChoice::kAuto, notice);
   nlohmann::ordered_json json;
@@ -144,18 +141,6 @@ int inspect(const InspectOptions& options, StopFlag& stop) {
   }
   print_text(text);
   return 0;
-}
-
-}  // namespace
-
-void add_inspect_command(CommandContext& context) {
-  auto options = std::make_shared<InspectOptions>();
-  CLI::App* command = context.app.add_subcommand("inspect", "Show what a checkpoint holds");
-  command->add_option("MODEL_DIR", options->directory, "Folder of a checkpoint")->required();
-  command->add_flag("--json", options->json, "Print JSON");
-  command->add_flag("--verify", options->verify, "Read everything; print rate and checksums");
-  context.on(command,
-             [options, &context_stop = context.stop] { return inspect(*options, context_stop); });
 }
 
 }  // namespace spillway

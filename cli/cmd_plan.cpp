@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
 #include "cli/forecast.h"
@@ -11,13 +12,6 @@
 
 namespace spillway {
 namespace {
-
-struct PlanOptions {
-  std::string config;
-  std::vector<std::string> overrides;
-  std::string profile;
-  bool json = false;
-};
 
 /// The configured prompts, or one that fills a chunk when there are none.
 Workload workload_of(const Config& config, const Model& model) {
@@ -29,7 +23,9 @@ Workload workload_of(const Config& config, const Model& model) {
   return generation_workload(config, model, {{"", std::vector<uint32_t>(tokens, 0)}});
 }
 
-int plan(const PlanOptions& options) {
+}  // namespace
+
+int plan_command(const PlanOptions& options) {
   const NoticeSink notice = stderr_notices();
   const Config config = load_config(options.config, options.overrides);
   const Model model = open_model(config.model_path, config.io_direct, notice);
@@ -68,22 +64,6 @@ int plan(const PlanOptions& options) {
   if (forecast) json["prediction"] = forecast_json(*forecast);
   print("{}\n", json.dump(1));
   return 0;
-}
-
-}  // namespace
-
-void add_plan_command(CommandContext& context) {
-  auto options = std::make_shared<PlanOptions>();
-  CLI::App* command = context.app.add_subcommand(
-      "plan", "Show where every layer goes and what memory is needed; reads no weights");
-  command->add_option("CONFIG", options->config, "YAML file (configs/README.md)")->required();
-  command->add_option("--set", options->overrides, "Override a key: --set memory.ram=3GiB")
-      ->type_name("KEY=VALUE")
-      ->allow_extra_args(false);
-  command->add_option("--profile", options->profile,
-                      "Hardware profile for the prediction (default: what probe kept)");
-  command->add_flag("--json", options->json, "Print JSON");
-  context.on(command, [options] { return plan(*options); });
 }
 
 }  // namespace spillway

@@ -19,16 +19,6 @@ namespace {
 
 constexpr double kSustainedSeconds = 60;
 
-struct ProbeOptions {
-  std::string path = ".";
-  std::string out;
-  std::string device = "auto";
-  double seconds = 1;
-  bool sustained = false;
-  bool json = false;
-  bool quiet = false;
-};
-
 class Prober {
  public:
   Prober(const ProbeOptions& options, const StopFlag& stop, const Clock& clock, Progress& progress)
@@ -177,7 +167,9 @@ OutputFile open_output(const ProbeOptions& options, const Hardware& hardware, Fi
   return open_profile(file, true, in_use);
 }
 
-int probe(const ProbeOptions& options, StopFlag& stop) {
+}  // namespace
+
+int probe_command(const ProbeOptions& options, StopFlag& stop) {
   stop.watch();
   const Hardware hardware = hardware_of(options);
   FilesInUse in_use;
@@ -206,37 +198,6 @@ int probe(const ProbeOptions& options, StopFlag& stop) {
   }
   failures.throw_if_any();
   return 0;
-}
-
-}  // namespace
-
-void add_probe_command(CommandContext& context) {
-  auto options = std::make_shared<ProbeOptions>();
-  CLI::App* command = context.app.add_subcommand(
-      "probe", "Measure this machine: drive, memory, copies, matmuls (under half a minute)");
-  command
-      ->add_option("--path", options->path,
-                   "Folder or file on the drive to measure (a model's folder)")
-      ->capture_default_str();
-  command->add_option("--out", options->out,
-                      "Keep the profile in this file (default: the user's cache folder)");
-  command->add_option("--device", options->device, "auto, host, cuda or cuda:N")
-      ->check([](const std::string& name) {
-        return is_device_name(name) ? std::string() : "expected " + std::string(kDeviceNames);
-      })
-      ->capture_default_str();
-  command->add_option("--seconds", options->seconds, "Seconds per figure")
-      ->check(CLI::Range(0.01, 600.0))
-      ->check([](const std::string& text) {  // a range lets nan through
-        return text.find_first_not_of("0123456789.eE+-") == std::string::npos
-                   ? std::string()
-                   : "expected a number from 0.01 to 600";
-      })
-      ->capture_default_str();
-  command->add_flag("--sustained", options->sustained, "Also read for a whole minute");
-  command->add_flag("--json", options->json, "Print the profile as JSON");
-  command->add_flag("--quiet", options->quiet, "No progress");
-  context.on(command, [options, &stop = context.stop] { return probe(*options, stop); });
 }
 
 }  // namespace spillway

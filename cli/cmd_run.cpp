@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
 #include "cli/report.h"
@@ -13,15 +14,6 @@
 
 namespace spillway {
 namespace {
-
-struct RunOptions {
-  std::string config;
-  std::vector<std::string> prompts;
-  std::vector<std::string> overrides;
-  std::string report;
-  std::string trace;
-  bool quiet = false;
-};
 
 Config read_config(const RunOptions& options) {
   Config config = load_config(options.config, options.overrides);
@@ -101,7 +93,9 @@ GenerationResult answer(Session& session, const std::vector<Prompt>& prompts) {
   return result;
 }
 
-int run(const RunOptions& options, StopFlag& stop) {
+}  // namespace
+
+int run_command(const RunOptions& options, StopFlag& stop) {
   Session session(read_config(options), {}, options.quiet, stop);
   const Config& config = session.config();
   const std::vector<Prompt> prompts = make_prompts(config, session.model());
@@ -129,27 +123,6 @@ int run(const RunOptions& options, StopFlag& stop) {
   session.write_files(report, failures);
   failures.throw_if_any();
   return result.interrupted ? kExitInterrupted : 0;
-}
-
-}  // namespace
-
-void add_run_command(CommandContext& context) {
-  auto options = std::make_shared<RunOptions>();
-  CLI::App* command = context.app.add_subcommand("run", "Answer prompts with a model");
-  command->add_option("CONFIG", options->config, "YAML file (configs/README.md)")->required();
-  command
-      ->add_option("--prompt", options->prompts,
-                   "Prompt text, instead of the file's; repeat for more")
-      ->type_name("TEXT")
-      ->allow_extra_args(false);
-  command->add_option("--set", options->overrides, "Override a key: --set memory.ram=3GiB")
-      ->type_name("KEY=VALUE")
-      ->allow_extra_args(false);
-  command->add_option("--report", options->report, "Write a JSON report")->type_name("FILE");
-  command->add_option("--trace", options->trace, "Write a Perfetto timeline")->type_name("FILE");
-  command->add_flag("--quiet", options->quiet, "Print the texts only");
-  context.on(command,
-             [options, &context_stop = context.stop] { return run(*options, context_stop); });
 }
 
 }  // namespace spillway

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
 #include "cli/report.h"
@@ -17,16 +18,6 @@ namespace spillway {
 namespace {
 
 constexpr uint64_t kMaxIdsBytes = uint64_t{1} << 30;
-
-struct ScoreOptions {
-  std::string config;
-  std::string text_file;
-  std::string ids_file;
-  std::vector<std::string> overrides;
-  std::string report;
-  std::string trace;
-  bool quiet = false;
-};
 
 std::vector<uint32_t> ids_of(const nlohmann::json& list, const std::string& file) {
   std::vector<uint32_t> ids;
@@ -113,7 +104,9 @@ ScoreResult measure(Session& session, const std::vector<std::vector<uint32_t>>& 
   return result;
 }
 
-int run_score(const ScoreOptions& options, StopFlag& stop) {
+}  // namespace
+
+int score_command(const ScoreOptions& options, StopFlag& stop) {
   Config config = load_config(options.config, options.overrides);
   if (!options.report.empty()) config.report = options.report;
   if (!options.trace.empty()) config.trace = options.trace;
@@ -147,28 +140,6 @@ int run_score(const ScoreOptions& options, StopFlag& stop) {
                       failures);
   failures.throw_if_any();
   return result.interrupted ? kExitInterrupted : 0;
-}
-
-}  // namespace
-
-void add_score_command(CommandContext& context) {
-  auto options = std::make_shared<ScoreOptions>();
-  CLI::App* command =
-      context.app.add_subcommand("score", "Log-likelihood and perplexity of a text");
-  command->add_option("CONFIG", options->config, "YAML file (configs/README.md)")->required();
-  auto* input = command->add_option_group("input");
-  input->add_option("--text-file", options->text_file, "Text to score")->type_name("FILE");
-  input->add_option("--token-ids-file", options->ids_file, "JSON list of ids, or list of lists")
-      ->type_name("FILE");
-  input->require_option(1);
-  command->add_option("--set", options->overrides, "Override a key: --set memory.ram=3GiB")
-      ->type_name("KEY=VALUE")
-      ->allow_extra_args(false);
-  command->add_option("--report", options->report, "Write a JSON report")->type_name("FILE");
-  command->add_option("--trace", options->trace, "Write a Perfetto timeline")->type_name("FILE");
-  command->add_flag("--quiet", options->quiet, "Print the result line only");
-  context.on(command,
-             [options, &context_stop = context.stop] { return run_score(*options, context_stop); });
 }
 
 }  // namespace spillway

@@ -12,20 +12,6 @@
 namespace spillway {
 namespace {
 
-struct SynthOptions {
-  std::string directory;
-  std::string like;
-  uint32_t layers = 0;
-  uint32_t hidden = 0;
-  uint32_t intermediate = 0;
-  uint32_t heads = 0;
-  uint32_t kv_heads = 0;
-  uint32_t vocab = 0;
-  std::string dtype = "bf16";
-  uint32_t shards = 1;
-  uint64_t seed = 0;
-};
-
 ModelConfig config_of(const SynthOptions& options) {
   ModelConfig config;
   if (!options.like.empty()) {
@@ -67,7 +53,9 @@ ModelConfig config_of(const SynthOptions& options) {
   return config;
 }
 
-int synth(const SynthOptions& options, StopFlag& stop) {
+}  // namespace
+
+int synth_command(const SynthOptions& options, StopFlag& stop) {
   SyntheticOptions synthetic;
   synthetic.model = config_of(options);
   std::string dtype = options.dtype;
@@ -100,41 +88,6 @@ int synth(const SynthOptions& options, StopFlag& stop) {
   print("{}: {} in {:.1f} s\n", options.directory, format_bytes(bytes),
         seconds(clock.now_ns() - begin_ns));
   return 0;
-}
-
-}  // namespace
-
-void add_synth_command(CommandContext& context) {
-  auto options = std::make_shared<SynthOptions>();
-  CLI::App* command = context.app.add_subcommand("synth", "Write a checkpoint with random weights");
-  command->add_option("DIR", options->directory, "New folder to write")->required();
-  command
-      ->add_option("--like", options->like,
-                   fmt::format("Shape of a known model: {}", fmt::join(preset_names(), ", ")))
-      ->type_name("PRESET");
-  // So that neither the list of tensors nor the sum of their bytes grows out of bounds.
-  constexpr uint32_t kMostHeads = 1u << 16;
-  constexpr uint32_t kMostLayers = 1u << 16;
-  constexpr uint32_t kMostWidth = 1u << 20;
-  const auto natural = [&](const char* name, uint32_t& field, uint32_t most, const char* text) {
-    command->add_option(name, field, text)->type_name("N")->check(CLI::Range(1u, most));
-  };
-  natural("--layers", options->layers, kMostLayers, "Decoder layers");
-  natural("--hidden", options->hidden, kMostWidth, "Hidden size");
-  natural("--intermediate", options->intermediate, kMostWidth, "MLP size");
-  natural("--heads", options->heads, kMostHeads, "Attention heads");
-  natural("--kv-heads", options->kv_heads, kMostHeads,
-          "Key/value heads (default: as many as heads)");
-  natural("--vocab", options->vocab, 1u << 24, "Vocabulary, at least 258");
-  command->add_option("--dtype", options->dtype, "bf16, f16 or f32")->capture_default_str();
-  command->add_option("--shards", options->shards, "Files to spread the weights over")
-      ->check(CLI::Range(1u, 10000u))
-      ->capture_default_str();
-  command->add_option("--seed", options->seed, "Seed of the weights")
-      ->check(CLI::NonNegativeNumber)  // the parser alone would wrap -1
-      ->capture_default_str();
-  context.on(command,
-             [options, &context_stop = context.stop] { return synth(*options, context_stop); });
 }
 
 }  // namespace spillway

@@ -15,15 +15,6 @@
 namespace spillway {
 namespace {
 
-struct TokenizeOptions {
-  std::string directory;
-  std::optional<std::string> text;
-  std::optional<std::string> text_file;
-  bool decode = false;
-  bool bos = false;
-  bool lines = false;
-};
-
 std::string input_of(const TokenizeOptions& options) {
   if (options.text) return *options.text;
   return read_text_file(*options.text_file, {"a text", kMaxTextBytes, FileKind::kStream});
@@ -83,7 +74,9 @@ int tokenize_lines(const Tokenizer& tokenizer, const TokenizeOptions& options) {
   return 0;
 }
 
-int tokenize(const TokenizeOptions& options) {
+}  // namespace
+
+int tokenize_command(const TokenizeOptions& options) {
   std::error_code error;
   if (!std::filesystem::is_directory(options.directory, error)) {
     throw Error(fmt::format("{}: no such folder", options.directory));
@@ -101,28 +94,6 @@ int tokenize(const TokenizeOptions& options) {
   }
   print("{}\n", nlohmann::json(encode_text(*tokenizer, options, text)).dump());
   return 0;
-}
-
-}  // namespace
-
-void add_tokenize_command(CommandContext& context) {
-  auto options = std::make_shared<TokenizeOptions>();
-  CLI::App* command = context.app.add_subcommand("tokenize", "Token ids of a text, as JSON");
-  command->add_option("MODEL_DIR", options->directory, "Folder with a tokenizer")->required();
-  auto* input = command->add_option_group("input");
-  input->add_option("--text", options->text, "The text")->type_name("TEXT");
-  auto* file =
-      input->add_option("--text-file", options->text_file, "File with the text")->type_name("FILE");
-  input->require_option(1);
-  command->add_flag("--decode", options->decode,
-                    "Print text: of a JSON list of ids, or of the text's own ids");
-  command->add_flag("--bos", options->bos, "Add what a prompt of this model starts with");
-  command
-      ->add_flag("--lines", options->lines,
-                 "A JSON string on each line of FILE, or a list of ids with --decode; a line of "
-                 "JSON for each")
-      ->needs(file);
-  context.on(command, [options] { return tokenize(*options); });
 }
 
 }  // namespace spillway

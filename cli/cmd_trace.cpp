@@ -17,13 +17,9 @@ namespace {
 
 constexpr uint64_t kMaxTraceBytes = 256 * kMiB;
 
-struct TraceOptions {
-  std::string file;
-  std::string svg;
-  uint32_t pass = 0;
-};
+}  // namespace
 
-int draw(const TraceOptions& options) {
+int trace_command(const TraceOptions& options) {
   FilesInUse in_use;
   in_use.add(options.file, "the trace to be drawn");
   OutputFile picture(options.svg, svg_format("picture"), in_use);
@@ -44,20 +40,6 @@ int draw(const TraceOptions& options) {
   if (picture.wanted()) failures.attempt([&] { picture.write(timeline_svg(timeline)); });
   failures.throw_if_any();
   return 0;
-}
-
-}  // namespace
-
-void add_trace_command(CommandContext& context) {
-  auto options = std::make_shared<TraceOptions>();
-  CLI::App* command = context.app.add_subcommand(
-      "trace", "Show one pass of a trace (run --trace FILE): reads, copies, computing, stalls");
-  command->add_option("FILE", options->file, "Trace written by run or score")->required();
-  command->add_option("--svg", options->svg, "Draw it into this file");
-  command
-      ->add_option("--pass", options->pass, "Which pass, from 1 (default: the one in the middle)")
-      ->check(CLI::Range(1u, 1u << 30));
-  context.on(command, [options] { return draw(*options); });
 }
 
 }  // namespace spillway

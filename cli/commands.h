@@ -1,31 +1,107 @@
-// The commands: one file each. main.cpp gives them their context and catches what they throw.
+// The commands: one file each. They throw Error; main.cpp says it.
 #pragma once
 
-#include <CLI/CLI.hpp>
-#include <functional>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
 
+#include "compare/arms.h"
 #include "core/stop.h"
 
 namespace spillway {
 
-/// Each adds its subcommand; the returned function runs it and gives the exit code.
-using Command = std::function<int()>;
-struct CommandContext {
-  CLI::App& app;
-  StopFlag& stop;
-  /// Registers what to run when `subcommand` was given.
-  std::function<void(CLI::App* subcommand, Command command)> on;
+struct RunOptions {
+  std::string config;
+  std::vector<std::string> prompts;
+  std::vector<std::string> overrides;
+  std::string report;
+  std::string trace;
+  bool quiet = false;
 };
+int run_command(const RunOptions& options, StopFlag& stop);
 
-void add_run_command(CommandContext& context);
-void add_score_command(CommandContext& context);
-void add_plan_command(CommandContext& context);
-void add_bench_command(CommandContext& context);
-void add_probe_command(CommandContext& context);
-void add_inspect_command(CommandContext& context);
-void add_tokenize_command(CommandContext& context);
-void add_trace_command(CommandContext& context);
-void add_synth_command(CommandContext& context);
+struct ScoreOptions {
+  std::string config;
+  std::string text_file;
+  std::string ids_file;
+  std::vector<std::string> overrides;
+  std::string report;
+  std::string trace;
+  bool quiet = false;
+};
+int score_command(const ScoreOptions& options, StopFlag& stop);
+
+struct PlanOptions {
+  std::string config;
+  std::vector<std::string> overrides;
+  std::string profile;
+  bool json = false;
+};
+int plan_command(const PlanOptions& options);
+
+struct ProbeOptions {
+  std::string path = ".";
+  std::string out;
+  std::string device = "auto";
+  double seconds = 1;
+  bool sustained = false;
+  bool json = false;
+  bool quiet = false;
+};
+int probe_command(const ProbeOptions& options, StopFlag& stop);
+
+struct BenchOptions {
+  std::string config;
+  std::vector<std::string> overrides;
+  std::string out = "spillway-bench";
+  std::vector<std::string> budgets;
+  std::vector<std::string> sweeps = {"memory", "decode", "prompt"};
+  SweepOptions sweep;
+  uint32_t repeats = 3;
+  bool json = false;
+  bool quiet = false;
+};
+int bench_command(BenchOptions options, StopFlag& stop);
+
+struct InspectOptions {
+  std::string directory;
+  bool json = false;
+  bool verify = false;
+};
+int inspect_command(const InspectOptions& options, StopFlag& stop);
+
+struct TokenizeOptions {
+  std::string directory;
+  std::optional<std::string> text;
+  std::optional<std::string> text_file;
+  bool decode = false;
+  bool bos = false;
+  bool lines = false;
+};
+int tokenize_command(const TokenizeOptions& options);
+
+struct TraceOptions {
+  std::string file;
+  std::string svg;
+  uint32_t pass = 0;
+};
+int trace_command(const TraceOptions& options);
+
+struct SynthOptions {
+  std::string directory;
+  std::string like;
+  uint32_t layers = 0;
+  uint32_t hidden = 0;
+  uint32_t intermediate = 0;
+  uint32_t heads = 0;
+  uint32_t kv_heads = 0;
+  uint32_t vocab = 0;
+  std::string dtype = "bf16";
+  uint32_t shards = 1;
+  uint64_t seed = 0;
+};
+int synth_command(const SynthOptions& options, StopFlag& stop);
 
 /// Exit codes: 0, 1 for an Error, 2 for wrong usage, and this after Ctrl-C, SIGTERM or SIGHUP,
 /// whether the run ended cleanly or a second signal ended it.

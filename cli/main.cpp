@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
@@ -14,6 +15,7 @@
 #include <optional>
 #include <vector>
 
+#include "cli/command_line.h"
 #include "cli/commands.h"
 #include "core/error.h"
 #include "core/failure.h"
@@ -111,19 +113,7 @@ int main(int argc, char** argv) {
   app.failure_message(usage_text);
   app.footer("Start with: spillway plan configs/quickstart.yaml");
   spillway::Command chosen;
-  spillway::CommandContext context{
-      app, stop, [&](CLI::App* subcommand, spillway::Command command) {
-        subcommand->callback([&chosen, command = std::move(command)] { chosen = command; });
-      }};
-  spillway::add_run_command(context);
-  spillway::add_score_command(context);
-  spillway::add_plan_command(context);
-  spillway::add_probe_command(context);
-  spillway::add_bench_command(context);
-  spillway::add_inspect_command(context);
-  spillway::add_tokenize_command(context);
-  spillway::add_trace_command(context);
-  spillway::add_synth_command(context);
+  spillway::add_commands(app, stop, chosen);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -1,7 +1,7 @@
 // The JSON report of a run, and the tables printed beside it. Other programs depend on its names.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

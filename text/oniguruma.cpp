@@ -218,10 +218,10 @@ class Translator {
 
   /// "(?i)": holds for the rest of the group, alternatives included.
   std::optional<std::string> isolated_options(Options options, int depth) {
-    size_t end = at_;
     if (!starts("(?")) return std::nullopt;
-    for (end = at_ + 2; end < pattern_.size() &&
-                        std::string_view("imx-").find(pattern_[end]) != std::string_view::npos;) {
+    size_t end = at_ + 2;
+    while (end < pattern_.size() &&
+           std::string_view("imx-").find(pattern_[end]) != std::string_view::npos) {
       ++end;
     }
     if (end >= pattern_.size() || pattern_[end] != ')' || end == at_ + 2) return std::nullopt;

@@ -1,0 +1,245 @@
+#include "cli/command_line.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+
+#include "cli/commands.h"
+#include "core/config.h"
+#include "core/units.h"
+#include "model/synthetic.h"
+
+namespace spillway {
+namespace {
+
+struct CommandContext {
+  CLI::App& app;
+  StopFlag& stop;
+  Command& chosen;
+  /// Registers what to run when `subcommand` was given.
+  void on(CLI::App* subcommand, Command command) const {
+    subcommand->callback([&chosen = chosen, command = std::move(command)] { chosen = command; });
+  }
+};
+
+void add_run(const CommandContext& context) {
+  auto options = std::make_shared<RunOptions>();
+  CLI::App* command = context.app.add_subcommand("run", "Answer prompts with a model");
+  command->add_option("CONFIG", options->config, "YAML file (configs/README.md)")->required();
+  command
+      ->add_option("--prompt", options->prompts,
+                   "Prompt text, instead of the file's; repeat for more")
+      ->type_name("TEXT")
+      ->allow_extra_args(false);
+  command->add_option("--set", options->overrides, "Override a key: --set memory.ram=3GiB")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command->add_option("--report", options->report, "Write a JSON report")->type_name("FILE");
+  command->add_option("--trace", options->trace, "Write a Perfetto timeline")->type_name("FILE");
+  command->add_flag("--quiet", options->quiet, "Print the texts only");
+  context.on(command, [options, &stop = context.stop] { return run_command(*options, stop); });
+}
+
+void add_score(const CommandContext& context) {
+  auto options = std::make_shared<ScoreOptions>();
+  CLI::App* command =
+      context.app.add_subcommand("score", "Log-likelihood and perplexity of a text");
+  command->add_option("CONFIG", options->config, "YAML file (configs/README.md)")->required();
+  auto* input = command->add_option_group("input");
+  input->add_option("--text-file", options->text_file, "Text to score")->type_name("FILE");
+  input->add_option("--token-ids-file", options->ids_file, "JSON list of ids, or list of lists")
+      ->type_name("FILE");
+  input->require_option(1);
+  command->add_option("--set", options->overrides, "Override a key: --set memory.ram=3GiB")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command->add_option("--report", options->report, "Write a JSON report")->type_name("FILE");
+  command->add_option("--trace", options->trace, "Write a Perfetto timeline")->type_name("FILE");
+  command->add_flag("--quiet", options->quiet, "Print the result line only");
+  context.on(command, [options, &stop = context.stop] { return score_command(*options, stop); });
+}
+
+void add_plan(const CommandContext& context) {
+  auto options = std::make_shared<PlanOptions>();
+  CLI::App* command = context.app.add_subcommand(
+      "plan", "Show where every layer goes and what memory is needed; reads no weights");
+  command->add_option("CONFIG", options->config, "YAML file (configs/README.md)")->required();
+  command->add_option("--set", options->overrides, "Override a key: --set memory.ram=3GiB")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command->add_option("--profile", options->profile,
+                      "Hardware profile for the prediction (default: what probe kept)");
+  command->add_flag("--json", options->json, "Print JSON");
+  context.on(command, [options] { return plan_command(*options); });
+}
+
+void add_probe(const CommandContext& context) {
+  auto options = std::make_shared<ProbeOptions>();
+  CLI::App* command = context.app.add_subcommand(
+      "probe", "Measure this machine: drive, memory, copies, matmuls (under half a minute)");
+  command
+      ->add_option("--path", options->path,
+                   "Folder or file on the drive to measure (a model's folder)")
+      ->capture_default_str();
+  command->add_option("--out", options->out,
+                      "Keep the profile in this file (default: the user's cache folder)");
+  command->add_option("--device", options->device, "auto, host, cuda or cuda:N")
+      ->check([](const std::string& name) {
+        return is_device_name(name) ? std::string() : "expected " + std::string(kDeviceNames);
+      })
+      ->capture_default_str();
+  command->add_option("--seconds", options->seconds, "Seconds per figure")
+      ->check(CLI::Range(0.01, 600.0))
+      ->check([](const std::string& text) {  // a range lets nan through
+        return text.find_first_not_of("0123456789.eE+-") == std::string::npos
+                   ? std::string()
+                   : "expected a number from 0.01 to 600";
+      })
+      ->capture_default_str();
+  command->add_flag("--sustained", options->sustained, "Also read for a whole minute");
+  command->add_flag("--json", options->json, "Print the profile as JSON");
+  command->add_flag("--quiet", options->quiet, "No progress");
+  context.on(command, [options, &stop = context.stop] { return probe_command(*options, stop); });
+}
+
+void add_bench(const CommandContext& context) {
+  auto options = std::make_shared<BenchOptions>();
+  CLI::App* command = context.app.add_subcommand(
+      "bench",
+      "Compare RAM with NVMe on this model and machine: shares, batches, memory budgets, and mmap "
+      "over the same kernels");
+  command
+      ->add_option("CONFIG", options->config,
+                   "YAML file (configs/README.md); its placement, budgets and prompts are not used")
+      ->required();
+  command->add_option("--set", options->overrides, "Override a key: --set device=host")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command->add_option("--out", options->out, "Folder for bench.html, .json, .csv and the arms")
+      ->capture_default_str();
+  command->add_option("--sweeps", options->sweeps, "Any of memory, decode, prompt")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"memory", "decode", "prompt"}))
+      ->capture_default_str();
+  command->add_option("--repeats", options->repeats, "Processes per arm, interleaved")
+      ->check(CLI::Range(1u, 100u))
+      ->capture_default_str();
+  command->add_option("--shares", options->sweep.ram_percents, "Percent of the layers in RAM")
+      ->delimiter(',')
+      ->check(CLI::Range(0u, 100u))
+      ->capture_default_str();
+  command->add_option("--batches", options->sweep.batches, "Sequences per batch")
+      ->delimiter(',')
+      ->check(CLI::Range(1u, 4096u))
+      ->capture_default_str();
+  command->add_option("--memory-points", options->sweep.memory_points, "Budgets, from least to all")
+      ->check(CLI::Range(1u, 100u))
+      ->capture_default_str();
+  command->add_option("--budgets", options->budgets, "These budgets instead: 3GiB,6GiB")
+      ->delimiter(',')
+      ->check([](const std::string& text) {
+        return parse_size(text) ? std::string() : "expected a size such as 3GiB, got " + text;
+      });
+  command->add_option("--tokens", options->sweep.new_tokens, "Decode passes that count")
+      ->check(CLI::Range(1u, 10000u))
+      ->capture_default_str();
+  command->add_option("--prompt-tokens", options->sweep.prompt_tokens, "Length of the prompt")
+      ->check(CLI::Range(1u, 1u << 20))
+      ->capture_default_str();
+  command->add_flag("--json", options->json, "Print the results as JSON");
+  command->add_flag("--quiet", options->quiet, "No progress");
+  context.on(command, [options, &stop = context.stop] { return bench_command(*options, stop); });
+}
+
+void add_inspect(const CommandContext& context) {
+  auto options = std::make_shared<InspectOptions>();
+  CLI::App* command = context.app.add_subcommand("inspect", "Show what a checkpoint holds");
+  command->add_option("MODEL_DIR", options->directory, "Folder of a checkpoint")->required();
+  command->add_flag("--json", options->json, "Print JSON");
+  command->add_flag("--verify", options->verify, "Read everything; print rate and checksums");
+  context.on(command, [options, &stop = context.stop] { return inspect_command(*options, stop); });
+}
+
+void add_tokenize(const CommandContext& context) {
+  auto options = std::make_shared<TokenizeOptions>();
+  CLI::App* command = context.app.add_subcommand("tokenize", "Token ids of a text, as JSON");
+  command->add_option("MODEL_DIR", options->directory, "Folder with a tokenizer")->required();
+  auto* input = command->add_option_group("input");
+  input->add_option("--text", options->text, "The text")->type_name("TEXT");
+  auto* file =
+      input->add_option("--text-file", options->text_file, "File with the text")->type_name("FILE");
+  input->require_option(1);
+  command->add_flag("--decode", options->decode,
+                    "Print text: of a JSON list of ids, or of the text's own ids");
+  command->add_flag("--bos", options->bos, "Add what a prompt of this model starts with");
+  command
+      ->add_flag("--lines", options->lines,
+                 "A JSON string on each line of FILE, or a list of ids with --decode; a line of "
+                 "JSON for each")
+      ->needs(file);
+  context.on(command, [options] { return tokenize_command(*options); });
+}
+
+void add_trace(const CommandContext& context) {
+  auto options = std::make_shared<TraceOptions>();
+  CLI::App* command = context.app.add_subcommand(
+      "trace", "Show one pass of a trace (run --trace FILE): reads, copies, computing, stalls");
+  command->add_option("FILE", options->file, "Trace written by run or score")->required();
+  command->add_option("--svg", options->svg, "Draw it into this file");
+  command
+      ->add_option("--pass", options->pass, "Which pass, from 1 (default: the one in the middle)")
+      ->check(CLI::Range(1u, 1u << 30));
+  context.on(command, [options] { return trace_command(*options); });
+}
+
+void add_synth(const CommandContext& context) {
+  auto options = std::make_shared<SynthOptions>();
+  CLI::App* command = context.app.add_subcommand("synth", "Write a checkpoint with random weights");
+  command->add_option("DIR", options->directory, "New folder to write")->required();
+  command
+      ->add_option("--like", options->like,
+                   fmt::format("Shape of a known model: {}", fmt::join(preset_names(), ", ")))
+      ->type_name("PRESET");
+  // So that neither the list of tensors nor the sum of their bytes grows out of bounds.
+  constexpr uint32_t kMostHeads = 1u << 16;
+  constexpr uint32_t kMostLayers = 1u << 16;
+  constexpr uint32_t kMostWidth = 1u << 20;
+  const auto natural = [&](const char* name, uint32_t& field, uint32_t most, const char* text) {
+    command->add_option(name, field, text)->type_name("N")->check(CLI::Range(1u, most));
+  };
+  natural("--layers", options->layers, kMostLayers, "Decoder layers");
+  natural("--hidden", options->hidden, kMostWidth, "Hidden size");
+  natural("--intermediate", options->intermediate, kMostWidth, "MLP size");
+  natural("--heads", options->heads, kMostHeads, "Attention heads");
+  natural("--kv-heads", options->kv_heads, kMostHeads,
+          "Key/value heads (default: as many as heads)");
+  natural("--vocab", options->vocab, 1u << 24, "Vocabulary, at least 258");
+  command->add_option("--dtype", options->dtype, "bf16, f16 or f32")->capture_default_str();
+  command->add_option("--shards", options->shards, "Files to spread the weights over")
+      ->check(CLI::Range(1u, 10000u))
+      ->capture_default_str();
+  command->add_option("--seed", options->seed, "Seed of the weights")
+      ->check(CLI::NonNegativeNumber)  // the parser alone would wrap -1
+      ->capture_default_str();
+  context.on(command, [options, &stop = context.stop] { return synth_command(*options, stop); });
+}
+
+}  // namespace
+
+void add_commands(CLI::App& app, StopFlag& stop, Command& chosen) {
+  const CommandContext context{app, stop, chosen};
+  add_run(context);
+  add_score(context);
+  add_plan(context);
+  add_probe(context);
+  add_bench(context);
+  add_inspect(context);
+  add_tokenize(context);
+  add_trace(context);
+  add_synth(context);
+}
+
+}  // namespace spillway
