@@ -1,6 +1,7 @@
 """Places, limits and permissions a process may find itself with."""
 import errno
 import json
+import itertools
 import os
 import shutil
 import subprocess
@@ -292,15 +293,16 @@ def limits():
             box.spillway("synth", box.folder / "new", "--like", "tiny", expect=BAD,
                          preexec=faults.limit("FSIZE", size))
         yield f"file-size/synth-{size}", synth
+    # The limit is on all threads of a user: a user for each case, of each driver.
+    users = itertools.count(NOBODY + 1 + os.getpid() % 100000 * 50)
     for count in (1, 2, 3, 4, 5, 6):
         for command in ("run", "nvme", "inspect"):
             expect = GOOD if count > 5 else ANY
             yield f"threads/{count}-{command}", run_with(
-                expect, command=command, user=NOBODY + count * 10 + os.getpid() % 7 * 100,
-                preexec=faults.limit("NPROC", count))
+                expect, command=command, user=next(users), preexec=faults.limit("NPROC", count))
         yield f"threads/{count}-pread", run_with(
-            ANY, command="nvme", sets=["io.engine=pread"], preexec=faults.limit("NPROC", count),
-            user=NOBODY + 1000 + count * 10)
+            ANY, command="nvme", sets=["io.engine=pread"], user=next(users),
+            preexec=faults.limit("NPROC", count))
     yield "cpu-time/20s", run_with(ANY, preexec=faults.limit("CPU", 20))
     yield "core/0", run_with(preexec=faults.limit("CORE", 0))
 
