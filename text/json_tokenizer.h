@@ -61,7 +61,7 @@ class JsonTokenizer final : public Tokenizer {
 
   TokenizerParts parts_;
   std::unordered_map<std::string, uint32_t> added_ids_;
-  std::unordered_map<uint32_t, AddedToken> added_;   // its nodes stay where they are
+  std::unordered_map<uint32_t, AddedToken> added_;  // its nodes stay where they are
   std::unordered_set<std::string> special_;
   TokenMatcher before_;  // matched in the text as it is
   TokenMatcher after_;   // matched in normalized text
