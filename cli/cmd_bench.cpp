@@ -121,6 +121,7 @@ class BenchRun {
     }
     comparison.interrupted = stop_.requested();
     if (!stop_.requested()) draw_timeline(comparison);
+    comparison.interrupted = stop_.requested();
     progress_.clear();
   }
 
@@ -221,11 +222,14 @@ class BenchRun {
       progress_.show("timeline of one pass");
       const fs::path trace = folder_ / "arms" / "trace.json";
       try {
-        run_arm(arm, {"run", (folder_ / "arms" / (arm.name() + ".yaml")).string(), "--quiet",
-                      "--trace", trace.string()});
+        fs::remove(trace);  // of an earlier bench
+        const ChildResult child =
+            run_arm(arm, {"run", (folder_ / "arms" / (arm.name() + ".yaml")).string(), "--quiet",
+                          "--trace", trace.string()});
+        if (child.exit_code != 0) throw Error(reason(child));
         const auto json = load_json_strict(trace, kMaxReportBytes);
         comparison.timeline_svg = timeline_svg(cut_timeline(json, 0, trace.string()));
-      } catch (const Error& error) {
+      } catch (const std::exception& error) {
         comparison.notes.push_back(fmt::format("no timeline: {}", error.what()));
       }
       return;

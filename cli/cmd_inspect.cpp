@@ -59,8 +59,7 @@ struct Verification {
   double seconds = 0;
 };
 
-Verification verify(const Checkpoint& checkpoint, StopFlag& stop, const NoticeSink& notice) {
-  stop.watch();
+Verification verify(const Checkpoint& checkpoint, const StopFlag& stop, const NoticeSink& notice) {
   const SteadyClock clock;
   Progress progress(clock, false);
   Verification result;

@@ -29,6 +29,8 @@ class Prober {
     profile.measured_at = utc_now();
     profile.hardware = hardware;
     profile.file_system = file_system_name(options_.path);
+    static_cast<void>(
+        open_device(device_name(), {}));  // said in the first second where there is none
     probe_drive(profile);
     say("memory");
     profile.memory_bytes_per_second =
@@ -64,9 +66,12 @@ class Prober {
                   clock_, stop_);
   }
 
+  std::string device_name() const {
+    return options_.device == "auto" ? choose_device().name : options_.device;
+  }
+
   void probe_devices(HardwareProfile& profile) {
-    std::string name = options_.device;
-    if (name == "auto") name = choose_device().name;
+    const std::string name = device_name();
     measure("host", profile);
     if (name == "host") return;
     measure(name, profile);

@@ -56,6 +56,7 @@ ModelConfig config_of(const SynthOptions& options) {
 }  // namespace
 
 int synth_command(const SynthOptions& options, StopFlag& stop) {
+  if (options.directory.empty()) throw Error("synth: the folder has no name");
   SyntheticOptions synthetic;
   synthetic.model = config_of(options);
   std::string dtype = options.dtype;

@@ -19,10 +19,12 @@ constexpr uint64_t kMaxTraceBytes = 256 * kMiB;
 
 }  // namespace
 
-int trace_command(const TraceOptions& options) {
+int trace_command(const TraceOptions& options, StopFlag& stop) {
   FilesInUse in_use;
   in_use.add(options.file, "the trace to be drawn");
+  stop.watch();  // opening tries whether a file can be made
   OutputFile picture(options.svg, svg_format("picture"), in_use);
+  stop.unwatch();
   const Timeline timeline =
       cut_timeline(load_json_strict(options.file, kMaxTraceBytes), options.pass, options.file);
   Failures failures;
@@ -37,6 +39,7 @@ int trace_command(const TraceOptions& options) {
                format_bytes(bytes), fmt::format("{:.0f} %", 100 * timeline.busy(lane))});
   }
   failures.attempt([&] { print_text(text + table.text()); });
+  stop.watch();
   if (picture.wanted()) failures.attempt([&] { picture.write(timeline_svg(timeline)); });
   failures.throw_if_any();
   return 0;

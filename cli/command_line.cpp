@@ -192,7 +192,7 @@ void add_trace(const CommandContext& context) {
   command
       ->add_option("--pass", options->pass, "Which pass, from 1 (default: the one in the middle)")
       ->check(CLI::Range(1u, 1u << 30));
-  context.on(command, [options] { return trace_command(*options); });
+  context.on(command, [options, &stop = context.stop] { return trace_command(*options, stop); });
 }
 
 void add_synth(const CommandContext& context) {

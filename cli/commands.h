@@ -86,7 +86,7 @@ struct TraceOptions {
   std::string svg;
   uint32_t pass = 0;
 };
-int trace_command(const TraceOptions& options);
+int trace_command(const TraceOptions& options, StopFlag& stop);
 
 struct SynthOptions {
   std::string directory;

@@ -21,6 +21,7 @@ constexpr double kPlotWidth = 890;
 constexpr double kRowHeight = 12;
 constexpr double kLaneGap = 14;
 constexpr double kTop = 46;
+constexpr double kLongestUs = 1e15;  // thirty years, in which microseconds can still be told apart
 
 struct Event {
   TimelineSpan span;
@@ -38,7 +39,7 @@ std::vector<Event> events_of(const nlohmann::json& trace, const std::string& whe
   }
   std::vector<Event> events;
   for (const auto& item : trace["traceEvents"]) {
-    if (!item.is_object() || item.value("ph", "") != "X") continue;
+    if (!item.is_object() || !item.contains("ph") || item["ph"] != "X") continue;
     for (const char* key : {"ts", "dur", "tid"}) {
       if (!item.contains(key) || !item[key].is_number()) {
         refuse(fmt::format("an event with no number {}", key));
@@ -46,16 +47,18 @@ std::vector<Event> events_of(const nlohmann::json& trace, const std::string& whe
     }
     const double begin = item["ts"].get<double>();
     const double duration = item["dur"].get<double>();
-    if (!std::isfinite(begin) || !std::isfinite(duration) || duration < 0) {
-      refuse("an event with no time");
+    if (!(std::abs(begin) <= kLongestUs && duration >= 0 && duration <= kLongestUs)) {
+      refuse("an event at no time of a run");
     }
     Event event;
     event.lane = item["tid"].get<uint32_t>();
     event.span.begin_us = begin;
     event.span.end_us = begin + duration;
     if (item.contains("name") && item["name"].is_string()) event.span.name = item["name"];
-    const auto bytes = item.value(nlohmann::json::json_pointer("/args/bytes"), nlohmann::json(0));
-    if (bytes.is_number_unsigned()) event.span.bytes = bytes.get<uint64_t>();
+    if (item.contains("args") && item["args"].is_object() && item["args"].contains("bytes") &&
+        item["args"]["bytes"].is_number_unsigned()) {
+      event.span.bytes = item["args"]["bytes"].get<uint64_t>();
+    }
     events.push_back(std::move(event));
   }
   return events;
@@ -126,7 +129,8 @@ Timeline cut_timeline(const nlohmann::json& trace, uint32_t pass, const std::str
   const auto events = events_of(trace, where);
   std::vector<TimelineSpan> passes;
   for (const Event& event : events) {
-    if (event.lane == static_cast<uint32_t>(TraceLane::kPass)) passes.push_back(event.span);
+    const bool is_pass = event.lane == static_cast<uint32_t>(TraceLane::kPass);
+    if (is_pass && event.span.end_us > event.span.begin_us) passes.push_back(event.span);
   }
   if (passes.empty()) throw Error(fmt::format("{}: holds no whole pass", where));
   std::sort(passes.begin(), passes.end(), earlier);

@@ -125,7 +125,7 @@ bool is_auto(const Value& value) {
 
 fs::path path_value(const Value& value, const Config& config) {
   const std::string text = text_of(value, "a path");
-  if (text.empty()) fail(value, "a path");
+  if (text.empty() || text.find('\0') != std::string::npos) fail(value, "a path");
   const fs::path path(text);
   return path.is_absolute() ? path : (config.file.parent_path() / path).lexically_normal();
 }

@@ -237,27 +237,51 @@ int OutputFile::make_temporary() {
 }
 
 void OutputFile::begin() {
-  if (out_.valid()) return;
-  if (way_ == Way::kReplace) {
-    if (const int error = make_temporary()) fail(error);
-    return;
-  }
-  out_ = Descriptor(
-      openat(folder_.get(), name_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
-  if (!out_.valid()) fail(errno);
+  if (out_.valid() || way_ != Way::kReplace) return;
+  if (const int error = make_temporary()) fail(error);
 }
 
 void OutputFile::append(std::string_view text) {
   if (!wanted()) return;
+  if (way_ == Way::kInPlace) {
+    whole_ += text;
+    return;
+  }
   begin();
-  if (const int error = write_all(out_.get(), text)) fail(error);
+  if (const int error = write_all(out_.get(), text)) give_up(error);
 }
 
 void OutputFile::finish() {
   if (!wanted() || way_ == Way::kThrough) return;
+  if (way_ == Way::kInPlace) return write_in_place();
   begin();
-  if (way_ == Way::kReplace) return publish();
-  if (const int error = out_.reset()) fail(error);
+  publish();
+}
+
+/// What was written is of no use: the next begin() starts anew.
+void OutputFile::give_up(int error_number) {
+  if (way_ == Way::kReplace) out_.reset();
+  if (!temporary_.empty()) {
+    unlinkat(folder_.get(), std::exchange(temporary_, {}).c_str(), 0);
+  }
+  fail(error_number);
+}
+
+/// Room first: on a full disk, or beyond a limit, what is there stays as it is.
+void OutputFile::write_in_place() {
+  const std::string text = std::exchange(whole_, {});
+  Descriptor out(openat(folder_.get(), name_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666));
+  struct stat status {};
+  if (!out.valid() || fstat(out.get(), &status) != 0) fail(errno);
+  const auto bytes = static_cast<off_t>(text.size());
+  const int refused = bytes > 0 ? posix_fallocate(out.get(), 0, bytes) : 0;
+  if (refused != 0) {
+    [[maybe_unused]] const int shrunk = ftruncate(out.get(), status.st_size);
+    fail(refused);
+  }
+  if (const int error = write_all(out.get(), text)) fail(error);
+  if (ftruncate(out.get(), bytes) != 0) fail(errno);
+  if (const int error = out.reset()) fail(error);
 }
 
 void OutputFile::publish() {
@@ -269,8 +293,10 @@ void OutputFile::publish() {
     }
   }
   // Else a crash of the system may leave the new name with nothing under it, and the old one gone.
-  if (fsync(out_.get()) != 0 && errno != EINVAL) fail(errno);
-  if (const int error = out_.reset()) fail(error);
+  // Some file systems cannot.
+  const bool can = fsync(out_.get()) == 0 || errno == EINVAL || errno == ENOSYS || errno == ENOTSUP;
+  if (!can) give_up(errno);
+  if (const int error = out_.reset()) give_up(error);
   try {
     refuse_foreign();  // it may have come in the meantime
     const int folder = folder_.get();

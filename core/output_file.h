@@ -77,6 +77,7 @@ class OutputFile {
   };
   [[noreturn]] void fail(const std::string& cause) const;
   [[noreturn]] void fail(int error_number) const;
+  [[noreturn]] void give_up(int error_number);
   void open_regular();
   void open_device(const std::filesystem::path& target);
   void take_descriptor(int fd);
@@ -85,6 +86,7 @@ class OutputFile {
   int make_temporary();  ///< 0, or the errno
   void begin();
   void publish();
+  void write_in_place();
   void copy_over();
 
   std::filesystem::path file_;  // as the user named it
@@ -95,6 +97,7 @@ class OutputFile {
   std::string name_;       // in the folder, links followed
   std::string temporary_;  // in the folder while it is being written; empty = none
   Descriptor out_;         // open while something is being written; always for kThrough
+  std::string whole_;      // kInPlace: all of it, for what is there goes only when there is room
 };
 
 }  // namespace spillway

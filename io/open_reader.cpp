@@ -65,10 +65,6 @@ void try_uring() {
   }
 }
 
-}  // namespace
-
-namespace {
-
 std::unique_ptr<BlockReader> make_pread(uint32_t depth) {
   return std::make_unique<PreadReader>(depth);
 }

@@ -17,6 +17,7 @@
 #include "compare/page.h"
 #include "compare/page_cache.h"
 #include "compare/svg.h"
+#include "compare/timeline.h"
 #include "core/error.h"
 #include "core/units.h"
 #include "io/direct_file.h"
@@ -369,6 +370,18 @@ TEST_F(GroupTest, VersionTwoStepsBackWhereTheGroupIsRefused) {
   EXPECT_NE(test::error_of([&] { MemoryGroup group(root_.path()); }), "");
   EXPECT_EQ(test::read_file(parent / "cgroup.subtree_control"), "-memory");
   EXPECT_EQ(test::read_file(parent / "cgroup.procs"), std::to_string(getpid())) << "moved back";
+}
+
+TEST(Timelines, WhatIsNoTraceOfOursIsRefused) {
+  for (const char* event :
+       {R"({"ph":"X","ts":1e308,"dur":1,"tid":1})", R"({"ph":"X","ts":0,"dur":-1,"tid":1})",
+        R"({"ph":"X","ts":0,"dur":1,"tid":1,"args":[]})", R"({"ph":3,"ts":0,"dur":1,"tid":1})",
+        R"({"ph":"X","ts":"now","dur":1,"tid":1})", R"({"ph":"X","ts":5,"dur":0,"tid":4})", "[]",
+        "7"}) {
+    const auto trace = nlohmann::json::parse(std::string(R"({"traceEvents":[)") + event + "]}");
+    const std::string message = test::error_of([&] { cut_timeline(trace, 0, "t.json"); });
+    EXPECT_EQ(message.find("t.json: "), 0u) << event << ": " << message;
+  }
 }
 
 TEST_F(GroupTest, RefusalsSayWhatToDo) {

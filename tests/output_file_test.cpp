@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -211,7 +212,6 @@ TEST_F(OutputFileTest, SaysAtOnceWhatCannotBeWritten) {
   EXPECT_NE(test::error_of([&] { full.write("x"); }).find("No space left"), std::string::npos);
 }
 
-/// A folder that takes no new file because it is full: the old report is not cut for the new one.
 /// A rename that reaches the drive before the content would leave an empty file after a crash.
 TEST_F(OutputFileTest, WhatDoesNotReachTheDriveReplacesNothing) {
   const fs::path file = dir_ / "n";
@@ -226,6 +226,7 @@ TEST_F(OutputFileTest, WhatDoesNotReachTheDriveReplacesNothing) {
   EXPECT_EQ(names(), 1u);
 }
 
+/// A folder that takes no new file because it is full: the old report is not cut for the new one.
 TEST_F(OutputFileTest, AFullDiskKeepsWhatIsThere) {
   const fs::path disk = dir_ / "disk";
   fs::create_directory(disk);
@@ -235,6 +236,57 @@ TEST_F(OutputFileTest, AFullDiskKeepsWhatIsThere) {
   write_file(disk / "n", kOurs);  // the last inode
   const std::string message = refusal(disk / "n");
   const std::string kept = read_file(disk / "n");
+  umount(disk.c_str());
+  EXPECT_NE(message.find("No space left"), std::string::npos) << message;
+  EXPECT_EQ(kept, kOurs);
+}
+
+/// In a folder of somebody else a file that may be written is written in place.
+TEST_F(OutputFileTest, InPlaceWhatIsThereGoesOnlyWhenThereIsRoom) {
+  const fs::path file = dir_ / "n";
+  write_file(file, kOurs);
+  fs::permissions(file, fs::perms(0666));
+  fs::permissions(dir_.path(), fs::perms(0755));
+  if (geteuid() != 0) GTEST_SKIP() << "only root may become somebody else";
+  const auto as_other = [&](const std::string& text, rlim_t most_bytes) {
+    return test::in_child([&] {
+      constexpr uid_t kOther = 61234;
+      const rlimit limit{most_bytes, most_bytes};
+      signal(SIGXFSZ, SIG_IGN);
+      if (setrlimit(RLIMIT_FSIZE, &limit) != 0 || setuid(kOther) != 0) return 2;
+      try {
+        write(file, text);
+      } catch (const Error&) {
+        return 1;
+      }
+      return 0;
+    });
+  };
+  const std::string longer = std::string(kOurs) + std::string(10000, ' ');
+  EXPECT_EQ(as_other(longer, 4096), 1);
+  EXPECT_EQ(read_file(file), kOurs);
+  EXPECT_EQ(as_other(longer, RLIM_INFINITY), 0);
+  EXPECT_EQ(read_file(file), longer);
+  EXPECT_EQ(as_other(kOurs, RLIM_INFINITY), 0);
+  EXPECT_EQ(read_file(file), kOurs);
+}
+
+TEST_F(OutputFileTest, AWriteThatFailedLeavesNothingToTheNext) {
+  const fs::path disk = dir_ / "disk";
+  fs::create_directory(disk);
+  if (mount("none", disk.c_str(), "tmpfs", 0, "size=64k") != 0) {
+    GTEST_SKIP() << "only root may mount a small file system";
+  }
+  std::string message;
+  std::string kept;
+  {
+    FilesInUse in_use;
+    OutputFile file(disk / "n", kNotes, in_use);
+    message = test::error_of([&] { file.write(std::string(kOurs) + std::string(1 << 20, ' ')); });
+    file.write(kOurs);
+    kept = read_file(disk / "n");
+  }
+  EXPECT_EQ(std::distance(fs::directory_iterator(disk), {}), 1);
   umount(disk.c_str());
   EXPECT_NE(message.find("No space left"), std::string::npos) << message;
   EXPECT_EQ(kept, kOurs);

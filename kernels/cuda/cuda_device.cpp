@@ -245,11 +245,6 @@ std::string cuda_device_text(int ordinal) {
                      properties.minor);
 }
 
-bool cuda_launches_early(int ordinal) {
-  constexpr int kEarlyMajor = 9;
-  return properties_of(ordinal).major >= kEarlyMajor;
-}
-
 int cuda_ordinal(const Device& device) {
   return static_cast<const CudaDevice&>(device).ordinal();
 }

@@ -26,9 +26,6 @@ std::unique_ptr<Device> make_cuda_device(int ordinal, uint64_t budget_bytes);
 /// "NVIDIA H200, compute capability 9.0".
 std::string cuda_device_text(int ordinal);
 
-/// Whether kernels may start before the one ahead of them has ended, and wait in the middle.
-bool cuda_launches_early(int ordinal);
-
 /// Ordinal of a device made here.
 int cuda_ordinal(const Device& device);
 /// The stream of a Stream made here. Makes its device current on the calling thread.

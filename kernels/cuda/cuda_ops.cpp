@@ -62,7 +62,7 @@ class CudaOps final : public Ops {
   explicit CudaOps(int ordinal)
       : description_(fmt::format("{}, prompts cuBLAS, own GEMV up to {} rows",
                                  cuda_device_text(ordinal), cuda::kMaxGemvRows)),
-        early_(cuda_launches_early(ordinal)) {}
+        early_(cuda::waits_by_itself()) {}
 
   std::string description() const override { return description_; }
 

@@ -251,6 +251,13 @@ bool has_code() {
   return false;
 }
 
+bool waits_by_itself() {
+  constexpr int kEarliest = 90;
+  cudaFuncAttributes attributes{};
+  check_cuda(cudaFuncGetAttributes(&attributes, convert_kernel), "cudaFuncGetAttributes");
+  return attributes.ptxVersion >= kEarliest;
+}
+
 void embed(const LaunchOn& on, const WeightView& table, const uint32_t* ids, const uint32_t* rows,
            uint32_t count, float* out) {
   if (count == 0) return;

@@ -40,6 +40,9 @@ struct InputTarget {
 
 /// True when this build holds code for the current device.
 bool has_code();
+/// True when that code waits for the stream itself, as early launches need: it was compiled for 9.0
+/// or later. What a driver makes of code for 8.0 does not wait, on any GPU.
+bool waits_by_itself();
 
 // elementwise.cu
 void embed(const LaunchOn& on, const WeightView& table, const uint32_t* ids, const uint32_t* rows,

@@ -82,10 +82,18 @@ __device__ float scale_panels(float2* panels, uint32_t count, float top, float* 
   return top;
 }
 
+/// Blocks of a multiprocessor at a time: some GPUs have room for 2048 threads there, others for
+/// 1536.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ % 100 < 40 && __CUDA_ARCH__ < 1200
+constexpr unsigned kFoldBlocks = 2;
+#else
+constexpr unsigned kFoldBlocks = 1;
+#endif
+
 // Panels of kPanelRows and their scales in parallel; in order goes one multiply-add a panel, so
 // that the result does not depend on the tile, while the other warps begin with the next panels.
 // Traffic: cols * 4 per row.
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kFoldBlocks)
     fold_kernel(const float* logits, uint32_t cols, uint32_t stride, uint32_t first_id,
                 const uint32_t* targets, float* running_max, float* running_sum,
                 float* target_logit) {

@@ -116,16 +116,16 @@ struct Eight {
 };
 
 /// From any address, or, kAligned, from a multiple of 16. `count` of the eight exist (kAligned: all
-/// or none); the others are zero. load16(p) loads 16 aligned bytes.
-template <typename T, bool kAligned, typename Load16>
-__device__ Eight<T> load_eight_by(const void* data, uint32_t count, const Load16& load16) {
+/// or none); the others are zero. load(p) loads 16 aligned bytes, or one.
+template <typename T, bool kAligned, typename Load>
+__device__ Eight<T> load_eight_by(const void* data, uint32_t count, const Load& load) {
   constexpr unsigned kBytes = sizeof(typename T::Raw);
   Eight<T> result{};
   if constexpr (kAligned) {
     if (count == 0) return result;
 #pragma unroll
     for (unsigned i = 0; i < kEightBytes<T> / 16; ++i) {
-      const uint4 four = load16(static_cast<const uint4*>(data) + i);
+      const uint4 four = load(static_cast<const uint4*>(data) + i);
       result.words[4 * i] = four.x;
       result.words[4 * i + 1] = four.y;
       result.words[4 * i + 2] = four.z;
@@ -137,7 +137,7 @@ __device__ Eight<T> load_eight_by(const void* data, uint32_t count, const Load16
       if (i >= count) continue;
       uint32_t raw = 0;
       for (unsigned b = 0; b < kBytes; ++b) {
-        raw |= static_cast<uint32_t>(bytes[i * kBytes + b]) << (8 * b);
+        raw |= static_cast<uint32_t>(load(bytes + i * kBytes + b)) << (8 * b);
       }
       result.words[i * kBytes / 4] |= raw << (i * kBytes % 4 * 8);
     }
@@ -147,13 +147,13 @@ __device__ Eight<T> load_eight_by(const void* data, uint32_t count, const Load16
 
 template <typename T, bool kAligned>
 __device__ Eight<T> load_eight(const void* data, uint32_t count) {
-  return load_eight_by<T, kAligned>(data, count, [](const uint4* p) { return *p; });
+  return load_eight_by<T, kAligned>(data, count, [](const auto* p) { return *p; });
 }
 
 /// Of weights, which are read once: not kept in the L1 cache.
 template <typename T, bool kAligned>
 __device__ Eight<T> load_weights(const void* data, uint32_t count) {
-  return load_eight_by<T, kAligned>(data, count, [](const uint4* p) { return __ldcg(p); });
+  return load_eight_by<T, kAligned>(data, count, [](const auto* p) { return __ldcg(p); });
 }
 
 /// One element of an array at any address.

@@ -266,7 +266,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   return cudaSuccess;
 }
 
-cudaError_t sim_cuda_function_attributes(cudaFuncAttributes*) {
+cudaError_t sim_cuda_function_attributes(cudaFuncAttributes* attributes) {
+  *attributes = {90, 90};
   return machine().has_code ? cudaSuccess : cudaErrorNoKernelImageForDevice;
 }
 

@@ -38,6 +38,9 @@ using spillway::sim_cuda::blockIdx;
 using spillway::sim_cuda::gridDim;
 using spillway::sim_cuda::threadIdx;
 
+inline unsigned char __ldcg(const unsigned char* p) {
+  return *p;
+}
 inline uint4 __ldcg(const uint4* p) {
   spillway::sim_cuda::require(reinterpret_cast<uintptr_t>(p) % 16 == 0, "misaligned 16-byte load");
   return *p;

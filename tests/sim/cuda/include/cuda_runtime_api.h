@@ -47,6 +47,7 @@ struct cudaDeviceProp {
 };
 struct cudaFuncAttributes {
   int binaryVersion;
+  int ptxVersion;
 };
 
 struct dim3 {
