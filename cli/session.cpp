@@ -48,6 +48,7 @@ Session::Session(Config config, FilesInUse in_use, bool quiet, StopFlag& stop)
 /// To try whether a file can be written leaves one for a moment: no stop may fall there.
 Session::Outputs Session::open_outputs(const Config& config, FilesInUse in_use, StopFlag& stop) {
   in_use = with_inputs_of(config, std::move(in_use));
+  in_use.check_stdout();
   stop.watch();
   Outputs outputs{{config.report, report_format(), in_use}, {config.trace, trace_format(), in_use}};
   stop.unwatch();

@@ -105,6 +105,16 @@ void FilesInUse::add(const fs::path& file, const std::string& role) {
   if (const auto identity = identity_of(file)) entries_.push_back({*identity, role});
 }
 
+void FilesInUse::check_stdout() const {
+  struct stat status {};
+  if (fstat(STDOUT_FILENO, &status) != 0 || !S_ISREG(status.st_mode)) return;
+  for (const Entry& entry : entries_) {
+    if (entry.identity == identity_of(status)) {
+      throw Error(fmt::format("cannot write the text to stdout: it is also {}", entry.role));
+    }
+  }
+}
+
 void OutputFile::fail(const std::string& cause) const {
   throw Error(fmt::format("cannot write {} {}: {}", format_.what, file_.string(), cause));
 }

@@ -36,6 +36,8 @@ class FilesInUse {
  public:
   /// `role`: "the configuration", for messages. A file that is not there yet counts by its name.
   void add(const std::filesystem::path& file, const std::string& role);
+  /// Throws Error where the text would go into one of them: `spillway run c.yaml >> c.yaml`.
+  void check_stdout() const;
 
  private:
   friend class OutputFile;

@@ -114,6 +114,15 @@ class Outputs(unittest.TestCase):
             self.one_line(call("run", config, "--report", self.root / "text", stdout=text),
                           "where the text goes")
 
+    def test_text_does_not_go_into_inputs(self):
+        model = self.model()
+        config = self.config(model)
+        for path, role in ((config, "the configuration"), (model / "config.json", "a file of the model")):
+            before = path.read_bytes()
+            with open(path, "a") as text:
+                self.one_line(call("run", config, "--quiet", stdout=text), f"it is also {role}")
+            self.assertEqual(path.read_bytes(), before)
+
     def test_files_of_others_are_not_overwritten(self):
         model = self.model()
         config = self.config(model)
