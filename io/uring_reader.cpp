@@ -241,6 +241,7 @@ BufferRegistration UringReader::register_buffers(std::span<const std::span<std::
   for (uint64_t bytes = all_bytes; bytes >= std::min(all_bytes, kSmallestAttempt); bytes /= 2) {
     auto pieces = registration_pieces(buffers, bytes);
     std::vector<iovec> vectors;
+    vectors.reserve(pieces.size());
     for (const auto piece : pieces) vectors.push_back({piece.data(), piece.size()});
     const int error = io_uring_register_buffers(&ring_->ring, vectors.data(),
                                                 static_cast<unsigned>(vectors.size()));
