@@ -631,8 +631,8 @@ TEST_F(Pump, WaitsUntilARetryIsDue) {
   EXPECT_LE(disk.last_limit_ns(), 1'000'000'000);
   clock.advance(1'000'000'000);
   disk.set_faults({});
-  pump.poll();
-  EXPECT_GT(disk.in_flight(), 0u);
+  const bool answered = !pump.poll().empty();
+  EXPECT_TRUE(answered || disk.in_flight() > 0);
   EXPECT_TRUE(pump.drain());
 }
 
