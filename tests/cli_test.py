@@ -572,7 +572,7 @@ class Cli(unittest.TestCase):
         # Every shape of reads has one rate here, so that it does not matter which a plan takes.
         fast = json.loads(kept[0].read_text())
         for sample in fast["drive"]["reads"]:
-            sample["bytes_per_second"] = 1e9
+            sample["bytes_per_second"] = 1e8
         (self.root / "even.json").write_text(json.dumps(fast))
         even = call("plan", config, "--json", "--profile", self.root / "even.json")
         decode = json.loads(even.stdout)["prediction"]["decode"]
