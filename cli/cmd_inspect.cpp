@@ -83,7 +83,7 @@ Verification verify(const Checkpoint& checkpoint, const StopFlag& stop, const No
 
 }  // namespace
 
-int inspect_command(const InspectOptions& options, StopFlag& stop) {
+int inspect_command(const InspectOptions& options, const StopFlag& stop) {
   const NoticeSink notice = stderr_notices();
   const Checkpoint checkpoint = Checkpoint::open(options.directory, DirectChoice::kAuto, notice);
   nlohmann::ordered_json json;

@@ -29,8 +29,8 @@ class Prober {
     profile.measured_at = utc_now();
     profile.hardware = hardware;
     profile.file_system = file_system_name(options_.path);
-    static_cast<void>(
-        open_device(device_name(), {}));  // said in the first second where there is none
+    // A device that is not there is said in the first second, not after the drive.
+    static_cast<void>(open_device(device_name(), {}));
     probe_drive(profile);
     say("memory");
     profile.memory_bytes_per_second =

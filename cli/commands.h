@@ -69,7 +69,7 @@ struct InspectOptions {
   bool json = false;
   bool verify = false;
 };
-int inspect_command(const InspectOptions& options, StopFlag& stop);
+int inspect_command(const InspectOptions& options, const StopFlag& stop);
 
 struct TokenizeOptions {
   std::string directory;
