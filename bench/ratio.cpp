@@ -51,7 +51,10 @@ struct Series {
     std::sort(copy.begin(), copy.end());
     return copy;
   }
-  double median() const { return sorted()[values.size() / 2]; }
+  double median() const {
+    const auto all = sorted();
+    return (all[(all.size() - 1) / 2] + all[all.size() / 2]) / 2;
+  }
   std::string text(double unit) const {
     const auto all = sorted();
     return fmt::format("{:.3g} / {:.3g} / {:.3g}", all.front() / unit, median() / unit,

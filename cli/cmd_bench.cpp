@@ -119,7 +119,6 @@ class BenchRun {
       }
       if (!stop_.requested()) finished_round();
     }
-    comparison.interrupted = stop_.requested();
     if (!stop_.requested()) draw_timeline(comparison);
     comparison.interrupted = stop_.requested();
     progress_.clear();
@@ -310,6 +309,7 @@ int bench_command(BenchOptions options, StopFlag& stop) {
   stop.watch();  // from here on there is something to clean up
   make_folder(folder);
   const FilesInUse inputs = with_inputs_of(config, {});
+  inputs.check_stdout();
   FilesInUse in_use = inputs;
   ResultFiles files(folder, in_use);
   make_folder(folder / "arms");  // once nothing there is anybody else's

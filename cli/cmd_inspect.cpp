@@ -7,6 +7,7 @@
 
 #include "cli/commands.h"
 #include "cli/report.h"
+#include "cli/session.h"
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "core/units.h"
@@ -84,6 +85,7 @@ Verification verify(const Checkpoint& checkpoint, const StopFlag& stop, const No
 }  // namespace
 
 int inspect_command(const InspectOptions& options, const StopFlag& stop) {
+  with_model_files(options.directory, {}).check_stdout();
   const NoticeSink notice = stderr_notices();
   const Checkpoint checkpoint = Checkpoint::open(options.directory, DirectChoice::kAuto, notice);
   nlohmann::ordered_json json;

@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/forecast.h"
 #include "cli/report.h"
+#include "cli/session.h"
 #include "cli/terminal.h"
 #include "model/generate.h"
 
@@ -28,6 +29,7 @@ Workload workload_of(const Config& config, const Model& model) {
 int plan_command(const PlanOptions& options) {
   const NoticeSink notice = stderr_notices();
   const Config config = load_config(options.config, options.overrides);
+  with_inputs_of(config, {}).check_stdout();
   const Model model = open_model(config.model_path, config.io_direct, notice);
   const Machine machine = open_machine(config, notice);
   const Workload workload = workload_of(config, model);

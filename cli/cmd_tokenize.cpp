@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "cli/commands.h"
+#include "cli/session.h"
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "core/read_file.h"
@@ -77,6 +78,7 @@ int tokenize_lines(const Tokenizer& tokenizer, const TokenizeOptions& options) {
 }  // namespace
 
 int tokenize_command(const TokenizeOptions& options) {
+  with_model_files(options.directory, {}).check_stdout();
   std::error_code error;
   if (!std::filesystem::is_directory(options.directory, error)) {
     throw Error(fmt::format("{}: no such folder", options.directory));

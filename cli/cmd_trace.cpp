@@ -22,6 +22,7 @@ constexpr uint64_t kMaxTraceBytes = 256 * kMiB;
 int trace_command(const TraceOptions& options, StopFlag& stop) {
   FilesInUse in_use;
   in_use.add(options.file, "the trace to be drawn");
+  in_use.check_stdout();
   stop.watch();  // opening tries whether a file can be made
   OutputFile picture(options.svg, svg_format("picture"), in_use);
   stop.unwatch();

@@ -155,11 +155,15 @@ void Session::write_files(const nlohmann::ordered_json& report, Failures& failur
 }
 
 FilesInUse with_inputs_of(const Config& config, FilesInUse in_use) {
-  namespace fs = std::filesystem;
   in_use.add(config.file, "the configuration");
-  for (const char* name : kModelFiles) in_use.add(config.model_path / name, "a file of the model");
+  return with_model_files(config.model_path, std::move(in_use));
+}
+
+FilesInUse with_model_files(const std::filesystem::path& folder, FilesInUse in_use) {
+  namespace fs = std::filesystem;
+  for (const char* name : kModelFiles) in_use.add(folder / name, "a file of the model");
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(config.model_path, error)) {
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
     if (entry.path().extension() == ".safetensors") {
       in_use.add(entry.path(), "a file of the model");
     }

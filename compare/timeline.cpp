@@ -21,15 +21,16 @@ constexpr double kPlotWidth = 890;
 constexpr double kRowHeight = 12;
 constexpr double kLaneGap = 14;
 constexpr double kTop = 46;
+constexpr double kShortestUs = 1e-3;
 constexpr double kLongestUs = 1e15;  // thirty years, in which microseconds can still be told apart
 
-struct Event {
+struct TraceEvent {
   TimelineSpan span;
-  uint32_t lane = 0;
+  uint64_t lane = 0;
 };
 
 /// The complete events of a trace; others only name things.
-std::vector<Event> events_of(const nlohmann::json& trace, const std::string& where) {
+std::vector<TraceEvent> events_of(const nlohmann::json& trace, const std::string& where) {
   const auto refuse = [&](const std::string& why) {
     throw Error(fmt::format("{}: not a trace of spillway: {}; write one with run --trace FILE",
                             where, why));
@@ -37,21 +38,24 @@ std::vector<Event> events_of(const nlohmann::json& trace, const std::string& whe
   if (!trace.is_object() || !trace.contains("traceEvents") || !trace["traceEvents"].is_array()) {
     refuse("no list traceEvents");
   }
-  std::vector<Event> events;
+  std::vector<TraceEvent> events;
   for (const auto& item : trace["traceEvents"]) {
     if (!item.is_object() || !item.contains("ph") || item["ph"] != "X") continue;
-    for (const char* key : {"ts", "dur", "tid"}) {
+    for (const char* key : {"ts", "dur"}) {
       if (!item.contains(key) || !item[key].is_number()) {
         refuse(fmt::format("an event with no number {}", key));
       }
+    }
+    if (!item.contains("tid") || !item["tid"].is_number_unsigned()) {
+      refuse("an event in no lane");
     }
     const double begin = item["ts"].get<double>();
     const double duration = item["dur"].get<double>();
     if (!(std::abs(begin) <= kLongestUs && duration >= 0 && duration <= kLongestUs)) {
       refuse("an event at no time of a run");
     }
-    Event event;
-    event.lane = item["tid"].get<uint32_t>();
+    TraceEvent event;
+    event.lane = item["tid"].get<uint64_t>();
     event.span.begin_us = begin;
     event.span.end_us = begin + duration;
     if (item.contains("name") && item["name"].is_string()) event.span.name = item["name"];
@@ -106,7 +110,7 @@ std::vector<size_t> pack_rows(const std::vector<TimelineSpan>& spans, size_t* ro
   return row_of;
 }
 
-constexpr const char* kStyle =
+constexpr const char* kTimelineStyle =
     "<style>svg{font:12px system-ui,sans-serif;background:#fff}text{fill:#222}"
     ".g{stroke:#ddd}.l0{fill:#2f6fb7}.l1{fill:#8a5fbf}.l2{fill:#3b9461}.l3{fill:#c9622e}"
     "@media(prefers-color-scheme:dark){svg{background:#16181c}text{fill:#ddd}.g{stroke:#3a3d44}"
@@ -128,9 +132,10 @@ double Timeline::busy(size_t lane) const {
 Timeline cut_timeline(const nlohmann::json& trace, uint32_t pass, const std::string& where) {
   const auto events = events_of(trace, where);
   std::vector<TimelineSpan> passes;
-  for (const Event& event : events) {
-    const bool is_pass = event.lane == static_cast<uint32_t>(TraceLane::kPass);
-    if (is_pass && event.span.end_us > event.span.begin_us) passes.push_back(event.span);
+  for (const TraceEvent& event : events) {
+    const bool is_pass = event.lane == static_cast<uint64_t>(TraceLane::kPass);
+    if (is_pass && event.span.end_us - event.span.begin_us > kShortestUs)
+      passes.push_back(event.span);
   }
   if (passes.empty()) throw Error(fmt::format("{}: holds no whole pass", where));
   std::sort(passes.begin(), passes.end(), earlier);
@@ -142,7 +147,7 @@ Timeline cut_timeline(const nlohmann::json& trace, uint32_t pass, const std::str
   timeline.pass = pass != 0 ? pass : timeline.passes / 2 + 1;
   timeline.begin_us = passes[timeline.pass - 1].begin_us;
   timeline.end_us = passes[timeline.pass - 1].end_us;
-  for (const Event& event : events) {
+  for (const TraceEvent& event : events) {
     if (event.lane >= timeline.lanes.size()) continue;
     TimelineSpan span = event.span;
     span.begin_us = std::max(span.begin_us, timeline.begin_us);
@@ -192,7 +197,7 @@ std::string timeline_svg(const Timeline& timeline) {
   return fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {:.0f} {:.0f}\" role=\"img\">\n{}"
       "<text x=\"0\" y=\"16\" font-weight=\"600\">pass {} of {}, {:.3f} s</text>\n{}{}</svg>\n",
-      kLabelWidth + kPlotWidth + 20, y + 6, kStyle, timeline.pass, timeline.passes,
+      kLabelWidth + kPlotWidth + 20, y + 6, kTimelineStyle, timeline.pass, timeline.passes,
       timeline.seconds(), grid, body);
 }
 

@@ -270,8 +270,8 @@ void OutputFile::finish() {
 
 /// What was written is of no use: the next begin() starts anew.
 void OutputFile::give_up(int error_number) {
-  if (way_ == Way::kReplace) out_.reset();
-  if (!temporary_.empty()) {
+  if (way_ == Way::kReplace) {
+    out_.reset();
     unlinkat(folder_.get(), std::exchange(temporary_, {}).c_str(), 0);
   }
   fail(error_number);
@@ -280,11 +280,16 @@ void OutputFile::give_up(int error_number) {
 /// Room first: on a full disk, or beyond a limit, what is there stays as it is.
 void OutputFile::write_in_place() {
   const std::string text = std::exchange(whole_, {});
-  Descriptor out(openat(folder_.get(), name_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666));
+  refuse_foreign();  // it may have come in the meantime
+  // Read as well: where a file system cannot give room, the C library looks at what is there.
+  const int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW;
+  Descriptor out(openat(folder_.get(), name_.c_str(), flags, 0666));
   struct stat status {};
   if (!out.valid() || fstat(out.get(), &status) != 0) fail(errno);
+  if (!S_ISREG(status.st_mode)) fail("what is there now is no file");
   const auto bytes = static_cast<off_t>(text.size());
-  const int refused = bytes > 0 ? posix_fallocate(out.get(), 0, bytes) : 0;
+  int refused = EINTR;
+  while (refused == EINTR) refused = bytes > 0 ? posix_fallocate(out.get(), 0, bytes) : 0;
   if (refused != 0) {
     [[maybe_unused]] const int shrunk = ftruncate(out.get(), status.st_size);
     fail(refused);

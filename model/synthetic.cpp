@@ -30,7 +30,7 @@ namespace spillway {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr uint64_t kWriteBytes = 8 * kMiB;
 constexpr uint64_t kBlock = 4096;
@@ -341,17 +341,19 @@ class SyntheticWriter {
   void run() {
     WrittenFiles written(directory_, file_names());
     write_text("config.json", config_json());
-    write_text("generation_config.json",
-               Json{{"bos_token_id", kFirstSpecial}, {"eos_token_id", kFirstSpecial + 1}}.dump(2));
+    write_text(
+        "generation_config.json",
+        OrderedJson{{"bos_token_id", kFirstSpecial}, {"eos_token_id", kFirstSpecial + 1}}.dump(2));
     write_text("tokenizer.json", tokenizer_json());
-    Json weight_map = Json::object();
+    OrderedJson weight_map = OrderedJson::object();
     for (size_t s = 0; s < shards_.size(); ++s) {
       const std::string name = shard_name(s);
       write_shard(name, shards_[s]);
       for (const SyntheticTensor& tensor : shards_[s]) weight_map[tensor.spec.name] = name;
     }
     if (shards_.size() > 1) {
-      const Json index = {{"metadata", {{"total_size", total_bytes_}}}, {"weight_map", weight_map}};
+      const OrderedJson index = {{"metadata", {{"total_size", total_bytes_}}},
+                                 {"weight_map", weight_map}};
       write_text(kIndexName, index.dump(1));
     }
     stop_.check();
@@ -425,31 +427,31 @@ class SyntheticWriter {
     std::string type = m.architecture.substr(0, m.architecture.find("ForCausalLM"));
     std::transform(type.begin(), type.end(), type.begin(),
                    [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-    Json json = {{"architectures", {m.architecture}},
-                 {"model_type", type},
-                 {"hidden_size", m.hidden},
-                 {"intermediate_size", m.intermediate},
-                 {"num_hidden_layers", m.layers},
-                 {"num_attention_heads", m.heads},
-                 {"num_key_value_heads", m.kv_heads},
-                 {"head_dim", m.head_dim},
-                 {"vocab_size", m.vocab},
-                 {"max_position_embeddings", m.context},
-                 {"rms_norm_eps", m.rms_epsilon},
-                 {"rope_theta", m.rope_theta},
-                 {"hidden_act", "silu"},
-                 {"tie_word_embeddings", m.tied_embeddings},
-                 {"bos_token_id", kFirstSpecial},
-                 {"eos_token_id", kFirstSpecial + 1}};
+    OrderedJson json = {{"architectures", {m.architecture}},
+                        {"model_type", type},
+                        {"hidden_size", m.hidden},
+                        {"intermediate_size", m.intermediate},
+                        {"num_hidden_layers", m.layers},
+                        {"num_attention_heads", m.heads},
+                        {"num_key_value_heads", m.kv_heads},
+                        {"head_dim", m.head_dim},
+                        {"vocab_size", m.vocab},
+                        {"max_position_embeddings", m.context},
+                        {"rms_norm_eps", m.rms_epsilon},
+                        {"rope_theta", m.rope_theta},
+                        {"hidden_act", "silu"},
+                        {"tie_word_embeddings", m.tied_embeddings},
+                        {"bos_token_id", kFirstSpecial},
+                        {"eos_token_id", kFirstSpecial + 1}};
     add_window(json);
     return json.dump(2);
   }
 
   /// Not to say anything would be a window of 4096 for Mistral.
-  void add_window(Json& json) const {
+  void add_window(OrderedJson& json) const {
     const ModelConfig& m = options_.model;
     if (m.architecture == "LlamaForCausalLM") return;
-    json["sliding_window"] = m.sliding_window ? Json(*m.sliding_window) : Json();
+    json["sliding_window"] = m.sliding_window ? OrderedJson(*m.sliding_window) : OrderedJson();
     if (m.architecture == "MistralForCausalLM" || !m.sliding_window) return;
     json["use_sliding_window"] = true;
     for (const bool slides : m.sliding_layers) {
@@ -459,7 +461,7 @@ class SyntheticWriter {
 
   /// Byte-level: every text can be encoded, and every id of the vocabulary prints something.
   std::string tokenizer_json() const {
-    Json vocab = Json::object();
+    OrderedJson vocab = OrderedJson::object();
     uint32_t shifted = 256;
     for (uint32_t b = 0; b < 256; ++b) {
       const bool printable =
@@ -475,17 +477,18 @@ class SyntheticWriter {
       vocab[fmt::format("\u0120w{}", id)] = id;  // U+0120 stands for a space
     }
     const auto special = [](uint32_t id, const char* content) {
-      return Json{{"id", id},        {"content", content}, {"single_word", false},
-                  {"lstrip", false}, {"rstrip", false},    {"normalized", false},
-                  {"special", true}};
+      return OrderedJson{{"id", id},        {"content", content}, {"single_word", false},
+                         {"lstrip", false}, {"rstrip", false},    {"normalized", false},
+                         {"special", true}};
     };
-    const Json byte_level = {{"type", "ByteLevel"},
-                             {"add_prefix_space", false},
-                             {"trim_offsets", true},
-                             {"use_regex", true}};
-    const Json single = Json::array({{{"SpecialToken", {{"id", "<|begin|>"}, {"type_id", 0}}}},
-                                     {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}});
-    const Json json = {
+    const OrderedJson byte_level = {{"type", "ByteLevel"},
+                                    {"add_prefix_space", false},
+                                    {"trim_offsets", true},
+                                    {"use_regex", true}};
+    const OrderedJson single =
+        OrderedJson::array({{{"SpecialToken", {{"id", "<|begin|>"}, {"type_id", 0}}}},
+                            {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}});
+    const OrderedJson json = {
         {"version", "1.0"},
         {"added_tokens",
          {special(kFirstSpecial, "<|begin|>"), special(kFirstSpecial + 1, "<|end|>")}},
@@ -493,17 +496,18 @@ class SyntheticWriter {
         {"pre_tokenizer", byte_level},
         {"post_processor", {{"type", "TemplateProcessing"}, {"single", single}}},
         {"decoder", byte_level},
-        {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", Json::array()}}}};
+        {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", OrderedJson::array()}}}};
     return json.dump(1);
   }
 
   void write_shard(const std::string& name, const std::vector<SyntheticTensor>& tensors) {
-    Json header = {{"__metadata__", {{"format", "pt"}}}};
+    OrderedJson header = {{"__metadata__", {{"format", "pt"}}}};
     uint64_t offset = 0;
     for (const SyntheticTensor& tensor : tensors) {
       const uint64_t bytes = tensor.elements() * dtype_bytes(options_.dtype);
-      const Json shape =
-          tensor.spec.vector ? Json{tensor.spec.cols} : Json{tensor.spec.rows, tensor.spec.cols};
+      const OrderedJson shape = tensor.spec.vector
+                                    ? OrderedJson{tensor.spec.cols}
+                                    : OrderedJson{tensor.spec.rows, tensor.spec.cols};
       header[tensor.spec.name] = {{"dtype", dtype_name(options_.dtype)},
                                   {"shape", shape},
                                   {"data_offsets", {offset, offset + bytes}}};

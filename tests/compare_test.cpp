@@ -8,6 +8,7 @@
 
 #include <csignal>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <thread>
@@ -373,15 +374,30 @@ TEST_F(GroupTest, VersionTwoStepsBackWhereTheGroupIsRefused) {
 }
 
 TEST(Timelines, WhatIsNoTraceOfOursIsRefused) {
-  for (const char* event :
-       {R"({"ph":"X","ts":1e308,"dur":1,"tid":1})", R"({"ph":"X","ts":0,"dur":-1,"tid":1})",
-        R"({"ph":"X","ts":0,"dur":1,"tid":1,"args":[]})", R"({"ph":3,"ts":0,"dur":1,"tid":1})",
-        R"({"ph":"X","ts":"now","dur":1,"tid":1})", R"({"ph":"X","ts":5,"dur":0,"tid":4})", "[]",
-        "7"}) {
-    const auto trace = nlohmann::json::parse(std::string(R"({"traceEvents":[)") + event + "]}");
-    const std::string message = test::error_of([&] { cut_timeline(trace, 0, "t.json"); });
+  const auto refusal = [](const std::string& event) {
+    const auto trace = nlohmann::json::parse(R"({"traceEvents":[)" + event + "]}");
+    return test::error_of([&] { cut_timeline(trace, 0, "t.json"); });
+  };
+  const std::map<std::string, std::string> causes = {
+      {R"({"ph":"X","ts":1e308,"dur":1,"tid":4})", "at no time of a run"},
+      {R"({"ph":"X","ts":0,"dur":1e300,"tid":4})", "at no time of a run"},
+      {R"({"ph":"X","ts":0,"dur":-1,"tid":4})", "at no time of a run"},
+      {R"({"ph":"X","ts":"now","dur":1,"tid":4})", "no number ts"},
+      {R"({"ph":"X","ts":0,"dur":1,"tid":4.9})", "in no lane"},
+      {R"({"ph":"X","ts":0,"dur":1,"tid":4294967300})", "no whole pass"},
+      {R"({"ph":"X","ts":5,"dur":0,"tid":4})", "no whole pass"},
+      {R"({"ph":"X","ts":0,"dur":5e-324,"tid":4})", "no whole pass"},
+      {R"({"ph":3,"ts":0,"dur":1,"tid":4})", "no whole pass"},
+      {"[]", "no whole pass"},
+      {"7", "no whole pass"}};
+  for (const auto& [event, cause] : causes) {
+    const std::string message = refusal(event);
     EXPECT_EQ(message.find("t.json: "), 0u) << event << ": " << message;
+    EXPECT_NE(message.find(cause), std::string::npos) << event << ": " << message;
   }
+  const auto odd =
+      nlohmann::json::parse(R"({"traceEvents":[{"ph":"X","ts":0,"dur":1,"tid":4,"args":[]}]})");
+  EXPECT_EQ(cut_timeline(odd, 0, "t.json").passes, 1u);
 }
 
 TEST_F(GroupTest, RefusalsSayWhatToDo) {

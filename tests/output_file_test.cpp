@@ -271,6 +271,34 @@ TEST_F(OutputFileTest, InPlaceWhatIsThereGoesOnlyWhenThereIsRoom) {
   EXPECT_EQ(read_file(file), kOurs);
 }
 
+/// Where a file system cannot be asked for room, the C library looks at what is there.
+TEST_F(OutputFileTest, InPlaceAlsoWhereThereIsNoAskingForRoom) {
+  const fs::path disk = dir_ / "disk";
+  fs::create_directory(disk);
+  if (mount("none", disk.c_str(), "ramfs", 0, "mode=0755") != 0) {
+    GTEST_SKIP() << "only root may mount a small file system";
+  }
+  const fs::path file = disk / "n";
+  write_file(file, kOurs);
+  fs::permissions(file, fs::perms(0666));
+  fs::permissions(dir_.path(), fs::perms(0755));
+  const std::string longer = std::string(kOurs) + std::string(10000, ' ');
+  const int code = test::in_child([&] {
+    constexpr uid_t kOther = 61234;
+    if (setuid(kOther) != 0) return 2;
+    try {
+      write(file, longer);
+    } catch (const Error&) {
+      return 1;
+    }
+    return 0;
+  });
+  const std::string kept = read_file(file);
+  umount(disk.c_str());
+  EXPECT_EQ(code, 0);
+  EXPECT_EQ(kept, longer);
+}
+
 TEST_F(OutputFileTest, AWriteThatFailedLeavesNothingToTheNext) {
   const fs::path disk = dir_ / "disk";
   fs::create_directory(disk);

@@ -122,6 +122,12 @@ class Outputs(unittest.TestCase):
             with open(path, "a") as text:
                 self.one_line(call("run", config, "--quiet", stdout=text), f"it is also {role}")
             self.assertEqual(path.read_bytes(), before)
+        for path, command in ((config, ("plan", config)), (self.trace(), ("trace", self.trace())),
+                              (model / "config.json", ("inspect", model))):
+            before = path.read_bytes()
+            with open(path, "a") as text:
+                self.one_line(call(*command, stdout=text), "it is also")
+            self.assertEqual(path.read_bytes(), before)
 
     def test_files_of_others_are_not_overwritten(self):
         model = self.model()

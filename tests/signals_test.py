@@ -25,6 +25,12 @@ MOST_SECONDS = 3.0  # from the signal to the end
 LONGEST_DELAY = 20.0
 
 
+def take_signals():
+    """A shell ignores some signals for what it runs in the background."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Scenario:
     """A command with the files it leaves. `finished` says whether a process that exited 0 did all."""
 
@@ -99,6 +105,7 @@ class Signals:
         shutil.rmtree(self.out, ignore_errors=True)
         self.out.mkdir()
         arguments = [str(self.binary), *map(str, scenario.arguments)]
+        options.setdefault("preexec_fn", take_signals)
         return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                 **options)
 
@@ -272,8 +279,6 @@ def main():
     moments = int(sys.argv[2]) if len(sys.argv) > 2 else 12
     seed = int(sys.argv[3]) if len(sys.argv) > 3 else random.randrange(1 << 32)
     print(f"seed {seed}")
-    for number in SIGNALS:  # a shell ignores some for what it runs in the background
-        signal.signal(number, signal.SIG_DFL)
     sys.exit(Signals(pathlib.Path(sys.argv[1]).resolve(), moments, seed).run())
 
 

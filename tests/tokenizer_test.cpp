@@ -67,6 +67,9 @@ TEST(RealTokenizers, SpecialTokensInPromptsAndBos) {
   const auto bare = load_sentencepiece(root / "llama2_tinyllama" / "tokenizer.model");
   EXPECT_EQ(bare->encode_prompt("Hello"), (std::vector<uint32_t>{1, 15043}));
   EXPECT_EQ(bare->encode("</s>Hello"), (std::vector<uint32_t>{2, 15043}));
+  EXPECT_EQ(bare->decode(std::vector<uint32_t>{226, 187}), "\u07f8");
+  EXPECT_EQ(bare->decode(std::vector<uint32_t>{226, 2, 187}), "\ufffd\ufffd")
+      << "bytes beside a control token are not one character";
 }
 
 TEST(RealTokenizers, StreamingNeverPrintsHalfACharacter) {

@@ -10,10 +10,6 @@
 namespace spillway {
 namespace {
 
-uint64_t edge(uint32_t node, char byte) {
-  return (uint64_t{node} << 8) | static_cast<unsigned char>(byte);
-}
-
 bool stands_alone(std::string_view text, size_t begin, size_t end) {
   return (begin == 0 || !is_word(utf8_code_point(text, previous_character(text, begin)))) &&
          (end == text.size() || !is_word(utf8_code_point(text, end)));
@@ -41,9 +37,9 @@ void TokenMatcher::add(std::string_view text, const AddedToken* token) {
   first_[static_cast<unsigned char>(text[0])] = true;
   uint32_t node = 0;
   for (const char byte : text) {
-    const uint32_t* next = edges_.get(edge(node, byte));
+    const uint32_t* next = edges_.get(trie_edge(node, byte));
     if (next == nullptr) {
-      edges_.set(edge(node, byte), static_cast<uint32_t>(nodes_.size()));
+      edges_.set(trie_edge(node, byte), static_cast<uint32_t>(nodes_.size()));
       node = static_cast<uint32_t>(nodes_.size());
       nodes_.emplace_back();
     } else {
@@ -57,7 +53,7 @@ TokenMatcher::Found TokenMatcher::longest_at(std::string_view text, size_t at) c
   Found found;
   uint32_t node = 0;
   for (size_t end = at; end < text.size();) {
-    const uint32_t* next = edges_.get(edge(node, text[end]));
+    const uint32_t* next = edges_.get(trie_edge(node, text[end]));
     if (next == nullptr) break;
     node = *next;
     ++end;

@@ -12,7 +12,6 @@
 namespace spillway {
 namespace {
 
-constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
 constexpr size_t kSpaceMarkClass = 128;
 constexpr size_t kOtherClass = 129;
 constexpr uint32_t kNoRank = UINT32_MAX;

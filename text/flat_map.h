@@ -51,4 +51,9 @@ class FlatMap {
   size_t count_ = 0;
 };
 
+/// Key of the edge of a trie that leads from `node` along `byte`.
+inline uint64_t trie_edge(uint32_t node, char byte) {
+  return (uint64_t{node} << 8) | static_cast<unsigned char>(byte);
+}
+
 }  // namespace spillway

@@ -13,8 +13,6 @@
 namespace spillway {
 namespace {
 
-constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
-
 class SentencePieceTokenizer final : public Tokenizer {
  public:
   explicit SentencePieceTokenizer(const std::filesystem::path& file) {
@@ -66,6 +64,10 @@ class SentencePieceTokenizer final : public Tokenizer {
     return std::make_unique<Stream>(*this);
   }
 
+  bool is_control(uint32_t id) const {
+    return id < vocab_size() && processor_.IsControl(static_cast<int>(id));
+  }
+
   /// The bytes that a token stands for: maybe half a character; empty for control tokens.
   /// `at_start`: it is the first of a text.
   std::string token_bytes(uint32_t id, bool at_start) const {
@@ -104,6 +106,7 @@ class SentencePieceTokenizer final : public Tokenizer {
         bytes = tokenizer_.token_bytes(id, true);
         at_start_ = tokenizer_.drops_every_space_ && bytes.empty();
       }
+      if (tokenizer_.is_control(id)) return finish();  // bytes beside it are not one character
       pending_ += bytes;
       const size_t whole = pending_.size() - incomplete_tail(pending_);
       std::string ready = replace_malformed_bytes(std::string_view(pending_).substr(0, whole));

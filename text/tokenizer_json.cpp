@@ -340,30 +340,30 @@ void read_pre_tokenizer(const Reader& read, const Json& json, TokenizerParts& pa
 // ---- decoder ------------------------------------------------------------------------------------
 
 DecoderStep read_decoder_step(const Reader& read, const Json& item) {
-  using Kind = DecoderStep::Kind;
+  using StepKind = DecoderStep::Kind;
   const std::string type = Reader::type_of(item);
   DecoderStep step{};
   if (type == "ByteLevel") {
-    step.kind = Kind::kByteLevel;
+    step.kind = StepKind::kByteLevel;
   } else if (type == "ByteFallback") {
-    step.kind = Kind::kByteFallback;
+    step.kind = StepKind::kByteFallback;
   } else if (type == "Fuse") {
-    step.kind = Kind::kFuse;
+    step.kind = StepKind::kFuse;
   } else if (type == "Replace") {
     Reader::Pattern pattern = read.pattern(item);
-    step.kind = pattern.regex ? Kind::kReplacePattern : Kind::kReplace;
+    step.kind = pattern.regex ? StepKind::kReplacePattern : StepKind::kReplace;
     step.from = pattern.literal;
     step.to = read.text(item, "content");
     if (pattern.regex) step.pattern = std::make_shared<Regex>(std::move(*pattern.regex));
   } else if (type == "Strip") {
-    step.kind = Kind::kStrip;
+    step.kind = StepKind::kStrip;
     step.from = read.character(item, "content");
     step.count = read.token_id(item.value("start", Json(0u)));
     if (read.token_id(item.value("stop", Json(0u))) > 0) {
       read.fail("decoder Strip with stop above 0 is not supported");
     }
   } else if (type == "Metaspace") {
-    step.kind = Kind::kMetaspace;
+    step.kind = StepKind::kMetaspace;
     step.from = read.character(item, "replacement");
     step.drops_first = read_prepend(read, item) != PreTokenizer::Prepend::kNever;
   } else {
@@ -374,10 +374,10 @@ DecoderStep read_decoder_step(const Reader& read, const Json& item) {
 
 /// Behind Fuse or ByteLevel a step sees the whole text, which here comes in pieces.
 bool works_in_pieces(const DecoderStep& step) {
-  using Kind = DecoderStep::Kind;
+  using StepKind = DecoderStep::Kind;
   const bool one_character = !step.from.empty() && utf8_length(step.from, 0) == step.from.size();
-  return step.kind == Kind::kStrip || step.kind == Kind::kMetaspace || step.kind == Kind::kFuse ||
-         (step.kind == Kind::kReplace && one_character);
+  return step.kind == StepKind::kStrip || step.kind == StepKind::kMetaspace ||
+         step.kind == StepKind::kFuse || (step.kind == StepKind::kReplace && one_character);
 }
 
 Decoder read_decoder(const Reader& read, const Json& json) {

@@ -10,6 +10,9 @@
 
 namespace spillway {
 
+/// U+2581: what SentencePiece writes for a space.
+inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";
+
 bool is_valid_utf8(std::string_view text);
 /// Bytes of the character that starts at `at` (1 where it is malformed).
 size_t utf8_length(std::string_view text, size_t at);

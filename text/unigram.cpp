@@ -12,10 +12,6 @@ namespace {
 
 constexpr double kUnknownPenalty = 10.0;
 
-uint64_t edge(uint32_t node, char byte) {
-  return (uint64_t{node} << 8) | static_cast<unsigned char>(byte);
-}
-
 }  // namespace
 
 void Unigram::add(const std::string& token, double score) {
@@ -27,9 +23,9 @@ void Unigram::add(const std::string& token, double score) {
   if (token.empty()) return;
   uint32_t node = 0;
   for (const char byte : token) {
-    const uint32_t* next = edges_.get(edge(node, byte));
+    const uint32_t* next = edges_.get(trie_edge(node, byte));
     if (next == nullptr) {
-      edges_.set(edge(node, byte), static_cast<uint32_t>(node_ids_.size()));
+      edges_.set(trie_edge(node, byte), static_cast<uint32_t>(node_ids_.size()));
       node = static_cast<uint32_t>(node_ids_.size());
       node_ids_.push_back(-1);
     } else {
@@ -66,7 +62,7 @@ void Unigram::find_best(std::string_view word, UnigramScratch& scratch) const {
     bool single = false;  // a token of this one character
     uint32_t node = 0;
     for (size_t end = start; end < word.size();) {
-      const uint32_t* next = edges_.get(edge(node, word[end]));
+      const uint32_t* next = edges_.get(trie_edge(node, word[end]));
       if (next == nullptr) break;
       node = *next;
       ++end;

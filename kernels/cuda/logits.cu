@@ -84,7 +84,8 @@ __device__ float scale_panels(float2* panels, uint32_t count, float top, float* 
 
 /// Blocks of a multiprocessor at a time: some GPUs have room for 2048 threads there, others for
 /// 1536.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ % 100 < 40 && __CUDA_ARCH__ < 1200
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900 || \
+                               __CUDA_ARCH__ == 1000 || __CUDA_ARCH__ == 1030)
 constexpr unsigned kFoldBlocks = 2;
 #else
 constexpr unsigned kFoldBlocks = 1;

@@ -2,8 +2,8 @@
 //
 // Reductions run in a fixed order: the same input gives the same bits, whatever the grid.
 //
-// Every kernel begins with wait_for_stream(): launched early where the GPU can (compute capability
-// 9.0), it starts while the last blocks of the one before still run. Before that call it may read
+// Every kernel begins with wait_for_stream(): launched early where its code was compiled for 9.0 or
+// later, it starts while the last blocks of the one before still run. Before that call it may read
 // weights alone, and past the L1 cache (load_weights); loads that count on memory being constant
 // while the kernel lives (__ldg) are for nothing that a kernel writes.
 #pragma once

@@ -19,7 +19,7 @@ namespace {
 
 /// Small enough that a handful of slots costs a few percent of a budget; large enough that the
 /// cost per unit vanishes (docs/PERFORMANCE.md).
-constexpr uint64_t kUnitBytes = 4 * kMiB;
+constexpr uint64_t kHostUnitBytes = 4 * kMiB;
 
 /// The CPU copies from any memory alike.
 Memory borrow(std::byte* data, uint64_t bytes) {
@@ -170,7 +170,7 @@ class HostDevice final : public Device {
   Memory allocate(uint64_t bytes) override { return huge_memory(bytes); }
   Memory allocate_pinned(uint64_t bytes) override { return huge_memory(bytes); }
   Memory pin(std::byte* data, uint64_t bytes, std::string*) override { return borrow(data, bytes); }
-  uint64_t stream_unit_bytes() const override { return kUnitBytes; }
+  uint64_t stream_unit_bytes() const override { return kHostUnitBytes; }
   std::unique_ptr<Stream> make_stream(StreamKind) override {
     return std::make_unique<InlineStream>();
   }
@@ -205,7 +205,7 @@ class DiscreteHostDevice final : public Device {
   }
   Memory allocate_pinned(uint64_t bytes) override { return huge_memory(bytes); }
   Memory pin(std::byte* data, uint64_t bytes, std::string*) override { return borrow(data, bytes); }
-  uint64_t stream_unit_bytes() const override { return kUnitBytes; }
+  uint64_t stream_unit_bytes() const override { return kHostUnitBytes; }
   std::unique_ptr<Stream> make_stream(StreamKind kind) override {
     if (kind == StreamKind::kCopy) return std::make_unique<ThreadStream>();
     return std::make_unique<InlineStream>();

@@ -294,7 +294,7 @@ def limits():
                          preexec=faults.limit("FSIZE", size))
         yield f"file-size/synth-{size}", synth
     # The limit is on all threads of a user: a user for each case, of each driver.
-    users = itertools.count(NOBODY + 1 + os.getpid() % 100000 * 50)
+    users = itertools.count(NOBODY + 1 + os.getpid() % 80 * 50)
     for count in (1, 2, 3, 4, 5, 6):
         for command in ("run", "nvme", "inspect"):
             expect = GOOD if count > 5 else ANY

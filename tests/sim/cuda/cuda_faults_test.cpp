@@ -84,6 +84,17 @@ TEST_F(CudaFaults, AutoRunsOnTheGpu) {
             "device auto: computing on the host (the NVIDIA driver sees no GPU)");
 }
 
+/// Code that a driver translated does not wait for the stream: nothing may be launched early then.
+TEST_F(CudaFaults, KernelsStartEarlyOnlyWhereTheirCodeWaits) {
+  test::run_model(config_);
+  EXPECT_GT(sim_cuda::counts().early_kernels, 0u);
+  sim_cuda::reset(1);
+  sim_cuda::machine().code_for = 80;
+  test::run_model(config_);
+  EXPECT_GT(sim_cuda::counts().kernels, 0u);
+  EXPECT_EQ(sim_cuda::counts().early_kernels, 0u);
+}
+
 TEST_F(CudaFaults, ABudgetAboveFreeMemoryIsRefusedWithBothNumbers) {
   config_.gpu_bytes = 5 * kGiB;
   const std::string message = test::error_of([&] { test::run_model(config_); });

@@ -188,6 +188,7 @@ cudaError_t enqueue_kernel(const cudaLaunchConfig_t& config, std::function<void(
     return result(cudaErrorInvalidValue);
   }
   const uint64_t seed = s.random();
+  s.counts.early_kernels += config.numAttrs;
   enqueue(config.stream, {[config, seed, body = std::move(body)] {
             State& now = state();
             if (now.machine.fail_after_kernels &&
@@ -267,7 +268,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 }
 
 cudaError_t sim_cuda_function_attributes(cudaFuncAttributes* attributes) {
-  *attributes = {90, 90};
+  *attributes = {10 * machine().major, machine().code_for};
   return machine().has_code ? cudaSuccess : cudaErrorNoKernelImageForDevice;
 }
 

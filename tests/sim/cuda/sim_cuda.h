@@ -15,6 +15,7 @@ struct Machine {
   int driver_version = 13000;  ///< 0 = no driver
   int major = 9;               ///< compute capability
   bool has_code = true;        ///< false: the build holds no code for the GPU
+  int code_for = 90;           ///< what the code was compiled for; the driver translates older
   uint64_t memory_bytes = uint64_t{4} << 30;
   std::optional<uint64_t> pin_limit_bytes;     ///< more is refused
   bool refuse_host_alloc = false;              ///< no pinned memory of the driver's own either
@@ -29,6 +30,7 @@ void reset(uint64_t seed);
 
 struct Counts {
   uint64_t kernels = 0;
+  uint64_t early_kernels = 0;    ///< launched before the work ahead of them has ended
   uint64_t pageable_copies = 0;  ///< copies that CUDA would make wait: host memory not pinned
   uint64_t allocations = 0;
   uint64_t device_bytes = 0;
