@@ -289,7 +289,7 @@ int bench_command(BenchOptions options, StopFlag& stop) {
   }
   Comparison comparison;
   const NoticeSink notice = stderr_notices();
-  const Config config = load_config(options.config, options.overrides);
+  const Config config = config_of(options.model);
   const Model model = open_model(config.model_path, config.io_direct, notice);
   {
     const Machine machine = open_machine(config, notice);

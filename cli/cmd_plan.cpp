@@ -28,7 +28,7 @@ Workload workload_of(const Config& config, const Model& model) {
 
 int plan_command(const PlanOptions& options) {
   const NoticeSink notice = stderr_notices();
-  const Config config = load_config(options.config, options.overrides);
+  const Config config = config_of(options.model);
   with_inputs_of(config, {}).check_stdout();
   const Model model = open_model(config.model_path, config.io_direct, notice);
   const Machine machine = open_machine(config, notice);

@@ -4,26 +4,55 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "cli/answers.h"
 #include "cli/commands.h"
 #include "cli/report.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "core/failure.h"
+#include "core/read_file.h"
+#include "core/units.h"
 #include "model/generate.h"
 
 namespace spillway {
 namespace {
 
+constexpr uint64_t kMaxPromptBytes = 64 * kMiB;
+
+/// Without the line end that editors and echo leave.
+std::string read_prompt(const std::string& file) {
+  std::string text = read_text_file(file, {"a prompt", kMaxPromptBytes, FileKind::kStream});
+  if (!text.empty() && text.back() == '\n') text.pop_back();
+  return text;
+}
+
+std::vector<std::string> prompts_of(const RunOptions& options) {
+  std::vector<std::string> prompts;
+  for (const std::string& text : options.prompts) {
+    prompts.push_back(text == "-" ? read_prompt("/dev/stdin") : text);
+  }
+  for (const std::string& file : options.prompt_files) prompts.push_back(read_prompt(file));
+  return prompts;
+}
+
 Config read_config(const RunOptions& options) {
-  Config config = load_config(options.config, options.overrides);
-  if (!options.prompts.empty()) {
-    config.prompts = options.prompts;
+  Config config = config_of(options.model);
+  std::vector<std::string> prompts = prompts_of(options);
+  if (!prompts.empty()) {
+    config.prompts = std::move(prompts);
     config.prompt_token_ids.clear();
   }
+  if (options.new_tokens) config.max_new_tokens = *options.new_tokens;
   if (!options.report.empty()) config.report = options.report;
   if (!options.trace.empty()) config.trace = options.trace;
   return config;
+}
+
+FilesInUse inputs_of(const RunOptions& options) {
+  FilesInUse in_use;
+  for (const std::string& file : options.prompt_files) in_use.add(file, "a prompt");
+  return in_use;
 }
 
 std::string progress_line(const GenerationProgress& progress, double elapsed, double decode_seconds,
@@ -41,16 +70,6 @@ std::string progress_line(const GenerationProgress& progress, double elapsed, do
                      format_duration(left));
 }
 
-void print_outputs(const std::vector<Prompt>& prompts, const GenerationResult& result) {
-  const bool whole = !result.interrupted && result.error.empty();
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    const Output& output = result.outputs[i];
-    if (output.ids.empty() && !whole) continue;
-    if (prompts.size() > 1) print("--- prompt {} ({})\n", i + 1, output.finish_reason);
-    print("{}\n", output.text.empty() ? nlohmann::json(output.ids).dump() : output.text);
-  }
-}
-
 nlohmann::ordered_json outputs_json(const std::vector<Prompt>& prompts,
                                     const GenerationResult& result) {
   auto rows = nlohmann::ordered_json::array();
@@ -65,25 +84,97 @@ nlohmann::ordered_json outputs_json(const std::vector<Prompt>& prompts,
   return rows;
 }
 
+RunStart start_of(const Session& session, const std::vector<Prompt>& prompts,
+                  const Workload& workload) {
+  RunStart start;
+  start.prompts = static_cast<uint32_t>(prompts.size());
+  for (const SequenceWork& sequence : workload.sequences) start.most_tokens += sequence.new_tokens;
+  const Placement& placement = session.plan().stream.placement;
+  start.ram_bytes = placement.ram_planned_bytes;
+  start.gpu_bytes = placement.gpu_planned_bytes;
+  start.nvme_bytes_per_pass = placement.nvme_bytes_per_pass;
+  if (session.forecast()) {
+    start.seconds_per_pass = session.forecast()->decode.seconds;
+    start.seconds = session.expected_seconds(workload);
+  }
+  return start;
+}
+
+/// "plan: 320 MiB of memory, 891 MiB from NVMe per token: about 0.30 s per token, 10 s for 32".
+std::string expectation_text(const RunStart& start) {
+  std::string text = "plan: " + format_bytes(start.ram_bytes) + " of memory";
+  if (start.gpu_bytes > 0) text += ", " + format_bytes(start.gpu_bytes) + " of GPU memory";
+  const bool one = start.prompts == 1;
+  text += start.nvme_bytes_per_pass == 0
+              ? ", nothing from NVMe"
+              : fmt::format(", {} from NVMe per {}", format_bytes(start.nvme_bytes_per_pass),
+                            one ? "token" : "pass");
+  if (!start.seconds) return text;
+  return text + fmt::format(": about {} per {}, {} for {}", duration_words(*start.seconds_per_pass),
+                            one ? "token" : fmt::format("token of all {} prompts", start.prompts),
+                            duration_words(*start.seconds), start.most_tokens);
+}
+
+/// One run's words: answers on stdout, progress on stderr. Where stdout takes no more the run ends,
+/// unless a report will hold the answer.
+class Telling {
+ public:
+  Telling(Session& session, Answers& answers, Failures& failures)
+      : session_(session),
+        answers_(answers),
+        failures_(failures),
+        begin_ns_(session.clock().now_ns()) {}
+
+  void begin(const RunStart& start) {
+    attempt([&] { answers_.begin(start); });
+  }
+
+  void show(const GenerationProgress& state) {
+    const PassRecord& pass = *state.pass;
+    if (pass.kind == PassRecord::Kind::kDecode) {
+      decode_seconds_ += pass.seconds;
+      decode_tokens_ += pass.tokens;
+    }
+    attempt([&] { answers_.show(state); });
+    if (answers_.takes_the_place_of_progress()) return;
+    session_.progress().show(progress_line(state, seconds(session_.clock().now_ns() - begin_ns_),
+                                           decode_seconds_, decode_tokens_, session_.forecast()));
+  }
+
+  void finish(const GenerationResult& result) {
+    if (!broken_) broken_ = !failures_.attempt([&] { answers_.finish(result); });
+  }
+
+  bool broken() const { return broken_; }
+
+ private:
+  void attempt(const std::function<void()>& step) {
+    if (broken_) return;
+    try {
+      step();
+    } catch (const Error& error) {
+      broken_ = true;
+      if (session_.config().report.empty()) throw;
+      failures_.add(error.what());
+    }
+  }
+
+  Session& session_;
+  Answers& answers_;
+  Failures& failures_;
+  int64_t begin_ns_;
+  double decode_seconds_ = 0;
+  uint32_t decode_tokens_ = 0;
+  bool broken_ = false;
+};
+
 /// Loads and generates; what stops or fails is in the result, beside what came before it.
-GenerationResult answer(Session& session, const std::vector<Prompt>& prompts) {
+GenerationResult answer(Session& session, const std::vector<Prompt>& prompts, Telling& telling) {
   GenerationResult result;
   try {
     if (session.load()) {
-      const Clock& clock = session.clock();
-      const int64_t begin_ns = clock.now_ns();
-      double decode_seconds = 0;
-      uint32_t decode_tokens = 0;
-      return generate(
-          session.runtime(), session.config(), prompts, [&](const GenerationProgress& state) {
-            if (state.pass->kind == PassRecord::Kind::kDecode) {
-              decode_seconds += state.pass->seconds;
-              decode_tokens += state.pass->tokens;
-            }
-            session.progress().show(progress_line(state, seconds(clock.now_ns() - begin_ns),
-                                                  decode_seconds, decode_tokens,
-                                                  session.forecast()));
-          });
+      return generate(session.runtime(), session.config(), prompts,
+                      [&](const GenerationProgress& state) { telling.show(state); });
     }
     result.interrupted = true;
   } catch (const std::exception& failure) {
@@ -93,33 +184,46 @@ GenerationResult answer(Session& session, const std::vector<Prompt>& prompts) {
   return result;
 }
 
+std::unique_ptr<Answers> answers_of(const RunOptions& options, Session& session,
+                                    const std::vector<Prompt>& prompts, const StopFlag& stop) {
+  if (options.json) return no_answers();
+  if (options.json_lines) return json_events(session.clock(), session.progress(), stop);
+  return live_texts(prompts.size(), session.model().tokenizer != nullptr, session.progress(), stop);
+}
+
 }  // namespace
 
 int run_command(const RunOptions& options, StopFlag& stop) {
-  Session session(read_config(options), {}, options.quiet, stop);
-  const Config& config = session.config();
-  const std::vector<Prompt> prompts = make_prompts(config, session.model());
+  Session session(read_config(options), inputs_of(options), options.quiet, stop);
+  const std::vector<Prompt> prompts = make_prompts(session.config(), session.model());
+  const Workload workload = generation_workload(session.config(), session.model(), prompts);
   try {
-    session.prepare(generation_workload(config, session.model(), prompts));
+    session.prepare(workload);
   } catch (const Stopped&) {
     session.write_stopped();
     return kExitInterrupted;
   }
-  const GenerationResult result = answer(session, prompts);
-  session.progress().clear();
+  const auto answers = answers_of(options, session, prompts, stop);
   Failures failures;
+  Telling telling(session, *answers, failures);
+  const RunStart start = start_of(session, prompts, workload);
+  if (!options.quiet) say(expectation_text(start));
+  telling.begin(start);
+  const GenerationResult result = answer(session, prompts, telling);
+  session.progress().clear();
+  telling.finish(result);
   if (!result.error.empty()) failures.add(result.error);
-  failures.attempt([&] {
-    print_outputs(prompts, result);
-    if (!options.quiet && (result.error.empty() || !result.passes.empty()))
-      session.print_passes(result.passes);
-  });
-  auto report = common_report(config, session.model(), session.machine(), session.plan(),
-                              session.runtime().engine(), result.passes);
-  session.add_prediction(report, result.passes);
+  auto report = session.report(result.passes);
   report["interrupted"] = result.interrupted;
   if (!result.error.empty()) report["error"] = result.error;
   report["outputs"] = outputs_json(prompts, result);
+  failures.attempt([&] {
+    if (options.json) return print_text(json_text(report) + "\n");
+    const bool tables = !options.quiet && !options.json_lines && !telling.broken();
+    if (tables && (result.error.empty() || !result.passes.empty())) {
+      session.print_passes(result.passes);
+    }
+  });
   session.write_files(report, failures);
   failures.throw_if_any();
   return result.interrupted ? kExitInterrupted : 0;

@@ -107,7 +107,7 @@ ScoreResult measure(Session& session, const std::vector<std::vector<uint32_t>>& 
 }  // namespace
 
 int score_command(const ScoreOptions& options, StopFlag& stop) {
-  Config config = load_config(options.config, options.overrides);
+  Config config = config_of(options.model);
   if (!options.report.empty()) config.report = options.report;
   if (!options.trace.empty()) config.trace = options.trace;
   FilesInUse in_use;
@@ -126,18 +126,16 @@ int score_command(const ScoreOptions& options, StopFlag& stop) {
   session.progress().clear();
   Failures failures;
   if (!result.error.empty()) failures.add(result.error);
-  if (result.tokens > 0) {
-    failures.attempt([&] {
-      print("mean NLL {:.6f}, perplexity {:.4f} over {} tokens\n", result.mean_nll,
-            result.perplexity, result.tokens);
-      if (!options.quiet) session.print_passes(result.passes);
-    });
-  }
-  auto report = common_report(session.config(), session.model(), session.machine(), session.plan(),
-                              session.runtime().engine(), result.passes);
-  session.add_prediction(report, result.passes);
-  session.write_files(result_json(std::move(report), result, session.config().score_logprobs),
-                      failures);
+  const auto report =
+      result_json(session.report(result.passes), result, session.config().score_logprobs);
+  failures.attempt([&] {
+    if (options.json) return print_text(json_text(report) + "\n");
+    if (result.tokens == 0) return;
+    print("mean NLL {:.6f}, perplexity {:.4f} over {} tokens\n", result.mean_nll, result.perplexity,
+          result.tokens);
+    if (!options.quiet) session.print_passes(result.passes);
+  });
+  session.write_files(report, failures);
   failures.throw_if_any();
   return result.interrupted ? kExitInterrupted : 0;
 }

@@ -25,20 +25,63 @@ struct CommandContext {
   }
 };
 
+std::string check_device(const std::string& name) {
+  return is_device_name(name) ? "" : "expected " + std::string(kDeviceNames);
+}
+
+std::string check_budget(const std::string& text) {
+  return text == "auto" || parse_size(text) ? ""
+                                            : "expected a size such as 3GiB, or auto, got " + text;
+}
+
+/// What names a model and sets single keys.
+void add_model_options(CLI::App* command, ModelOptions& options) {
+  command
+      ->add_option("MODEL", options.model,
+                   "Folder of a checkpoint, its name in the Hugging Face cache (Qwen/Qwen2.5-7B), "
+                   "or a YAML file (configs/README.md)")
+      ->required();
+  command->add_option("--ram", options.ram, "Memory to use: 6GiB (default: what is free)")
+      ->type_name("SIZE")
+      ->check(check_budget);
+  command->add_option("--gpu", options.gpu, "GPU memory to use (default: what is free)")
+      ->type_name("SIZE")
+      ->check(check_budget);
+  command->add_option("--device", options.device, "auto, host, cuda or cuda:N")
+      ->type_name("NAME")
+      ->check(check_device);
+  command->add_option("--set", options.overrides, "Set any key: --set generate.top_p=0.9")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+}
+
+void add_folder_option(CLI::App* command, std::string& directory) {
+  command
+      ->add_option("MODEL", directory,
+                   "Folder of a checkpoint, or its name in the Hugging Face cache")
+      ->required();
+}
+
 void add_run(const CommandContext& context) {
   auto options = std::make_shared<RunOptions>();
   CLI::App* command = context.app.add_subcommand("run", "Answer prompts with a model");
-  command->add_option("CONFIG", options->config, "YAML file (configs/README.md)")->required();
+  add_model_options(command, options->model);
   command
-      ->add_option("--prompt", options->prompts,
-                   "Prompt text, instead of the file's; repeat for more")
+      ->add_option("-p,--prompt", options->prompts,
+                   "Prompt text, instead of the file's; - reads standard input; repeat for more")
       ->type_name("TEXT")
       ->allow_extra_args(false);
-  command->add_option("--set", options->overrides, "Override a key: --set memory.ram=3GiB")
-      ->type_name("KEY=VALUE")
+  command->add_option("--prompt-file", options->prompt_files, "File with a prompt; repeat for more")
+      ->type_name("FILE")
       ->allow_extra_args(false);
+  command->add_option("-n,--max-new-tokens", options->new_tokens, "Most tokens of an answer")
+      ->type_name("N")
+      ->check(CLI::Range(1u, 1u << 24));
   command->add_option("--report", options->report, "Write a JSON report")->type_name("FILE");
   command->add_option("--trace", options->trace, "Write a Perfetto timeline")->type_name("FILE");
+  auto* json = command->add_flag("--json", options->json, "Print the report instead of the texts");
+  command->add_flag("--json-lines", options->json_lines, "Print a JSON event per token")
+      ->excludes(json);
   command->add_flag("--quiet", options->quiet, "Print the texts only");
   context.on(command, [options, &stop = context.stop] { return run_command(*options, stop); });
 }
@@ -47,29 +90,39 @@ void add_score(const CommandContext& context) {
   auto options = std::make_shared<ScoreOptions>();
   CLI::App* command =
       context.app.add_subcommand("score", "Log-likelihood and perplexity of a text");
-  command->add_option("CONFIG", options->config, "YAML file (configs/README.md)")->required();
+  add_model_options(command, options->model);
   auto* input = command->add_option_group("input");
   input->add_option("--text-file", options->text_file, "Text to score")->type_name("FILE");
   input->add_option("--token-ids-file", options->ids_file, "JSON list of ids, or list of lists")
       ->type_name("FILE");
   input->require_option(1);
-  command->add_option("--set", options->overrides, "Override a key: --set memory.ram=3GiB")
-      ->type_name("KEY=VALUE")
-      ->allow_extra_args(false);
   command->add_option("--report", options->report, "Write a JSON report")->type_name("FILE");
   command->add_option("--trace", options->trace, "Write a Perfetto timeline")->type_name("FILE");
+  command->add_flag("--json", options->json, "Print the report instead of the result");
   command->add_flag("--quiet", options->quiet, "Print the result line only");
   context.on(command, [options, &stop = context.stop] { return score_command(*options, stop); });
+}
+
+void add_init(const CommandContext& context) {
+  auto options = std::make_shared<InitOptions>();
+  CLI::App* command = context.app.add_subcommand(
+      "init", "Write a commented YAML file for a model, with the numbers of this machine");
+  command
+      ->add_option("MODEL", options->model.model,
+                   "Folder of a checkpoint, or its name in the Hugging Face cache")
+      ->required();
+  command
+      ->add_option("-o,--out", options->out,
+                   "File to write; - prints it (default: the model's name, here)")
+      ->type_name("FILE");
+  context.on(command, [options, &stop = context.stop] { return init_command(*options, stop); });
 }
 
 void add_plan(const CommandContext& context) {
   auto options = std::make_shared<PlanOptions>();
   CLI::App* command = context.app.add_subcommand(
       "plan", "Show where every layer goes and what memory is needed; reads no weights");
-  command->add_option("CONFIG", options->config, "YAML file (configs/README.md)")->required();
-  command->add_option("--set", options->overrides, "Override a key: --set memory.ram=3GiB")
-      ->type_name("KEY=VALUE")
-      ->allow_extra_args(false);
+  add_model_options(command, options->model);
   command->add_option("--profile", options->profile,
                       "Hardware profile for the prediction (default: what probe kept)");
   command->add_flag("--json", options->json, "Print JSON");
@@ -87,9 +140,7 @@ void add_probe(const CommandContext& context) {
   command->add_option("--out", options->out,
                       "Keep the profile in this file (default: the user's cache folder)");
   command->add_option("--device", options->device, "auto, host, cuda or cuda:N")
-      ->check([](const std::string& name) {
-        return is_device_name(name) ? std::string() : "expected " + std::string(kDeviceNames);
-      })
+      ->check(check_device)
       ->capture_default_str();
   command->add_option("--seconds", options->seconds, "Seconds per figure")
       ->check(CLI::Range(0.01, 600.0))
@@ -111,13 +162,7 @@ void add_bench(const CommandContext& context) {
       "bench",
       "Compare RAM with NVMe on this model and machine: shares, batches, memory budgets, and mmap "
       "over the same kernels");
-  command
-      ->add_option("CONFIG", options->config,
-                   "YAML file (configs/README.md); its placement, budgets and prompts are not used")
-      ->required();
-  command->add_option("--set", options->overrides, "Override a key: --set device=host")
-      ->type_name("KEY=VALUE")
-      ->allow_extra_args(false);
+  add_model_options(command, options->model);
   command->add_option("--out", options->out, "Folder for bench.html, .json, .csv and the arms")
       ->capture_default_str();
   command->add_option("--sweeps", options->sweeps, "Any of memory, decode, prompt")
@@ -157,16 +202,19 @@ void add_bench(const CommandContext& context) {
 void add_inspect(const CommandContext& context) {
   auto options = std::make_shared<InspectOptions>();
   CLI::App* command = context.app.add_subcommand("inspect", "Show what a checkpoint holds");
-  command->add_option("MODEL_DIR", options->directory, "Folder of a checkpoint")->required();
+  add_folder_option(command, options->directory);
   command->add_flag("--json", options->json, "Print JSON");
   command->add_flag("--verify", options->verify, "Read everything; print rate and checksums");
-  context.on(command, [options, &stop = context.stop] { return inspect_command(*options, stop); });
+  context.on(command, [options, &stop = context.stop] {
+    options->directory = model_folder(options->directory).string();
+    return inspect_command(*options, stop);
+  });
 }
 
 void add_tokenize(const CommandContext& context) {
   auto options = std::make_shared<TokenizeOptions>();
   CLI::App* command = context.app.add_subcommand("tokenize", "Token ids of a text, as JSON");
-  command->add_option("MODEL_DIR", options->directory, "Folder with a tokenizer")->required();
+  add_folder_option(command, options->directory);
   auto* input = command->add_option_group("input");
   input->add_option("--text", options->text, "The text")->type_name("TEXT");
   auto* file =
@@ -180,7 +228,10 @@ void add_tokenize(const CommandContext& context) {
                  "A JSON string on each line of FILE, or a list of ids with --decode; a line of "
                  "JSON for each")
       ->needs(file);
-  context.on(command, [options] { return tokenize_command(*options); });
+  context.on(command, [options] {
+    options->directory = model_folder(options->directory).string();
+    return tokenize_command(*options);
+  });
 }
 
 void add_trace(const CommandContext& context) {
@@ -232,6 +283,7 @@ void add_synth(const CommandContext& context) {
 void add_commands(CLI::App& app, StopFlag& stop, Command& chosen) {
   const CommandContext context{app, stop, chosen};
   add_run(context);
+  add_init(context);
   add_score(context);
   add_plan(context);
   add_probe(context);

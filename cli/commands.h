@@ -6,35 +6,44 @@
 #include <string>
 #include <vector>
 
+#include "cli/model_argument.h"
 #include "compare/arms.h"
 #include "core/stop.h"
 
 namespace spillway {
 
 struct RunOptions {
-  std::string config;
-  std::vector<std::string> prompts;
-  std::vector<std::string> overrides;
+  ModelOptions model;
+  std::vector<std::string> prompts;  ///< "-" = standard input
+  std::vector<std::string> prompt_files;
+  std::optional<uint32_t> new_tokens;
   std::string report;
   std::string trace;
+  bool json = false;
+  bool json_lines = false;
   bool quiet = false;
 };
 int run_command(const RunOptions& options, StopFlag& stop);
 
 struct ScoreOptions {
-  std::string config;
+  ModelOptions model;
   std::string text_file;
   std::string ids_file;
-  std::vector<std::string> overrides;
   std::string report;
   std::string trace;
+  bool json = false;
   bool quiet = false;
 };
 int score_command(const ScoreOptions& options, StopFlag& stop);
 
+struct InitOptions {
+  ModelOptions model;
+  std::string out;  ///< "-" = stdout; empty = the model's name in this folder
+};
+int init_command(const InitOptions& options, StopFlag& stop);
+
 struct PlanOptions {
-  std::string config;
-  std::vector<std::string> overrides;
+  ModelOptions model;
   std::string profile;
   bool json = false;
 };
@@ -52,8 +61,7 @@ struct ProbeOptions {
 int probe_command(const ProbeOptions& options, StopFlag& stop);
 
 struct BenchOptions {
-  std::string config;
-  std::vector<std::string> overrides;
+  ModelOptions model;
   std::string out = "spillway-bench";
   std::vector<std::string> budgets;
   std::vector<std::string> sweeps = {"memory", "decode", "prompt"};

@@ -191,8 +191,8 @@ std::string rate_text(uint64_t bytes, double seconds) {
 std::string passes_text(const std::vector<PassRecord>& passes) {
   if (passes.empty()) return "stopped before the first pass\n";
   Table table("lrrrrrrrr");
-  table.row({"phase", "passes", "tokens", "seconds", "tokens/s", "s/pass", "NVMe read", "NVMe rate",
-             "stalled"});
+  table.row(
+      {"phase", "passes", "tokens", "seconds", "tokens/s", "s/pass", "NVMe", "rate", "stalled"});
   for (const auto kind :
        {PassRecord::Kind::kPrefill, PassRecord::Kind::kDecode, PassRecord::Kind::kScore}) {
     uint64_t count = 0;

@@ -36,14 +36,14 @@ constexpr std::array kModelFiles = {"config.json",
 
 Session::Session(Config config, FilesInUse in_use, bool quiet, StopFlag& stop)
     : stop_(stop),
-      notice_(stderr_notices()),
+      progress_(clock_, quiet),
+      notice_(notices_beside(progress_, quiet, notes_)),
       config_(std::move(config)),
       outputs_(open_outputs(config_, std::move(in_use), stop)),
       model_(open_model(config_.model_path, config_.io_direct, notice_)),
       machine_(open_machine(config_, notice_)),
       readers_(choose_reader(config_.io_engine, notice_)),
-      trace_(clock_, config_.trace.empty() ? 0 : kTraceSpans),
-      progress_(clock_, quiet) {}
+      trace_(clock_, config_.trace.empty() ? 0 : kTraceSpans) {}
 
 /// To try whether a file can be written leaves one for a moment: no stop may fall there.
 Session::Outputs Session::open_outputs(const Config& config, FilesInUse in_use, StopFlag& stop) {
@@ -116,16 +116,27 @@ void Session::say_if_unpinned() const {
 }
 
 void Session::print_passes(const std::vector<PassRecord>& passes) const {
-  say_if_unregistered();
   print("\n{}", passes_text(passes));
   if (!forecast()) return;
   const std::string compared = predicted_and_measured_text(*forecast(), passes);
   if (!compared.empty()) print("\n{}", compared);
 }
 
-void Session::add_prediction(nlohmann::ordered_json& report,
-                             const std::vector<PassRecord>& passes) const {
+nlohmann::ordered_json Session::report(const std::vector<PassRecord>& passes) {
+  say_if_unregistered();
+  auto report = common_report(config_, model_, machine_, plan(), runtime_->engine(), passes);
+  report["notes"] = notes_;
   if (forecast()) report["prediction"] = predicted_and_measured_json(*forecast(), passes);
+  return report;
+}
+
+double Session::expected_seconds(const Workload& workload) const {
+  if (!forecast()) return 0;
+  const WorkAmount amount = work_amount(workload);
+  const uint64_t rows = plan().limits.max_rows;
+  return static_cast<double>((amount.prompt_tokens + rows - 1) / rows) *
+             forecast()->prompt.seconds +
+         static_cast<double>(amount.decode_passes) * forecast()->decode.seconds;
 }
 
 std::string drive_text(const PassRecord& pass, const std::optional<Forecast>& forecast) {
@@ -155,7 +166,7 @@ void Session::write_files(const nlohmann::ordered_json& report, Failures& failur
 }
 
 FilesInUse with_inputs_of(const Config& config, FilesInUse in_use) {
-  in_use.add(config.file, "the configuration");
+  if (!config.file.empty()) in_use.add(config.file, "the configuration");
   return with_model_files(config.model_path, std::move(in_use));
 }
 

@@ -30,6 +30,8 @@ class Session {
   const std::optional<Forecast>& forecast() const { return planned_.forecast; }
   const Clock& clock() const { return clock_; }
   Progress& progress() { return progress_; }
+  /// All passes of a workload, as predicted; 0 without a forecast.
+  double expected_seconds(const Workload& workload) const;
   Runtime& runtime() { return *runtime_; }
 
   /// Plans (with the profile that probe kept, where there is one) and allocates; from there on
@@ -42,7 +44,8 @@ class Session {
   void write_stopped();
   /// The tables that end a run: passes, and how they compare with the prediction.
   void print_passes(const std::vector<PassRecord>& passes) const;
-  void add_prediction(nlohmann::ordered_json& report, const std::vector<PassRecord>& passes) const;
+  /// What run and score report alike.
+  nlohmann::ordered_json report(const std::vector<PassRecord>& passes);
   /// Writes the configured report and trace, each even if the other cannot be.
   void write_files(const nlohmann::ordered_json& report, Failures& failures);
 
@@ -59,6 +62,8 @@ class Session {
 
   SteadyClock clock_;
   StopFlag& stop_;
+  Progress progress_;
+  std::vector<std::string> notes_;
   NoticeSink notice_;
   Config config_;
   Outputs outputs_;
@@ -66,7 +71,6 @@ class Session {
   Machine machine_;
   ReaderChoice readers_;
   Trace trace_;
-  Progress progress_;
   PlannedRun planned_;
   std::unique_ptr<Runtime> runtime_;
 };

@@ -3,11 +3,16 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <memory>
 #include <set>
@@ -16,12 +21,16 @@
 #include "core/error.h"
 #include "core/failure.h"
 #include "core/one_line.h"
+#include "text/display_width.h"
 
 namespace spillway {
 namespace {
 
 constexpr int64_t kTerminalPeriodNs = 100'000'000;
 constexpr int64_t kPlainPeriodNs = 10'000'000'000;
+constexpr size_t kUsualColumns = 80;
+/// After a stop request, for whoever reads stdout.
+constexpr int kPatienceMs = 1000;
 
 }  // namespace
 
@@ -59,28 +68,111 @@ NoticeSink stderr_notices() {
   };
 }
 
+bool moves_cursor(int fd) {
+  const char* terminal = std::getenv("TERM");
+  if (terminal == nullptr || *terminal == '\0' || std::string_view(terminal) == "dumb")
+    return false;
+  return isatty(fd) != 0;
+}
+
+bool shows_colour(int fd) {
+  const char* none = std::getenv("NO_COLOR");
+  return (none == nullptr || *none == '\0') && moves_cursor(fd);
+}
+
+size_t terminal_columns(int fd) {
+  winsize size{};
+  if (ioctl(fd, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return kUsualColumns;
+  return size.ws_col;
+}
+
 Progress::Progress(const Clock& clock, bool quiet)
     : clock_(clock),
       quiet_(quiet),
-      terminal_(isatty(STDERR_FILENO) != 0),
+      terminal_(moves_cursor(STDERR_FILENO)),
       last_ns_(clock.now_ns()) {
   if (terminal_) last_ns_ -= kTerminalPeriodNs;
 }
 
+/// A terminal that became narrower has wrapped the line: all its rows go.
+std::string Progress::erasure() const {
+  const size_t rows = (display_width(shown_) - 1) / terminal_columns(STDERR_FILENO);
+  return rows > 0 ? fmt::format("\r\033[{}A\033[J", rows) : "\r\033[J";
+}
+
 void Progress::show(const std::string& line) {
   if (quiet_) return;
+  const std::lock_guard lock(mutex_);
   const int64_t now_ns = clock_.now_ns();
   if (now_ns - last_ns_ < (terminal_ ? kTerminalPeriodNs : kPlainPeriodNs)) return;
   last_ns_ = now_ns;
-  std::fprintf(stderr, terminal_ ? "\r\033[K%s" : "%s\n", line.c_str());
+  if (!terminal_) return spillway::say(line);
+  const std::string before = shown_.empty() ? "" : erasure();
+  shown_ = cut_to_width(line, terminal_columns(STDERR_FILENO) - 1);  // at the edge it would wrap
+  std::fprintf(stderr, "%s%s", before.c_str(), shown_.c_str());
   std::fflush(stderr);
-  shown_ = terminal_;
 }
 
 void Progress::clear() {
-  if (shown_) std::fprintf(stderr, "\r\033[K");
+  const std::lock_guard lock(mutex_);
+  if (!shown_.empty()) std::fprintf(stderr, "%s", erasure().c_str());
   std::fflush(stderr);
-  shown_ = false;
+  shown_.clear();
+}
+
+void Progress::say(const std::string& line) {
+  const std::lock_guard lock(mutex_);
+  const std::string before = shown_.empty() ? "" : erasure();
+  std::fprintf(stderr, "%s%s\n%s", before.c_str(), line.c_str(), shown_.c_str());
+  std::fflush(stderr);
+}
+
+NoticeSink notices_beside(Progress& progress, bool quiet, std::vector<std::string>& kept) {
+  return
+      [&progress, quiet, &kept, mutex = std::make_shared<std::mutex>()](const std::string& text) {
+        const std::string line = one_line(text);
+        const std::lock_guard lock(*mutex);
+        if (std::find(kept.begin(), kept.end(), line) != kept.end()) return;
+        kept.push_back(line);
+        if (!quiet) progress.say("note: " + line);
+      };
+}
+
+LiveText::LiveText(const StopFlag& stop)
+    : stop_(stop), woken_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  if (!woken_.valid()) throw Error("no descriptor to wait with: " + errno_text(errno));
+  subscription_ = stop.on_request([this] { eventfd_write(woken_.get(), 1); });
+}
+
+/// Until stdout takes PIPE_BUF bytes: a write of no more does not wait then.
+void LiveText::wait_for_room() const {
+  while (true) {
+    const bool stopping = stop_.requested();
+    pollfd events[] = {{STDOUT_FILENO, POLLOUT, 0}, {woken_.get(), POLLIN, 0}};
+    const int ready = poll(events, stopping ? 1 : 2, stopping ? kPatienceMs : -1);
+    if (ready < 0 && errno != EINTR) throw Error("cannot write to stdout: " + errno_text(errno));
+    if (events[0].revents != 0) return;  // also where the reader is gone: the write says so
+    if (stopping && ready == 0) throw Error("cannot write to stdout: nobody reads it");
+  }
+}
+
+void LiveText::print(std::string_view text) {
+  while (!text.empty()) {
+    const std::string_view piece = text.substr(0, PIPE_BUF);
+    wait_for_room();
+    print_text(piece);
+    text.remove_prefix(piece.size());
+  }
+}
+
+std::string harmless(std::string_view text) {
+  std::string shown;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    const bool command = (byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7F;
+    shown += command ? fmt::format("\\x{:02x}", byte) : std::string(1, c);
+  }
+  return shown;
 }
 
 std::string format_duration(double seconds) {
@@ -91,28 +183,31 @@ std::string format_duration(double seconds) {
   return fmt::format("{}:{:02}", total / 60, total % 60);
 }
 
+std::string duration_words(double seconds) {
+  if (seconds < 9.95) return fmt::format("{:.2g} s", seconds);
+  if (seconds < 119.5) return fmt::format("{:.0f} s", seconds);
+  if (seconds < 7170) return fmt::format("{:.0f} min", seconds / 60);
+  return fmt::format("{:.1f} h", seconds / 3600);
+}
+
 std::string Table::text() const {
   std::vector<size_t> widths(alignment_.size(), 0);
   for (const auto& row : rows_) {
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], display_width(row[i]));
   }
   std::string text;
   for (size_t r = 0; r < rows_.size(); ++r) {
     std::string line;
     for (size_t i = 0; i < rows_[r].size(); ++i) {
       if (i > 0) line += "  ";
-      line += alignment_[i] == 'r' ? fmt::format("{:>{}}", rows_[r][i], widths[i])
-                                   : fmt::format("{:<{}}", rows_[r][i], widths[i]);
+      const std::string blanks(widths[i] - display_width(rows_[r][i]), ' ');
+      line += alignment_[i] == 'r' ? blanks + rows_[r][i] : rows_[r][i] + blanks;
     }
     line.erase(line.find_last_not_of(' ') + 1);
-    const bool heading = r == 0 && stdout_is_terminal();
+    const bool heading = r == 0 && shows_colour(STDOUT_FILENO);
     text += heading ? fmt::format("\033[1m{}\033[0m\n", line) : line + "\n";
   }
   return text;
-}
-
-bool stdout_is_terminal() {
-  return isatty(STDOUT_FILENO) != 0;
 }
 
 std::string utc_now() {

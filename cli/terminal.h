@@ -3,13 +3,18 @@
 
 #include <fmt/format.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/clock.h"
+#include "core/descriptor.h"
 #include "core/log.h"
+#include "core/stop.h"
 
 namespace spillway {
 
@@ -42,8 +47,15 @@ class Failures {
 /// Prints notices to stderr as "note: …", once each.
 NoticeSink stderr_notices();
 
-/// One line on stderr that is rewritten in place on a terminal; elsewhere a plain line now and
-/// then. One thread.
+/// A stream that moves a cursor: a terminal, and not a dumb one.
+bool moves_cursor(int fd);
+/// The same, and nobody asked for no colour (NO_COLOR).
+bool shows_colour(int fd);
+/// As wide as it is now; 80 where it does not say.
+size_t terminal_columns(int fd);
+
+/// One line on stderr that is rewritten in place on a terminal, cut to its width as it is then;
+/// elsewhere a plain line now and then. Any thread: a notice may come from one that reads.
 class Progress {
  public:
   Progress(const Clock& clock, bool quiet);
@@ -51,17 +63,50 @@ class Progress {
   Progress(const Progress&) = delete;
   void show(const std::string& line);
   void clear();
+  /// A line of its own, the progress behind it.
+  void say(const std::string& line);
 
  private:
+  std::string erasure() const;
+
   const Clock& clock_;
-  bool quiet_;
-  bool terminal_;
-  bool shown_ = false;
+  const bool quiet_;
+  const bool terminal_;
+  std::mutex mutex_;   // guards:
+  std::string shown_;  // as it stands there, cut
   int64_t last_ns_ = 0;
 };
 
+/// Prints notices, once each, beside a progress line that outlives the sink. `quiet`: not at all.
+/// `kept` gets each of them, and outlives it too.
+NoticeSink notices_beside(Progress& progress, bool quiet, std::vector<std::string>& kept);
+
+/// Text for stdout while it is made: waits for a reader that is slow, but not past a stop request.
+/// One thread.
+class LiveText {
+ public:
+  /// Throws Error where the system has no descriptor left.
+  explicit LiveText(const StopFlag& stop);
+  LiveText(const LiveText&) = delete;
+  /// At once and unbuffered. Throws Error when it cannot be written whole: also where a stop was
+  /// requested and nobody takes the text for a second.
+  void print(std::string_view text);
+
+ private:
+  void wait_for_room() const;
+
+  const StopFlag& stop_;
+  Descriptor woken_;
+  StopSubscription subscription_;
+};
+
+/// What a terminal would take for commands, as escapes; line ends and tabs stay.
+std::string harmless(std::string_view text);
+
 /// "1:05" or "2:00:09".
 std::string format_duration(double seconds);
+/// "0.30 s", "12 s", "4 min", "3.5 h".
+std::string duration_words(double seconds);
 
 /// Now, as "2026-11-20T14:00:00Z".
 std::string utc_now();
@@ -78,7 +123,5 @@ class Table {
   std::string alignment_;
   std::vector<std::vector<std::string>> rows_;
 };
-
-bool stdout_is_terminal();
 
 }  // namespace spillway

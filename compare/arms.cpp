@@ -63,16 +63,20 @@ uint64_t planned_ram(Config config, const Model& model, const Machine& machine) 
   return plan_run(config, model, machine, workload).stream.placement.ram_planned_bytes;
 }
 
-std::vector<uint64_t> budgets_of(const Config& base, const Model& model, const Machine& machine,
-                                 const SweepOptions& options) {
-  if (!options.memory_bytes.empty()) return options.memory_bytes;
+MemoryRange range_of(const Config& base, const Model& model, const Machine& machine) {
   Config least = base;
   least.ram_share = 0;
   if (!least.stream_slots) least.stream_slots = 2;
   Config most = base;
   most.policy = PlacementPolicy::kRam;
-  const uint64_t low = planned_ram(least, model, machine);
-  const uint64_t pages = (planned_ram(most, model, machine) - low) / kHugePageBytes;
+  return {planned_ram(least, model, machine), planned_ram(most, model, machine)};
+}
+
+std::vector<uint64_t> budgets_of(const Config& base, const Model& model, const Machine& machine,
+                                 const SweepOptions& options) {
+  if (!options.memory_bytes.empty()) return options.memory_bytes;
+  const auto [low, high] = range_of(base, model, machine);
+  const uint64_t pages = (high - low) / kHugePageBytes;
   std::vector<uint64_t> budgets;
   const uint32_t steps = std::max(1u, options.memory_points - 1);
   for (uint32_t i = 0; i < options.memory_points; ++i) {
@@ -116,6 +120,10 @@ std::string Arm::title() const {
                        mapped ? "mmap" : "Spillway");
   }
   return fmt::format("{}, {:.0f} % in RAM, batch {}", sweep_name(sweep), 100 * ram_share, batch);
+}
+
+MemoryRange memory_range(const Config& config, const Model& model, const Machine& machine) {
+  return range_of(base_config(config, model, 1, kShortPrompt, 1), model, machine);
 }
 
 std::vector<Arm> make_arms(const Config& config, const Model& model, const Machine& machine,

@@ -36,6 +36,15 @@ struct SweepOptions {
 /// What code and libraries take beside memory.ram, as docs/ARCHITECTURE.md promises.
 inline constexpr uint64_t kCodeBytes = uint64_t{96} << 20;
 
+/// Budgets between which a choice means something: the least that decodes one short sequence, and
+/// what holds the whole model.
+struct MemoryRange {
+  uint64_t least_bytes = 0;
+  uint64_t all_bytes = 0;
+};
+/// Throws Error when the model cannot run at all.
+MemoryRange memory_range(const Config& config, const Model& model, const Machine& machine);
+
 /// Arms of all sweeps, in the order in which they run. Budgets and placement are the arms' own, not
 /// the configuration's. Throws Error when the model cannot run at all.
 std::vector<Arm> make_arms(const Config& config, const Model& model, const Machine& machine,

@@ -365,6 +365,20 @@ YAML::Node parse_yaml(const std::string& text, const std::string& where) {
   }
 }
 
+Keys all_keys() {
+  Keys keys;
+  add_machine_keys(keys);
+  add_stream_keys(keys);
+  add_work_keys(keys);
+  return keys;
+}
+
+void check_placement(const Config& config, const std::string& where) {
+  if (!config.ram_share || config.policy == PlacementPolicy::kAuto) return;
+  throw Error(fmt::format(
+      "{}: placement.ram_share: places every layer itself; leave placement.policy at auto", where));
+}
+
 void apply_override(Config& config, const Keys& keys, const std::string& text) {
   const size_t equals = text.find('=');
   const std::string where = "--set " + text;
@@ -373,7 +387,11 @@ void apply_override(Config& config, const Keys& keys, const std::string& text) {
   }
   Value value{parse_yaml(text.substr(equals + 1), where), text.substr(0, equals), where};
   if (value.key == "placement.layers") config.overrides.clear();
-  apply(config, keys, value);
+  try {
+    apply(config, keys, value);
+  } catch (const YAML::Exception& error) {
+    throw Error(fmt::format("{}: not valid YAML: {}", where, error.msg));
+  }
 }
 
 }  // namespace
@@ -388,12 +406,18 @@ std::string_view tier_name(Tier tier) {
   return tier == Tier::kGpu ? "gpu" : tier == Tier::kRam ? "ram" : "nvme";
 }
 
+Config default_config(const fs::path& model_path, const std::vector<std::string>& overrides) {
+  const Keys keys = all_keys();
+  Config config;
+  config.model_path = model_path;
+  for (const std::string& item : overrides) apply_override(config, keys, item);
+  check_placement(config, "--set");
+  return config;
+}
+
 Config parse_config(const std::string& text, const fs::path& file,
                     const std::vector<std::string>& overrides) {
-  Keys keys;
-  add_machine_keys(keys);
-  add_stream_keys(keys);
-  add_work_keys(keys);
+  const Keys keys = all_keys();
   Config config;
   config.file = file;
   try {
@@ -407,11 +431,7 @@ Config parse_config(const std::string& text, const fs::path& file,
         fmt::format("{}: model.path: missing; expected the folder of a Hugging Face checkpoint",
                     file.string()));
   }
-  if (config.ram_share && config.policy != PlacementPolicy::kAuto) {
-    throw Error(fmt::format(
-        "{}: placement.ram_share: places every layer itself; leave placement.policy at auto",
-        file.string()));
-  }
+  check_placement(config, file.string());
   return config;
 }
 

@@ -36,7 +36,7 @@ struct LayerOverride {
 };
 
 struct Config {
-  std::filesystem::path file;  ///< where it came from; for messages
+  std::filesystem::path file;  ///< where it came from, for messages; empty = the command line
 
   std::filesystem::path model_path;
   std::string device = "auto";        ///< auto, host, host-discrete, cuda, cuda:N
@@ -80,6 +80,10 @@ struct Config {
 
 /// Loads `file` and applies `overrides` ("a.b=value", YAML on the right). Throws Error.
 Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides);
+
+/// Without a file: the defaults for the checkpoint in `model_path`, and `overrides`. Throws Error.
+Config default_config(const std::filesystem::path& model_path,
+                      const std::vector<std::string>& overrides);
 
 /// A YAML file that gives this configuration again; without report and trace.
 std::string config_text(const Config& config);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "core/error.h"
 #include "core/failure.h"
@@ -33,10 +34,9 @@ SequenceWork sequence_work(const Prompt& prompt, const Config& config, const Mod
 struct Sequence {
   const Prompt* prompt = nullptr;
   Sampler sampler;
-  uint32_t most_new = 0;  ///< bounded by the context
-  uint32_t fed = 0;       ///< tokens whose keys and values are cached
-  Output output;
-  bool done() const { return !output.finish_reason.empty(); }
+  uint32_t most_new = 0;           ///< bounded by the context
+  uint32_t fed = 0;                ///< tokens whose keys and values are cached
+  std::optional<TextStream> text;  ///< none without a tokenizer
   bool prefilling() const { return fed < prompt->ids.size(); }
 };
 
@@ -49,11 +49,15 @@ class Generator {
     for (const Prompt& prompt : prompts) {
       const SequenceWork work = sequence_work(prompt, config, runtime.model());
       Sequence sequence{&prompt, Sampler(sampling, sequences_.size()), work.new_tokens, 0, {}};
+      if (const Tokenizer* tokenizer = runtime.model().tokenizer.get()) {
+        sequence.text.emplace(*tokenizer);
+      }
       prompt_tokens_ += static_cast<uint32_t>(prompt.ids.size());
       most_tokens_ += sequence.most_new;
       longest_ = std::max(longest_, sequence.most_new);
       sequences_.push_back(std::move(sequence));
     }
+    outputs_.resize(sequences_.size());
   }
 
   GenerationResult run() {
@@ -71,7 +75,8 @@ class Generator {
         if (prompt_left > 0) prompt_left -= static_cast<uint32_t>(batch.ids.size());
         result.passes.push_back(run_pass(runtime_, batch, kind));
         take_tokens(batch);
-        observer_({&result.passes.back(), new_tokens_, most_tokens_, prompt_left});
+        observer_({&result.passes.back(), outputs_, logit_owners_, new_tokens_, most_tokens_,
+                   prompt_left});
       }
     } catch (const Stopped&) {
       result.interrupted = true;
@@ -79,19 +84,22 @@ class Generator {
       result.error = failure_text(failure);
     }
     runtime_.engine().stop();
-    for (Sequence& sequence : sequences_) {
-      if (!sequence.done()) {
-        sequence.output.finish_reason = result.interrupted ? "interrupted" : "error";
-      }
-      if (const Tokenizer* tokenizer = runtime_.model().tokenizer.get()) {
-        sequence.output.text = tokenizer->decode(sequence.output.ids);
-      }
-      result.outputs.push_back(std::move(sequence.output));
+    for (uint32_t i = 0; i < sequences_.size(); ++i) {
+      if (!done(i)) end_output(i, result.interrupted ? "interrupted" : "error");
     }
+    result.outputs = std::move(outputs_);
     return result;
   }
 
  private:
+  bool done(uint32_t index) const { return !outputs_[index].finish_reason.empty(); }
+
+  void end_output(uint32_t index, const char* reason) {
+    Output& output = outputs_[index];
+    output.finish_reason = reason;
+    if (auto& text = sequences_[index].text) output.text += text->finish();
+  }
+
   void add_rows(Batch& batch, uint32_t index, std::span<const uint32_t> ids, bool wants_logits) {
     Sequence& sequence = sequences_[index];
     const auto first_row = static_cast<uint32_t>(batch.ids.size());
@@ -129,8 +137,7 @@ class Generator {
     Batch batch;
     logit_owners_.clear();
     for (uint32_t i = 0; i < sequences_.size(); ++i) {
-      if (sequences_[i].done()) continue;
-      add_rows(batch, i, std::span(sequences_[i].output.ids).last(1), true);
+      if (!done(i)) add_rows(batch, i, std::span(outputs_[i].ids).last(1), true);
     }
     return batch;
   }
@@ -138,22 +145,27 @@ class Generator {
   void take_tokens(const Batch& batch) {
     CHECK(batch.logit_rows.size() == logit_owners_.size());
     for (uint32_t i = 0; i < logit_owners_.size(); ++i) {
-      Sequence& sequence = sequences_[logit_owners_[i]];
       const uint32_t id = runtime_.forward().picked(i);
       if (id == kBadLogits) {
         throw Error(
             "the model computed a logit that is not a number; the checkpoint is damaged (spillway "
             "inspect --verify shows its checksums)");
       }
-      const auto& ends = runtime_.model().config.end_tokens;
-      sequence.output.ids.push_back(id);
-      ++new_tokens_;
-      if (!config_.ignore_eos && std::find(ends.begin(), ends.end(), id) != ends.end()) {
-        sequence.output.finish_reason = "stop";
-      } else if (sequence.output.ids.size() >= sequence.most_new) {
-        sequence.output.finish_reason =
-            sequence.most_new < config_.max_new_tokens ? "context" : "length";
-      }
+      take_token(logit_owners_[i], id);
+    }
+  }
+
+  void take_token(uint32_t index, uint32_t id) {
+    Sequence& sequence = sequences_[index];
+    Output& output = outputs_[index];
+    output.ids.push_back(id);
+    if (sequence.text) output.text += sequence.text->add(id);
+    ++new_tokens_;
+    const auto& ends = runtime_.model().config.end_tokens;
+    if (!config_.ignore_eos && std::find(ends.begin(), ends.end(), id) != ends.end()) {
+      end_output(index, "stop");
+    } else if (output.ids.size() >= sequence.most_new) {
+      end_output(index, sequence.most_new < config_.max_new_tokens ? "context" : "length");
     }
   }
 
@@ -161,6 +173,7 @@ class Generator {
   const Config& config_;
   const GenerationObserver& observer_;
   std::vector<Sequence> sequences_;
+  std::vector<Output> outputs_;
   std::vector<uint32_t> logit_owners_;
   uint32_t prompt_tokens_ = 0;
   uint32_t most_tokens_ = 0;
@@ -196,9 +209,10 @@ std::vector<Prompt> make_prompts(const Config& config, const Model& model) {
     prompts.push_back(std::move(prompt));
   }
   if (prompts.empty()) {
-    throw Error(fmt::format(
-        "{}: nothing to do: give generate.prompts, generate.prompt_token_ids or --prompt TEXT",
-        config.file.string()));
+    throw Error(config.file.empty() ? "nothing to do: give -p TEXT, -p - or --prompt-file FILE"
+                                    : fmt::format("{}: nothing to do: give generate.prompts, "
+                                                  "generate.prompt_token_ids or -p TEXT",
+                                                  config.file.string()));
   }
   return prompts;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -36,11 +37,16 @@ struct GenerationResult {
   std::string error;  ///< why it ended early; outputs and passes are what came before
 };
 
-/// Called after each pass.
+/// Called after each pass, in which it may throw to end the generation: Stopped like a stop
+/// request, anything else like a pass that failed.
 struct GenerationProgress {
   const PassRecord* pass = nullptr;
-  uint32_t new_tokens = 0;   ///< of all sequences so far
-  uint32_t most_tokens = 0;  ///< if none stops early
+  /// So far, in the order of the prompts. A text ends in whole characters, and nothing that later
+  /// tokens could change; it only grows.
+  std::span<const Output> outputs;
+  std::span<const uint32_t> advanced;  ///< those that this pass gave a token, ascending
+  uint32_t new_tokens = 0;             ///< of all sequences so far
+  uint32_t most_tokens = 0;            ///< if none stops early
   uint32_t prompt_tokens_left = 0;
 };
 using GenerationObserver = std::function<void(const GenerationProgress&)>;

@@ -206,7 +206,7 @@ class Running:
             if fault in result.err:
                 raise Failure(f"\"{fault}\" is no message for a person: {shown}")
         lines = [line for line in re.split(r"[\r\n]", result.err.replace("\033[K", ""))
-                 if line and not line.startswith("note: ") and not PROGRESS.match(line)]
+                 if line and not line.startswith(("note: ", "plan: ")) and not PROGRESS.match(line)]
         if one_line and result.code >= 0:
             most = {0: 0, 130: 1}.get(result.code, 1)
             least = 1 if result.code in (1, 2) else 0

@@ -1,0 +1,97 @@
+#include "cli/hub_cache.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+
+#include "core/error.h"
+#include "core/read_file.h"
+#include "core/units.h"
+
+namespace spillway {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? fs::path() : fs::path(value);
+}
+
+/// What the hub takes in a name; no more, because it becomes a part of a path.
+bool is_name(std::string_view text) {
+  const auto allowed = [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' ||
+           c == '_' || c == '.';
+  };
+  return !text.empty() && text.size() <= 96 && text.front() != '.' && text.front() != '-' &&
+         std::all_of(text.begin(), text.end(), allowed);
+}
+
+/// The revision that `hf download` fetched last from the main branch; empty where it says none.
+std::string main_revision(const fs::path& model) {
+  try {
+    std::string text = read_text_file(model / "refs" / "main", {"a revision", kKiB});
+    text.erase(text.find_last_not_of(" \n") + 1);
+    return is_name(text) ? text : "";
+  } catch (const Error&) {
+    return "";
+  }
+}
+
+fs::path newest_in(const fs::path& snapshots) {
+  fs::path newest;
+  fs::file_time_type newest_time{};
+  std::error_code error;
+  for (fs::directory_iterator entry(snapshots, error), end; !error && entry != end;
+       entry.increment(error)) {
+    std::error_code unknown;
+    const auto time = entry->last_write_time(unknown);
+    if (unknown || !entry->is_directory(unknown)) continue;
+    if (newest.empty() || time > newest_time) {
+      newest = entry->path();
+      newest_time = time;
+    }
+  }
+  return newest;
+}
+
+}  // namespace
+
+bool is_hub_name(std::string_view text) {
+  const size_t slash = text.find('/');
+  return slash != std::string_view::npos && is_name(text.substr(0, slash)) &&
+         is_name(text.substr(slash + 1));
+}
+
+fs::path hub_cache_folder() {
+  if (const fs::path folder = variable("HF_HUB_CACHE"); !folder.empty()) return folder;
+  if (const fs::path home = variable("HF_HOME"); !home.empty()) return home / "hub";
+  if (const fs::path cache = variable("XDG_CACHE_HOME"); !cache.empty()) {
+    return cache / "huggingface" / "hub";
+  }
+  const fs::path home = variable("HOME");
+  return home.empty() ? home : home / ".cache" / "huggingface" / "hub";
+}
+
+std::optional<fs::path> snapshot_of(const fs::path& folder) {
+  std::error_code error;
+  const fs::path snapshots = folder / "snapshots";
+  if (!fs::is_directory(snapshots, error) || fs::exists(folder / "config.json", error)) return {};
+  const std::string revision = main_revision(folder);
+  if (!revision.empty() && fs::is_directory(snapshots / revision, error)) {
+    return snapshots / revision;
+  }
+  const fs::path newest = newest_in(snapshots);
+  return newest.empty() ? std::nullopt : std::optional(newest);
+}
+
+std::optional<fs::path> find_in_hub_cache(std::string_view hub_name) {
+  const fs::path cache = hub_cache_folder();
+  const size_t slash = hub_name.find('/');
+  if (cache.empty() || slash == std::string_view::npos) return {};
+  const std::string owner(hub_name.substr(0, slash));
+  return snapshot_of(cache / ("models--" + owner + "--" + std::string(hub_name.substr(slash + 1))));
+}
+
+}  // namespace spillway

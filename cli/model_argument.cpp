@@ -1,0 +1,72 @@
+#include "cli/model_argument.h"
+
+#include <fmt/format.h>
+
+#include "cli/hub_cache.h"
+#include "core/error.h"
+
+namespace spillway {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_folder(const fs::path& path) {
+  std::error_code error;
+  return fs::is_directory(path, error);
+}
+
+bool is_there(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(fs::symlink_status(path, error)) && !error;
+}
+
+fs::path in_hub_cache(const std::string& name) {
+  if (auto folder = find_in_hub_cache(name)) return *folder;
+  const fs::path cache = hub_cache_folder();
+  throw Error(
+      fmt::format("{}: no such file or folder, and not in the Hugging Face cache{}; fetch "
+                  "it with: hf download {}",
+                  name, cache.empty() ? "" : fmt::format(" ({})", cache.string()), name));
+}
+
+std::vector<std::string> overrides_of(const ModelOptions& options) {
+  std::vector<std::string> overrides = options.overrides;
+  const auto add = [&](const char* key, const std::string& value) {
+    if (!value.empty()) overrides.push_back(fmt::format("{}={}", key, value));
+  };
+  add("memory.ram", options.ram);
+  add("memory.gpu", options.gpu);
+  add("device", options.device);
+  return overrides;
+}
+
+/// A file may name a model as the hub does, where no folder beside it is called that.
+void find_configured_model(Config& config) {
+  if (is_there(config.model_path)) {
+    config.model_path = snapshot_of(config.model_path).value_or(config.model_path);
+    return;
+  }
+  const fs::path folder = config.file.parent_path();
+  const fs::path name = folder.empty()
+                            ? config.model_path
+                            : config.model_path.lexically_relative(folder.lexically_normal());
+  if (is_hub_name(name.string())) config.model_path = in_hub_cache(name.string());
+}
+
+}  // namespace
+
+fs::path model_folder(const std::string& name) {
+  if (!is_there(name) && is_hub_name(name)) return in_hub_cache(name);
+  return snapshot_of(name).value_or(name);
+}
+
+Config config_of(const ModelOptions& options) {
+  const std::string& name = options.model;
+  const bool folder = is_folder(name) || (!is_there(name) && is_hub_name(name));
+  Config config = folder ? default_config(model_folder(name), overrides_of(options))
+                         : load_config(name, overrides_of(options));
+  find_configured_model(config);
+  return config;
+}
+
+}  // namespace spillway

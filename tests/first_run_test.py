@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""The first five minutes: models without YAML, prompts from everywhere, init, the Hugging Face cache,
+answers as text and as JSON. Usage: first_run_test.py SPILLWAY_BINARY [unittest arguments]"""
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+SPILLWAY = ""
+
+
+class FirstRun(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.root = pathlib.Path(tempfile.mkdtemp(prefix="spillway-first-"))
+        cls.home = cls.root / "home"
+        cls.home.mkdir()
+        cls.model = cls.root / "models" / "tiny-model"
+        cls.model.parent.mkdir()
+        subprocess.run([SPILLWAY, "synth", str(cls.model), "--like", "tiny"], check=True,
+                       stdout=subprocess.DEVNULL)
+        hub = cls.home / ".cache/huggingface/hub/models--acme--tiny"
+        blobs = hub / "blobs"
+        blobs.mkdir(parents=True)
+        snapshot = hub / "snapshots" / ("a" * 40)
+        snapshot.mkdir(parents=True)
+        for file in cls.model.iterdir():
+            shutil.copy(file, blobs / file.name)
+            (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+        (hub / "snapshots" / ("b" * 40)).mkdir()  # of another branch, and empty
+        (hub / "refs").mkdir()
+        (hub / "refs/main").write_text("a" * 40)
+        cls.hub = hub
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.root)
+
+    def call(self, *arguments, stdin="", cwd=None, **environment):
+        clean = {k: v for k, v in os.environ.items()
+                 if not k.startswith("HF_") and k != "XDG_CACHE_HOME"}
+        return subprocess.run([SPILLWAY, *map(str, arguments)], capture_output=True, text=True,
+                              input=stdin, cwd=cwd or self.root, timeout=120,
+                              env={**clean, "HOME": str(self.home), **environment})
+
+    def works(self, *arguments, **options):
+        done = self.call(*arguments, **options)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done
+
+    def fails(self, *arguments, says, code=1, **options):
+        done = self.call(*arguments, **options)
+        self.assertEqual(done.returncode, code, done.stderr)
+        errors = [l for l in done.stderr.splitlines() if not l.startswith(("note:", "plan: "))]
+        self.assertEqual(len(errors), 1, done.stderr)
+        for text in says if isinstance(says, tuple) else (says,):
+            self.assertIn(text, errors[0])
+
+    def report(self, *arguments, **options):
+        return json.loads(self.works(*arguments, "--json", "--device", "host", **options).stdout)
+
+    def prompts(self, *arguments, **options):
+        report = self.report("run", self.model, "-n", 2, *arguments, **options)
+        return [output["prompt"] for output in report["outputs"]]
+
+    # A model without YAML
+
+    def test_a_folder_is_enough(self):
+        report = self.report("run", self.model, "-p", "Hello", "--ram", "64MiB", "-n", 3, "--set",
+                             "generate.ignore_eos=true")
+        self.assertEqual(len(report["outputs"][0]["output_token_ids"]), 3)
+        self.assertEqual(report["memory"]["ram_budget_bytes"], 64 << 20)
+
+    def test_relative_folders(self):
+        for name in ("models/tiny-model", "models/tiny-model/", "./models/tiny-model"):
+            self.report("run", name, "-p", "Hello", "-n", 1)
+        self.report("run", ".", "-p", "Hello", "-n", 1, cwd=self.model)
+
+    def test_every_command_takes_a_folder(self):
+        self.assertIn("each pass reads", self.works("plan", self.model, "--ram", "64MiB").stdout)
+        text = self.root / "text.txt"
+        text.write_text("Some text to score.")
+        result = self.report("score", self.model, "--text-file", text)
+        self.assertGreater(result["tokens"], 0)
+        self.assertGreater(result["perplexity"], 0)
+
+    def test_prompts_from_everywhere(self):
+        file = self.root / "prompt.txt"
+        file.write_text("From a file\nof two lines\n")
+        self.assertEqual(self.prompts("-p", "One", "--prompt", "Two"), ["One", "Two"])
+        self.assertEqual(self.prompts("-p", "-", stdin="From a pipe\n"), ["From a pipe"])
+        self.assertEqual(self.prompts("--prompt-file", file), ["From a file\nof two lines"])
+        self.assertEqual(self.prompts("-p", "One", "--prompt-file", file),
+                         ["One", "From a file\nof two lines"])
+
+    def test_a_prompt_is_not_written_over(self):
+        file = self.root / "kept.txt"
+        file.write_text("A prompt")
+        self.fails("run", self.model, "--prompt-file", file, "--report", file, says="prompt")
+        self.assertEqual(file.read_text(), "A prompt")
+
+    def test_mistakes(self):
+        self.fails("run", self.model, says=("nothing to do", "-p TEXT"))
+        self.fails("run", self.model, "-p", "-", says="prompt 1 is empty")
+        self.fails("run", self.model, "--prompt-file", self.root, says="a prompt")
+        self.fails("run", self.model, "--prompt-file", self.root / "none", says="none")
+        self.fails("run", self.model, "-p", "x", "--ram", "lots", says="a size", code=2)
+        self.fails("run", self.model, "-p", "x", "--device", "tpu", says="host", code=2)
+        self.fails("run", self.model, "-p", "x", "-n", "0", says="-n", code=2)
+        self.fails("run", self.model, "-p", "x", "--json", "--json-lines", says="--json", code=2)
+        self.fails("run", self.root / "nowhere", "-p", "x", says="nowhere")
+        self.fails("run", self.home, "-p", "x", says=str(self.home))
+
+    # The Hugging Face cache
+
+    def test_a_name_in_the_cache(self):
+        report = self.report("run", "acme/tiny", "-p", "Hello", "-n", 1)
+        self.assertIn("a" * 40, report["model"]["path"])
+        self.works("inspect", "acme/tiny")
+        self.works("tokenize", "acme/tiny", "--text", "Hello")
+        self.report("run", self.hub, "-p", "Hello", "-n", 1)  # the folder of all its versions
+        config = self.root / "named.yaml"
+        config.write_text("model: {path: acme/tiny}\ngenerate: {prompts: [Hi], max_new_tokens: 1}\n")
+        self.report("run", config)
+
+    def test_where_the_cache_is(self):
+        hub = self.home / ".cache/huggingface/hub"
+        for name, value in (("HF_HUB_CACHE", hub), ("HF_HOME", hub.parent),
+                            ("XDG_CACHE_HOME", hub.parent.parent)):
+            self.report("run", "acme/tiny", "-p", "x", "-n", 1, HOME="/nonexistent",
+                        **{name: str(value)})
+        self.fails("run", "acme/tiny", "-p", "x", says="hf download acme/tiny",
+                   HF_HUB_CACHE=str(self.root))
+
+    def test_a_name_that_is_not_there(self):
+        self.fails("run", "acme/other", "-p", "x",
+                   says=("acme/other", "Hugging Face cache", "hf download acme/other"))
+        self.fails("inspect", "acme/other", says="hf download acme/other")
+        self.fails("run", "acme/../tiny", "-p", "x", says="acme/../tiny")
+
+    def test_a_folder_comes_before_the_cache(self):
+        self.report("run", "models/tiny-model", "-p", "x", "-n", 1)
+
+    def test_a_version_without_refs(self):
+        hub = self.home / ".cache/huggingface/hub/models--acme--bare"
+        shutil.copytree(self.hub, hub, symlinks=True)
+        shutil.rmtree(hub / "refs")
+        (hub / "snapshots" / ("b" * 40)).rmdir()
+        self.report("run", "acme/bare", "-p", "x", "-n", 1)
+
+    # init
+
+    def test_init_writes_what_run_reads(self):
+        folder = self.root / "fresh"
+        folder.mkdir()
+        done = self.works("init", self.model, cwd=folder)
+        self.assertIn("spillway run tiny-model.yaml", done.stdout)
+        text = (folder / "tiny-model.yaml").read_text()
+        for words in ("cores", "This model runs from", "max_new_tokens", "auto takes"):
+            self.assertIn(words, text)
+        report = self.report("run", folder / "tiny-model.yaml", "-n", 2)
+        self.assertEqual(report["outputs"][0]["prompt"], "The capital of France is")
+        self.assertEqual(self.works("plan", folder / "tiny-model.yaml").returncode, 0)
+
+    def test_init_leaves_what_is_there(self):
+        file = self.root / "mine.yaml"
+        self.works("init", self.model, "-o", file)
+        file.write_text(file.read_text() + "# my own words\n")
+        self.fails("init", self.model, "-o", file, says=("mine.yaml", "--out"))
+        self.assertIn("# my own words", file.read_text())
+        self.fails("init", self.model, "-o", self.model / "config.json", says="config.json")
+
+    def test_init_prints(self):
+        done = self.works("init", "acme/tiny", "--out", "-")
+        self.assertTrue(done.stdout.startswith("# Spillway configuration of tiny"))
+        file = self.root / "printed.yaml"
+        file.write_text(done.stdout)
+        self.report("run", file, "-n", 1)
+
+    def test_init_of_any_folder_name(self):
+        for name in ('sp ace', "quo'te\"s", "new\nline", "käse", "a: b # c", "{x}", "*y", "-z"):
+            with self.subTest(name=name):
+                folder = self.root / "odd" / name
+                folder.parent.mkdir(exist_ok=True)
+                shutil.copytree(self.model, folder)
+                done = self.works("init", folder, "-o", "-")
+                file = self.root / "odd.yaml"
+                file.write_text(done.stdout)
+                self.report("run", file, "-n", 1)
+
+    # What is said
+
+    def test_an_expectation_before_the_answer(self):
+        done = self.works("run", self.model, "-p", "Hello", "-n", 2)
+        self.assertRegex(done.stderr, r"(?m)^plan: .* MiB of memory, nothing from NVMe")
+        self.assertEqual(self.works("run", self.model, "-p", "x", "-n", 2, "--quiet").stderr, "")
+
+    def test_notes_are_in_the_report(self):
+        report = self.report("run", self.model, "-p", "Hello", "-n", 1, "--quiet")
+        self.assertTrue(any("probe" in note for note in report["notes"]), report["notes"])
+
+    def test_version_and_help_name_the_commands(self):
+        text = self.works("--help").stdout
+        for command in ("run", "init", "plan", "score", "bench", "probe"):
+            self.assertIn(command, text)
+        self.assertIn("--prompt-file", self.works("run", "--help").stdout)
+
+
+if __name__ == "__main__":
+    SPILLWAY = os.path.abspath(sys.argv.pop(1))
+    unittest.main()
