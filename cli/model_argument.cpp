@@ -62,6 +62,12 @@ fs::path model_folder(const std::string& name) {
 
 Config config_of(const ModelOptions& options) {
   const std::string& name = options.model;
+  if (!is_there(name) && !is_hub_name(name)) {
+    throw Error(
+        fmt::format("{}: no such file or folder; give a checkpoint's folder, a YAML file, or "
+                    "a name in the Hugging Face cache such as Qwen/Qwen2.5-7B",
+                    name));
+  }
   const bool folder = is_folder(name) || (!is_there(name) && is_hub_name(name));
   Config config = folder ? default_config(model_folder(name), overrides_of(options))
                          : load_config(name, overrides_of(options));
