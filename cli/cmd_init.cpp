@@ -61,7 +61,7 @@ std::string outlook(const Config& config, const Model& model, const Machine& mac
                     const MemoryRange& range, const NoticeSink& notice) {
   const auto known = find_rates("", model, machine, notice);
   if (!known) return "";
-  const Workload workload = generation_workload(config, model, {{"", {0}}});
+  const Workload workload = generation_workload(config, model, {{"", {0, 0}}});
   const uint64_t most =
       std::max(range.least_bytes, std::min(range.all_bytes, machine.memory.total_bytes));
   std::string text;
@@ -96,7 +96,8 @@ std::string yaml_text(const std::string& name, const std::string& file, const Co
   const std::string device = machine.device->name();
   return fmt::format(
       "{}{}: {}, {} layers, {}\n"
-      "# Written {} for this machine: {}\n"
+      "# Written {} for this machine:\n"
+      "# {}\n"
       "#\n"
       "#   spillway run {}     answers the prompts below\n"
       "#   spillway plan {}    shows where every layer goes, and how fast it will be\n"

@@ -123,7 +123,9 @@ std::string Arm::title() const {
 }
 
 MemoryRange memory_range(const Config& config, const Model& model, const Machine& machine) {
-  return range_of(base_config(config, model, 1, kShortPrompt, 1), model, machine);
+  const uint32_t room = std::max(model.config.context, kShortPrompt + 1) - kShortPrompt;
+  const uint32_t new_tokens = std::min(config.max_new_tokens, room);
+  return range_of(base_config(config, model, 1, kShortPrompt, new_tokens), model, machine);
 }
 
 std::vector<Arm> make_arms(const Config& config, const Model& model, const Machine& machine,

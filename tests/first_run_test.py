@@ -4,6 +4,7 @@ answers as text and as JSON. Usage: first_run_test.py SPILLWAY_BINARY [unittest 
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -165,6 +166,19 @@ class FirstRun(unittest.TestCase):
         report = self.report("run", folder / "tiny-model.yaml", "-n", 2)
         self.assertEqual(report["outputs"][0]["prompt"], "The capital of France is")
         self.assertEqual(self.works("plan", folder / "tiny-model.yaml").returncode, 0)
+
+    def test_init_says_what_memory_brings(self):
+        environment = {"XDG_CACHE_HOME": str(self.root / "measured")}
+        self.works("probe", "--path", self.root, "--seconds", "0.01", "--device", "host", **environment)
+        wide = self.root / "wide"
+        self.works("synth", wide, "--layers", 4, "--hidden", 512, "--intermediate", 2048, "--heads", 8,
+                   "--vocab", 4096)
+        text = self.works("init", wide, "-o", "-", **environment).stdout
+        self.assertEqual(text.count(" per token\n"), 3, text)
+        least = re.search(r"runs from ([\d.]+) MiB on", text)[1]
+        config = self.root / "wide.yaml"
+        config.write_text(text)
+        self.report("run", config, "-n", 2, "--ram", f"{float(least) + 8}MiB")
 
     def test_init_leaves_what_is_there(self):
         file = self.root / "mine.yaml"
