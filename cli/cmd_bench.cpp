@@ -6,13 +6,18 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/forecast.h"
 #include "cli/report.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
+#include "compare/answer.h"
 #include "compare/child.h"
+#include "compare/figures.h"
+#include "compare/folder_lock.h"
 #include "compare/memory_group.h"
 #include "compare/page.h"
 #include "compare/page_cache.h"
+#include "compare/schedule.h"
 #include "compare/svg.h"
 #include "compare/timeline.h"
 #include "core/error.h"
@@ -21,6 +26,7 @@
 #include "io/json_strict.h"
 #include "kernels/host/cpu_features.h"
 #include "probe/hardware.h"
+#include "probe/read_rate.h"
 
 namespace spillway {
 namespace {
@@ -92,15 +98,95 @@ class ResultFiles {
   OutputFile picture_;
 };
 
+/// Without a group nothing bounds the page cache: mmap would have the whole machine.
+std::unique_ptr<MemoryGroup> open_group(Comparison& comparison) {
+  std::string refusal;
+  try {
+    return std::make_unique<MemoryGroup>("/");
+  } catch (const Error& error) {
+    refusal = error.what();
+  }
+  bool any = false;
+  for (ArmResult& result : comparison.arms) {
+    if (!result.arm.mapped) continue;
+    result.skipped = refusal;
+    any = true;
+  }
+  if (any) comparison.notes.push_back("mmap was not measured: " + refusal);
+  return nullptr;
+}
+
+/// What is known of the time before the first arm.
+struct Expectation {
+  std::vector<double> arm_seconds;  ///< of one process each; zeros where nothing is known
+  std::string text;                 ///< "about 12 min by the hardware profile", for a person
+};
+
+/// Reads a moment of the model; 0 where that tells nothing of the drive.
+double quick_read_rate(const Model& model, const Config& config, const Clock& clock,
+                       const StopFlag& stop) {
+  constexpr ReadShape kShape{4 * kMiB, 4, true};
+  constexpr double kSeconds = 0.3;
+  const auto larger = [](const DirectFile& a, const DirectFile& b) {
+    return a.info().bytes < b.info().bytes;
+  };
+  const auto& files = model.checkpoint.files();
+  const DirectFile& file = *std::max_element(files.begin(), files.end(), larger);
+  if (!file.info().direct || file.info().bytes < kShape.chunk_bytes) return 0;
+  try {
+    const bool mapped = config.io_engine == EngineChoice::kMmap;
+    const ReaderChoice readers =
+        choose_reader(mapped ? EngineChoice::kAuto : config.io_engine, [](const std::string&) {});
+    return read_rate(file, kShape, {kSeconds, UINT64_MAX}, readers.make, clock, stop);
+  } catch (const Error&) {
+    return 0;  // an arm that cannot read says so itself
+  }
+}
+
+/// Predicted where a hardware profile lets it; else the least, by what there is to read.
+Expectation expect(const Comparison& comparison, uint32_t rounds, const Config& config,
+                   const Model& model, const Machine& machine, const Clock& clock,
+                   const StopFlag& stop, const NoticeSink& notice) {
+  const auto known = find_rates("", model, machine, notice);
+  const MachineRates* rates = known ? &known->rates : nullptr;
+  const double read_rate = known ? rates->best_read() : quick_read_rate(model, config, clock, stop);
+  Expectation expected;
+  double seconds = 0;
+  uint64_t bytes = 0;
+  for (const ArmResult& result : comparison.arms) {
+    if (!result.skipped.empty() || stop.requested()) {
+      expected.arm_seconds.push_back(0);
+      continue;
+    }
+    const ArmWork work = work_of(result.arm, model, machine, rates);
+    bytes += rounds * (work.load_bytes + work.streamed_bytes);
+    expected.arm_seconds.push_back(read_rate > 0 ? arm_seconds(work, read_rate) : 0);
+    seconds += rounds * expected.arm_seconds.back();
+  }
+  if (known) {
+    expected.text = fmt::format("about {} by the hardware profile", rough_duration(seconds));
+  } else if (read_rate > 0) {
+    expected.text = fmt::format("{} or more ({} to read at {:.2g} GB/s, and computing)",
+                                rough_duration(seconds), format_bytes(bytes), read_rate / 1e9);
+  } else {
+    expected.text =
+        fmt::format("{} to read; the first arm shows how long that takes", format_bytes(bytes));
+  }
+  return expected;
+}
+
 /// Runs the arms, round after round, so that drift hits all alike.
 class BenchRun {
  public:
-  BenchRun(const BenchOptions& options, const Model& model, fs::path folder, FilesInUse inputs,
-           const StopFlag& stop, const Clock& clock, Progress& progress)
+  BenchRun(const BenchOptions& options, const Model& model, Schedule schedule, fs::path folder,
+           FilesInUse inputs, std::unique_ptr<MemoryGroup> group, const StopFlag& stop,
+           const Clock& clock, Progress& progress)
       : options_(options),
         model_(model),
+        schedule_(std::move(schedule)),
         folder_(std::move(folder)),
         inputs_(std::move(inputs)),
+        group_(std::move(group)),
         stop_(stop),
         clock_(clock),
         progress_(progress),
@@ -108,14 +194,21 @@ class BenchRun {
 
   /// `finished_round` is called after each; it does not throw.
   void run(Comparison& comparison, const std::function<void()>& finished_round) {
-    open_group(comparison);
-    const size_t total = comparison.arms.size() * options_.repeats;
+    for (size_t i = 0; i < comparison.arms.size(); ++i) {
+      if (!comparison.arms[i].skipped.empty()) schedule_.dropped(i);
+    }
     for (uint32_t round = 0; round < options_.repeats; ++round) {
-      for (ArmResult& result : comparison.arms) {
-        ++position_;
+      for (size_t i = 0; i < comparison.arms.size(); ++i) {
+        ArmResult& result = comparison.arms[i];
         if (stop_.requested() || !result.skipped.empty()) continue;
-        show(result.arm.title(), round, total);
+        show(result.arm.title(), round, i, comparison.arms.size());
+        const int64_t begin_ns = clock_.now_ns();
         measure(result, comparison);
+        if (result.skipped.empty()) {
+          schedule_.finished(i, seconds(clock_.now_ns() - begin_ns));
+        } else {
+          schedule_.dropped(i);
+        }
       }
       if (!stop_.requested()) finished_round();
     }
@@ -125,30 +218,13 @@ class BenchRun {
   }
 
  private:
-  /// Without a group nothing bounds the page cache: mmap would have the whole machine.
-  void open_group(Comparison& comparison) {
-    std::string refusal;
-    try {
-      group_ = std::make_unique<MemoryGroup>("/");
-    } catch (const Error& error) {
-      refusal = error.what();
-    }
-    for (ArmResult& result : comparison.arms) {
-      if (group_ == nullptr && result.arm.mapped) result.skipped = refusal;
-    }
-    if (!refusal.empty()) comparison.notes.push_back("mmap was not measured: " + refusal);
-  }
-
-  void show(const std::string& title, uint32_t round, size_t total) {
-    const double elapsed = seconds(clock_.now_ns() - begin_ns_);
-    std::string left;
-    if (measured_ > 0) {
-      const auto remaining = static_cast<double>(total - position_ + 1);
-      left = fmt::format(", {} left",
-                         format_duration(elapsed / static_cast<double>(measured_) * remaining));
-    }
-    progress_.show(fmt::format("{}/{}: {} (round {} of {}), {} passed{}", position_, total, title,
-                               round + 1, options_.repeats, format_duration(elapsed), left));
+  void show(const std::string& title, uint32_t round, size_t arm, size_t arms) {
+    const double left_seconds = schedule_.seconds_left(round, arm);
+    const std::string left =
+        left_seconds > 0 ? fmt::format(", {} left", format_duration(left_seconds)) : "";
+    progress_.show(fmt::format("{}/{}: {} (round {} of {}), {} passed{}", round * arms + arm + 1,
+                               arms * options_.repeats, title, round + 1, options_.repeats,
+                               format_duration(seconds(clock_.now_ns() - begin_ns_)), left));
   }
 
   void measure(ArmResult& result, Comparison& comparison) {
@@ -164,7 +240,6 @@ class BenchRun {
         result.skipped = reason(child);
       } else {
         result.samples.push_back(sample_of(load_json_strict(report, kMaxReportBytes), arm.sweep));
-        ++measured_;
       }
     } catch (const Error& error) {
       result.skipped = error.what();
@@ -237,42 +312,77 @@ class BenchRun {
 
   const BenchOptions& options_;
   const Model& model_;
+  Schedule schedule_;
   fs::path folder_;
   FilesInUse inputs_;
+  std::unique_ptr<MemoryGroup> group_;
   const StopFlag& stop_;
   const Clock& clock_;
   Progress& progress_;
   int64_t begin_ns_;
-  std::unique_ptr<MemoryGroup> group_;
-  size_t position_ = 0;
-  size_t measured_ = 0;
   uint64_t cached_bytes_ = 0;
   bool said_cached_ = false;
 };
 
-std::string results_text(const Comparison& comparison) {
-  Table table("lrrrrrl");
-  table.row({"arm", "min s", "median s", "max s", "tokens/s", "read/pass", "predicted"});
-  std::string skipped;
+/// Seconds, or milliseconds where all arms are as short as that.
+class TimeUnit {
+ public:
+  explicit TimeUnit(const Comparison& comparison) {
+    constexpr double kShort = 0.1;
+    for (const ArmResult& result : comparison.arms) {
+      if (result.measured() && result.seconds().median >= kShort) return;
+    }
+    milliseconds_ = true;
+  }
+  std::string name() const { return milliseconds_ ? "ms" : "s"; }
+  std::string text(double seconds) const {
+    return figure_text(milliseconds_ ? 1e3 * seconds : seconds);
+  }
+
+ private:
+  bool milliseconds_ = false;
+};
+
+const char* group_title(Sweep sweep) {
+  return sweep == Sweep::kMemory   ? "decode, by memory"
+         : sweep == Sweep::kDecode ? "decode, by share"
+                                   : "prompt, by share";
+}
+
+/// Every measured arm, in at most 80 columns.
+std::string arms_table(const Comparison& comparison) {
+  const TimeUnit unit(comparison);
+  Table table("lrrrrr");
+  table.row({"", unit.name() + "/pass", "least-most", "tokens/s", "read/pass", "predicted"});
+  const Arm* above = nullptr;
   for (const ArmResult& result : comparison.arms) {
-    const std::string title = result.arm.title();
-    if (!result.skipped.empty()) skipped += fmt::format("skipped: {}: {}\n", title, result.skipped);
     if (!result.measured()) continue;
+    const Arm& arm = result.arm;
+    if (above == nullptr || above->sweep != arm.sweep) table.row({group_title(arm.sweep)});
+    above = &arm;
     const Spread seconds = result.seconds();
     const double predicted = result.predicted_seconds();
-    table.row(
-        {title, fmt::format("{:.3f}", seconds.low), fmt::format("{:.3f}", seconds.median),
-         fmt::format("{:.3f}", seconds.high), fmt::format("{:.3g}", result.tokens_per_second()),
-         format_bytes(static_cast<uint64_t>(result.nvme_bytes())),
-         predicted > 0
-             ? fmt::format("{:.3f} s, {:+.0f} %", predicted, 100 * (seconds.median / predicted - 1))
-             : "-"});
+    table.row({arm.detail(), unit.text(seconds.median),
+               unit.text(seconds.low) + "-" + unit.text(seconds.high),
+               figure_text(result.tokens_per_second()),
+               format_bytes(static_cast<uint64_t>(result.nvme_bytes())),
+               predicted > 0 ? fmt::format("{}, {}", unit.text(predicted),
+                                           deviation_text(seconds.median / predicted))
+                             : "-"});
   }
-  std::string text = table.text() + "\n" + skipped;
+  return above == nullptr ? "" : table.text() + "\n";
+}
+
+std::string results_text(const Comparison& comparison) {
+  std::string text = arms_table(comparison);
+  for (const ArmResult& result : comparison.arms) {
+    if (result.skipped.empty()) continue;
+    text += fmt::format("skipped: {}: {}\n", result.arm.title(), result.skipped);
+  }
   if (comparison.interrupted) text += "stopped early; these are the figures until then\n";
   for (const std::string& line : findings(comparison)) text += line + "\n";
   for (const std::string& note : comparison.notes) text += "note: " + note + "\n";
-  return text;
+  return text + "\n" + answer(comparison) + "\n";
 }
 
 Sweep sweep_of(const std::string& name) {
@@ -291,15 +401,15 @@ int bench_command(BenchOptions options, StopFlag& stop) {
   const NoticeSink notice = stderr_notices();
   const Config config = config_of(options.model);
   const Model model = open_model(config.model_path, config.io_direct, notice);
-  {
-    const Machine machine = open_machine(config, notice);
-    for (Arm& arm : make_arms(config, model, machine, options.sweep)) {
-      comparison.arms.push_back({std::move(arm), {}, ""});
-    }
-    comparison.machine = fmt::format(
-        "{}, {} cores; {}; {} on {}", cpu_name(), usable_cores(), machine.ops->description(),
-        file_system_name(config.model_path), drive_name(config.model_path));
-  }  // a GPU is the arms' from here on
+  std::optional<Machine> machine = open_machine(config, notice);
+  for (Arm& arm : make_arms(config, model, *machine, options.sweep)) {
+    comparison.arms.push_back({std::move(arm), {}, ""});
+  }
+  comparison.notes = context_notes(model.config.context, options.sweep);
+  comparison.machine =
+      fmt::format("{}, {} cores; {}; {} ({})", known_cpu_name(cpu_name()), usable_cores(),
+                  machine->ops->description(), known_drive_name(config.model_path),
+                  file_system_name(config.model_path));
   comparison.model = fmt::format("{}, {} layers, {}", model.config.architecture,
                                  model.config.layers, format_bytes(model.weights.weight_bytes));
   comparison.measured_at = utc_now();
@@ -308,6 +418,11 @@ int bench_command(BenchOptions options, StopFlag& stop) {
   const fs::path folder = fs::absolute(options.out);
   stop.watch();  // from here on there is something to clean up
   make_folder(folder);
+  const FolderLock lock(folder);
+  if (!lock.held()) {
+    notice(fmt::format("the file system of {} knows no locks: run no second bench into it",
+                       options.out));
+  }
   const FilesInUse inputs = with_inputs_of(config, {});
   inputs.check_stdout();
   FilesInUse in_use = inputs;
@@ -317,17 +432,25 @@ int bench_command(BenchOptions options, StopFlag& stop) {
     notice(
         fmt::format("{} holds earlier results; they stay until a round is finished", options.out));
   }
-  if (!options.quiet) {
-    say(fmt::format(
-        "{} arms, {} rounds; each finished round is kept in {}; Ctrl-C ends it and keeps what was "
-        "measured",
-        comparison.arms.size(), options.repeats, options.out));
-  }
+  std::unique_ptr<MemoryGroup> group = open_group(comparison);
   const SteadyClock clock;
+  Expectation expected{std::vector<double>(comparison.arms.size(), 0), ""};
+  if (!options.quiet) {
+    for (const std::string& note : comparison.notes) notice(note);
+    expected = expect(comparison, options.repeats, config, model, *machine, clock, stop, notice);
+    say(fmt::format("{} arms, {} round{}: {}", comparison.arms.size(), options.repeats,
+                    options.repeats == 1 ? "" : "s", expected.text));
+    say(fmt::format("each finished round is kept in {}; Ctrl-C ends it and keeps what was measured",
+                    options.out));
+  }
+  machine.reset();  // a GPU is the arms' from here on
   Progress progress(clock, options.quiet);
   Failures failures;
   failures.attempt([&] {
-    BenchRun(options, model, folder, inputs, stop, clock, progress).run(comparison, [&] {
+    Schedule schedule(std::move(expected.arm_seconds), options.repeats);
+    BenchRun run(options, model, std::move(schedule), folder, inputs, std::move(group), stop, clock,
+                 progress);
+    run.run(comparison, [&] {
       Failures not_kept;  // the measurement goes on; it may succeed at the end
       not_kept.attempt([&] { files.write_round(comparison); });
       for (const std::string& line : not_kept.lines()) notice(line);

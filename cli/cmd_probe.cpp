@@ -96,10 +96,11 @@ std::string gigabytes(double bytes_per_second) {
   return fmt::format("{:.2f} GB/s", bytes_per_second / 1e9);
 }
 
-std::string profile_text(const HardwareProfile& profile) {
-  std::string text = fmt::format("drive  {}, {}, read with {}\ncpu    {}, {} cores\n",
-                                 profile.hardware.drive, profile.file_system, profile.read_engine,
-                                 profile.hardware.cpu, profile.hardware.cores);
+/// `drive`: as people know it.
+std::string profile_text(const HardwareProfile& profile, const std::string& drive) {
+  std::string text = fmt::format("drive  {} ({}), read with {}\ncpu    {}, {} cores\n", drive,
+                                 profile.file_system, profile.read_engine,
+                                 known_cpu_name(profile.hardware.cpu), profile.hardware.cores);
   if (!profile.hardware.gpu.empty()) text += fmt::format("gpu    {}\n", profile.hardware.gpu);
   Table table("llr");
   table.row({"measured", "how", "rate"});
@@ -195,7 +196,8 @@ int probe_command(const ProbeOptions& options, StopFlag& stop) {
   }
   Failures failures;  // figures that cannot be kept are still shown, and the other way round
   failures.attempt([&] {
-    print_text(options.json ? profile_json(profile).dump(1) + "\n" : profile_text(profile));
+    print_text(options.json ? profile_json(profile).dump(1) + "\n"
+                            : profile_text(profile, known_drive_name(options.path)));
   });
   const bool kept = failures.attempt([&] { write_profile(output, profile); });
   if (kept && !options.json) {

@@ -14,6 +14,19 @@ namespace {
 /// Short prompts: only their decode passes count.
 constexpr uint32_t kShortPrompt = 2;
 
+/// New tokens before the passes that count: the prompt gives the first, and its first pass after
+/// that does not count.
+constexpr uint32_t kPassesBefore = 2;
+
+uint32_t new_tokens_of(uint32_t context, const SweepOptions& options) {
+  return std::min(options.new_tokens + kPassesBefore, context - kShortPrompt);
+}
+
+/// One less than the context: a token is made after it.
+uint32_t prompt_tokens_of(uint32_t context, const SweepOptions& options) {
+  return std::min(options.prompt_tokens, context - 1);
+}
+
 std::vector<int64_t> some_ids(uint32_t count, uint32_t sequence, uint32_t vocab) {
   std::vector<int64_t> ids;
   for (uint32_t i = 0; i < count; ++i) {
@@ -115,11 +128,36 @@ std::string Arm::name() const {
 }
 
 std::string Arm::title() const {
+  if (sweep == Sweep::kMemory) return "decode in " + detail();
+  return fmt::format("{}, {}", sweep_name(sweep), detail());
+}
+
+std::string Arm::detail() const {
   if (sweep == Sweep::kMemory) {
-    return fmt::format("decode in {}, {}", format_bytes(memory_bytes),
-                       mapped ? "mmap" : "Spillway");
+    return fmt::format("{}, {}", format_bytes(memory_bytes), mapped ? "mmap" : "Spillway");
   }
-  return fmt::format("{}, {:.0f} % in RAM, batch {}", sweep_name(sweep), 100 * ram_share, batch);
+  return fmt::format("{:.0f} % in RAM, batch {}", 100 * ram_share, batch);
+}
+
+std::vector<std::string> context_notes(uint32_t context, const SweepOptions& options) {
+  std::vector<std::string> notes;
+  const auto has = [&](auto... sweeps) {
+    return std::any_of(options.sweeps.begin(), options.sweeps.end(),
+                       [&](Sweep sweep) { return ((sweep == sweeps) || ...); });
+  };
+  const uint32_t passes = new_tokens_of(context, options) - kPassesBefore;
+  if (passes < options.new_tokens && has(Sweep::kMemory, Sweep::kDecode)) {
+    notes.push_back(fmt::format(
+        "the model's context of {} tokens has room for {} decode passes that count, not {}",
+        context, passes, options.new_tokens));
+  }
+  const uint32_t tokens = prompt_tokens_of(context, options);
+  if (tokens < options.prompt_tokens && has(Sweep::kPrompt)) {
+    notes.push_back(
+        fmt::format("the model's context of {} tokens has room for a prompt of {}, not {}", context,
+                    tokens, options.prompt_tokens));
+  }
+  return notes;
 }
 
 MemoryRange memory_range(const Config& config, const Model& model, const Machine& machine) {
@@ -131,9 +169,9 @@ MemoryRange memory_range(const Config& config, const Model& model, const Machine
 std::vector<Arm> make_arms(const Config& config, const Model& model, const Machine& machine,
                            const SweepOptions& options) {
   const uint32_t context = model.config.context;
-  if (context < kShortPrompt + 3) throw Error("the model's context is too short to compare");
-  // One pass more than count: the first follows the prompt.
-  const uint32_t new_tokens = std::min(options.new_tokens + 2, context - kShortPrompt);
+  if (context < kShortPrompt + kPassesBefore + 1)
+    throw Error("the model's context is too short to compare");
+  const uint32_t new_tokens = new_tokens_of(context, options);
   const auto decoding = [&](uint32_t batch) {
     return base_config(config, model, batch, kShortPrompt, new_tokens);
   };
@@ -145,7 +183,7 @@ std::vector<Arm> make_arms(const Config& config, const Model& model, const Machi
     }
     for (const uint32_t percent : options.ram_percents) {
       if (sweep == Sweep::kPrompt) {
-        const uint32_t tokens = std::min(options.prompt_tokens, context - 1);
+        const uint32_t tokens = prompt_tokens_of(context, options);
         arms.push_back(share_arm(sweep, percent, 1, base_config(config, model, 1, tokens, 1)));
         continue;
       }

@@ -21,6 +21,7 @@ struct Arm {
   Config config;              ///< what the arm's process runs
   std::string name() const;   ///< "decode-ram75-batch4": also a file name
   std::string title() const;  ///< "decode, 75 % in RAM, batch 4"
+  std::string detail() const;  ///< the same without the sweep: "75 % in RAM, batch 4"
 };
 
 struct SweepOptions {
@@ -44,6 +45,9 @@ struct MemoryRange {
 };
 /// Throws Error when the model cannot run at all.
 MemoryRange memory_range(const Config& config, const Model& model, const Machine& machine);
+
+/// What the model's context shortens of what was asked for, a sentence each.
+std::vector<std::string> context_notes(uint32_t context, const SweepOptions& options);
 
 /// Arms of all sweeps, in the order in which they run. Budgets and placement are the arms' own, not
 /// the configuration's. Throws Error when the model cannot run at all.

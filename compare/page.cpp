@@ -3,11 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <functional>
-#include <map>
 #include <set>
+#include <vector>
 
+#include "compare/answer.h"
+#include "compare/figures.h"
 #include "compare/svg.h"
 #include "core/units.h"
 
@@ -51,27 +52,32 @@ std::string table_row(const std::vector<std::string>& cells, const char* tag) {
   return row + "</tr>\n";
 }
 
+std::vector<std::string> cells_of(const ArmResult& result) {
+  std::vector<std::string> cells = {result.arm.title()};
+  if (!result.measured()) {
+    cells.insert(cells.end(), 7, "-");
+    cells.push_back(result.skipped);
+    return cells;
+  }
+  const Spread seconds = result.seconds();
+  for (const double value : {seconds.low, seconds.median, seconds.high}) {
+    cells.push_back(figure_text(value));
+  }
+  cells.push_back(figure_text(result.tokens_per_second()));
+  cells.push_back(format_bytes(static_cast<uint64_t>(result.nvme_bytes())));
+  const double predicted = result.predicted_seconds();
+  cells.push_back(predicted > 0 ? figure_text(predicted) : "-");
+  cells.push_back(predicted > 0 ? deviation_text(seconds.median / predicted) : "-");
+  cells.push_back(result.skipped);
+  return cells;
+}
+
 std::string results_table(const Comparison& comparison) {
   std::string rows;
-  for (const ArmResult& result : comparison.arms) {
-    std::vector<std::string> cells = {result.arm.title()};
-    if (result.measured()) {
-      const Spread seconds = result.seconds();
-      cells.push_back(
-          fmt::format("{:.3g} / {:.3g} / {:.3g}", seconds.low, seconds.median, seconds.high));
-      cells.push_back(fmt::format("{:.3g}", result.tokens_per_second()));
-      cells.push_back(format_bytes(static_cast<uint64_t>(result.nvme_bytes())));
-      cells.push_back(
-          result.predicted_seconds() > 0 ? fmt::format("{:.3g}", result.predicted_seconds()) : "-");
-      cells.push_back(result.skipped);
-    } else {
-      cells.insert(cells.end(), {"-", "-", "-", "-", result.skipped});
-    }
-    rows += table_row(cells, "td");
-  }
+  for (const ArmResult& result : comparison.arms) rows += table_row(cells_of(result), "td");
   return "<div class=\"wide\"><table>\n" +
-         table_row({"arm", "s per pass (min / median / max)", "tokens/s", "read per pass",
-                    "predicted s", "note"},
+         table_row({"arm", "least s per pass", "median s", "most s", "tokens/s", "read per pass",
+                    "predicted s", "median against predicted", "note"},
                    "th") +
          rows + "</table></div>\n";
 }
@@ -81,18 +87,55 @@ std::string figure(const std::string& svg, const std::string& caption) {
   return fmt::format("<figure>{}<figcaption>{}</figcaption></figure>\n", svg, escaped(caption));
 }
 
+/// One column on a phone and on paper, two from 1100 px on.
 constexpr const char* kPageStyle =
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:760px;margin:0 auto;padding:16px;"
-    "color:#222;background:#fff}h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}"
-    "figure{margin:1.5em 0}svg{width:100%;height:auto;max-width:640px}"
-    ".wide svg{max-width:none;min-width:700px}figcaption{color:#666;font-size:.9em}"
-    ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85em;white-space:nowrap}"
-    "td,th{padding:3px 10px 3px 0;text-align:left;border-bottom:1px solid #ddd}"
-    "dl{display:grid;grid-template-columns:auto 1fr;gap:2px 14px}dd{margin:0}"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:1500px;margin:0 auto;padding:16px;"
+    "color:#222;background:#fff;overflow-wrap:anywhere}"
+    "h1{font-size:1.5em;margin:.3em 0}h2{font-size:1.15em;margin-top:2em}"
+    ".answer{font-size:1.3em;line-height:1.4;margin:.2em 0 1em;max-width:46em}"
+    ".two{display:grid;grid-template-columns:minmax(0,1fr);gap:0 32px}"
+    "@media(min-width:1100px){.two{grid-template-columns:minmax(0,1fr) minmax(0,1fr)}}"
+    "ul{padding-left:1.2em}figure{margin:1em 0}svg{display:block;width:100%;height:auto}"
+    ".chart{max-width:760px}.wide svg{min-width:900px}figcaption{color:#666;font-size:.9em}"
+    ".wide{overflow-x:auto}table{width:100%;border-collapse:collapse;font-size:.9em;"
+    "white-space:nowrap;overflow-wrap:normal}"
+    "td,th{padding:3px 14px 3px 0;text-align:right;border-bottom:1px solid #ddd}"
+    "th{vertical-align:bottom;white-space:normal}td:first-child,th:first-child{text-align:left}"
+    "td:last-child,th:last-child{text-align:left;white-space:normal;padding-right:0}"
+    "td:last-child:not(:empty){min-width:16em}"
+    "dl{display:grid;grid-template-columns:auto 1fr;gap:2px 14px;align-content:start}dd{margin:0}"
     "@media(prefers-color-scheme:dark){body{color:#ddd;background:#16181c}"
     "td,th{border-color:#33363d}figcaption{color:#9aa0a8}}"
-    "@media print{body{max-width:none;color:#000;background:#fff}figure{break-inside:avoid}"
-    ".wide{overflow:visible}table{white-space:normal}}";
+    "@media print{body{max-width:none;color:#000;background:#fff;font-size:13px}"
+    "figure{break-inside:avoid}figcaption{color:#444}.wide{overflow:visible}"
+    ".wide svg{min-width:0}table{white-space:normal}td,th{padding-right:8px;border-color:#bbb}}";
+
+/// What was measured on what, and what the figures say beyond the answer.
+std::string facts(const Comparison& comparison) {
+  std::string list;
+  for (const auto& lines : {findings(comparison), comparison.notes}) {
+    for (const std::string& line : lines) list += fmt::format("<li>{}</li>\n", escaped(line));
+  }
+  return fmt::format(
+      "<div class=\"two\"><dl><dt>model</dt><dd>{}</dd><dt>machine</dt><dd>{}</dd><dt>measured</dt>"
+      "<dd>{}, {} repeat{}{}</dd><dt>version</dt><dd>{}</dd></dl>\n<ul>{}</ul></div>\n",
+      escaped(comparison.model), escaped(comparison.machine), escaped(comparison.measured_at),
+      comparison.repeats, comparison.repeats == 1 ? "" : "s",
+      comparison.interrupted ? ", stopped early" : "", escaped(comparison.version), list);
+}
+
+std::string charts(const Comparison& comparison) {
+  return "<div class=\"two\">" +
+         figure(chart_svg(memory_chart(comparison)),
+                "The same kernels on the same bytes, each process in a memory control group of "
+                "that size. mmap leaves the choice to the page cache.") +
+         figure(chart_svg(share_chart(comparison)), "Bars: slowest and fastest repeat.") +
+         figure(chart_svg(batch_chart(comparison)),
+                "While the drive is the limit, more sequences cost little.") +
+         figure(chart_svg(prediction_chart(comparison)),
+                "On the dashed line: as predicted; between the thin ones: within 10 %.") +
+         "</div>\n";
+}
 
 }  // namespace
 
@@ -111,7 +154,7 @@ Chart memory_chart(const Comparison& comparison) {
 }
 
 Chart share_chart(const Comparison& comparison) {
-  Chart chart{"Decode throughput, by the share of the layers in RAM",
+  Chart chart{"Decode throughput, by share in RAM",
               "share in RAM, %",
               "tokens per second",
               {},
@@ -164,71 +207,19 @@ Chart prediction_chart(const Comparison& comparison) {
   return chart;
 }
 
-std::vector<std::string> findings(const Comparison& comparison) {
-  std::vector<std::string> lines;
-  std::map<uint64_t, std::pair<double, double>> by_memory;  // seconds of Spillway, of mmap
-  double worst = 0;
-  uint32_t predicted = 0;
-  uint32_t within = 0;
-  for (const ArmResult& result : comparison.arms) {
-    if (!result.measured()) continue;
-    const double seconds = result.seconds().median;
-    if (result.arm.sweep == Sweep::kMemory) {
-      auto& pair = by_memory[result.arm.memory_bytes];
-      (result.arm.mapped ? pair.second : pair.first) = seconds;
-    }
-    if (result.predicted_seconds() <= 0) continue;
-    const double off = std::abs(seconds / result.predicted_seconds() - 1);
-    ++predicted;
-    within += off <= 0.1 ? 1 : 0;
-    worst = std::max(worst, off);
-  }
-  for (const auto& [memory, pair] : by_memory) {
-    if (pair.first <= 0 || pair.second <= 0) continue;
-    lines.push_back(fmt::format("in {}: {:.3g} s per token, mmap {:.3g} s: {:.2g} times",
-                                format_bytes(memory), pair.first, pair.second,
-                                pair.second / pair.first));
-  }
-  if (predicted > 0) {
-    lines.push_back(fmt::format(
-        "{} of {} predictions within 10 % of the measured median; the farthest {:.0f} %", within,
-        predicted, 100 * worst));
-  }
-  return lines;
-}
-
 std::string comparison_page(const Comparison& comparison) {
-  std::string list;
-  for (const std::string& line : findings(comparison)) {
-    list += fmt::format("<li>{}</li>\n", escaped(line));
-  }
-  for (const std::string& note : comparison.notes) {
-    list += fmt::format("<li>{}</li>\n", escaped(note));
-  }
-  const std::string charts =
-      figure(chart_svg(memory_chart(comparison)),
-             "The same kernels on the same bytes, each process in a memory control group of that "
-             "size. mmap leaves the choice to the page cache.") +
-      figure(chart_svg(share_chart(comparison)), "Bars: slowest and fastest repeat.") +
-      figure(chart_svg(batch_chart(comparison)),
-             "While the drive is the limit, more sequences cost little.") +
-      figure(chart_svg(prediction_chart(comparison)),
-             "On the dashed line: as predicted; between the thin ones: within 10 %.") +
-      figure(comparison.timeline_svg.empty()
-                 ? ""
-                 : "<div class=\"wide\">" + comparison.timeline_svg + "</div>",
-             "One decode pass, half of the layers in RAM: reads, computing, waiting.");
+  const std::string timeline =
+      comparison.timeline_svg.empty()
+          ? ""
+          : figure("<div class=\"wide\">" + comparison.timeline_svg + "</div>",
+                   "One decode pass, half of the layers in RAM: reads, computing, waiting.");
   return fmt::format(
       "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
       "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">"
       "<meta name=\"color-scheme\" content=\"light dark\"><title>RAM or NVMe</title>"
-      "<style>{}</style></head><body>\n<h1>RAM or NVMe, and how much of each</h1>\n"
-      "<dl><dt>model</dt><dd>{}</dd><dt>machine</dt><dd>{}</dd><dt>measured</dt><dd>{}, {} "
-      "repeat{}{}</dd><dt>version</dt><dd>{}</dd></dl>\n<ul>{}</ul>\n{}<h2>All figures</h2>\n{}"
-      "</body></html>\n",
-      kPageStyle, escaped(comparison.model), escaped(comparison.machine),
-      escaped(comparison.measured_at), comparison.repeats, comparison.repeats == 1 ? "" : "s",
-      comparison.interrupted ? ", stopped early" : "", escaped(comparison.version), list, charts,
+      "<style>{}</style></head><body>\n<h1>RAM or NVMe, and how much of each?</h1>\n"
+      "<p class=\"answer\">{}</p>\n{}{}{}<h2>All figures</h2>\n{}</body></html>\n",
+      kPageStyle, escaped(answer(comparison)), facts(comparison), charts(comparison), timeline,
       results_table(comparison));
 }
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include "compare/chart.h"
 #include "compare/results.h"
@@ -17,9 +16,7 @@ Chart share_chart(const Comparison& comparison);
 Chart batch_chart(const Comparison& comparison);
 Chart prediction_chart(const Comparison& comparison);
 
-/// What the figures say, a sentence each.
-std::vector<std::string> findings(const Comparison& comparison);
-
+/// The answer first, then where it comes from.
 std::string comparison_page(const Comparison& comparison);
 
 }  // namespace spillway

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "compare/answer.h"
 #include "core/error.h"
 
 namespace spillway {
@@ -160,10 +161,15 @@ double ArmResult::predicted_seconds() const {
 Json comparison_json(const Comparison& comparison) {
   Json arms = Json::array();
   for (const ArmResult& result : comparison.arms) arms.push_back(arm_json(result));
-  return {{"version", comparison.version}, {"machine", comparison.machine},
-          {"model", comparison.model},     {"measured_at", comparison.measured_at},
-          {"repeats", comparison.repeats}, {"interrupted", comparison.interrupted},
-          {"notes", comparison.notes},     {"arms", arms}};
+  return {{"version", comparison.version},
+          {"machine", comparison.machine},
+          {"model", comparison.model},
+          {"answer", answer(comparison)},
+          {"measured_at", comparison.measured_at},
+          {"repeats", comparison.repeats},
+          {"interrupted", comparison.interrupted},
+          {"notes", comparison.notes},
+          {"arms", arms}};
 }
 
 std::string comparison_csv(const Comparison& comparison) {

@@ -1,5 +1,8 @@
 #include "compare/svg.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <cmath>
 
 namespace spillway {
@@ -24,6 +27,12 @@ std::string escaped(const std::string& text) {
     }
   }
   return out;
+}
+
+std::string tick_text(double value, double step) {
+  // A little above, for 0.1 is not quite a power of ten.
+  const int decimals = std::max(0, -static_cast<int>(std::floor(std::log10(step) + 1e-9)));
+  return fmt::format("{:.{}f}", value, std::min(decimals, 9));
 }
 
 double tick_step(double length, int ticks) {

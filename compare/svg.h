@@ -13,6 +13,9 @@ OutputFormat svg_format(const std::string& what);
 /// Text for XML and HTML; control characters are dropped.
 std::string escaped(const std::string& text);
 
+/// A label of an axis with such steps: as many decimals as they have.
+std::string tick_text(double value, double step);
+
 /// 1, 2 or 5 times a power of ten, so that about `ticks` of them fit `length` > 0.
 double tick_step(double length, int ticks);
 

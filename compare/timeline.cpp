@@ -6,6 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "compare/figures.h"
 #include "compare/svg.h"
 #include "core/error.h"
 #include "core/trace.h"
@@ -16,11 +17,11 @@ namespace {
 
 constexpr auto kCompute = static_cast<size_t>(TraceLane::kCompute);
 constexpr auto kStalls = static_cast<size_t>(TraceLane::kStall);
-constexpr double kLabelWidth = 90;
-constexpr double kPlotWidth = 890;
-constexpr double kRowHeight = 12;
-constexpr double kLaneGap = 14;
-constexpr double kTop = 46;
+constexpr double kLabelWidth = 130;
+constexpr double kPlotWidth = 850;
+constexpr double kRowHeight = 14;
+constexpr double kLaneGap = 16;
+constexpr double kTop = 52;
 constexpr double kShortestUs = 1e-3;
 constexpr double kLongestUs = 1e15;  // thirty years, in which microseconds can still be told apart
 
@@ -110,11 +111,16 @@ std::vector<size_t> pack_rows(const std::vector<TimelineSpan>& spans, size_t* ro
   return row_of;
 }
 
+constexpr double kRight = 40;  // the last label stands in the middle of its line
+
 constexpr const char* kTimelineStyle =
-    "<style>svg{font:12px system-ui,sans-serif;background:#fff}text{fill:#222}"
-    ".g{stroke:#ddd}.l0{fill:#2f6fb7}.l1{fill:#8a5fbf}.l2{fill:#3b9461}.l3{fill:#c9622e}"
-    "@media(prefers-color-scheme:dark){svg{background:#16181c}text{fill:#ddd}.g{stroke:#3a3d44}"
-    ".l0{fill:#6aa7e8}.l1{fill:#b794e6}.l2{fill:#6cc495}.l3{fill:#ec9163}}</style>\n";
+    "<style>.lanes{font:13px system-ui,sans-serif;background:#fff}.lanes text{fill:#222}"
+    ".lanes .g{stroke:#ddd}.l0{fill:#2f6fb7}.l1{fill:#8a5fbf}.l2{fill:#3b9461}.l3{fill:#c9622e}"
+    "@media(prefers-color-scheme:dark){.lanes{background:#16181c}.lanes text{fill:#ddd}"
+    ".lanes .g{stroke:#3a3d44}.l0{fill:#6aa7e8}.l1{fill:#b794e6}.l2{fill:#6cc495}"
+    ".l3{fill:#ec9163}}"
+    "@media print{.lanes{background:#fff;font-size:16px}.lanes text{fill:#222}"
+    ".lanes .g{stroke:#ddd}}</style>\n";
 
 }  // namespace
 
@@ -191,14 +197,15 @@ std::string timeline_svg(const Timeline& timeline) {
     const double x = x_of(timeline.begin_us + at);
     grid += fmt::format(
         "<line class=\"g\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.0f}\" y2=\"{2:.0f}\"/>"
-        "<text x=\"{0:.1f}\" y=\"{3:.0f}\" text-anchor=\"middle\">{4:g} ms</text>\n",
-        x, kTop - 6, y, kTop - 10, at / 1e3);
+        "<text x=\"{0:.1f}\" y=\"{3:.0f}\" text-anchor=\"middle\">{4} ms</text>\n",
+        x, kTop - 6, y, kTop - 10, tick_text(at / 1e3, step / 1e3));
   }
   return fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {:.0f} {:.0f}\" role=\"img\">\n{}"
-      "<text x=\"0\" y=\"16\" font-weight=\"600\">pass {} of {}, {:.3f} s</text>\n{}{}</svg>\n",
-      kLabelWidth + kPlotWidth + 20, y + 6, kTimelineStyle, timeline.pass, timeline.passes,
-      timeline.seconds(), grid, body);
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {:.0f} {:.0f}\" class=\"lanes\" "
+      "role=\"img\">\n{}"
+      "<text x=\"0\" y=\"18\" font-weight=\"600\">pass {} of {}, {} s</text>\n{}{}</svg>\n",
+      kLabelWidth + kPlotWidth + kRight, y + 6, kTimelineStyle, timeline.pass, timeline.passes,
+      figure_text(timeline.seconds()), grid, body);
 }
 
 }  // namespace spillway

@@ -651,6 +651,14 @@ class Cli(unittest.TestCase):
         self.assertEqual({row.count(",") for row in rows if "systemd" not in row}, {12})
         page = (out / "bench.html").read_text()
         self.assertIn("pass 2 of", page)  # the timeline
+        # One sentence answers, the same everywhere.
+        self.assertRegex(results["answer"], r"^(Give it|In|mmap) .*\.$")
+        self.assertIn(results["answer"], done.stdout.splitlines())
+        self.assertIn(f'<p class="answer">{results["answer"]}</p>', page)
+        for line in done.stdout.split("\n\n")[0].splitlines():
+            self.assertLessEqual(len(line), 80, line)
+        # Its length is said before the first arm.
+        self.assertRegex(done.stderr, r"\d+ arms, 1 round: (about|.* or more \(.* to read at)")
         for picture in page.split("<figure>")[1:]:
             svg = picture[picture.index("<svg"):picture.index("</svg>") + 6]
             xml.etree.ElementTree.fromstring(svg)
@@ -671,16 +679,36 @@ class Cli(unittest.TestCase):
                                       signal.SIGCHLD, signal.SIG_IGN))
                 self.assertEqual(done.returncode, 0, done.stderr)
                 self.assertRegex(done.stdout, r"skipped: decode, 50 % in RAM, batch 1: .*tmpfs")
-                self.assertRegex(done.stdout, r"decode, 100 % in RAM, batch 1 +0\.")
+                self.assertRegex(done.stdout, r"decode, by share\n100 % in RAM, batch 1 +\d")
         # An arm that does not fit is skipped with its reason.
         done = self.bench(self.config(self.wide), "--sweeps", "memory", "--budgets", "4MiB,128MiB",
                           "--out", self.root / "bench-small")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stdout, r"skipped: decode in 4.00 MiB, Spillway: .*at least \d+MiB")
-        self.assertRegex(done.stdout, r"decode in 128 MiB, Spillway +0\.")
+        self.assertRegex(done.stdout, r"decode, by memory\n128 MiB, Spillway +\d")
         # Nothing at all is an error.
         self.assertEqual(self.bench(self.config(self.wide), "--sweeps", "memory", "--budgets",
                                     "4MiB", "--out", self.root / "bench-none").returncode, 1)
+
+    def test_bench_says_what_the_context_shortens(self):
+        done = call("bench", self.config(), "--sweeps", "decode", "--shares", 100, "--batches", 1,
+                    "--repeats", 1, "--tokens", 5000, "--quiet", "--out", self.root / "bench-context")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, r"note: the model's context of \d+ tokens has room for \d+ "
+                                      r"decode passes that count, not 5000")
+
+    def test_bench_is_alone_in_its_folder(self):
+        out = self.root / "bench-alone"
+        with subprocess.Popen([SPILLWAY, "bench", self.config(), "--out", out, "--repeats", "50"],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as first:
+            try:
+                while "each finished round" not in first.stderr.readline():
+                    self.assertIsNone(first.poll())
+                self.fails("bench", self.config(), "--out", out, says=("in use", "--out DIR"))
+            finally:
+                first.terminate()
+                first.communicate(timeout=60)
+            self.assertEqual(first.returncode, 130)
 
     def test_bench_refuses_at_once(self):
         config = self.config()

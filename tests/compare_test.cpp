@@ -10,13 +10,19 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <random>
+#include <regex>
 #include <set>
 #include <thread>
 
+#include "compare/answer.h"
 #include "compare/child.h"
+#include "compare/figures.h"
+#include "compare/folder_lock.h"
 #include "compare/memory_group.h"
 #include "compare/page.h"
 #include "compare/page_cache.h"
+#include "compare/schedule.h"
 #include "compare/svg.h"
 #include "compare/timeline.h"
 #include "core/error.h"
@@ -117,13 +123,297 @@ Comparison some_comparison() {
 TEST(Findings, CompareWithMmapAndWithThePrediction) {
   const auto lines = findings(some_comparison());
   ASSERT_EQ(lines.size(), 2u);
-  EXPECT_EQ(lines[0], "in 1.00 GiB: 1 s per token, mmap 3 s: 3 times");
-  EXPECT_EQ(lines[1], "2 of 3 predictions within 10 % of the measured median; the farthest 50 %");
+  EXPECT_EQ(lines[0],
+            "in 1.00 GiB: 1.00 s per token; mmap in the same memory 3.00 s, 3 times as long");
+  EXPECT_EQ(lines[1],
+            "2 of 3 predictions within 10 % of the measured median; the farthest pass took 50 % "
+            "less than predicted");
+  Comparison slow;
+  slow.arms = {result(Sweep::kDecode, false, 0, 1, 1, 19.02, 1)};
+  EXPECT_EQ(findings(slow)[0],
+            "0 of 1 predictions within 10 % of the measured median; the farthest pass took 19 "
+            "times what was predicted");
+}
+
+TEST(Figures, AreReadable) {
+  const std::map<double, std::string> figures = {
+      {0, "0"},         {-0.0, "0"},     {-1e-9, "0"},     {0.2123, "0.212"},
+      {1.0, "1.00"},    {12.34, "12.3"}, {1234.4, "1234"}, {0.0000123, "0.000012"},
+      {0.01, "0.0100"}, {1e6, "1000000"}};
+  for (const auto& [value, text] : figures) EXPECT_EQ(figure_text(value), text);
+  const std::map<double, std::string> deviations = {
+      {1, "0 %"},     {0.997, "0 %"},    {1.05, "+5 %"},      {0.5, "-50 %"},
+      {1.9, "+90 %"}, {2.04, "2 times"}, {19.02, "19 times"}, {1902, "1902 times"}};
+  for (const auto& [ratio, text] : deviations) EXPECT_EQ(deviation_text(ratio), text);
+  EXPECT_EQ(times_text(5.49), "5.5 times");
+  EXPECT_EQ(times_text(1.333), "1.33 times");
+  EXPECT_EQ(times_text(12.3), "12 times");
+  EXPECT_EQ(rough_duration(0), "1 s");
+  EXPECT_EQ(rough_duration(725), "12 min");
+  EXPECT_EQ(rough_duration(9000), "2.5 h");
+}
+
+/// Seconds in budgets of 100 MiB, 200 MiB and so on; 0 = that arm was not measured.
+struct AnswerCase {
+  std::string name;
+  std::vector<double> spillway;
+  std::vector<double> mmap;
+  bool all_in_ram;  ///< in the largest budget
+  std::string text;
+  friend std::ostream& operator<<(std::ostream& out, const AnswerCase& c) { return out << c.name; }
+};
+
+Comparison comparison_of(const std::vector<double>& spillway, const std::vector<double>& mmap,
+                         bool all_in_ram) {
+  Comparison comparison;
+  const auto add = [&](bool mapped, size_t i, double seconds, bool reads) {
+    ArmResult arm = result(Sweep::kMemory, mapped, 100 * (i + 1) * kMiB, 0, 1, seconds, 0);
+    if (seconds <= 0) {
+      arm.samples.clear();
+      arm.skipped = "does not fit";
+    }
+    for (Sample& sample : arm.samples) sample.nvme_bytes = reads ? 1e8 : 0;
+    comparison.arms.push_back(std::move(arm));
+  };
+  for (size_t i = 0; i < spillway.size(); ++i) {
+    add(false, i, spillway[i], i + 1 < spillway.size() || !all_in_ram);
+  }
+  for (size_t i = 0; i < mmap.size(); ++i) add(true, i, mmap[i], true);
+  return comparison;
+}
+
+class Answers : public ::testing::TestWithParam<AnswerCase> {};
+
+TEST_P(Answers, SayWhatWasMeasured) {
+  const AnswerCase& c = GetParam();
+  Comparison comparison = comparison_of(c.spillway, c.mmap, c.all_in_ram);
+  EXPECT_EQ(answer(comparison), c.text + ".");
+  comparison.interrupted = true;
+  EXPECT_EQ(answer(comparison), c.text + " (stopped early).");
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Memory, Answers,
+    ::testing::Values(
+        AnswerCase{"faster_until_all_is_in_ram",
+                   {1, 0.5, 0.2},
+                   {2, 2.75, 0.3},
+                   true,
+                   "Give it 200 MiB: 5.5 times as fast as mmap in the same memory (0.500 s per "
+                   "token instead of 2.75 s); beyond 300 MiB nothing is gained"},
+        AnswerCase{"best_where_nothing_more_is_gained",
+                   {1, 0.2, 0.2},
+                   {2, 2, 0.2},
+                   true,
+                   "Give it 200 MiB: 10 times as fast as mmap in the same memory (0.200 s per "
+                   "token instead of 2.00 s); more gains nothing"},
+        AnswerCase{"more_was_not_measured",
+                   {1, 0.5},
+                   {2, 2},
+                   false,
+                   "Give it 200 MiB: 4 times as fast as mmap in the same memory (0.500 s per "
+                   "token instead of 2.00 s); less is slower, and more was not measured"},
+        AnswerCase{"gains_go_on",
+                   {0.6, 0.5},
+                   {3, 1},
+                   false,
+                   "Give it 100 MiB: 5 times as fast as mmap in the same memory (0.600 s per "
+                   "token instead of 3.00 s); more is faster, up to 200 MiB, the most that was "
+                   "measured"},
+        AnswerCase{"one_budget",
+                   {0.5},
+                   {1.5},
+                   false,
+                   "Give it 100 MiB: 3 times as fast as mmap in the same memory (0.500 s per "
+                   "token instead of 1.50 s)"},
+        AnswerCase{"mmap_only_beyond_what_gains",
+                   {0.5, 0.5, 0.5},
+                   {0, 0, 1},
+                   true,
+                   "In 300 MiB it is 2 times as fast as mmap in the same memory (0.500 s per "
+                   "token instead of 1.00 s); beyond 100 MiB nothing is gained"},
+        AnswerCase{"mmap_wins_in_one",
+                   {1, 0.5, 0.5},
+                   {4, 1, 0.25},
+                   true,
+                   "Give it 100 MiB: 4 times as fast as mmap in the same memory (1.00 s per token "
+                   "instead of 4.00 s); beyond 200 MiB nothing is gained; in 300 MiB mmap is 2 "
+                   "times as fast as Spillway"},
+        AnswerCase{"mmap_wins_in_two",
+                   {1, 0.5, 0.5},
+                   {4, 0.4, 0.25},
+                   true,
+                   "Give it 100 MiB: 4 times as fast as mmap in the same memory (1.00 s per token "
+                   "instead of 4.00 s); beyond 200 MiB nothing is gained; mmap is faster in 2 of "
+                   "the 3 amounts, in 300 MiB mmap is 2 times as fast as Spillway"},
+        AnswerCase{"mmap_is_as_fast",
+                   {1, 0.5},
+                   {1.02, 0.49},
+                   true,
+                   "Give it 200 MiB: 0.500 s per token; mmap is as fast in every memory measured; "
+                   "more gains nothing"},
+        AnswerCase{
+            "mmap_is_faster",
+            {1, 0.5},
+            {0.5, 0.4},
+            true,
+            "mmap is faster in every memory measured: 2 times as fast as Spillway in 100 MiB "
+            "(0.500 s per token instead of 1.00 s)"},
+        AnswerCase{"mmap_is_at_least_as_fast",
+                   {1, 0.5},
+                   {0.5, 0.5},
+                   true,
+                   "mmap is at least as fast in every memory measured: 2 times as fast as Spillway "
+                   "in 100 MiB (0.500 s per token instead of 1.00 s)"},
+        AnswerCase{"mmap_is_faster_in_the_only_one",
+                   {1},
+                   {0.5},
+                   true,
+                   "mmap is faster: 2 times as fast as Spillway in 100 MiB (0.500 s per "
+                   "token instead of 1.00 s)"},
+        AnswerCase{"no_mmap",
+                   {1, 0.2, 0.2},
+                   {0, 0, 0},
+                   true,
+                   "Give it 200 MiB: 0.200 s per token, 5 times as fast as in 100 MiB; more gains "
+                   "nothing; mmap was not measured"},
+        AnswerCase{"no_mmap_and_no_gain",
+                   {0.2, 0.2},
+                   {},
+                   true,
+                   "Give it 100 MiB: 0.200 s per token; more gains nothing; mmap was not measured"},
+        AnswerCase{"no_mmap_in_one_budget",
+                   {0, 0.2},
+                   {},
+                   false,
+                   "In 200 MiB it takes 0.200 s per token; mmap was not measured"},
+        AnswerCase{"mmap_alone",
+                   {0, 0},
+                   {2, 1},
+                   false,
+                   "Spillway was not measured; mmap takes 1.00 s per token in 200 MiB"},
+        AnswerCase{"nothing", {0, 0}, {0, 0}, false, "Nothing was measured"}),
+    [](const auto& made) { return made.param.name; });
+
+/// Without budgets the shares of the layers answer.
+TEST(AnswerOfShares, NamesTheSmallestBatchThatWasMeasured) {
+  Comparison comparison;
+  const auto add = [&](Sweep sweep, double share, uint32_t batch, double seconds) {
+    comparison.arms.push_back(result(sweep, false, 0, share, batch, seconds, 0));
+  };
+  EXPECT_EQ(answer(comparison), "Nothing was measured.");
+  add(Sweep::kPrompt, 1, 1, 0.5);
+  EXPECT_EQ(answer(comparison), "With all layers in RAM a prompt takes 0.500 s.");
+  add(Sweep::kPrompt, 0, 1, 0.51);
+  EXPECT_EQ(answer(comparison),
+            "RAM gains nothing: a prompt takes 0.510 s with 0 % of the layers in RAM, and not "
+            "clearly less with all layers.");
+  add(Sweep::kDecode, 0, 4, 1);
+  add(Sweep::kDecode, 0.5, 4, 0.25);
+  EXPECT_EQ(answer(comparison),
+            "Keep 50 % of the layers in RAM: 4 times as fast as with none (0.250 s per decode pass "
+            "of 4 sequences instead of 1.00 s); more was not measured.");
+  add(Sweep::kDecode, 1, 4, 0.25);
+  EXPECT_NE(answer(comparison).find("instead of 1.00 s); more gains nothing."), std::string::npos);
+  add(Sweep::kDecode, 0.25, 1, 0.3);
+  add(Sweep::kDecode, 1, 1, 0.1);
+  EXPECT_EQ(
+      answer(comparison),
+      "Keep all layers in RAM: 3 times as fast as with 25 % of the layers (0.100 s per decode "
+      "pass instead of 0.300 s).");
+}
+
+/// Whatever was measured, it is one sentence, and what it advises was measured.
+TEST(AnswerOfAnything, IsOneSentenceOfWhatWasMeasured) {
+  const uint64_t seed = test::run_seed();
+  SCOPED_TRACE(test::seed_note(seed));
+  std::mt19937_64 random(seed);
+  const auto some_seconds = [&] {
+    const double seconds[] = {0, 0.1, 0.104, 0.2, 1, 30, 0.00002};
+    std::vector<double> values(1 + random() % 5);
+    for (double& value : values) value = seconds[random() % std::size(seconds)];
+    return values;
+  };
+  const std::regex advice("(?:Give it|In) (\\d+) MiB(:| it is) ([0-9.]+) times as fast as mmap.*");
+  for (int i = 0; i < 3000; ++i) {
+    const auto spillway = some_seconds();
+    const auto mmap = some_seconds();
+    const std::string text = answer(comparison_of(spillway, mmap, random() % 2 == 0));
+    for (const char* wrong : {"nan", "inf", "-0", "e+", "e-0", "(0 s", " %"}) {
+      EXPECT_EQ(text.find(wrong), std::string::npos) << text;
+    }
+    EXPECT_EQ(text.find(". "), std::string::npos) << text;
+    EXPECT_EQ(text.back(), '.');
+    std::smatch found;
+    if (!std::regex_match(text, found, advice)) continue;
+    const size_t budget = std::stoul(found[1]) / 100 - 1;
+    ASSERT_LT(budget, std::min(spillway.size(), mmap.size())) << text;
+    ASSERT_GT(spillway[budget], 0) << text;
+    EXPECT_NEAR(std::stod(found[3]) / (mmap[budget] / spillway[budget]), 1, 0.05) << text;
+  }
+}
+
+TEST(Contexts, ThatShortenWhatWasAskedForAreSaid) {
+  SweepOptions options;
+  options.new_tokens = 20;
+  options.prompt_tokens = 24;
+  EXPECT_TRUE(context_notes(25, options).empty());
+  auto notes = context_notes(16, options);
+  ASSERT_EQ(notes.size(), 2u);
+  EXPECT_EQ(notes[0],
+            "the model's context of 16 tokens has room for 12 decode passes that count, not 20");
+  EXPECT_EQ(notes[1], "the model's context of 16 tokens has room for a prompt of 15, not 24");
+  options.sweeps = {Sweep::kPrompt};
+  EXPECT_EQ(context_notes(16, options).size(), 1u);
+  options.sweeps = {Sweep::kMemory};
+  EXPECT_EQ(context_notes(16, options)[0], notes[0]);
+}
+
+TEST(Schedules, AreCorrectedByWhatWasMeasured) {
+  Schedule schedule({10, 20, 30}, 2);
+  EXPECT_DOUBLE_EQ(schedule.seconds_left(0, 0), 120);
+  schedule.finished(0, 20);  // twice what was expected, and so will the others be
+  EXPECT_DOUBLE_EQ(schedule.seconds_left(0, 1), 20 + 2 * (40 + 60));
+  schedule.dropped(2);
+  EXPECT_DOUBLE_EQ(schedule.seconds_left(0, 1), 20 + 2 * 40);
+  schedule.finished(1, 30);  // each by its own figure from here on
+  EXPECT_DOUBLE_EQ(schedule.seconds_left(1, 0), 20 + 30);
+  EXPECT_DOUBLE_EQ(schedule.seconds_left(1, 1), 30);
+}
+
+TEST(Schedules, OfNothingKnownWaitForTheFirst) {
+  Schedule schedule({0, 0, 0}, 2);
+  EXPECT_DOUBLE_EQ(schedule.seconds_left(0, 0), 0);
+  schedule.finished(0, 4);
+  EXPECT_DOUBLE_EQ(schedule.seconds_left(0, 1), 4 * 5);
+  EXPECT_DOUBLE_EQ(arm_seconds({0, 0, 0}, 1e9), arm_seconds({0, 0, 0}, 1));
+  EXPECT_DOUBLE_EQ(arm_seconds({2000, 500, 0}, 1000) - arm_seconds({0, 0, 0}, 1000), 2.5);
+  EXPECT_DOUBLE_EQ(arm_seconds({2000, 500, 7}, 1000) - arm_seconds({0, 0, 0}, 1000), 9)
+      << "a predicted pass counts its reads itself";
+}
+
+TEST(Folders, AreOneComparisonsAtATime) {
+  const test::TempDir dir;
+  const auto refusal = [&] { return test::error_of([&] { FolderLock lock(dir.path()); }); };
+  {
+    const FolderLock lock(dir.path());
+    if (!lock.held()) GTEST_SKIP() << "the temporary folder knows no locks";
+    EXPECT_NE(refusal().find("in use by another spillway bench"), std::string::npos) << refusal();
+    run_child({"/bin/sh", "-c", "ls -l /proc/self/fd >&2"}, {}, dir / "log", StopFlag());
+    const std::string open_files = test::read_file(dir / "log");
+    EXPECT_NE(open_files.find("log"), std::string::npos) << open_files;
+    EXPECT_EQ(open_files.find(dir.path().string() + "\n"), std::string::npos)
+        << "what it starts does not keep it: " << open_files;
+  }
+  EXPECT_TRUE(FolderLock(dir.path()).held()) << "free again";
+  EXPECT_NE(test::error_of([&] { FolderLock lock(dir / "none"); }).find("cannot open"),
+            std::string::npos);
 }
 
 TEST(Results, AreWrittenWithWhatWasSkipped) {
   const Comparison comparison = some_comparison();
   const auto json = comparison_json(comparison);
+  EXPECT_EQ(json["answer"], answer(comparison));
   ASSERT_EQ(json["arms"].size(), 5u);
   EXPECT_DOUBLE_EQ(json["arms"][0]["seconds_per_pass"]["max"], 1.2);
   EXPECT_EQ(json["arms"][1]["engine"], "mmap");
@@ -169,25 +459,86 @@ TEST(Charts, OfAnyScaleStayInsideThePicture) {
   }
 }
 
-/// Many names take several rows instead of running out of the picture.
-TEST(Charts, LegendsWrap) {
-  Chart chart{"t", "x", "y", {}, {}, false, false};
-  for (int i = 0; i < 12; ++i) {
-    chart.lines.push_back(
-        {"100 % in RAM " + std::to_string(i), {{1, 1, 1, 1}, {2, 2, 2, 2}}, true});
+/// Where a label stands when text is at its largest, 17 units: two of them must not touch.
+struct Box {
+  double left, right, top, bottom;
+  std::string text;
+  bool touches(const Box& other) const {
+    return left < other.right && other.left < right && top < other.bottom && other.top < bottom;
   }
-  const std::string svg = chart_svg(chart);
-  std::set<std::string> rows;
-  size_t names = 0;
-  const std::string mark = "r=\"5\"/></g><text x=\"";
-  for (size_t at = 0; (at = svg.find(mark, at)) != std::string::npos;) {
-    at += mark.size();
-    ++names;
-    EXPECT_LE(std::stod(svg.substr(at)) + 7 * 14, 480);
-    rows.insert(svg.substr(svg.find("y=", at), 6));
+};
+
+std::vector<Box> labels_of(const std::string& svg) {
+  constexpr double kCharacter = 9.3;
+  static const std::regex pattern(
+      "<text[^>]* x=\"([-0-9.]+)\" y=\"([-0-9.]+)\"([^>]*)>([^<]*)</text>");
+  std::vector<Box> boxes;
+  for (std::sregex_iterator at(svg.begin(), svg.end(), pattern), end; at != end; ++at) {
+    const std::smatch& found = *at;
+    const std::string text = found[4];
+    const double width = kCharacter * static_cast<double>(text.size());
+    const std::string style = found[3];
+    const double shift = style.find("middle") != std::string::npos    ? width / 2
+                         : style.find("\"end\"") != std::string::npos ? width
+                                                                      : 0;
+    const double left = std::stod(found[1]) - shift;
+    const double y = std::stod(found[2]);
+    boxes.push_back({left, left + width, y - 13, y + 4, text});
   }
-  EXPECT_EQ(names, 12u);
-  EXPECT_GE(rows.size(), 3u);
+  return boxes;
+}
+
+Chart chart_with(size_t lines, double scale, bool log2_x, std::vector<double> ticks) {
+  Chart chart{"A title of so many words that it takes more than a single row of the picture",
+              "an axis",
+              "another axis",
+              {},
+              std::move(ticks),
+              log2_x,
+              false};
+  for (size_t i = 0; i < lines; ++i) {
+    ChartLine line{"100 % in RAM " + std::to_string(i), {}, true};
+    for (int at = 1; at <= 64; at *= 2) line.points.push_back({at * scale, at * scale, 0, 0});
+    chart.lines.push_back(std::move(line));
+  }
+  return chart;
+}
+
+/// On a phone text is larger beside its picture; it must find room all the same.
+TEST(Charts, LabelsNeverTouch) {
+  std::vector<double> many;
+  for (int i = 1; i <= 64; ++i) many.push_back(i);
+  for (const double scale : {1e-6, 1e-3, 1.0, 12345.0}) {
+    for (const bool log2_x : {false, true}) {
+      for (const size_t lines : {1, 3, 12}) {
+        for (const auto& ticks : {std::vector<double>{}, many}) {
+          if (!ticks.empty() && scale != 1.0) continue;
+          const std::string svg = chart_svg(chart_with(lines, scale, log2_x, ticks));
+          const auto boxes = labels_of(svg);
+          EXPECT_GE(boxes.size(), lines + 8);
+          for (const Box& box : boxes) {
+            EXPECT_GE(box.left, 0) << box.text;
+            EXPECT_LE(box.right, 480) << box.text;
+            for (const Box& other : boxes) {
+              EXPECT_FALSE(&box != &other && box.touches(other)) << box.text << other.text;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+/// Pictures share one page: the rules of one must not reach the other.
+TEST(Charts, StyleOnlyThemselves) {
+  const auto trace =
+      nlohmann::json::parse(R"({"traceEvents":[{"ph":"X","ts":0,"dur":1000,"tid":4}]})");
+  for (const std::string& svg :
+       {chart_svg(memory_chart(some_comparison())), timeline_svg(cut_timeline(trace, 0, "t"))}) {
+    EXPECT_EQ(svg.find("svg{"), std::string::npos) << svg;
+    EXPECT_EQ(svg.find("}text{"), std::string::npos) << svg;
+    EXPECT_NE(svg.find("@media print"), std::string::npos);
+  }
 }
 
 TEST(Page, StandsAloneAndEscapes) {
@@ -199,8 +550,24 @@ TEST(Page, StandsAloneAndEscapes) {
   for (const char* outside : {"src=", "href=", "@import", "url("}) {
     EXPECT_EQ(page.find(outside), std::string::npos) << outside;
   }
+  EXPECT_LT(page.find(answer(comparison)), page.find("<dl>")) << "the answer stands first";
   EXPECT_NE(page.find("prefers-color-scheme:dark"), std::string::npos);
+  EXPECT_NE(page.find("@media(min-width:1100px)"), std::string::npos);
   EXPECT_NE(page.find("@media print"), std::string::npos);
+}
+
+/// Nobody reads nineteen times as a percent, or a zero with a sign.
+TEST(Page, HoldsNoFigureThatMisleads) {
+  Comparison comparison;
+  comparison.arms = {result(Sweep::kDecode, false, 0, 1, 1, 19.02, 1),
+                     result(Sweep::kDecode, false, 0, 0.5, 1, 0.00001, 0.0000100001),
+                     result(Sweep::kDecode, false, 0, 0, 4000, 0.9, 0)};
+  const std::string page = comparison_page(comparison);
+  EXPECT_NE(page.find("<td>19 times</td>"), std::string::npos) << page;
+  EXPECT_NE(page.find("<td>0 %</td>"), std::string::npos) << page;
+  EXPECT_NE(page.find("<td>4444</td>"), std::string::npos) << page;
+  EXPECT_FALSE(
+      std::regex_search(page, std::regex("[0-9]e[-+][0-9]|-0(\\.0*)? |([2-9]..|[0-9]{4}) %")));
 }
 
 TEST(Children, SayHowTheyEnded) {

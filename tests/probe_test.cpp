@@ -1,6 +1,9 @@
 // Measuring the machine: what is read, what is refused, what is kept.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -12,6 +15,8 @@
 
 namespace spillway {
 namespace {
+
+namespace fs = std::filesystem;
 
 HardwareProfile some_profile() {
   HardwareProfile profile;
@@ -122,6 +127,133 @@ TEST(HardwareNames, ComeFromTheSystem) {
   EXPECT_EQ(hardware_key(one), hardware_key(other));
   other.cores = 4;
   EXPECT_NE(hardware_key(one), hardware_key(other));
+}
+
+TEST(HardwareNames, OfProcessorsArePeoples) {
+  const std::map<std::string, std::string> names = {
+      {"Intel(R) Xeon(R) Platinum 8370C CPU @ 2.80GHz", "Intel Xeon Platinum 8370C"},
+      {"Intel(R) Xeon(R) CPU E5-2680 v4 @ 2.40GHz", "Intel Xeon E5-2680 v4"},
+      {"Intel(R) Xeon(R) CPU @ 2.20GHz", "Intel Xeon"},
+      {"12th Gen Intel(R) Core(TM) i7-12700K", "12th Gen Intel Core i7-12700K"},
+      {"Intel(R) Core(TM)2 Duo CPU     E8400  @ 3.00GHz", "Intel Core 2 Duo E8400"},
+      {"AMD Ryzen 9 7950X 16-Core Processor            ", "AMD Ryzen 9 7950X"},
+      {"AMD Ryzen 7 5800H with Radeon Graphics", "AMD Ryzen 7 5800H"},
+      {"AMD Ryzen Threadripper PRO 5995WX 64-Cores", "AMD Ryzen Threadripper PRO 5995WX"},
+      {"AMD FX(tm)-8350 Eight-Core Processor", "AMD FX-8350"},
+      {"AMD EPYC", "AMD EPYC"},
+      {"QEMU Virtual CPU version 2.5+", "QEMU Virtual CPU version 2.5+"},
+      {"unknown CPU", "unknown CPU"},
+      {"Processor", "Processor"},
+      {" @ ", " @ "},
+      {"", ""}};
+  for (const auto& [system, known] : names) EXPECT_EQ(known_cpu_name(system), known);
+}
+
+/// A /sys with one block device, on which the files of this test seem to lie.
+class DriveNames : public ::testing::Test {
+ protected:
+  DriveNames() {
+    struct stat status {};
+    EXPECT_EQ(stat(root_.path().c_str(), &status), 0);
+    number_ = std::to_string(major(status.st_dev)) + ":" + std::to_string(minor(status.st_dev));
+  }
+  void put(const fs::path& file, const std::string& text) {
+    fs::create_directories((root_.path() / file).parent_path());
+    test::write_file(root_.path() / file, text);
+  }
+  /// The device under the files.
+  void is(const std::string& device) {
+    fs::create_directories(root_ / "sys/dev/block");
+    fs::create_directories(root_.path() / "sys/devices" / device);
+    fs::remove(root_.path() / "sys/dev/block" / number_);
+    fs::create_directory_symlink("../../devices/" + device,
+                                 root_.path() / "sys/dev/block" / number_);
+  }
+  std::string name() const { return known_drive_name(root_.path(), root_.path()); }
+
+  test::TempDir root_;
+  std::string number_;
+};
+
+TEST_F(DriveNames, OfDisksArePeoples) {
+  put("sys/devices/nvme0n1/device/model", "Samsung SSD 990 PRO 2TB                 \n");
+  put("sys/devices/nvme0n1/size", "3907029168\n");
+  put("sys/devices/nvme0n1/nvme0n1p2/partition", "2\n");
+  put("sys/devices/nvme0n1/nvme0n1p2/size", "1000\n");
+  is("nvme0n1/nvme0n1p2");
+  EXPECT_EQ(name(), "NVMe Samsung 990 PRO 2TB") << "a partition is its drive";
+  put("sys/devices/nvme0n1/device/model", "Amazon Elastic Block Store\n");
+  EXPECT_EQ(name(), "NVMe Amazon Elastic Block Store, 2 TB");
+  put("sys/devices/sda/device/vendor", "ATA     \n");
+  put("sys/devices/sda/device/model", "CT500MX500SSD1  \n");
+  put("sys/devices/sda/size", "976773168\n");
+  is("sda");
+  EXPECT_EQ(name(), "SATA CT500MX500SSD1, 500 GB");
+  put("sys/devices/sda/device/vendor", "QEMU    \n");
+  put("sys/devices/sda/device/model", "QEMU HARDDISK   \n");
+  EXPECT_EQ(name(), "QEMU disk sda, 500 GB");
+  put("sys/devices/sda/device/vendor", "SanDisk\n");
+  put("sys/devices/sda/device/model", "Extreme\n");
+  EXPECT_EQ(name(), "SanDisk Extreme, 500 GB");
+  put("sys/devices/vda/size", "536870912\n");
+  is("vda");
+  EXPECT_EQ(name(), "virtio disk vda, 275 GB");
+  is("xvda");
+  EXPECT_EQ(name(), "Xen disk xvda") << "one that does not say its size";
+}
+
+TEST_F(DriveNames, OfMappingsNameWhatIsBelow) {
+  put("sys/devices/nvme0n1/device/model", "A 1TB\n");
+  put("sys/devices/nvme1n1/device/model", "B 1TB\n");
+  put("sys/devices/dm-0/dm/uuid", "LVM-abc\n");
+  put("sys/devices/dm-1/dm/uuid", "CRYPT-LUKS2-abc\n");
+  put("sys/devices/md0/md/level", "raid0\n");
+  const auto on = [&](const std::string& upper, const std::string& lower) {
+    fs::create_directories(root_.path() / "sys/devices" / upper / "slaves");
+    fs::create_directory_symlink("../../" + lower,
+                                 root_.path() / "sys/devices" / upper / "slaves" / lower);
+  };
+  on("dm-0", "dm-1");
+  on("dm-1", "nvme0n1");
+  is("dm-0");
+  EXPECT_EQ(name(), "LVM on encrypted NVMe A 1TB");
+  on("md0", "nvme0n1");
+  on("md0", "nvme1n1");
+  is("md0");
+  EXPECT_EQ(name(), "raid0 of NVMe A 1TB and NVMe B 1TB");
+  on("nvme0n1", "dm-0");  // no machine has that; it ends all the same
+  is("dm-0");
+  EXPECT_NE(name(), "");
+}
+
+/// btrfs, network and memory have no device number of a disk.
+TEST_F(DriveNames, OfMountsComeFromTheirSource) {
+  EXPECT_EQ(name(), "unknown drive");
+  const auto mounted = [&](const std::string& point, const std::string& kind,
+                           const std::string& source) {
+    put("proc/self/mountinfo", "1 0 0:30 / / rw - overlay overlay rw\n2 1 0:31 / " + point +
+                                   " rw,relatime shared:1 - " + kind + " " + source + " rw\n");
+    return name();
+  };
+  const std::string here = fs::canonical(root_.path()).string();
+  put("sys/devices/nvme0n1/device/model", "A 1TB\n");
+  put("sys/devices/nvme0n1/nvme0n1p2/partition", "2\n");
+  fs::create_directories(root_ / "sys/class/block");
+  fs::create_directory_symlink("../../devices/nvme0n1/nvme0n1p2",
+                               root_ / "sys/class/block/nvme0n1p2");
+  EXPECT_EQ(mounted(here, "btrfs", "/dev/nvme0n1p2"), "NVMe A 1TB");
+  EXPECT_EQ(mounted(here, "nfs4", "server:/models"), "server:/models");
+  EXPECT_EQ(mounted(here, "tmpfs", "tmpfs"), "memory");
+  EXPECT_EQ(mounted(here + "x", "nfs4", "server:/models"), "unknown drive") << "another folder";
+  EXPECT_EQ(mounted(here, "btrfs", "/dev/gone"), "/dev/gone");
+  EXPECT_EQ(known_drive_name("/no/such/path"), "unknown drive");
+}
+
+/// Profiles are kept under the system's names: those of people may change, these may not.
+TEST(HardwareNames, ThatKeepProfilesStayAsTheyWere) {
+  const Hardware hardware{"Samsung SSD 990 PRO 2TB, 3907029168 sectors",
+                          "Intel(R) Xeon(R) CPU @ 2.20GHz", 8, ""};
+  EXPECT_EQ(hardware_key(hardware), "d956a723e19ee4a5");
 }
 
 TEST(ProbeFiles, AreTheLargestOrTemporary) {

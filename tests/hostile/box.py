@@ -25,7 +25,8 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # What a long command may print beside errors: lines of progress, every ten seconds.
 PROGRESS = re.compile(
-    r"^(probing: |reading |writing |loading |prompt: |resident |timeline |\d+/\d+[ :]|\d+ arms, )")
+    r"^(probing: |reading |writing |loading |prompt: |resident |timeline |\d+/\d+[ :]|\d+ arms, |"
+    r"each finished round )")
 OWN_FAULTS = ("internal error", "terminate called", "CHECK failed", "Sanitizer", "core dumped",
               "exit code 132", "exit code 134", "exit code 135", "exit code 136", "exit code 139",
               "std::", "basic_string", "vector::", "[json.exception", "map::at")
