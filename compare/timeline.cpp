@@ -111,7 +111,7 @@ std::vector<size_t> pack_rows(const std::vector<TimelineSpan>& spans, size_t* ro
   return row_of;
 }
 
-constexpr double kRight = 40;  // the last label stands in the middle of its line
+constexpr double kRightMargin = 40;  // the last label stands in the middle of its line
 
 constexpr const char* kTimelineStyle =
     "<style>.lanes{font:13px system-ui,sans-serif;background:#fff}.lanes text{fill:#222}"
@@ -204,8 +204,8 @@ std::string timeline_svg(const Timeline& timeline) {
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {:.0f} {:.0f}\" class=\"lanes\" "
       "role=\"img\">\n{}"
       "<text x=\"0\" y=\"18\" font-weight=\"600\">pass {} of {}, {} s</text>\n{}{}</svg>\n",
-      kLabelWidth + kPlotWidth + kRight, y + 6, kTimelineStyle, timeline.pass, timeline.passes,
-      figure_text(timeline.seconds()), grid, body);
+      kLabelWidth + kPlotWidth + kRightMargin, y + 6, kTimelineStyle, timeline.pass,
+      timeline.passes, figure_text(timeline.seconds()), grid, body);
 }
 
 }  // namespace spillway
