@@ -38,6 +38,7 @@ std::vector<Budget> budgets_of(const Comparison& comparison) {
     if (!result.arm.mapped) budget.nvme_bytes = result.nvme_bytes();
   }
   std::vector<Budget> budgets;
+  budgets.reserve(by_bytes.size());
   for (const auto& [bytes, budget] : by_bytes) budgets.push_back(budget);
   return budgets;
 }
