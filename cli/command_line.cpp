@@ -39,7 +39,7 @@ void add_model_options(CLI::App* command, ModelOptions& options) {
   command
       ->add_option("MODEL", options.model,
                    "Folder of a checkpoint, its name in the Hugging Face cache (Qwen/Qwen2.5-7B), "
-                   "or a YAML file (configs/README.md)")
+                   "or a YAML file (man spillway.yaml)")
       ->required();
   command->add_option("--ram", options.ram, "Memory to use: 6GiB (default: what is free)")
       ->type_name("SIZE")
@@ -48,7 +48,7 @@ void add_model_options(CLI::App* command, ModelOptions& options) {
       ->type_name("SIZE")
       ->check(check_budget);
   command->add_option("--device", options.device, "auto, host, cuda or cuda:N")
-      ->type_name("NAME")
+      ->type_name("DEVICE")
       ->check(check_device);
   command->add_option("--set", options.overrides, "Set any key: --set generate.top_p=0.9")
       ->type_name("KEY=VALUE")
@@ -123,8 +123,10 @@ void add_plan(const CommandContext& context) {
   CLI::App* command = context.app.add_subcommand(
       "plan", "Show where every layer goes and what memory is needed; reads no weights");
   add_model_options(command, options->model);
-  command->add_option("--profile", options->profile,
-                      "Hardware profile for the prediction (default: what probe kept)");
+  command
+      ->add_option("--profile", options->profile,
+                   "Hardware profile for the prediction (default: what probe kept)")
+      ->type_name("FILE");
   command->add_flag("--json", options->json, "Print JSON");
   context.on(command, [options] { return plan_command(*options); });
 }
@@ -136,10 +138,14 @@ void add_probe(const CommandContext& context) {
   command
       ->add_option("--path", options->path,
                    "Folder or file on the drive to measure (a model's folder)")
+      ->type_name("PATH")
       ->capture_default_str();
-  command->add_option("--out", options->out,
-                      "Keep the profile in this file (default: the user's cache folder)");
+  command
+      ->add_option("--out", options->out,
+                   "Keep the profile in this file (default: the user's cache folder)")
+      ->type_name("FILE");
   command->add_option("--device", options->device, "auto, host, cuda or cuda:N")
+      ->type_name("DEVICE")
       ->check(check_device)
       ->capture_default_str();
   command->add_option("--seconds", options->seconds, "Seconds per figure")
@@ -164,8 +170,10 @@ void add_bench(const CommandContext& context) {
       "over the same kernels");
   add_model_options(command, options->model);
   command->add_option("--out", options->out, "Folder for bench.html, .json, .csv and the arms")
+      ->type_name("DIR")
       ->capture_default_str();
   command->add_option("--sweeps", options->sweeps, "Any of memory, decode, prompt")
+      ->type_name("SWEEP")
       ->delimiter(',')
       ->check(CLI::IsMember({"memory", "decode", "prompt"}))
       ->capture_default_str();
@@ -184,6 +192,7 @@ void add_bench(const CommandContext& context) {
       ->check(CLI::Range(1u, 100u))
       ->capture_default_str();
   command->add_option("--budgets", options->budgets, "These budgets instead: 3GiB,6GiB")
+      ->type_name("SIZE")
       ->delimiter(',')
       ->check([](const std::string& text) {
         return parse_size(text) ? std::string() : "expected a size such as 3GiB, got " + text;
@@ -239,7 +248,7 @@ void add_trace(const CommandContext& context) {
   CLI::App* command = context.app.add_subcommand(
       "trace", "Show one pass of a trace (run --trace FILE): reads, copies, computing, stalls");
   command->add_option("FILE", options->file, "Trace written by run or score")->required();
-  command->add_option("--svg", options->svg, "Draw it into this file");
+  command->add_option("--svg", options->svg, "Draw it into this file")->type_name("FILE");
   command
       ->add_option("--pass", options->pass, "Which pass, from 1 (default: the one in the middle)")
       ->check(CLI::Range(1u, 1u << 30));
@@ -268,7 +277,9 @@ void add_synth(const CommandContext& context) {
   natural("--kv-heads", options->kv_heads, kMostHeads,
           "Key/value heads (default: as many as heads)");
   natural("--vocab", options->vocab, 1u << 24, "Vocabulary, at least 258");
-  command->add_option("--dtype", options->dtype, "bf16, f16 or f32")->capture_default_str();
+  command->add_option("--dtype", options->dtype, "bf16, f16 or f32")
+      ->type_name("DTYPE")
+      ->capture_default_str();
   command->add_option("--shards", options->shards, "Files to spread the weights over")
       ->check(CLI::Range(1u, 10000u))
       ->capture_default_str();
@@ -278,9 +289,20 @@ void add_synth(const CommandContext& context) {
   context.on(command, [options, &stop = context.stop] { return synth_command(*options, stop); });
 }
 
+void describe_program(CLI::App& app) {
+  app.name("spillway");
+  app.description(
+      "Runs transformer models larger than the memory they are given: a planner places layers on "
+      "GPU, RAM and NVMe, and what spilled is streamed.");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", SPILLWAY_VERSION, "Print the version and exit");
+  app.footer("Start with: spillway run MODEL -p TEXT; the manual: man spillway");
+}
+
 }  // namespace
 
 void add_commands(CLI::App& app, StopFlag& stop, Command& chosen) {
+  describe_program(app);
   const CommandContext context{app, stop, chosen};
   add_run(context);
   add_init(context);

@@ -14,7 +14,8 @@ namespace spillway {
 /// Runs a command and gives the exit code.
 using Command = std::function<int()>;
 
-/// Adds every subcommand; parsing sets `chosen`. `stop` and `chosen` outlive `app`.
+/// Names the program and adds every subcommand; parsing sets `chosen`. `stop` and `chosen` outlive
+/// `app`.
 void add_commands(CLI::App& app, StopFlag& stop, Command& chosen);
 
 }  // namespace spillway

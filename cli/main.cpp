@@ -104,14 +104,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "spillway: %s\n", error.what());
     return 1;
   }
-  CLI::App app{
-      "Runs transformer models larger than the memory they are given: a planner places layers on "
-      "GPU, RAM and NVMe, and what spilled is streamed.",
-      "spillway"};
-  app.require_subcommand(1);
-  app.set_version_flag("--version", SPILLWAY_VERSION);
+  CLI::App app;
   app.failure_message(usage_text);
-  app.footer("Start with: spillway plan configs/quickstart.yaml");
   spillway::Command chosen;
   spillway::add_commands(app, stop, chosen);
   try {

@@ -279,6 +279,14 @@ void add_work_keys(Keys& keys) {
   keys["trace"] = [](Config& c, const Value& v) { c.trace = path_value(v, c); };
 }
 
+Keys all_keys() {
+  Keys keys;
+  add_machine_keys(keys);
+  add_stream_keys(keys);
+  add_work_keys(keys);
+  return keys;
+}
+
 const Setter* find_setter(const Keys& keys, const std::string& key) {
   const auto found = keys.find(key);
   return found == keys.end() ? nullptr : &found->second;
@@ -316,7 +324,7 @@ size_t edit_distance(const std::string& a, const std::string& b) {
     }
   }
   throw Error(fmt::format("{}: {}: unknown key{}", value.where, value.key,
-                          best.empty() ? "; configs/README.md lists every key"
+                          best.empty() ? "; man spillway.yaml lists every key"
                                        : fmt::format("; did you mean {}?", best)));
 }
 
@@ -402,6 +410,13 @@ bool is_device_name(std::string_view name) {
          name.find_first_not_of("0123456789", 5) == std::string_view::npos;
 }
 
+std::vector<std::string> config_keys() {
+  std::vector<std::string> names{"placement.layers"};
+  for (const auto& [name, setter] : all_keys()) names.push_back(name);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
 std::string_view tier_name(Tier tier) {
   return tier == Tier::kGpu ? "gpu" : tier == Tier::kRam ? "ram" : "nvme";
 }
@@ -436,7 +451,7 @@ Config parse_config(const std::string& text, const fs::path& file,
 }
 
 Config load_config(const fs::path& file, const std::vector<std::string>& overrides) {
-  const TextFile wanted{"a YAML file (see configs/)", kMaxConfigBytes, FileKind::kStream};
+  const TextFile wanted{"a YAML file (man spillway.yaml)", kMaxConfigBytes, FileKind::kStream};
   return parse_config(read_text_file(file, wanted), file, overrides);
 }
 

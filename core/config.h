@@ -1,7 +1,8 @@
 // The run configuration: one YAML file plus --set overrides. Plain data, no behaviour.
 //
-// Every key is documented in configs/README.md. Loading rejects unknown and duplicate keys, wrong
-// types, bad units and impossible values with file, line, key and what was expected.
+// Every key is documented in configs/README.md, which spillway.yaml(5) is made from. Loading
+// rejects unknown and duplicate keys, wrong types, bad units and impossible values with file, line,
+// key and what was expected.
 #pragma once
 
 #include <cstdint>
@@ -77,6 +78,9 @@ struct Config {
   std::filesystem::path report;
   std::filesystem::path trace;
 };
+
+/// Every key that may be set, sorted: "memory.ram".
+std::vector<std::string> config_keys();
 
 /// Loads `file` and applies `overrides` ("a.b=value", YAML on the right). Throws Error.
 Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides);

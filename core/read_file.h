@@ -11,7 +11,7 @@ namespace spillway {
 enum class FileKind { kPlain, kStream };
 
 struct TextFile {
-  std::string expected;    ///< in errors: "a YAML file (see configs/)"
+  std::string expected;    ///< in errors: "a YAML file (man spillway.yaml)"
   uint64_t max_bytes = 0;  ///< more is refused
   FileKind kind = FileKind::kPlain;
 };

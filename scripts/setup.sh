@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
-# Installs the Debian 12 packages that are missing. Usage: scripts/setup.sh [build|test|ci|differential]
+# Installs the Debian 12 packages that are missing. Usage: scripts/setup.sh [build|package|test|ci|differential]
 set -euo pipefail
 
 build=(build-essential cmake ninja-build pkg-config git ca-certificates
   libyaml-cpp-dev nlohmann-json3-dev libcli11-dev libfmt-dev liburing-dev libtbb-dev libdnnl-dev
   libsentencepiece-dev libpcre2-dev libutf8proc-dev libxxhash-dev)
-test=(libgtest-dev libgmock-dev libbenchmark-dev librapidcheck-dev libboost-context-dev python3)
+package=(dpkg-dev file)  # what cpack asks for dependencies
+test=(libgtest-dev libgmock-dev libbenchmark-dev librapidcheck-dev libboost-context-dev python3 man-db)
 ci=(clang-16 clang-tidy-16 clang-format-16 libclang-rt-16-dev)
 
 case "${1:-build}" in
   build) wanted=("${build[@]}") ;;
-  test) wanted=("${build[@]}" "${test[@]}") ;;
+  package) wanted=("${build[@]}" "${package[@]}") ;;
+  test) wanted=("${build[@]}" "${package[@]}" "${test[@]}") ;;
   differential) wanted=("${build[@]}" python3-venv binutils) ;;
-  ci) wanted=("${build[@]}" "${test[@]}" "${ci[@]}") ;;
-  *) echo "usage: scripts/setup.sh [build|test|ci|differential]" >&2; exit 2 ;;
+  ci) wanted=("${build[@]}" "${package[@]}" "${test[@]}" "${ci[@]}") ;;
+  *) echo "usage: scripts/setup.sh [build|package|test|ci|differential]" >&2; exit 2 ;;
 esac
 
 missing=()

@@ -3,7 +3,7 @@
 
 - Every include of a project header must stay in its folder or go to one that the folder's
   CMakeLists.txt names under DEPS; DEPS must be free of cycles and agree with docs/ARCHITECTURE.md.
-- Nothing includes tests/ or bench/ but themselves; CUDA headers appear in kernels/cuda only.
+- Nothing includes tests/, bench/ or packaging/ but themselves; CUDA headers appear in kernels/cuda only.
 - No thread_local, no getenv below cli, no line over 100 columns, #pragma once and an opening
   comment in every header, no tabs, no trailing blanks.
 Prints one line per finding; exits 1 when there is any.
@@ -59,7 +59,7 @@ def check_include(path, number, line, layer, deps):
         return
     if style == '"' and folder in LAYERS and folder != layer and folder not in deps[layer]:
         report(path, number, f"{layer} may not include {folder}")
-    if style == '"' and folder in ("tests", "bench"):
+    if style == '"' and folder in ("tests", "bench", "packaging"):
         report(path, number, f"{layer} may not include {folder}")
     if "cuda" in target and "kernels" not in str(path):
         report(path, number, "CUDA is for kernels/cuda only")
@@ -89,7 +89,7 @@ def check_file(path, deps):
 def main():
     deps = declared_deps()
     check_deps(deps)
-    for folder in LAYERS + ["tests", "bench"]:
+    for folder in LAYERS + ["tests", "bench", "packaging"]:
         for path in sorted((ROOT / folder).rglob("*")):
             if path.suffix in SUFFIXES:
                 check_file(path, deps)
