@@ -279,14 +279,6 @@ void add_work_keys(Keys& keys) {
   keys["trace"] = [](Config& c, const Value& v) { c.trace = path_value(v, c); };
 }
 
-Keys all_keys() {
-  Keys keys;
-  add_machine_keys(keys);
-  add_stream_keys(keys);
-  add_work_keys(keys);
-  return keys;
-}
-
 const Setter* find_setter(const Keys& keys, const std::string& key) {
   const auto found = keys.find(key);
   return found == keys.end() ? nullptr : &found->second;
