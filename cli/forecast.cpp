@@ -76,34 +76,40 @@ std::optional<HardwareProfile> find_profile(const std::string& file, const Model
   return profile;
 }
 
-/// Reads into huge pages, as the engine makes them; where the system had none, those into others.
-/// A drive that steps down after a while is taken as it is then.
-std::vector<ReadRate> read_rates(const HardwareProfile& profile) {
-  double best = 0;
-  bool huge_pages = false;
-  for (const ReadSample& sample : profile.reads) {
-    best = std::max(best, sample.bytes_per_second);
-    huge_pages |= sample.shape.huge_pages;
-  }
-  const double sustained = std::min(1.0, profile.sustained_bytes_per_second.value_or(best) / best);
-  std::vector<ReadRate> rates;
-  for (const ReadSample& sample : profile.reads) {
-    if (sample.shape.huge_pages != huge_pages) continue;
-    rates.push_back(
-        {sample.shape.chunk_bytes, sample.shape.depth, sustained * sample.bytes_per_second});
-  }
-  return rates;
-}
-
 MachineRates rates_of(const HardwareProfile& profile, const DeviceRates& device,
                       const MatmulRate& matmul) {
   MachineRates rates;
-  rates.reads = read_rates(profile);
+  for (const ReadSample& sample : engine_reads(profile)) {
+    rates.reads.push_back({sample.shape.chunk_bytes, sample.shape.depth, sample.bytes_per_second});
+  }
   rates.copy_bytes = device.pinned_to_device;
   for (const MatmulRate::Rows& entry : matmul.rows) {
-    rates.matmuls.push_back({entry.rows, entry.weight_bytes_per_second});
+    rates.matmuls.push_back({entry.rows, entry.weight_bytes_per_second, entry.start_seconds});
   }
+  rates.operation_seconds = device.operation_seconds;
   return rates;
+}
+
+/// A drive that steps down after a while is taken as it is then; what a run found since counts.
+KnownRates known_rates(const HardwareProfile& profile, const DeviceRates& device,
+                       const MatmulRate& matmul) {
+  KnownRates known;
+  known.measured_at = profile.measured_at;
+  known.read_engine = profile.read_engine;
+  known.probed = rates_of(profile, device, matmul);
+  known.rates = known.probed;
+  double best = 0;
+  for (const ReadSample& sample : profile.reads) best = std::max(best, sample.bytes_per_second);
+  known.sustained_share = std::min(1.0, profile.sustained_bytes_per_second.value_or(best) / best);
+  if (profile.history.empty()) {
+    known.take_drive_change(1, profile.measured_at);
+    return known;
+  }
+  const DriveReading& last = profile.history.back();
+  const ReadShape& shape = last.sample.shape;
+  const double probed = known.probed.read_of(shape.chunk_bytes, shape.depth);
+  known.take_drive_change(last.sample.bytes_per_second / probed, last.measured_at);
+  return known;
 }
 
 /// Seconds per decode pass with another budget; 0 where that changes nothing.
@@ -144,8 +150,9 @@ std::optional<KnownRates> find_rates(const std::string& file, const Model& model
     if (name.rfind("cuda", 0) == 0 && profile->hardware.gpu != machine.ops->description()) break;
     for (const MatmulRate& rate : device.matmuls) {
       if (rate.dtype != dtype) continue;
-      return KnownRates{rates_of(*profile, device, rate), profile->measured_at,
-                        profile->read_engine};
+      KnownRates known = known_rates(*profile, device, rate);
+      if (file.empty()) known.file = default_profile_path(this_machine(model));
+      return known;
     }
   }
   notice(fmt::format(
@@ -153,6 +160,14 @@ std::optional<KnownRates> find_rates(const std::string& file, const Model& model
       "--device {}",
       name, name));
   return std::nullopt;
+}
+
+void KnownRates::take_drive_change(double change, const std::string& when) {
+  drive_change = change;
+  drive_measured_at = when;
+  const double factor = std::min(change, sustained_share * std::max(1.0, change));
+  rates.reads = probed.reads;
+  for (ReadRate& read : rates.reads) read.bytes_per_second *= factor;
 }
 
 PlannedRun plan_with(const std::optional<KnownRates>& known, const Config& config,
@@ -169,6 +184,8 @@ PlannedRun plan_with(const std::optional<KnownRates>& known, const Config& confi
   forecast.drive_rate = known->rates.best_read();
   forecast.copy_rate = known->rates.copy_bytes;
   forecast.measured_at = known->measured_at;
+  forecast.drive_measured_at = known->drive_measured_at;
+  forecast.drive_change = known->drive_change;
   forecast.candidates = chosen.candidates;
   return {std::move(chosen.plan), std::move(chosen.config), forecast};
 }
@@ -217,9 +234,12 @@ std::string forecast_text(const Forecast& forecast) {
   };
   more("RAM", forecast.decode_seconds_with_more_ram);
   more("GPU memory", forecast.decode_seconds_with_more_gpu);
-  return text + fmt::format("from rates measured {}; the fastest of {} simulated plan{}\n",
-                            forecast.measured_at, forecast.candidates,
-                            forecast.candidates == 1 ? "" : "s");
+  text +=
+      fmt::format("from rates measured {}; the fastest of {} simulated plan{}\n",
+                  forecast.measured_at, forecast.candidates, forecast.candidates == 1 ? "" : "s");
+  if (forecast.drive_measured_at == forecast.measured_at) return text;
+  return text + fmt::format("the drive as a run found it {}: {:.2f} times as fast as then\n",
+                            forecast.drive_measured_at, forecast.drive_change);
 }
 
 Json forecast_json(const Forecast& forecast) {
@@ -227,7 +247,9 @@ Json forecast_json(const Forecast& forecast) {
                {"prompt", pass_json(forecast.prompt, forecast.prompt_rows, forecast)},
                {"drive_bytes_per_second", forecast.drive_rate},
                {"plans_simulated", forecast.candidates},
-               {"profile_measured_at", forecast.measured_at}};
+               {"profile_measured_at", forecast.measured_at},
+               {"drive_measured_at", forecast.drive_measured_at},
+               {"drive_change", forecast.drive_change}};
   if (forecast.decode_seconds_with_more_ram > 0) {
     json["decode_seconds_with_one_more_gib_of_ram"] = forecast.decode_seconds_with_more_ram;
   }

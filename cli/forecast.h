@@ -2,6 +2,7 @@
 // a plan and a prediction.
 #pragma once
 
+#include <filesystem>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
@@ -10,11 +11,20 @@
 
 namespace spillway {
 
-/// Rates for a model on a machine, from a profile.
+/// Rates for a model on a machine, from a profile; the drive's as they were found last.
 struct KnownRates {
   MachineRates rates;
-  std::string measured_at;
-  std::string read_engine;  ///< what the reads were measured with
+  std::string measured_at;        ///< by probe
+  std::string read_engine;        ///< what the reads were measured with
+  std::string drive_measured_at;  ///< by probe, or by a run since
+  double drive_change = 1;        ///< what the drive gives now, over what it gave to probe
+  MachineRates probed;            ///< what probe measured, in short reads
+  double sustained_share = 1;     ///< of short reads, what long ones gave to probe
+  std::filesystem::path file;     ///< that may keep readings; empty: named by the user, left alone
+
+  /// The drive gives `change` times what it gave to probe. Where long reads are slower than short
+  /// ones, a drive that is slower by as much already is taken as it is.
+  void take_drive_change(double change, const std::string& when);
 };
 
 /// Empty, with a notice that says why and what to do, where there is no profile that fits. One that
@@ -32,7 +42,9 @@ struct Forecast {
   double drive_rate = 0;  ///< bytes/s, the limit
   double copy_rate = 0;
   std::string measured_at;
-  uint32_t candidates = 0;                  ///< plans that were simulated
+  std::string drive_measured_at;  ///< by a run since, when it differs
+  double drive_change = 1;        ///< what the drive gave then, over what it gave to probe
+  uint32_t candidates = 0;        ///< plans that were simulated
   double decode_seconds_with_more_ram = 0;  ///< 0 = nothing to gain, or not asked for
   double decode_seconds_with_more_gpu = 0;
 };

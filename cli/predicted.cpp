@@ -32,34 +32,47 @@ MeasuredPass median_of(const std::vector<const PassRecord*>& passes) {
   return result;
 }
 
+/// Beyond this a ratio says no more than that the two have nothing to do with each other.
+constexpr double kMostTimes = 1000;
+
+/// "97 %", "3.1 times"; empty where there is nothing to be a share of.
 std::string share(double value, double of) {
-  return of > 0 ? fmt::format("{:.0f} %", 100 * value / of) : "";
+  const double ratio = of > 0 ? value / of : 0;
+  if (ratio <= 0 || ratio >= kMostTimes) return "";
+  if (ratio < 2) return fmt::format("{:.0f} %", 100 * ratio);
+  return fmt::format("{:.{}f} times", ratio, ratio < 10 ? 1 : 0);
+}
+
+/// "1.234 s", "5.67 ms". What is computed as a difference may be a rounding below nothing.
+std::string duration(double seconds) {
+  if (seconds < 0.5e-6) return "0 s";
+  if (seconds < 0.0995) return fmt::format("{:.3g} ms", 1e3 * seconds);
+  return fmt::format("{:.3f} s", seconds);
 }
 
 /// Lines of one kind of pass.
 void add_rows(Table& table, const char* what, const PassPrediction& predicted,
               const MeasuredPass& measured, const Forecast& forecast) {
   if (measured.passes == 0) return;
-  const auto time = [](double value) { return fmt::format("{:.3f} s", value); };
   const auto rate = [](double value) { return fmt::format("{:.2f} GB/s", value / 1e9); };
-  table.row({what, "seconds per pass", time(predicted.seconds), time(measured.seconds),
+  table.row({what, "time per pass", duration(predicted.seconds), duration(measured.seconds),
              share(measured.seconds, predicted.seconds), ""});
   const auto link = [&](const char* name, double rate_predicted, double rate_measured,
                         double limit) {
     if (rate_predicted <= 0) return;
     table.row({"", name, rate(rate_predicted), rate(rate_measured),
                share(rate_measured, rate_predicted),
-               fmt::format("{} of the link's {}", share(rate_measured, limit), rate(limit))});
+               fmt::format("{} of {}", share(rate_measured, limit), rate(limit))});
   };
   link("NVMe", predicted.nvme_bytes_per_second, measured.nvme_bytes_per_second,
        forecast.drive_rate);
   link("copies", predicted.copied_bytes_per_second, measured.copied_bytes_per_second,
        forecast.copy_rate);
   const double computing = measured.seconds - measured.stall_seconds;
-  table.row({"", "computing", time(predicted.compute_seconds), time(computing),
+  table.row({"", "computing", duration(predicted.compute_seconds), duration(computing),
              share(computing, predicted.compute_seconds), ""});
-  table.row({"", "stalled", time(predicted.seconds - predicted.compute_seconds),
-             time(measured.stall_seconds), "", ""});
+  const double waiting = predicted.seconds - predicted.compute_seconds;
+  table.row({"", "stalled", duration(waiting), duration(measured.stall_seconds), "", ""});
 }
 
 Json measured_json(const MeasuredPass& measured, const PassPrediction& predicted) {
@@ -97,7 +110,7 @@ MeasuredPass measured_prompt(const std::vector<PassRecord>& passes, const Foreca
 std::string predicted_and_measured_text(const Forecast& forecast,
                                         const std::vector<PassRecord>& passes) {
   Table table("llrrrl");
-  table.row({"pass", "", "predicted", "measured", "", ""});
+  table.row({"pass", "", "predicted", "measured", "of predicted", "of the link's"});
   add_rows(table, "prompt", forecast.prompt, measured_prompt(passes, forecast), forecast);
   add_rows(table, "decode", forecast.decode, measured_decode(passes, forecast), forecast);
   std::string text = table.text();

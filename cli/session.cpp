@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "cli/drive_check.h"
 #include "cli/predicted.h"
 #include "cli/report.h"
 #include "core/error.h"
@@ -62,7 +63,8 @@ void Session::prepare(const Workload& workload) {
   }
   const auto known = find_rates("", model_, machine_, notice_);
   if (known) say_if_read_otherwise(*known);
-  planned_ = plan_with(known, config_, model_, machine_, workload, work_amount(workload));
+  planned_ = plan_for_now(known, config_, model_, machine_, workload,
+                          {&readers_, &clock_, &stop_, notice_});
   stop_.watch();
   runtime_ = std::make_unique<Runtime>(Runtime::Parts{&config_, &model_, &machine_, &planned_.plan,
                                                       readers_.make, &trace_, &clock_, &stop_});

@@ -33,6 +33,18 @@ double between(const std::map<double, double>& points, double x) {
   return below->second + share * (above->second - below->second);
 }
 
+/// The same of a figure of the measured row counts.
+template <typename Figure>
+double between_rows(const std::vector<RowRate>& rates, uint32_t rows, const Figure& figure) {
+  const auto above = std::find_if(rates.begin(), rates.end(),
+                                  [&](const RowRate& rate) { return rate.rows >= rows; });
+  if (above == rates.end()) return figure(rates.back());
+  if (above == rates.begin()) return figure(*above);
+  const RowRate& below = *(above - 1);
+  const double share = static_cast<double>(rows - below.rows) / (above->rows - below.rows);
+  return figure(below) + share * (figure(*above) - figure(below));
+}
+
 /// Seconds that attention adds to a decoder layer. A decoding row reads the cache of its own
 /// sequence; a prompt's rows multiply with theirs as a matmul of the same shape would.
 double attention_seconds(const Model& model, bool unified, uint32_t layer, const PassShape& shape,
@@ -51,19 +63,40 @@ double attention_seconds(const Model& model, bool unified, uint32_t layer, const
          rates.seconds_per_byte(shape.rows);
 }
 
+/// What a layer starts beside its weights' operations: rotation, attention, activation; the head
+/// adds, samples and looks embeddings up. On the host every sequence has its own.
+double weightless_seconds(bool is_head, bool unified, const PassShape& shape,
+                          const MachineRates& rates) {
+  if (is_head) return 3 * rates.operation_seconds;
+  const double sequences = unified && shape.decode ? shape.rows : 1;
+  return sequences * (rates.operation_seconds + rates.start_seconds(1)) + rates.operation_seconds;
+}
+
+/// A matmul for every tile of a matrix; norms and biases are vectors.
+double start_seconds(const LayerSpec& layer, const Unit& unit, uint32_t rows,
+                     const MachineRates& rates) {
+  double sum = 0;
+  for (const Part& part : unit.parts) {
+    sum +=
+        layer.tensors[part.tensor].rows > 1 ? rates.start_seconds(rows) : rates.operation_seconds;
+  }
+  return sum;
+}
+
 std::vector<double> unit_seconds(const Model& model, const RunPlan& plan, bool unified,
                                  const PassShape& shape, const MachineRates& rates) {
-  const double body = rates.seconds_per_byte(shape.rows);
-  const double head = rates.seconds_per_byte(shape.logit_rows);
   const auto& layers = plan.stream.layers;
   std::vector<double> result;
   for (const Unit& unit : plan.stream.units) {
     const auto bytes = static_cast<double>(unit.bytes);
     const bool is_head = unit.layer + 1 == layers.size();
-    const double share = bytes / static_cast<double>(layers[unit.layer].bytes());
+    const uint32_t rows = is_head ? shape.logit_rows : shape.rows;
     const double attention =
-        is_head ? 0 : share * attention_seconds(model, unified, unit.layer, shape, rates);
-    result.push_back(bytes * (is_head ? head : body) + attention);
+        is_head ? 0 : attention_seconds(model, unified, unit.layer, shape, rates);
+    const double weightless = attention + weightless_seconds(is_head, unified, shape, rates);
+    const double share = bytes / static_cast<double>(layers[unit.layer].bytes());
+    result.push_back(bytes * rates.seconds_per_byte(rows) +
+                     start_seconds(layers[unit.layer], unit, rows, rates) + share * weightless);
   }
   return result;
 }
@@ -148,14 +181,15 @@ double MachineRates::read_latency() const {
 double MachineRates::seconds_per_byte(uint32_t rows) const {
   CHECK(!matmuls.empty());
   if (rows == 0) return 0;
-  const auto cost = [](const RowRate& rate) { return 1 / rate.weight_bytes_per_second; };
-  const auto above = std::find_if(matmuls.begin(), matmuls.end(),
-                                  [&](const RowRate& rate) { return rate.rows >= rows; });
-  if (above == matmuls.end()) return cost(matmuls.back()) * rows / matmuls.back().rows;
-  if (above == matmuls.begin()) return cost(*above);
-  const RowRate& below = *(above - 1);
-  const double share = static_cast<double>(rows - below.rows) / (above->rows - below.rows);
-  return cost(below) + share * (cost(*above) - cost(below));
+  const double beyond = std::max(1.0, static_cast<double>(rows) / matmuls.back().rows);
+  return beyond * between_rows(matmuls, rows, [](const RowRate& rate) {
+           return 1 / rate.weight_bytes_per_second;
+         });
+}
+
+double MachineRates::start_seconds(uint32_t rows) const {
+  if (rows == 0) return 0;
+  return between_rows(matmuls, rows, [](const RowRate& rate) { return rate.start_seconds; });
 }
 
 PassShape decode_shape(const Workload& workload) {

@@ -19,10 +19,11 @@ struct ReadRate {
   double bytes_per_second = 0;
 };
 
-/// Weights that a matmul of so many rows gets through.
+/// Weights that a matmul of so many rows gets through once it has started.
 struct RowRate {
   uint32_t rows = 0;
   double weight_bytes_per_second = 0;
+  double start_seconds = 0;  ///< 0 = not measured on its own: part of the rate
 };
 
 /// What the machine gives; for the model's device and dtype.
@@ -30,6 +31,7 @@ struct MachineRates {
   std::vector<ReadRate> reads;   ///< never empty
   double copy_bytes = 0;         ///< per second, from pinned memory to a discrete device
   std::vector<RowRate> matmuls;  ///< rows ascending, never empty
+  double operation_seconds = 0;  ///< of starting anything else than a matmul
   double best_read() const;      ///< the drive's limit: the best of all shapes
   /// Reads of one shape. One that was not measured lies between its neighbours, in proportion on a
   /// logarithmic scale; beyond the measured ones it is the nearest.
@@ -39,6 +41,8 @@ struct MachineRates {
   /// Seconds of one weight byte in a matmul of `rows`; between two measured counts in proportion,
   /// beyond the largest with the rows.
   double seconds_per_byte(uint32_t rows) const;
+  /// Seconds of starting a matmul of `rows`; the same way, but no more than the largest measured.
+  double start_seconds(uint32_t rows) const;
 };
 
 /// What a run has to do.

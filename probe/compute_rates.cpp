@@ -10,9 +10,16 @@ namespace spillway {
 namespace {
 
 constexpr uint32_t kCols = 4096;
+/// Of the small calls: as many outputs as the large ones have, so that both are spread over cores
+/// alike, on an eighth of the bytes.
+constexpr uint32_t kSmallCols = 512;
+/// Of the time of a large call: short ones are many.
+constexpr double kSmallShare = 0.25;
 constexpr uint64_t kWeightBytes = 512 * kMiB;  // more than caches hold
 /// First touches, code made at run time, clocks that rise.
 constexpr double kWarmUpShare = 0.3;
+/// On cores that others use as well some calls take ten times as long.
+constexpr uint64_t kSureCalls = 20;
 constexpr uint64_t kCopyBytes = 64 * kMiB;
 
 class DeviceProbe {
@@ -35,6 +42,7 @@ class DeviceProbe {
     progress("matmuls");
     weights_ = filled_memory(device_, *stream_, kWeightBytes);
     input_ = filled_memory(device_, *stream_, uint64_t{prompt_rows()} * kCols * sizeof(float));
+    rates.operation_seconds = measure_operation();
     for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
       progress(dtype == DType::kBF16 ? "bf16" : dtype == DType::kF16 ? "f16" : "f32");
       rates.matmuls.push_back(measure_matmul(dtype));
@@ -43,32 +51,37 @@ class DeviceProbe {
   }
 
  private:
-  /// Calls per second of `work`, which only puts something on the stream; a few are under way at a
+  /// What a call of `work` takes, which only puts something on the stream; a few are under way at a
   /// time.
   template <typename Work>
-  double calls_per_second(const Work& work) {
-    timed_calls(work, kWarmUpShare * seconds_);
-    return timed_calls(work, seconds_);
+  TimedCall time_calls(const Work& work, uint64_t weight_bytes, double share = 1) {
+    repeat(work, kWarmUpShare * share * seconds_);
+    const double average = repeat(work, share * seconds_);
+    const auto middle = times_.begin() + static_cast<std::ptrdiff_t>(times_.size() / 2);
+    std::nth_element(times_.begin(), middle, times_.end());
+    return {weight_bytes, average, *middle, times_.size()};
   }
 
+  /// Seconds per call on average; those of each batch are in times_.
   template <typename Work>
-  double timed_calls(const Work& work, double wanted_seconds) {
+  double repeat(const Work& work, double wanted_seconds) {
     const uint32_t batch = device_.unified() ? 1 : 16;
-    uint64_t calls = 0;
+    times_.clear();
     const int64_t begin_ns = clock_.now_ns();
-    double elapsed = 0;
+    int64_t last_ns = begin_ns;
     do {
       for (uint32_t i = 0; i < batch; ++i) work();
       stream_->sync();
-      calls += batch;
-      elapsed = seconds(clock_.now_ns() - begin_ns);
-    } while (elapsed < wanted_seconds && !stop_.requested());
-    return static_cast<double>(calls) / elapsed;
+      const int64_t now_ns = clock_.now_ns();
+      times_.push_back(seconds(now_ns - last_ns) / batch);
+      last_ns = now_ns;
+    } while (seconds(last_ns - begin_ns) < wanted_seconds && !stop_.requested());
+    return seconds(last_ns - begin_ns) / (static_cast<double>(times_.size()) * batch);
   }
 
   double copy_rate(std::byte* target, const std::byte* source) {
-    return static_cast<double>(kCopyBytes) *
-           calls_per_second([&] { stream_->copy(target, source, kCopyBytes); });
+    const auto copy = [&] { stream_->copy(target, source, kCopyBytes); };
+    return static_cast<double>(kCopyBytes) / time_calls(copy, 0).seconds;
   }
 
   void measure_copies(DeviceRates& rates) {
@@ -83,32 +96,53 @@ class DeviceProbe {
 
   uint32_t prompt_rows() const { return device_.unified() ? 512 : 2048; }
 
-  MatmulRate measure_matmul(DType dtype) {
-    MatmulRate rate;
-    rate.dtype = dtype;
+  /// Scratch for any operation of this probe; the last one bound counts.
+  Memory bind_workspace(DType dtype) {
     OpsLimits limits;
     limits.max_rows = prompt_rows();
     limits.max_cols = kCols;
     limits.max_positions = kKvBlockPositions;
     limits.attention = {1, 1, 64, dtype};
-    const Memory workspace = device_.allocate(std::max<uint64_t>(1, ops_.workspace_bytes(limits)));
+    Memory workspace = device_.allocate(std::max<uint64_t>(1, ops_.workspace_bytes(limits)));
     ops_.bind_workspace({workspace.data(), workspace.bytes()}, limits);
-    // Tiles as large as the units of a run: what starting a call costs is part of the rate.
+    return workspace;
+  }
+
+  /// A norm of one short row, as it lies between the matmuls of every layer.
+  double measure_operation() {
+    const Memory workspace = bind_workspace(DType::kF32);
+    const Memory rows = device_.allocate(uint64_t{2} * kSmallCols * sizeof(float));
+    ops_.zero(*stream_, rows.data(), rows.bytes());
+    auto* x = reinterpret_cast<float*>(rows.data());
+    const WeightView weight{weights_.data(), DType::kF32, 1, kSmallCols};
+    const auto norm = [&] {
+      ops_.norm_input(*stream_, x, nullptr, weight, 1, 1e-5f, x + kSmallCols);
+    };
+    return time_calls(norm, 0, kSmallShare).median_seconds;
+  }
+
+  MatmulRate measure_matmul(DType dtype) {
+    MatmulRate rate;
+    rate.dtype = dtype;
+    const Memory workspace = bind_workspace(dtype);
+    // Large tiles are the units of a run.
     const auto outputs =
         static_cast<uint32_t>(device_.stream_unit_bytes() / kCols / dtype_bytes(dtype));
-    const uint64_t tile_bytes = uint64_t{outputs} * kCols * dtype_bytes(dtype);
     const Memory output = device_.allocate(uint64_t{prompt_rows()} * outputs * sizeof(float));
-    const auto rate_of = [&](uint32_t rows) {
+    const auto call_of = [&](uint32_t rows, uint32_t cols, double share) {
       uint64_t tile = 0;
-      ops_.set_input(*stream_, reinterpret_cast<float*>(input_.data()), rows, kCols);
-      return calls_per_second([&] {
-        const std::byte* data = weights_.data() + tile++ % (kWeightBytes / tile_bytes) * tile_bytes;
-        ops_.matmul(*stream_, {data, dtype, outputs, kCols},
-                    reinterpret_cast<float*>(output.data()), outputs);
-      });
+      const uint64_t bytes = uint64_t{outputs} * cols * dtype_bytes(dtype);
+      ops_.set_input(*stream_, reinterpret_cast<float*>(input_.data()), rows, cols);
+      const auto multiply = [&] {
+        const std::byte* data = weights_.data() + tile++ % (kWeightBytes / bytes) * bytes;
+        ops_.matmul(*stream_, {data, dtype, outputs, cols}, reinterpret_cast<float*>(output.data()),
+                    outputs);
+      };
+      return time_calls(multiply, bytes, share);
     };
     for (const uint32_t rows : {1u, 4u, 16u, 64u, prompt_rows()}) {
-      rate.rows.push_back({rows, static_cast<double>(tile_bytes) * rate_of(rows)});
+      const TimedCall large = call_of(rows, kCols, 1);
+      rate.rows.push_back(rate_of_calls(rows, call_of(rows, kSmallCols, kSmallShare), large));
     }
     return rate;
   }
@@ -119,6 +153,7 @@ class DeviceProbe {
   const Clock& clock_;
   const StopFlag& stop_;
   std::unique_ptr<Stream> stream_;
+  std::vector<double> times_;
   Memory weights_;
   Memory input_;
 };
@@ -140,6 +175,18 @@ Memory filled_memory(Device& device, Stream& stream, uint64_t bytes) {
   }
   stream.sync();
   return memory;
+}
+
+MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const TimedCall& large) {
+  const auto small_bytes = static_cast<double>(small.weight_bytes);
+  const auto large_bytes = static_cast<double>(large.weight_bytes);
+  const double more_seconds = large.median_seconds - small.median_seconds;
+  const double line =
+      small.median_seconds - more_seconds * small_bytes / (large_bytes - small_bytes);
+  const bool sure = std::min(small.calls, large.calls) >= kSureCalls;
+  const double start =
+      !sure ? 0 : std::clamp(line, 0.0, std::min(small.median_seconds, large.seconds / 2));
+  return {rows, large_bytes / (large.seconds - start), start};
 }
 
 DeviceRates measure_device(Device& device, Ops& ops, double seconds, const Clock& clock,

@@ -12,12 +12,13 @@
 namespace spillway {
 
 /// How fast a matmul gets through its weights, by its rows: few rows wait for the memory, many for
-/// the arithmetic.
+/// the arithmetic. A call takes `start_seconds` and the time of its bytes.
 struct MatmulRate {
   DType dtype = DType::kF32;
   struct Rows {
     uint32_t rows = 0;
     double weight_bytes_per_second = 0;
+    double start_seconds = 0;
   };
   std::vector<Rows> rows;  ///< ascending, never empty
 };
@@ -28,8 +29,21 @@ struct DeviceRates {
   double pinned_to_device = 0;  ///< bytes/s
   double device_to_pinned = 0;
   double pageable_to_device = 0;
+  double operation_seconds =
+      0;  ///< an operation on a row so short that starting it is all it costs
   std::vector<MatmulRate> matmuls;
 };
+
+/// What calls of one size took.
+struct TimedCall {
+  uint64_t weight_bytes = 0;
+  double seconds = 0;         ///< on average
+  double median_seconds = 0;  ///< without what a neighbour on the cores costs now and then
+  uint64_t calls = 0;
+};
+/// The start is where the line through both medians begins, nothing where that is below nothing or
+/// few calls give no sure median; the rest of the larger call's average is its bytes' time.
+MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const TimedCall& large);
 
 /// Device memory to measure on: small values of either sign in any of the dtypes, since zeros may
 /// run faster than real ones.

@@ -1,9 +1,14 @@
 #include "probe/profile.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
 
-#include <fstream>
+#include <algorithm>
+#include <chrono>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "core/error.h"
 #include "core/read_file.h"
@@ -17,6 +22,10 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kVersion = 2;
 constexpr uint64_t kMaxProfileBytes = 16 * kMiB;
+constexpr size_t kMostReadings = 32;
+/// A profile is read, changed and replaced within milliseconds.
+constexpr int kLockAttempts = 40;
+constexpr auto kLockPause = std::chrono::milliseconds(5);
 
 Json read_json(const ReadSample& sample) {
   return {{"chunk_bytes", sample.shape.chunk_bytes},
@@ -25,13 +34,20 @@ Json read_json(const ReadSample& sample) {
           {"bytes_per_second", sample.bytes_per_second}};
 }
 
+Json reading_json(const DriveReading& reading) {
+  Json json = {{"measured_at", reading.measured_at}};
+  json.update(read_json(reading.sample));
+  return json;
+}
+
 Json device_json(const DeviceRates& device) {
   Json matmuls = Json::array();
   for (const MatmulRate& rate : device.matmuls) {
     Json rows = Json::array();
     for (const MatmulRate::Rows& entry : rate.rows) {
-      rows.push_back(
-          {{"rows", entry.rows}, {"weight_bytes_per_second", entry.weight_bytes_per_second}});
+      rows.push_back({{"rows", entry.rows},
+                      {"weight_bytes_per_second", entry.weight_bytes_per_second},
+                      {"start_seconds", entry.start_seconds}});
     }
     matmuls.push_back({{"dtype", dtype_name(rate.dtype)}, {"by_rows", rows}});
   }
@@ -39,6 +55,7 @@ Json device_json(const DeviceRates& device) {
           {"pinned_to_device_bytes_per_second", device.pinned_to_device},
           {"device_to_pinned_bytes_per_second", device.device_to_pinned},
           {"pageable_to_device_bytes_per_second", device.pageable_to_device},
+          {"operation_seconds", device.operation_seconds},
           {"matmuls", matmuls}};
 }
 
@@ -81,6 +98,10 @@ class Reader {
   }
   [[noreturn]] void fail(const char* why) const { throw Error(where_ + ": " + why); }
   bool has(const char* key) const { return json_.is_object() && json_.contains(key); }
+  /// Profiles of before this was measured lack it.
+  double number_or(const char* key, double absent) const {
+    return has(key) ? at(key).number() : absent;
+  }
 
  private:
   const nlohmann::json& json_;
@@ -91,7 +112,8 @@ std::vector<MatmulRate::Rows> parse_rows(const Reader& json) {
   std::vector<MatmulRate::Rows> rows;
   for (const Reader& item : json.list()) {
     rows.push_back({static_cast<uint32_t>(item.at("rows").count(1 << 20)),
-                    item.at("weight_bytes_per_second").number()});
+                    item.at("weight_bytes_per_second").number(),
+                    item.number_or("start_seconds", 0)});
     const bool ascending = rows.size() == 1 || rows.back().rows > rows[rows.size() - 2].rows;
     if (!ascending || rows[0].rows == 0 || !(rows.back().weight_bytes_per_second > 0)) {
       item.fail("expected ascending rows and rates above 0");
@@ -101,18 +123,76 @@ std::vector<MatmulRate::Rows> parse_rows(const Reader& json) {
   return rows;
 }
 
+ReadSample parse_read(const Reader& json) {
+  ReadSample sample;
+  sample.shape.chunk_bytes = json.at("chunk_bytes").count(uint64_t{1} << 40);
+  sample.shape.depth = static_cast<uint32_t>(json.at("depth").count(1 << 20));
+  sample.shape.huge_pages = json.at("huge_pages").flag();
+  sample.bytes_per_second = json.at("bytes_per_second").number();
+  if (!(sample.bytes_per_second > 0)) json.fail("expected a rate above 0");
+  return sample;
+}
+
 DeviceRates parse_device(const Reader& json) {
   DeviceRates device;
   device.device = json.at("device").text();
   device.pinned_to_device = json.at("pinned_to_device_bytes_per_second").number();
   device.device_to_pinned = json.at("device_to_pinned_bytes_per_second").number();
   device.pageable_to_device = json.at("pageable_to_device_bytes_per_second").number();
+  device.operation_seconds = json.number_or("operation_seconds", 0);
   for (const Reader& item : json.at("matmuls").list()) {
     const auto dtype = parse_dtype(item.at("dtype").text());
     if (!dtype) throw Error("matmuls: an unknown dtype " + item.at("dtype").text());
     device.matmuls.push_back({*dtype, parse_rows(item.at("by_rows"))});
   }
   return device;
+}
+
+/// Processes that change profiles in one folder follow each other while they hold this. It is the
+/// folder's own lock: no file is left, and the end of a process ends it.
+class FolderLock {
+ public:
+  explicit FolderLock(const fs::path& folder)
+      : folder_(open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+    for (int attempt = 0; folder_.valid() && attempt < kLockAttempts; ++attempt) {
+      held_ = flock(folder_.get(), LOCK_EX | LOCK_NB) == 0;
+      if (held_ || errno != EWOULDBLOCK) break;
+      std::this_thread::sleep_for(kLockPause);
+    }
+  }
+  bool held() const { return held_; }
+
+ private:
+  Descriptor folder_;
+  bool held_ = false;
+};
+
+/// What probe itself measured, as the first reading.
+DriveReading own_reading(const HardwareProfile& profile) {
+  return {profile.measured_at, engine_reads(profile)[0]};
+}
+
+void add_reading(std::vector<DriveReading>& history, const DriveReading& reading) {
+  history.push_back(reading);
+  while (history.size() > kMostReadings) history.erase(history.begin());
+}
+
+/// Of the profile that is replaced; one that cannot be read has none.
+std::vector<DriveReading> history_before(const fs::path& file, const HardwareProfile& profile) {
+  try {
+    const auto before = read_profile(file);
+    if (before && before->hardware.drive == profile.hardware.drive) return before->history;
+  } catch (const Error&) {
+  }
+  return {};
+}
+
+void put_reading(HardwareProfile& profile, const DriveReading& reading, bool refresh) {
+  std::vector<DriveReading>& history = profile.history;
+  if (history.empty()) history.push_back(own_reading(profile));
+  const bool of_a_run = history.back().measured_at != profile.measured_at;
+  if (refresh && of_a_run) history.pop_back();
+  add_reading(history, reading);
 }
 
 }  // namespace
@@ -126,6 +206,12 @@ Json profile_json(const HardwareProfile& profile) {
       {"file_system", profile.file_system}, {"engine", profile.read_engine}, {"reads", reads}};
   if (profile.sustained_bytes_per_second) {
     drive["sustained_bytes_per_second"] = *profile.sustained_bytes_per_second;
+  }
+  if (!profile.history.empty()) {
+    drive["history"] = Json::array();
+    for (const DriveReading& reading : profile.history) {
+      drive["history"].push_back(reading_json(reading));
+    }
   }
   return {{"version", kVersion},
           {"measured_at", profile.measured_at},
@@ -154,14 +240,13 @@ HardwareProfile parse_profile(const nlohmann::json& json, const std::string& whe
   profile.file_system = drive.at("file_system").text();
   // Older profiles do not say: they could be measured with io_uring only.
   profile.read_engine = drive.has("engine") ? drive.at("engine").text() : "io_uring";
-  for (const Reader& item : drive.at("reads").list()) {
-    profile.reads.push_back(
-        {{item.at("chunk_bytes").count(uint64_t{1} << 40),
-          static_cast<uint32_t>(item.at("depth").count(1 << 20)), item.at("huge_pages").flag()},
-         item.at("bytes_per_second").number()});
-    if (!(profile.reads.back().bytes_per_second > 0)) item.fail("expected a rate above 0");
-  }
+  for (const Reader& item : drive.at("reads").list()) profile.reads.push_back(parse_read(item));
   if (profile.reads.empty()) throw Error(where + ": drive.reads: empty");
+  if (drive.has("history")) {
+    for (const Reader& item : drive.at("history").list()) {
+      profile.history.push_back({item.at("measured_at").text(), parse_read(item)});
+    }
+  }
   if (drive.has("sustained_bytes_per_second")) {
     profile.sustained_bytes_per_second = drive.at("sustained_bytes_per_second").number();
   }
@@ -183,8 +268,39 @@ OutputFile open_profile(const fs::path& file, bool own_place, FilesInUse& in_use
   }
 }
 
-void write_profile(OutputFile& file, const HardwareProfile& profile) {
+void write_profile(OutputFile& file, HardwareProfile profile) {
+  const FolderLock lock(file.path().parent_path());  // a run's reading is lost at worst without it
+  profile.history = history_before(file.path(), profile);
+  add_reading(profile.history, own_reading(profile));
   file.write(profile_json(profile).dump(1) + "\n");
+}
+
+std::string keep_reading(const fs::path& file, const std::string& of, const DriveReading& reading,
+                         bool refresh) {
+  try {
+    if (access(file.parent_path().c_str(), W_OK) != 0) return errno_text(errno);
+    const FolderLock lock(file.parent_path());
+    if (!lock.held()) return "its folder cannot be locked";
+    auto profile = read_profile(file);
+    if (!profile || profile->measured_at != of) return "it was measured anew";
+    put_reading(*profile, reading, refresh);
+    FilesInUse in_use;
+    OutputFile output = open_profile(file, true, in_use);
+    output.write(profile_json(*profile).dump(1) + "\n");
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return {};
+}
+
+std::vector<ReadSample> engine_reads(const HardwareProfile& profile) {
+  const auto huge = [](const ReadSample& sample) { return sample.shape.huge_pages; };
+  const bool any = std::any_of(profile.reads.begin(), profile.reads.end(), huge);
+  std::vector<ReadSample> reads;
+  for (const ReadSample& sample : profile.reads) {
+    if (huge(sample) == any) reads.push_back(sample);
+  }
+  return reads;
 }
 
 std::optional<HardwareProfile> read_profile(const fs::path& file) {

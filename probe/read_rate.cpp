@@ -52,24 +52,36 @@ class ReadLoop {
     if (!shape.huge_pages) madvise(buffers_.data(), buffers_.bytes(), MADV_NOHUGEPAGE);
     buffers_.memory().touch();
     const std::span<std::byte> all(buffers_.data(), buffers_.bytes());
-    reader_->register_buffers({&all, 1});
+    if (shape.registered) reader_->register_buffers({&all, 1});
   }
 
   double run(const MeasureLimit& limit, const StopFlag& stop) {
     const StopSubscription wakes = stop.on_request([this] { pump_.wake(); });
-    for (uint32_t i = 0; i < shape_.depth; ++i) start(i);
-    uint64_t bytes = 0;
+    next_ = static_cast<uint64_t>(limit.begin_share * static_cast<double>(chunks_));
     const int64_t begin_ns = clock_.now_ns();
+    for (uint32_t i = 0; i < shape_.depth; ++i) start(i);
+    uint64_t warming = shape_.depth;  // reads that still belong to the first turn of the queue
+    uint64_t bytes = 0;
+    int64_t counted_from_ns = begin_ns;
     double elapsed = 0;
     const auto ends = [&] {  // one read at least: a rate of 0 is none
       return bytes > 0 && (elapsed >= limit.seconds || bytes >= limit.bytes);
     };
     while (!ends() && !stop.requested()) {
+      const double left = limit.give_up_seconds - seconds(clock_.now_ns() - begin_ns);
+      if (left <= 0) break;
       const auto finished = pump_.poll();
-      bytes += finished.size() * shape_.chunk_bytes;
+      const int64_t now_ns = clock_.now_ns();
       for (const uint64_t buffer : finished) start(buffer);
-      if (finished.empty()) pump_.wait();
-      elapsed = seconds(clock_.now_ns() - begin_ns);
+      if (finished.empty()) {
+        pump_.wait(left < 1e6 ? static_cast<int64_t>(left * 1e9) + 1 : BlockReader::kNoLimit);
+      } else if (warming > 0) {
+        warming -= std::min<uint64_t>(warming, finished.size());
+        counted_from_ns = now_ns;
+      } else {
+        bytes += finished.size() * shape_.chunk_bytes;
+        elapsed = seconds(now_ns - counted_from_ns);
+      }
     }
     return elapsed > 0 ? static_cast<double>(bytes) / elapsed : 0;
   }

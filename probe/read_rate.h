@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -20,17 +21,21 @@ struct ReadShape {
   uint64_t chunk_bytes = 0;
   uint32_t depth = 0;
   bool huge_pages = true;
+  bool registered = true;  ///< buffers, where the system allows it
 };
 
-/// When a measurement ends: whichever comes first.
+/// Where a measurement begins and when it ends: whichever comes first.
 struct MeasureLimit {
   double seconds = 0;
   uint64_t bytes = UINT64_MAX;
+  double give_up_seconds = std::numeric_limits<double>::infinity();  ///< of all, warming up as well
+  double begin_share = 0;                                            ///< of the file
 };
 
-/// Bytes per second of reading `file` from its start, again and again, with registered buffers
-/// where the system allows, through a reader of `readers`. Throws Error when a read fails or the
-/// file is smaller than a chunk. A stop request ends it early.
+/// Bytes per second of reading `file` from there on, around and around, through a reader of
+/// `readers`. Counted from when the queue turned over once, so that as much is in flight at the end
+/// as was at the begin. 0 where nothing could be counted before it was given up. Throws Error when
+/// a read fails or the file is smaller than a chunk. A stop request ends it early.
 double read_rate(const DirectFile& file, const ReadShape& shape, const MeasureLimit& limit,
                  const ReaderFactory& readers, const Clock& clock, const StopFlag& stop);
 

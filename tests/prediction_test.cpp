@@ -24,6 +24,17 @@ TEST(Rates, BetweenMeasuredRowsInProportion) {
   EXPECT_DOUBLE_EQ(rates.seconds_per_byte(1024), 2 / 1e9) << "beyond the largest with the rows";
 }
 
+TEST(Rates, StartsLieBetweenThoseMeasured) {
+  MachineRates rates = some_rates();
+  EXPECT_EQ(rates.start_seconds(1), 0) << "a profile that lacks them counts them in its rates";
+  rates.matmuls = {{1, 20e9, 4e-6}, {5, 10e9, 8e-6}, {512, 1e9, 0}};
+  EXPECT_DOUBLE_EQ(rates.start_seconds(0), 0);
+  EXPECT_DOUBLE_EQ(rates.start_seconds(1), 4e-6);
+  EXPECT_DOUBLE_EQ(rates.start_seconds(2), 5e-6);
+  EXPECT_DOUBLE_EQ(rates.start_seconds(5), 8e-6);
+  EXPECT_DOUBLE_EQ(rates.start_seconds(5000), 0) << "the largest, whatever the rows";
+}
+
 TEST(Rates, ReadsOfAnyShape) {
   const MachineRates rates = {
       {{1 << 20, 2, 1e9}, {1 << 20, 8, 3e9}, {4 << 20, 2, 2e9}, {4 << 20, 8, 4e9}}, 0, {{1, 1e9}}};
@@ -132,6 +143,32 @@ TEST_F(Choosing, PredictsTheBottleneckAndItsRate) {
       predict_pass(*model_, chosen.plan, true, decode_shape(workload_), slow_cores);
   EXPECT_EQ(computing.bottleneck, "compute");
   EXPECT_GE(computing.seconds, static_cast<double>(model_->weights.pass_bytes()) / 0.1e9);
+}
+
+/// Every operation is started once, whatever it has to do: seven matmuls and two norms a layer,
+/// rotation, attention and activation beside them, and what the head does.
+TEST_F(Choosing, CountsTheStartOfEveryOperation) {
+  config_.ram_bytes = kGiB;
+  const ChosenPlan chosen = choose(rates(1e9));
+  const auto computing = [&](double start, double operation, uint32_t rows) {
+    MachineRates costly = rates(1e9);
+    for (RowRate& rate : costly.matmuls) rate.start_seconds = start;
+    costly.operation_seconds = operation;
+    return predict_pass(*model_, chosen.plan, true, {rows, rows, 8, true}, costly).compute_seconds;
+  };
+  ASSERT_EQ(chosen.plan.stream.placement.nvme_bytes_per_pass, 0u);
+  uint32_t tiles = 0;  // of matrices
+  for (const Unit& unit : chosen.plan.stream.units) {
+    for (const Part& part : unit.parts) {
+      tiles += chosen.plan.stream.layers[unit.layer].tensors[part.tensor].rows > 1 ? 1 : 0;
+    }
+  }
+  EXPECT_GE(tiles, 6u * 7 + 1);
+  const double nothing = computing(0, 0, 1);
+  EXPECT_NEAR(computing(1e-3, 0, 1) - nothing, 1e-3 * (tiles + 6), 1e-9) << "and attention";
+  EXPECT_NEAR(computing(0, 1e-3, 1) - nothing, 1e-3 * (6 * 4 + 4), 1e-9);
+  EXPECT_NEAR(computing(1e-3, 0, 4) - computing(0, 0, 4), 1e-3 * (tiles + 4 * 6), 1e-9)
+      << "each sequence attends by itself";
 }
 
 /// A context that ends soon ends the work soon.

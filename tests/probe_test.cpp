@@ -5,12 +5,14 @@
 
 #include <map>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "core/error.h"
 #include "core/units.h"
 #include "io/direct_file.h"
 #include "kernels/registry.h"
 #include "probe/profile.h"
+#include "tests/sim/paced_disk.h"
 #include "tests/support.h"
 
 namespace spillway {
@@ -29,7 +31,8 @@ HardwareProfile some_profile() {
   profile.memory_bytes_per_second = 4e10;
   DeviceRates host;
   host.device = "host";
-  host.matmuls = {{DType::kBF16, {{1, 2e10}, {512, 6e8}}}};
+  host.operation_seconds = 1e-6;
+  host.matmuls = {{DType::kBF16, {{1, 2e10, 5e-6}, {512, 6e8, 0}}}};
   profile.devices = {host};
   return profile;
 }
@@ -44,10 +47,112 @@ TEST(Profile, SurvivesWritingAndReading) {
   write_profile(output, profile);
   const auto back = read_profile(file);
   ASSERT_TRUE(back.has_value());
-  EXPECT_EQ(profile_json(*back), profile_json(profile));
+  ASSERT_EQ(back->history.size(), 1u) << "what probe measured is the first reading";
+  EXPECT_EQ(back->history[0].measured_at, profile.measured_at);
+  EXPECT_EQ(back->history[0].sample.bytes_per_second, 3e9);
+  HardwareProfile expected = profile;
+  expected.history = back->history;
+  EXPECT_EQ(profile_json(*back), profile_json(expected));
   EXPECT_EQ(back->hardware, profile.hardware);
+  EXPECT_EQ(back->devices[0].operation_seconds, 1e-6);
+  EXPECT_EQ(back->devices[0].matmuls[0].rows[0].start_seconds, 5e-6);
   EXPECT_EQ(back->reads[1].shape.huge_pages, false);
   EXPECT_EQ(back->read_engine, "pread");
+}
+
+/// Profiles of before starts and readings were kept.
+TEST(Profile, OlderOnesAreRead) {
+  auto json = profile_json(some_profile());
+  json["devices"][0].erase("operation_seconds");
+  json["devices"][0]["matmuls"][0]["by_rows"][0].erase("start_seconds");
+  json["drive"].erase("history");
+  const HardwareProfile profile = parse_profile(nlohmann::json::parse(json.dump()), "p.json");
+  EXPECT_EQ(profile.devices[0].operation_seconds, 0);
+  EXPECT_EQ(profile.devices[0].matmuls[0].rows[0].start_seconds, 0);
+  EXPECT_TRUE(profile.history.empty());
+}
+
+DriveReading reading(double bytes_per_second, const std::string& at = "2026-01-02T04:00:00Z") {
+  return {at, {{kMiB, 8, true}, bytes_per_second}};
+}
+
+/// Of the profile in `file`, in GB/s.
+std::vector<double> kept_rates(const std::filesystem::path& file) {
+  std::vector<double> rates;
+  const HardwareProfile profile = read_profile(file).value();
+  for (const DriveReading& kept : profile.history) {
+    rates.push_back(kept.sample.bytes_per_second / 1e9);
+  }
+  return rates;
+}
+
+TEST(DriveHistory, KeepsProbesRateAndEveryRunsNews) {
+  const test::TempDir dir;
+  const std::string at = some_profile().measured_at;
+  // As an older probe wrote it: without history.
+  test::write_file(dir / "p.json", profile_json(some_profile()).dump());
+  EXPECT_EQ(keep_reading(dir / "p.json", at, reading(2e9), false), "");
+  EXPECT_EQ(kept_rates(dir / "p.json"), (std::vector<double>{3, 2}));
+  EXPECT_EQ(keep_reading(dir / "p.json", at, reading(2.1e9, "2026-01-02T05:00:00Z"), true), "");
+  EXPECT_EQ(kept_rates(dir / "p.json"), (std::vector<double>{3, 2.1})) << "no news: refreshed";
+  EXPECT_EQ(keep_reading(dir / "p.json", at, reading(1e9), false), "");
+  EXPECT_EQ(kept_rates(dir / "p.json"), (std::vector<double>{3, 2.1, 1}));
+  // Probe goes on with the history of its drive, and a run that planned before probe ended does not
+  // write into what it does not know.
+  HardwareProfile anew = some_profile();
+  anew.measured_at = "2026-01-02T06:00:00Z";
+  FilesInUse in_use;
+  OutputFile output = open_profile(dir / "p.json", true, in_use);
+  write_profile(output, anew);
+  EXPECT_EQ(kept_rates(dir / "p.json"), (std::vector<double>{3, 2.1, 1, 3}));
+  EXPECT_NE(keep_reading(dir / "p.json", at, reading(5e9), false), "");
+  EXPECT_EQ(kept_rates(dir / "p.json").back(), 3);
+}
+
+TEST(DriveHistory, IsBounded) {
+  const test::TempDir dir;
+  HardwareProfile profile = some_profile();
+  profile.history.assign(1000, reading(1e9));
+  test::write_file(dir / "p.json", profile_json(profile).dump());
+  EXPECT_EQ(keep_reading(dir / "p.json", profile.measured_at, reading(2e9), false), "");
+  const auto rates = kept_rates(dir / "p.json");
+  EXPECT_EQ(rates.size(), 32u);
+  EXPECT_EQ(rates.back(), 2);
+}
+
+/// Whoever cannot keep a reading says why and goes on.
+TEST(DriveHistory, MayFailToBeKept) {
+  const test::TempDir dir;
+  const std::string at = some_profile().measured_at;
+  EXPECT_NE(keep_reading(dir / "no folder/p.json", at, reading(2e9), false), "");
+  EXPECT_NE(keep_reading(dir / "p.json", at, reading(2e9), false), "");
+  EXPECT_FALSE(std::filesystem::exists(dir / "p.json")) << "nobody asked for a profile";
+  test::write_file(dir / "p.json", "{");
+  EXPECT_NE(keep_reading(dir / "p.json", at, reading(2e9), false), "");
+  EXPECT_EQ(test::read_file(dir / "p.json"), "{");
+}
+
+/// Readings of runs that go on at the same time: none that was kept is lost, the file is whole.
+TEST(DriveHistory, OfParallelRuns) {
+  const test::TempDir dir;
+  const std::string at = some_profile().measured_at;
+  test::write_file(dir / "p.json", profile_json(some_profile()).dump());
+  std::atomic<size_t> kept{0};
+  {
+    std::vector<std::jthread> runs;
+    for (int run = 0; run < 4; ++run) {
+      runs.emplace_back([&] {
+        for (int i = 0; i < 5; ++i) {
+          kept += keep_reading(dir / "p.json", at, reading(2e9), false).empty() ? 1 : 0;
+        }
+      });
+    }
+  }
+  EXPECT_GT(kept.load(), 0u);
+  EXPECT_EQ(kept_rates(dir / "p.json").size(), 1 + kept.load());
+  for (const auto& entry : std::filesystem::directory_iterator(dir.path())) {
+    EXPECT_EQ(entry.path().filename(), "p.json");
+  }
 }
 
 TEST(Profile, CannotBeWrittenIsOneLine) {
@@ -109,6 +214,14 @@ TEST(Profile, DamageIsNamed) {
   EXPECT_NE(without([](auto& j) {
               j["drive"]["reads"][1]["bytes_per_second"] = 0;
             }).find("drive.reads[1]: expected a rate above 0"),
+            std::string::npos);
+  EXPECT_NE(without([](auto& j) {
+              j["devices"][0]["matmuls"][0]["by_rows"][0]["start_seconds"] = "5 us";
+            }).find("by_rows[0].start_seconds: expected a number"),
+            std::string::npos);
+  EXPECT_NE(without([](auto& j) {
+              j["drive"]["history"] = {{{"measured_at", "then"}}};
+            }).find("drive.history[0].chunk_bytes: missing"),
             std::string::npos);
   EXPECT_NE(without([](auto& j) { j["drive"]["reads"][0]["depth"] = 1e12; }).find("too large"),
             std::string::npos);
@@ -278,6 +391,82 @@ TEST(ProbeFiles, AreTheLargestOrTemporary) {
             std::string::npos);
 }
 
+/// A file of 64 MiB, and a disk that keeps time.
+class PacedReads : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    test::write_file(dir_ / "f", "x");
+    std::filesystem::resize_file(dir_ / "f", 64 * kMiB);
+    file_.emplace(dir_ / "f", DirectChoice::kAuto);
+  }
+  double rate(const ReadShape& shape, const MeasureLimit& limit) {
+    return read_rate(
+        *file_, shape, limit,
+        [&](uint32_t depth) { return std::make_unique<test::PacedDisk>(depth, pace_); },
+        pace_.clock, stop_);
+  }
+  double elapsed() const { return seconds(pace_.clock.now_ns()); }
+
+  test::TempDir dir_;
+  std::optional<DirectFile> file_;
+  test::Pace pace_;
+  StopFlag stop_;
+};
+
+/// However deep the queue and short the time: what is in flight at both ends cancels out, and the
+/// drive's first answer is not counted.
+TEST_F(PacedReads, AreCountedWhileTheQueueIsFull) {
+  pace_.first_seconds = 0.05;
+  for (const uint32_t depth : {1u, 8u, 32u}) {
+    EXPECT_NEAR(rate({kMiB, depth, true}, {0.1, UINT64_MAX}) / 1e9, 1, 1e-6) << depth;
+  }
+  EXPECT_NEAR(rate({kMiB, 8, true}, {3600, 20 * kMiB}) / 1e9, 1, 1e-6);
+}
+
+TEST_F(PacedReads, BeginWhereTheyAreToldAndGoAround) {
+  rate({kMiB, 4, true}, {0.05, UINT64_MAX, 1, 0.75});
+  ASSERT_GT(pace_.offsets.size(), 20u);
+  EXPECT_EQ(pace_.offsets[0], 48 * kMiB);
+  EXPECT_EQ(pace_.offsets[16], 0u);
+  EXPECT_EQ(pace_.registered, 1u);
+  rate({kMiB, 4, true, false}, {0.05, UINT64_MAX});
+  EXPECT_EQ(pace_.registered, 1u) << "not where it was not wanted";
+}
+
+/// A drive that is too slow, or does not answer at all, costs no more than was allowed.
+TEST_F(PacedReads, AreGivenUp) {
+  pace_.bytes_per_second = 1e6;
+  EXPECT_EQ(rate({kMiB, 2, true}, {0.2, UINT64_MAX, 0.3}), 0);
+  EXPECT_NEAR(elapsed(), 0.3, 1e-6);
+  pace_.hangs = true;
+  EXPECT_EQ(rate({kMiB, 2, true}, {0.2, UINT64_MAX, 0.3}), 0);
+  EXPECT_NEAR(elapsed(), 0.6, 1e-6);
+}
+
+TEST(Calls, OfTwoSizesGiveStartAndRate) {
+  const MatmulRate::Rows both =
+      rate_of_calls(4, {1000, 15e-6, 15e-6, 99}, {9000, 55e-6, 55e-6, 99});
+  EXPECT_EQ(both.rows, 4u);
+  EXPECT_NEAR(both.start_seconds, 10e-6, 1e-15);
+  EXPECT_NEAR(both.weight_bytes_per_second, 2e8, 1e-3);
+  // A neighbour on the cores makes some calls long: it slows the bytes, not the start.
+  const MatmulRate::Rows shared =
+      rate_of_calls(4, {1000, 95e-6, 15e-6, 99}, {9000, 100e-6, 55e-6, 99});
+  EXPECT_NEAR(shared.start_seconds, 10e-6, 1e-15);
+  EXPECT_NEAR(shared.weight_bytes_per_second, 1e8, 1e-3);
+  const MatmulRate::Rows few = rate_of_calls(4, {1000, 15e-6, 15e-6, 99}, {9000, 55e-6, 55e-6, 3});
+  EXPECT_EQ(few.start_seconds, 0) << "the median of three says nothing";
+  EXPECT_NEAR(few.weight_bytes_per_second, 9000 / 55e-6, 1e-3);
+  // No line, or one below nothing: whatever comes out, a large call takes what it took.
+  for (const double large_seconds : {14e-6, 200e-6}) {
+    const MatmulRate::Rows odd =
+        rate_of_calls(1, {1000, 15e-6, 15e-6, 99}, {9000, large_seconds, large_seconds, 99});
+    EXPECT_GE(odd.start_seconds, 0);
+    EXPECT_LE(odd.start_seconds, 15e-6);
+    EXPECT_NEAR(odd.start_seconds + 9000 / odd.weight_bytes_per_second, large_seconds, 1e-12);
+  }
+}
+
 TEST(Rates, ArePositiveAndOrdered) {
   const StopFlag stop;
   const SteadyClock clock;
@@ -303,6 +492,7 @@ TEST(Rates, ArePositiveAndOrdered) {
     const auto ops = make_ops(*device, {});
     const DeviceRates rates = measure_device(*device, *ops, 0.01, clock, stop, [](const char*) {});
     EXPECT_EQ(rates.pinned_to_device > 0, !device->unified());
+    EXPECT_GT(rates.operation_seconds, 0);
     ASSERT_EQ(rates.matmuls.size(), 3u);
     for (const MatmulRate& rate : rates.matmuls) {
       ASSERT_EQ(rate.rows.size(), 5u);

@@ -1,0 +1,229 @@
+// What a run says of speed: the drive looked at before it plans, predicted beside measured.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/drive_check.h"
+#include "cli/predicted.h"
+#include "core/units.h"
+#include "model/generate.h"
+#include "model/synthetic.h"
+#include "tests/sim/paced_disk.h"
+#include "tests/support.h"
+
+namespace spillway {
+namespace {
+
+/// A small model on the host, a profile of a drive of 2 GB/s, and a disk that gives what it wants.
+class Looking : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    SyntheticOptions options;
+    options.model = preset_config("tiny");
+    options.model.layers = 6;
+    options.model.hidden = 512;
+    options.model.intermediate = 2048;
+    options.model.heads = options.model.kv_heads = 8;
+    options.model.head_dim = 64;
+    write_synthetic(dir_ / "model", options, StopFlag(), [](uint64_t, uint64_t) {});
+    config_.model_path = dir_ / "model";
+    config_.device = "host";
+    config_.ram_bytes = 40 * kMiB;
+    config_.max_new_tokens = 10;
+    const NoticeSink silent = [](const std::string&) {};
+    model_ = std::make_unique<Model>(open_model(config_.model_path, DirectChoice::kAuto, silent));
+    if (!model_->checkpoint.direct()) GTEST_SKIP() << "the temporary folder refuses direct reads";
+    machine_ = open_machine(config_, silent);
+    workload_ = generation_workload(config_, *model_, {{"", {1, 2, 3}}});
+    readers_.name = "paced";
+    readers_.make = [&](uint32_t depth) { return std::make_unique<test::PacedDisk>(depth, pace_); };
+    keep_profile({});
+  }
+  /// As probe would have, and what it gives a run.
+  void keep_profile(std::vector<DriveReading> history) {
+    HardwareProfile profile;
+    profile.measured_at = "2026-01-02T03:04:05Z";
+    profile.read_engine = "paced";
+    profile.reads = {{{kMiB, 8, true}, 2e9}};
+    profile.history = std::move(history);
+    test::write_file(dir_ / "p.json", profile_json(profile).dump());
+    known_.probed = {{{kMiB, 8, 2e9}}, 0, {{1, 20e9}, {512, 1e9}}};
+    known_.rates = known_.probed;
+    known_.measured_at = known_.drive_measured_at = profile.measured_at;
+    known_.read_engine = "paced";
+    known_.file = dir_ / "p.json";
+  }
+  PlannedRun plan() {
+    return plan_for_now(known_, config_, *model_, machine_, workload_,
+                        {&readers_, &pace_.clock, &stop_, notices_.sink()});
+  }
+  std::vector<DriveReading> history() const { return read_profile(dir_ / "p.json")->history; }
+
+  test::TempDir dir_;
+  Config config_;
+  std::unique_ptr<Model> model_;
+  Machine machine_;
+  Workload workload_;
+  test::Pace pace_;
+  ReaderChoice readers_;
+  StopFlag stop_;
+  test::Notices notices_;
+  KnownRates known_;
+};
+
+TEST_F(Looking, ASlowerDriveIsSaidPlannedWithAndKept) {
+  pace_.bytes_per_second = 1e9;
+  const PlannedRun planned = plan();
+  ASSERT_TRUE(planned.forecast.has_value());
+  EXPECT_NEAR(planned.forecast->drive_rate / 1e9, 1, 1e-3);
+  EXPECT_NEAR(planned.forecast->drive_change, 0.5, 1e-3);
+  EXPECT_EQ(planned.forecast->decode.bottleneck, "NVMe");
+  ASSERT_EQ(notices_.lines.size(), 1u);
+  for (const char* word : {"1.00 GB/s now", "2.00", "2026-01-02T03:04:05Z", "planned with 1.00"}) {
+    EXPECT_NE(notices_.lines[0].find(word), std::string::npos) << notices_.lines[0];
+  }
+  ASSERT_EQ(history().size(), 2u);
+  EXPECT_EQ(history()[0].sample.bytes_per_second, 2e9);
+  EXPECT_NEAR(history()[1].sample.bytes_per_second / 1e9, 1, 1e-3);
+  EXPECT_EQ(history()[1].sample.shape.chunk_bytes, planned.plan.stream.chunk_bytes);
+  EXPECT_LT(seconds(pace_.clock.now_ns()), 0.34) << "a run begins at once";
+  EXPECT_FALSE(stop_.watched());
+}
+
+TEST_F(Looking, NoiseIsNoNews) {
+  pace_.bytes_per_second = 1.9e9;
+  const PlannedRun planned = plan();
+  EXPECT_EQ(planned.forecast->drive_rate, 2e9);
+  EXPECT_TRUE(notices_.lines.empty());
+  EXPECT_TRUE(history().empty());
+  EXPECT_EQ(pace_.readers, 1u);
+}
+
+/// What an earlier run found is no news either, but still not what probe measured.
+TEST_F(Looking, WhatIsKnownIsSaidAgainAndRefreshed) {
+  keep_profile({{known_.measured_at, {{kMiB, 8, true}, 2e9}},
+                {"2026-01-02T04:00:00Z", {{kMiB, 8, true}, 1e9}}});
+  known_.take_drive_change(0.5, "2026-01-02T04:00:00Z");
+  pace_.bytes_per_second = 1.02e9;
+  EXPECT_EQ(plan().forecast->drive_rate, 1e9);
+  EXPECT_EQ(notices_.lines.size(), 1u);
+  ASSERT_EQ(history().size(), 2u);
+  EXPECT_NE(history()[1].measured_at, "2026-01-02T04:00:00Z");
+  // And when the neighbour is gone, that is news that needs no words.
+  notices_.lines.clear();
+  pace_.bytes_per_second = 2e9;
+  EXPECT_NEAR(plan().forecast->drive_rate / 1e9, 2, 1e-3);
+  EXPECT_TRUE(notices_.lines.empty());
+  EXPECT_EQ(history().size(), 3u);
+}
+
+TEST_F(Looking, ACacheThatCannotBeWrittenIsNoError) {
+  known_.file = dir_ / "none/p.json";
+  pace_.bytes_per_second = 1e9;
+  EXPECT_NEAR(plan().forecast->drive_rate / 1e9, 1, 1e-3);
+  ASSERT_EQ(notices_.lines.size(), 1u);
+  EXPECT_NE(notices_.lines[0].find("plan will not know"), std::string::npos) << notices_.lines[0];
+}
+
+TEST_F(Looking, NothingIsReadWhereNothingIsToBeLearned) {
+  config_.ram_bytes = kGiB;
+  EXPECT_EQ(plan().plan.stream.placement.nvme_bytes_per_pass, 0u);
+  config_.ram_bytes = 40 * kMiB;
+  readers_.name = "pread";  // probe read otherwise: its figures are for another way
+  plan();
+  config_.io_engine = EngineChoice::kMmap;
+  plan();
+  config_.io_engine = EngineChoice::kAuto;
+  plan_for_now(std::nullopt, config_, *model_, machine_, workload_,
+               {&readers_, &pace_.clock, &stop_, notices_.sink()});
+  EXPECT_EQ(pace_.readers, 0u);
+  EXPECT_TRUE(notices_.lines.empty());
+}
+
+TEST_F(Looking, ReadsAsTheRunWill) {
+  config_.io_chunk_bytes = 256 * kKiB;
+  config_.io_depth = 2;
+  config_.io_register_buffers = false;
+  config_.stream_slots = 3;
+  plan();
+  EXPECT_EQ(pace_.depth, 2u);
+  EXPECT_EQ(pace_.registered, 0u);
+  ASSERT_GT(pace_.offsets.size(), 2u);
+  EXPECT_EQ(pace_.offsets[1] - pace_.offsets[0], 256 * kKiB);
+  config_.io_depth = 64;
+  const PlannedRun deep = plan();
+  const Placement& placement = deep.plan.stream.placement;
+  EXPECT_LE(pace_.depth * 256 * kKiB, placement.slots * placement.slot_bytes) << "the budget";
+}
+
+TEST_F(Looking, ADriveThatDoesNotAnswerHoldsNobodyUp) {
+  pace_.hangs = true;
+  EXPECT_EQ(plan().forecast->drive_rate, 2e9);
+  EXPECT_LT(seconds(pace_.clock.now_ns()), 0.34);
+}
+
+TEST_F(Looking, AStopEndsIt) {
+  pace_.bytes_per_second = 1e9;
+  stop_.request();
+  EXPECT_EQ(plan().forecast->drive_rate, 2e9);
+  EXPECT_TRUE(history().empty());
+}
+
+TEST(DriveChange, IsTakenOfShortOrLongReadsWhicheverIsLess) {
+  KnownRates known;
+  known.probed = {{{kMiB, 8, 4e9}}, 0, {{1, 1e9}}};
+  known.sustained_share = 0.75;
+  const auto rate = [&](double change) {
+    known.take_drive_change(change, "then");
+    return known.rates.best_read() / 1e9;
+  };
+  EXPECT_DOUBLE_EQ(rate(1), 3) << "long reads";
+  EXPECT_DOUBLE_EQ(rate(0.9), 3);
+  EXPECT_DOUBLE_EQ(rate(0.5), 2) << "it has stepped down, or has a neighbour";
+  EXPECT_DOUBLE_EQ(rate(2), 6);
+}
+
+PassRecord decode(double pass_seconds, double stalled_seconds, uint64_t nvme_bytes) {
+  PassRecord pass;
+  pass.kind = PassRecord::Kind::kDecode;
+  pass.tokens = 1;
+  pass.seconds = pass_seconds;
+  pass.feed.stall_ns = static_cast<int64_t>(stalled_seconds * 1e9);
+  pass.feed.nvme_bytes = nvme_bytes;
+  return pass;
+}
+
+Forecast forecast_of(double pass_seconds, double compute_seconds, double nvme_rate) {
+  Forecast forecast;
+  forecast.decode_rows = forecast.prompt_rows = 1;
+  forecast.drive_rate = 2e9;
+  forecast.decode.seconds = pass_seconds;
+  forecast.decode.compute_seconds = compute_seconds;
+  forecast.decode.nvme_bytes_per_second = nvme_rate;
+  return forecast;
+}
+
+TEST(PredictedAndMeasured, SaysWhatItsPercentIsOf) {
+  const std::vector<PassRecord> passes(3, decode(0.5, 0.1, 500'000'000));
+  const std::string text = predicted_and_measured_text(forecast_of(0.4, 0.35, 1.25e9), passes);
+  EXPECT_EQ(text,
+            "pass                   predicted   measured  of predicted  of the link's\n"
+            "decode  time per pass    0.400 s    0.500 s         125 %\n"
+            "        NVMe           1.25 GB/s  1.00 GB/s          80 %  50 % of 2.00 GB/s\n"
+            "        computing        0.350 s    0.400 s         114 %\n"
+            "        stalled            50 ms    0.100 s\n");
+}
+
+/// Small figures keep their digits, far ones are times, and a rounding is not less than nothing.
+TEST(PredictedAndMeasured, OddFigures) {
+  const std::vector<PassRecord> passes(3, decode(3.8e-3, 0, 0));
+  const std::string text =
+      predicted_and_measured_text(forecast_of(0.2e-3, 0.2e-3 + 1e-18, 0), passes);
+  EXPECT_NE(text.find("0.2 ms    3.8 ms      19 times"), std::string::npos) << text;
+  EXPECT_NE(text.find("stalled"), std::string::npos);
+  EXPECT_EQ(text.find('-'), std::string::npos) << text;
+  EXPECT_EQ(predicted_and_measured_text(forecast_of(1, 1, 0), {}), "") << "nothing to compare";
+}
+
+}  // namespace
+}  // namespace spillway
