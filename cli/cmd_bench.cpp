@@ -44,7 +44,9 @@ constexpr const char* kLogTitle = "# what an arm of spillway bench said\n";
 void make_folder(const fs::path& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
-  if (error) throw Error(fmt::format("--out: {}: {}", folder.string(), error.message()));
+  if (error)
+    throw Error(fmt::format("--out: {}: {}; give the name of a folder", folder.string(),
+                            errno_text(error.value())));
 }
 
 bool holds_something(const fs::path& file) {

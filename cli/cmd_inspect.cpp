@@ -10,6 +10,7 @@
 #include "cli/session.h"
 #include "cli/terminal.h"
 #include "core/error.h"
+#include "core/one_line.h"
 #include "core/units.h"
 #include "io/checksum.h"
 #include "model/model_config.h"
@@ -17,6 +18,9 @@
 
 namespace spillway {
 namespace {
+
+/// As wide as a shape and a size leave of 80 columns; --json has the names whole.
+constexpr size_t kNameColumns = 44;
 
 /// ", window 4096 in 32 layers" where layers slide.
 std::string window_of(const ModelConfig& config, nlohmann::ordered_json& json) {
@@ -50,7 +54,7 @@ std::string architecture_of(const Checkpoint& checkpoint, nlohmann::ordered_json
   } catch (const Error& error) {
     json["supported"] = false;
     json["reason"] = error.what();
-    return fmt::format("cannot be run: {}", error.what());
+    return fmt::format("cannot be run: {}", one_line(error.what()));
   }
 }
 
@@ -99,9 +103,9 @@ int inspect_command(const InspectOptions& options, const StopFlag& stop) {
   json["tensors"] = nlohmann::ordered_json::array();
   for (const TensorEntry& entry : checkpoint.tensors()) {
     by_dtype[entry.dtype_text] += entry.bytes;
-    std::vector<std::string> cells = {entry.name, entry.dtype_text,
-                                      fmt::format("[{}]", fmt::join(entry.shape, ", ")),
-                                      format_bytes(entry.bytes)};
+    std::vector<std::string> cells = {
+        cut_middle(printable(entry.name), kNameColumns), entry.dtype_text,
+        fmt::format("[{}]", fmt::join(entry.shape, ", ")), format_bytes(entry.bytes)};
     nlohmann::ordered_json row = {{"name", entry.name},
                                   {"dtype", entry.dtype_text},
                                   {"shape", entry.shape},

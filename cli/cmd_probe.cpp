@@ -9,6 +9,7 @@
 #include "cli/terminal.h"
 #include "core/config.h"
 #include "core/error.h"
+#include "core/one_line.h"
 #include "core/units.h"
 #include "kernels/host/cpu_features.h"
 #include "kernels/registry.h"
@@ -201,7 +202,7 @@ int probe_command(const ProbeOptions& options, StopFlag& stop) {
   });
   const bool kept = failures.attempt([&] { write_profile(output, profile); });
   if (kept && !options.json) {
-    failures.attempt([&] { print("\nkept in {}\n", output.path().string()); });
+    failures.attempt([&] { print("\nkept in {}\n", printable(output.path().string())); });
   }
   failures.throw_if_any();
   return 0;

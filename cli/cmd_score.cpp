@@ -10,6 +10,7 @@
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "core/failure.h"
+#include "core/one_line.h"
 #include "core/read_file.h"
 #include "io/json_strict.h"
 #include "model/score.h"
@@ -23,7 +24,8 @@ std::vector<uint32_t> ids_of(const nlohmann::json& list, const std::string& file
   std::vector<uint32_t> ids;
   for (const auto& item : list) {
     if (!item.is_number_unsigned() || item.get<uint64_t>() > UINT32_MAX) {
-      throw Error(fmt::format("{}: {} is not a token id", file, item.dump()));
+      throw Error(
+          fmt::format("{}: {} is not a token id", file, cut_middle(printable(item.dump()), 80)));
     }
     ids.push_back(item.get<uint32_t>());
   }
@@ -40,7 +42,10 @@ std::vector<std::vector<uint32_t>> read_ids(const std::string& file) {
   if (!json[0].is_array()) return {ids_of(json, file)};
   std::vector<std::vector<uint32_t>> lists;
   for (const auto& item : json) {
-    if (!item.is_array()) throw Error(fmt::format("{}: expected lists only", file));
+    if (!item.is_array()) {
+      throw Error(fmt::format("{}: expected lists of token ids only, got {} among them", file,
+                              cut_middle(printable(item.dump()), 80)));
+    }
     lists.push_back(ids_of(item, file));
   }
   return lists;
@@ -48,8 +53,10 @@ std::vector<std::vector<uint32_t>> read_ids(const std::string& file) {
 
 std::vector<uint32_t> read_text(const std::string& file, const Model& model) {
   if (model.tokenizer == nullptr) {
-    throw Error(fmt::format("{}: no tokenizer; give --token-ids-file instead",
-                            model.checkpoint.directory().string()));
+    throw Error(
+        fmt::format("{}: no tokenizer.json and no tokenizer.model; give --token-ids-file "
+                    "instead",
+                    model.checkpoint.directory().string()));
   }
   const std::string text =
       read_text_file(file, {"a text to score", kMaxTextBytes, FileKind::kStream});

@@ -6,6 +6,7 @@
 #include "cli/report.h"
 #include "cli/terminal.h"
 #include "core/error.h"
+#include "core/one_line.h"
 #include "core/units.h"
 #include "model/synthetic.h"
 
@@ -43,7 +44,7 @@ ModelConfig config_of(const SynthOptions& options) {
   if (config.heads % config.kv_heads != 0) throw Error("--kv-heads must divide --heads");
   if (reshaped) {
     if (config.hidden % config.heads != 0 || (config.hidden / config.heads) % 2 != 0) {
-      throw Error("--hidden must be an even multiple of --heads");
+      throw Error("--hidden must be an even multiple of --heads, such as 64 times as much");
     }
     config.head_dim = config.hidden / config.heads;
   }
@@ -56,7 +57,7 @@ ModelConfig config_of(const SynthOptions& options) {
 }  // namespace
 
 int synth_command(const SynthOptions& options, StopFlag& stop) {
-  if (options.directory.empty()) throw Error("synth: the folder has no name");
+  if (options.directory.empty()) throw Error("DIR is empty; give the new folder a name");
   SyntheticOptions synthetic;
   synthetic.model = config_of(options);
   std::string dtype = options.dtype;
@@ -86,7 +87,7 @@ int synth_command(const SynthOptions& options, StopFlag& stop) {
     return kExitInterrupted;
   }
   progress.clear();
-  print("{}: {} in {:.1f} s\n", options.directory, format_bytes(bytes),
+  print("{}: {} in {:.1f} s\n", printable(options.directory), format_bytes(bytes),
         seconds(clock.now_ns() - begin_ns));
   return 0;
 }

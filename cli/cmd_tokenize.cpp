@@ -35,8 +35,8 @@ std::optional<std::vector<uint32_t>> ids_in(const nlohmann::json& json) {
 std::string decode_ids(const Tokenizer& tokenizer, const std::vector<uint32_t>& ids) {
   for (const uint32_t id : ids) {
     if (id >= tokenizer.vocab_size()) {
-      throw Error(
-          fmt::format("token id {} is outside the vocabulary of {}", id, tokenizer.vocab_size()));
+      throw Error(fmt::format("token id {} is outside the vocabulary of {}: ids end at {}", id,
+                              tokenizer.vocab_size(), tokenizer.vocab_size() - 1));
     }
   }
   return tokenizer.decode(ids);
@@ -53,9 +53,9 @@ nlohmann::json answer_line(const Tokenizer& tokenizer, const TokenizeOptions& op
   const auto json = nlohmann::json::parse(line, nullptr, false);
   if (options.decode) {
     if (const auto ids = ids_in(json)) return decode_ids(tokenizer, *ids);
-    throw Error("expected a JSON list of token ids");
+    throw Error("expected a JSON list of token ids, such as [1, 15043]");
   }
-  if (!json.is_string()) throw Error("expected a JSON string");
+  if (!json.is_string()) throw Error("expected a JSON string, such as \"Hello\"");
   return encode_text(tokenizer, options, json.get<std::string>());
 }
 
@@ -81,11 +81,16 @@ int tokenize_command(const TokenizeOptions& options) {
   with_model_files(options.directory, {}).check_stdout();
   std::error_code error;
   if (!std::filesystem::is_directory(options.directory, error)) {
-    throw Error(fmt::format("{}: no such folder", options.directory));
+    throw Error(fmt::format(
+        "{}: {}; expected a folder with a tokenizer", options.directory,
+        std::filesystem::exists(options.directory, error) ? "is no folder" : "no such folder"));
   }
   const auto tokenizer = load_tokenizer(options.directory);
   if (tokenizer == nullptr) {
-    throw Error(fmt::format("{}: no tokenizer.json and no tokenizer.model", options.directory));
+    throw Error(
+        fmt::format("{}: no tokenizer.json and no tokenizer.model; give the folder of a "
+                    "Hugging Face checkpoint",
+                    options.directory));
   }
   if (options.lines) return tokenize_lines(*tokenizer, options);
   const std::string text = input_of(options);

@@ -9,6 +9,7 @@
 
 #include "cli/commands.h"
 #include "core/config.h"
+#include "core/one_line.h"
 #include "core/units.h"
 #include "model/synthetic.h"
 
@@ -26,12 +27,14 @@ struct CommandContext {
 };
 
 std::string check_device(const std::string& name) {
-  return is_device_name(name) ? "" : "expected " + std::string(kDeviceNames);
+  return is_device_name(name) ? ""
+                              : fmt::format("expected {}, got {}", kDeviceNames, in_quotes(name));
 }
 
 std::string check_budget(const std::string& text) {
-  return text == "auto" || parse_size(text) ? ""
-                                            : "expected a size such as 3GiB, or auto, got " + text;
+  return text == "auto" || parse_size(text)
+             ? ""
+             : "expected a size such as 3GiB, or auto, got " + in_quotes(text);
 }
 
 /// What names a model and sets single keys.
@@ -153,7 +156,7 @@ void add_probe(const CommandContext& context) {
       ->check([](const std::string& text) {  // a range lets nan through
         return text.find_first_not_of("0123456789.eE+-") == std::string::npos
                    ? std::string()
-                   : "expected a number from 0.01 to 600";
+                   : "expected a number from 0.01 to 600, got " + in_quotes(text);
       })
       ->capture_default_str();
   command->add_flag("--sustained", options->sustained, "Also read for a whole minute");
@@ -195,7 +198,8 @@ void add_bench(const CommandContext& context) {
       ->type_name("SIZE")
       ->delimiter(',')
       ->check([](const std::string& text) {
-        return parse_size(text) ? std::string() : "expected a size such as 3GiB, got " + text;
+        return parse_size(text) ? std::string()
+                                : "expected a size such as 3GiB, got " + in_quotes(text);
       });
   command->add_option("--tokens", options->sweep.new_tokens, "Decode passes that count")
       ->check(CLI::Range(1u, 10000u))
@@ -295,7 +299,7 @@ void describe_program(CLI::App& app) {
       "Runs transformer models larger than the memory they are given: a planner places layers on "
       "GPU, RAM and NVMe, and what spilled is streamed.");
   app.require_subcommand(1);
-  app.set_version_flag("--version", SPILLWAY_VERSION, "Print the version and exit");
+  app.set_version_flag("-V,--version", SPILLWAY_VERSION, "Print the version and exit");
   app.footer("Start with: spillway run MODEL -p TEXT; the manual: man spillway");
 }
 

@@ -63,7 +63,9 @@ std::optional<HardwareProfile> find_profile(const std::string& file, const Model
   const std::string directory = model.checkpoint.directory().string();
   if (file.empty()) return kept_profile(default_profile_path(here), directory, notice);
   auto profile = read_profile(file);
-  if (!profile) throw Error(fmt::format("--profile {}: no such file", file));
+  if (!profile)
+    throw Error(
+        fmt::format("--profile {}: no such file; spillway probe --out FILE writes one", file));
   const auto differs = [&](const char* what, const std::string& theirs, const std::string& ours) {
     if (theirs == ours) return;
     notice(

@@ -13,23 +13,19 @@
 #include <iostream>
 #include <new>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/command_line.h"
 #include "cli/commands.h"
+#include "cli/usage.h"
 #include "core/error.h"
 #include "core/failure.h"
 #include "core/one_line.h"
 #include "core/signals.h"
 
 namespace {
-
-/// What the parser complains about, as one line.
-std::string usage_text(const CLI::App* app, const CLI::Error& error) {
-  std::string command = "spillway";
-  for (const CLI::App* chosen : app->get_subcommands()) command += " " + chosen->get_name();
-  return "spillway: " + spillway::one_line(error.what()) + "; see " + command + " --help\n";
-}
 
 /// A write that fails is an error of the write, not the end of the program: the rest is still kept.
 /// How a child ended is only kept for us where SIGCHLD is not ignored, which is inherited.
@@ -105,11 +101,20 @@ int main(int argc, char** argv) {
     return 1;
   }
   CLI::App app;
-  app.failure_message(usage_text);
+  app.failure_message([](const CLI::App* program, const CLI::Error& error) {
+    return spillway::usage_text(*program, error) + "\n";
+  });
   spillway::Command chosen;
   spillway::add_commands(app, stop, chosen);
+  std::vector<std::string> arguments =
+      spillway::usual_words({argv + std::min(argc, 1), argv + argc});
+  if (const std::string wrong = spillway::wrong_command(app, arguments); !wrong.empty()) {
+    std::fprintf(stderr, "spillway: %s\n", wrong.c_str());
+    return 2;
+  }
   try {
-    app.parse(argc, argv);
+    std::reverse(arguments.begin(), arguments.end());  // as the parser takes them
+    app.parse(std::move(arguments));
   } catch (const CLI::ParseError& error) {
     return say_usage(app, error);
   }

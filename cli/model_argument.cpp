@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/home_folder.h"
 #include "cli/hub_cache.h"
 #include "core/error.h"
 
@@ -69,8 +70,8 @@ Config config_of(const ModelOptions& options) {
                     name));
   }
   const bool folder = is_folder(name) || (!is_there(name) && is_hub_name(name));
-  Config config = folder ? default_config(model_folder(name), overrides_of(options))
-                         : load_config(name, overrides_of(options));
+  Config config = folder ? default_config(model_folder(name), overrides_of(options), home_folder())
+                         : load_config(name, overrides_of(options), home_folder());
   find_configured_model(config);
   return config;
 }

@@ -21,7 +21,6 @@
 #include "core/error.h"
 #include "core/failure.h"
 #include "core/one_line.h"
-#include "text/display_width.h"
 
 namespace spillway {
 namespace {
@@ -41,7 +40,7 @@ void print_text(std::string_view text) {
 }
 
 void say(const std::string& line) {
-  std::fprintf(stderr, "%s\n", line.c_str());
+  std::fprintf(stderr, "%s\n", one_line(line).c_str());
 }
 
 void Failures::add(const std::string& error) {
@@ -64,7 +63,7 @@ void Failures::throw_if_any() const {
 
 NoticeSink stderr_notices() {
   return [seen = std::make_shared<std::set<std::string>>()](const std::string& line) {
-    if (seen->insert(line).second) say("note: " + one_line(line));
+    if (seen->insert(line).second) say("note: " + line);
   };
 }
 
@@ -108,7 +107,8 @@ void Progress::show(const std::string& line) {
   last_ns_ = now_ns;
   if (!terminal_) return spillway::say(line);
   const std::string before = shown_.empty() ? "" : erasure();
-  shown_ = cut_to_width(line, terminal_columns(STDERR_FILENO) - 1);  // at the edge it would wrap
+  shown_ = cut_to_width(one_line(line),
+                        terminal_columns(STDERR_FILENO) - 1);  // at the edge it would wrap
   std::fprintf(stderr, "%s%s", before.c_str(), shown_.c_str());
   std::fflush(stderr);
 }
@@ -123,7 +123,7 @@ void Progress::clear() {
 void Progress::say(const std::string& line) {
   const std::lock_guard lock(mutex_);
   const std::string before = shown_.empty() ? "" : erasure();
-  std::fprintf(stderr, "%s%s\n%s", before.c_str(), line.c_str(), shown_.c_str());
+  std::fprintf(stderr, "%s%s\n%s", before.c_str(), one_line(line).c_str(), shown_.c_str());
   std::fflush(stderr);
 }
 

@@ -143,10 +143,12 @@ Timeline cut_timeline(const nlohmann::json& trace, uint32_t pass, const std::str
     if (is_pass && event.span.end_us - event.span.begin_us > kShortestUs)
       passes.push_back(event.span);
   }
-  if (passes.empty()) throw Error(fmt::format("{}: holds no whole pass", where));
+  if (passes.empty())
+    throw Error(fmt::format("{}: holds no whole pass; let a run get through one", where));
   std::sort(passes.begin(), passes.end(), earlier);
   if (pass > passes.size()) {
-    throw Error(fmt::format("{}: holds {} passes, not {}", where, passes.size(), pass));
+    throw Error(fmt::format("{}: holds {} passes, not {}; --pass takes 1 to {}", where,
+                            passes.size(), pass, passes.size()));
   }
   Timeline timeline;
   timeline.passes = static_cast<uint32_t>(passes.size());

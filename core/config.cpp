@@ -4,6 +4,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <functional>
@@ -11,8 +12,11 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/nearest.h"
+#include "core/one_line.h"
 #include "core/read_file.h"
 #include "core/units.h"
+#include "core/user_path.h"
 
 namespace spillway {
 namespace {
@@ -28,16 +32,20 @@ struct Value {
   std::string where;  ///< "run.yaml:12" or "--set a.b=c"
 };
 
-[[noreturn]] void fail(const Value& value, const std::string& expected) {
+/// `hint`: what was probably meant.
+[[noreturn]] void fail(const Value& value, const std::string& expected,
+                       const std::string& hint = {}) {
   std::string got;
   if (value.node.IsScalar()) {
-    got = fmt::format(", got \"{}\"", value.node.Scalar());
+    got = ", got " + in_quotes(value.node.Scalar());
   } else if (value.node.IsNull()) {
     got = ", got nothing";
   } else {
     got = value.node.IsMap() ? ", got a map" : ", got a list";
   }
-  throw Error(fmt::format("{}: {}: expected {}{}", value.where, value.key, expected, got));
+  throw Error(fmt::format("{}: {}expected {}{}{}", value.where,
+                          value.key.empty() ? "" : value.key + ": ", expected, got,
+                          hint.empty() ? "" : "; " + hint));
 }
 
 std::string text_of(const Value& value, const std::string& expected) {
@@ -75,12 +83,25 @@ bool boolean(const Value& value) {
   fail(value, "true or false");
 }
 
+/// "3,5GiB", and "3" for 3 GiB.
+std::string size_hint(std::string text, uint64_t low) {
+  const auto plain = parse_size(text);
+  if (plain && *plain > 0 && *plain < low && *plain < 1024 &&
+      text.find_first_not_of("0123456789.") == std::string::npos) {
+    return fmt::format("that is {} B; did you mean {}GiB?", *plain, text);
+  }
+  std::replace(text.begin(), text.end(), ',', '.');
+  if (!plain && parse_size(text)) return fmt::format("write {}", text);
+  return "";
+}
+
 uint64_t size(const Value& value, uint64_t low, uint64_t high) {
   const std::string expected =
       fmt::format("a size from {} to {} such as 512MiB, 3GiB, 8GB or plain bytes",
                   format_bytes(low), format_bytes(high));
-  const auto bytes = parse_size(text_of(value, expected));
-  if (!bytes || *bytes < low || *bytes > high) fail(value, expected);
+  const std::string text = text_of(value, expected);
+  const auto bytes = parse_size(text);
+  if (!bytes || *bytes < low || *bytes > high) fail(value, expected, size_hint(text, low));
   return *bytes;
 }
 
@@ -123,10 +144,18 @@ bool is_auto(const Value& value) {
   return value.node.IsScalar() && value.node.Scalar() == "auto";
 }
 
-fs::path path_value(const Value& value, const Config& config) {
+fs::path path_value(const Value& value, const Config& config, const std::string& home) {
+  if (value.node.IsNull()) {
+    fail(value, "a path", "~ alone is nothing in YAML: write ~/ for your home folder");
+  }
   const std::string text = text_of(value, "a path");
   if (text.empty() || text.find('\0') != std::string::npos) fail(value, "a path");
-  const fs::path path(text);
+  fs::path path;
+  try {
+    path = expand_home(text, home);
+  } catch (const Error& error) {
+    fail(value, "a path", error.what());
+  }
   return path.is_absolute() ? path : (config.file.parent_path() / path).lexically_normal();
 }
 
@@ -142,8 +171,10 @@ Value element(const Value& list, size_t index) {
   return {list.node[index], fmt::format("{}[{}]", list.key, index), list.where};
 }
 
+/// A text alone is a list of one.
 std::vector<std::string> text_list(const Value& value) {
-  const std::string expected = "a list of texts";
+  const std::string expected = "a text or a list of texts";
+  if (value.node.IsScalar()) return {value.node.Scalar()};
   if (!value.node.IsSequence()) fail(value, expected);
   std::vector<std::string> texts;
   for (size_t i = 0; i < value.node.size(); ++i) {
@@ -153,7 +184,9 @@ std::vector<std::string> text_list(const Value& value) {
 }
 
 std::vector<std::vector<int64_t>> id_lists(const Value& value) {
-  if (!value.node.IsSequence()) fail(value, "a list of token ids, or a list of such lists");
+  if (!value.node.IsSequence()) {
+    fail(value, "a list of token ids such as [1, 15043], or a list of such lists");
+  }
   const auto ids_of = [](const Value& list) {
     std::vector<int64_t> ids;
     for (size_t i = 0; i < list.node.size(); ++i) {
@@ -210,8 +243,16 @@ Setter or_auto(Option Config::*member, Read read) {
 
 using Keys = std::map<std::string, Setter, std::less<>>;
 
+void add_path_keys(Keys& keys, const std::string& home) {
+  const auto path_key = [&](const char* key, fs::path Config::*member) {
+    keys[key] = [home, member](Config& c, const Value& v) { c.*member = path_value(v, c, home); };
+  };
+  path_key("model.path", &Config::model_path);
+  path_key("report", &Config::report);
+  path_key("trace", &Config::trace);
+}
+
 void add_machine_keys(Keys& keys) {
-  keys["model.path"] = [](Config& c, const Value& v) { c.model_path = path_value(v, c); };
   keys["device"] = [](Config& c, const Value& v) { c.device = device_value(v); };
   const auto memory_size = [](const Value& v) { return size(v, kMiB, uint64_t{1} << 50); };
   keys["memory.ram"] = or_auto(&Config::ram_bytes, memory_size);
@@ -275,8 +316,6 @@ void add_work_keys(Keys& keys) {
     return static_cast<uint32_t>(integer(v, 2, 1u << 24));
   });
   keys["score.logprobs"] = [](Config& c, const Value& v) { c.score_logprobs = boolean(v); };
-  keys["report"] = [](Config& c, const Value& v) { c.report = path_value(v, c); };
-  keys["trace"] = [](Config& c, const Value& v) { c.trace = path_value(v, c); };
 }
 
 const Setter* find_setter(const Keys& keys, const std::string& key) {
@@ -290,41 +329,129 @@ bool is_section(const Keys& keys, const std::string& key) {
   return next != keys.end() && next->first.rfind(key + ".", 0) == 0;
 }
 
-size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t above = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      diagonal = above;
-    }
+/// Words that people bring from other programs, by the last part of a key.
+struct ForeignWord {
+  std::string_view word;
+  std::string_view answer;  ///< one of our keys, or a sentence
+};
+constexpr std::string_view kNoContext =
+    "none is needed: the cache is as long as prompt and answer; score.context is the window of "
+    "score";
+constexpr std::string_view kNoDtype = "none is needed: weights are used as the checkpoint has them";
+constexpr std::string_view kNotOffered = "it is not offered; temperature, top_k and top_p are";
+constexpr std::string_view kLayers =
+    "placement.layers places layers by hand, memory.gpu bounds what the GPU holds";
+constexpr std::array kForeignWords = {
+    ForeignWord{"vram", "memory.gpu"},
+    ForeignWord{"gpu_memory", "memory.gpu"},
+    ForeignWord{"gpu_memory_utilization", "memory.gpu"},
+    ForeignWord{"max_gpu_memory", "memory.gpu"},
+    ForeignWord{"cpu", "memory.ram"},
+    ForeignWord{"host", "memory.ram"},
+    ForeignWord{"memory_limit", "memory.ram"},
+    ForeignWord{"max_memory", "memory.ram"},
+    ForeignWord{"cpu_memory", "memory.ram"},
+    ForeignWord{"max_cpu_memory", "memory.ram"},
+    ForeignWord{"cpu_offload_gb", "memory.ram"},
+    ForeignWord{"n_gpu_layers", kLayers},
+    ForeignWord{"ngl", kLayers},
+    ForeignWord{"gpu_layers", kLayers},
+    ForeignWord{"num_gpu", kLayers},
+    ForeignWord{"device_map", kLayers},
+    ForeignWord{"ctx_size", kNoContext},
+    ForeignWord{"n_ctx", kNoContext},
+    ForeignWord{"num_ctx", kNoContext},
+    ForeignWord{"max_model_len", kNoContext},
+    ForeignWord{"max_seq_len", kNoContext},
+    ForeignWord{"context_length", kNoContext},
+    ForeignWord{"n_threads", "compute.threads"},
+    ForeignWord{"num_threads", "compute.threads"},
+    ForeignWord{"num_thread", "compute.threads"},
+    ForeignWord{"max_tokens", "generate.max_new_tokens"},
+    ForeignWord{"n_predict", "generate.max_new_tokens"},
+    ForeignWord{"num_predict", "generate.max_new_tokens"},
+    ForeignWord{"max_length", "generate.max_new_tokens"},
+    ForeignWord{"prompt", "generate.prompts"},
+    ForeignWord{"text", "generate.prompts"},
+    ForeignWord{"temp", "generate.temperature"},
+    ForeignWord{"do_sample", "generate.temperature above 0 samples"},
+    ForeignWord{"batch_size", "generate.prefill_chunk"},
+    ForeignWord{"n_batch", "generate.prefill_chunk"},
+    ForeignWord{"ubatch_size", "generate.prefill_chunk"},
+    ForeignWord{"mmap", "io.engine"},
+    ForeignWord{"use_mmap", "io.engine"},
+    ForeignWord{"model_path", "model.path"},
+    ForeignWord{"model_name", "model.path"},
+    ForeignWord{"model_id", "model.path"},
+    ForeignWord{"model_dir", "model.path"},
+    ForeignWord{"name", "model.path"},
+    ForeignWord{"dtype", kNoDtype},
+    ForeignWord{"torch_dtype", kNoDtype},
+    ForeignWord{"quantization", kNoDtype},
+    ForeignWord{"load_in_8bit", kNoDtype},
+    ForeignWord{"load_in_4bit", kNoDtype},
+    ForeignWord{"stop", kNotOffered},
+    ForeignWord{"min_p", kNotOffered},
+    ForeignWord{"repeat_penalty", kNotOffered},
+    ForeignWord{"repetition_penalty", kNotOffered},
+    ForeignWord{"num_beams", kNotOffered},
+};
+
+std::string last_part(const std::string& key) {
+  return key.substr(key.rfind('.') + 1);  // npos + 1 is 0
+}
+
+/// What to do about a key that there is not; empty where nothing comes near.
+std::string advice_on(const Keys& keys, const std::string& unknown) {
+  const std::string name = last_part(unknown);
+  std::vector<std::string> all;
+  std::vector<std::string> same_name;
+  std::vector<std::string> names;
+  for (const auto& [key, setter] : keys) {
+    all.push_back(key);
+    names.push_back(last_part(key));
+    if (names.back() == name) same_name.push_back(key);
   }
-  return row[b.size()];
+  if (!same_name.empty()) return fmt::format("did you mean {}?", fmt::join(same_name, " or "));
+  for (const ForeignWord& word : kForeignWords) {
+    if (word.word != name) continue;
+    const bool is_key = word.answer.find(' ') == std::string_view::npos;
+    return is_key ? fmt::format("did you mean {}?", word.answer) : std::string(word.answer);
+  }
+  if (const std::string near = nearest_word(unknown, all); !near.empty()) {
+    return fmt::format("did you mean {}?", near);
+  }
+  const auto near_name = std::find(names.begin(), names.end(), nearest_word(name, names));
+  if (near_name == names.end()) return "";
+  return fmt::format("did you mean {}?", all[static_cast<size_t>(near_name - names.begin())]);
 }
 
 [[noreturn]] void unknown_key(const Keys& keys, const Value& value) {
-  std::string best;
-  size_t best_distance = 4;
-  for (const auto& [key, setter] : keys) {
-    const size_t distance = edit_distance(key, value.key);
-    if (distance < best_distance) {
-      best = key;
-      best_distance = distance;
-    }
+  const std::string advice = advice_on(keys, value.key);
+  throw Error(fmt::format("{}: {}: unknown key; {}", value.where, value.key,
+                          advice.empty() ? "man spillway.yaml lists every key" : advice));
+}
+
+/// What stands below a section, for those who write "memory: 3GiB".
+std::string section_example(const std::string& section, const Value& map) {
+  static constexpr std::array<std::pair<std::string_view, std::string_view>, 3> kFirst = {
+      {{"model", "path"}, {"memory", "ram"}, {"generate", "prompts"}}};
+  for (const auto& [name, key] : kFirst) {
+    if (name != section || !map.node.IsScalar()) continue;
+    return fmt::format("write {}: {{{}: {}}}", name, key,
+                       cut_middle(printable(map.node.Scalar()), 60));
   }
-  throw Error(fmt::format("{}: {}: unknown key{}", value.where, value.key,
-                          best.empty() ? "; man spillway.yaml lists every key"
-                                       : fmt::format("; did you mean {}?", best)));
+  return "";
 }
 
 void apply(Config& config, const Keys& keys, const Value& value);
 
 void apply_map(Config& config, const Keys& keys, const Value& map) {
   if (map.node.IsNull() && !map.key.empty()) return;  // an empty section
-  if (!map.node.IsMap()) fail(map, map.key.empty() ? "keys such as model:" : "a section of keys");
+  if (!map.node.IsMap()) {
+    fail(map, map.key.empty() ? "keys such as model:" : "a section of keys",
+         section_example(map.key, map));
+  }
   std::set<std::string> seen;
   for (const auto& entry : map.node) {
     const bool in_file = map.where.rfind("--set", 0) != 0;
@@ -356,17 +483,80 @@ void apply(Config& config, const Keys& keys, const Value& value) {
   unknown_key(keys, value);
 }
 
-YAML::Node parse_yaml(const std::string& text, const std::string& where) {
+/// What the YAML library complains about, in words for whoever wrote the file.
+std::string yaml_problem(const std::string& complaint) {
+  static constexpr std::array<std::pair<std::string_view, std::string_view>, 13> kProblems = {{
+      {"end of sequence flow", "a [ is not closed"},
+      {"end of map flow", "a { is not closed"},
+      {"illegal flow end", "a ] or } that closes nothing"},
+      {"illegal EOF in scalar", "a quote is not closed"},
+      {"document indicator in scalar", "a quote is not closed before --- or ..."},
+      {"end of sequence", "the indentation does not match the list above"},
+      {"end of map", "the indentation does not match the lines above"},
+      {"illegal map value",
+       "a \": \" where no value may stand; put a text that holds one in quotes, "
+       "and indent the lines of a section alike"},
+      {"illegal block entry",
+       "a list item (-) where none may stand; put each on a line of its own"},
+      {"unknown escape",
+       "a \\ before a letter that means nothing there; write \\\\, or use single quotes"},
+      {"anchor", "* and & begin references; put a text that begins with one in quotes"},
+      {"alias", "* and & begin references; put a text that begins with one in quotes"},
+      {"unknown token", "a character that no value may begin with; put the text in quotes"},
+  }};
+  for (const auto& [part, problem] : kProblems) {
+    if (complaint.find(part) != std::string::npos) return std::string(problem);
+  }
+  return "check quotes, brackets and indentation here and on the line before";
+}
+
+/// Is the line, counted from 0, indented with a tab?
+bool begins_with_tab(const std::string& text, int line) {
+  size_t at = 0;
+  for (int i = 0; i < line && at != std::string::npos; ++i) {
+    at = text.find('\n', at);
+    if (at != std::string::npos) ++at;
+  }
+  if (at == std::string::npos) return false;
+  const size_t end = text.find_first_not_of(" \t", at);
+  return text.substr(at, end == std::string::npos ? end : end - at).find('\t') != std::string::npos;
+}
+
+[[noreturn]] void bad_yaml(const std::string& text, const std::string& where, bool has_lines,
+                           const YAML::Exception& error) {
+  const std::string not_valid = "not valid YAML: ";
+  if (error.mark.is_null() || !has_lines) {
+    throw Error(fmt::format("{}: {}{}", where, not_valid, yaml_problem(error.msg)));
+  }
+  for (const int line : {error.mark.line, error.mark.line - 1}) {
+    if (line < 0 || !begins_with_tab(text, line)) continue;
+    throw Error(fmt::format("{}:{}: {}the line is indented with a tab; use spaces", where, line + 1,
+                            not_valid));
+  }
+  throw Error(
+      fmt::format("{}:{}: {}{}", where, error.mark.line + 1, not_valid, yaml_problem(error.msg)));
+}
+
+/// The one document of `text`. `has_lines`: it is a file's, not an argument's.
+YAML::Node parse_yaml(const std::string& text, const std::string& where, bool has_lines) {
   try {
-    return YAML::Load(text);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    for (size_t i = 1; i < documents.size(); ++i) {
+      if (documents[i].IsNull()) continue;  // a --- at the end
+      throw Error(fmt::format(
+          "{}:{}: a second document begins above this line; one file describes one run: remove the "
+          "--- or what follows it",
+          where, documents[i].Mark().line + 1));
+    }
+    return documents.empty() ? YAML::Node() : documents.front();
   } catch (const YAML::Exception& error) {
-    const std::string line = error.mark.is_null() ? "" : fmt::format(":{}", error.mark.line + 1);
-    throw Error(fmt::format("{}{}: not valid YAML: {}", where, line, error.msg));
+    bad_yaml(text, where, has_lines, error);
   }
 }
 
-Keys all_keys() {
+Keys all_keys(const std::string& home) {
   Keys keys;
+  add_path_keys(keys, home);
   add_machine_keys(keys);
   add_stream_keys(keys);
   add_work_keys(keys);
@@ -385,12 +575,12 @@ void apply_override(Config& config, const Keys& keys, const std::string& text) {
   if (equals == std::string::npos || equals == 0) {
     throw Error(fmt::format("{}: expected KEY=VALUE, such as memory.ram=3GiB", where));
   }
-  Value value{parse_yaml(text.substr(equals + 1), where), text.substr(0, equals), where};
+  Value value{parse_yaml(text.substr(equals + 1), where, false), text.substr(0, equals), where};
   if (value.key == "placement.layers") config.overrides.clear();
   try {
     apply(config, keys, value);
   } catch (const YAML::Exception& error) {
-    throw Error(fmt::format("{}: not valid YAML: {}", where, error.msg));
+    bad_yaml(text, where, false, error);
   }
 }
 
@@ -404,7 +594,7 @@ bool is_device_name(std::string_view name) {
 
 std::vector<std::string> config_keys() {
   std::vector<std::string> names{"placement.layers"};
-  for (const auto& [name, setter] : all_keys()) names.push_back(name);
+  for (const auto& [name, setter] : all_keys("")) names.push_back(name);
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -413,8 +603,9 @@ std::string_view tier_name(Tier tier) {
   return tier == Tier::kGpu ? "gpu" : tier == Tier::kRam ? "ram" : "nvme";
 }
 
-Config default_config(const fs::path& model_path, const std::vector<std::string>& overrides) {
-  const Keys keys = all_keys();
+Config default_config(const fs::path& model_path, const std::vector<std::string>& overrides,
+                      const std::string& home) {
+  const Keys keys = all_keys(home);
   Config config;
   config.model_path = model_path;
   for (const std::string& item : overrides) apply_override(config, keys, item);
@@ -423,15 +614,15 @@ Config default_config(const fs::path& model_path, const std::vector<std::string>
 }
 
 Config parse_config(const std::string& text, const fs::path& file,
-                    const std::vector<std::string>& overrides) {
-  const Keys keys = all_keys();
+                    const std::vector<std::string>& overrides, const std::string& home) {
+  const Keys keys = all_keys(home);
   Config config;
   config.file = file;
   try {
-    apply_map(config, keys, {parse_yaml(text, file.string()), "", file.string()});
+    apply_map(config, keys, {parse_yaml(text, file.string(), true), "", file.string()});
     for (const std::string& item : overrides) apply_override(config, keys, item);
   } catch (const YAML::Exception& error) {
-    throw Error(fmt::format("{}: not valid YAML: {}", file.string(), error.msg));
+    bad_yaml(text, file.string(), true, error);
   }
   if (config.model_path.empty()) {
     throw Error(
@@ -442,9 +633,10 @@ Config parse_config(const std::string& text, const fs::path& file,
   return config;
 }
 
-Config load_config(const fs::path& file, const std::vector<std::string>& overrides) {
+Config load_config(const fs::path& file, const std::vector<std::string>& overrides,
+                   const std::string& home) {
   const TextFile wanted{"a YAML file (man spillway.yaml)", kMaxConfigBytes, FileKind::kStream};
-  return parse_config(read_text_file(file, wanted), file, overrides);
+  return parse_config(read_text_file(file, wanted), file, overrides, home);
 }
 
 namespace {

@@ -82,18 +82,20 @@ struct Config {
 /// Every key that may be set, sorted: "memory.ram".
 std::vector<std::string> config_keys();
 
-/// Loads `file` and applies `overrides` ("a.b=value", YAML on the right). Throws Error.
-Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides);
+/// Loads `file` and applies `overrides` ("a.b=value", YAML on the right). `home`: what ~ and $HOME
+/// stand for in paths. Throws Error.
+Config load_config(const std::filesystem::path& file, const std::vector<std::string>& overrides,
+                   const std::string& home = {});
 
 /// Without a file: the defaults for the checkpoint in `model_path`, and `overrides`. Throws Error.
 Config default_config(const std::filesystem::path& model_path,
-                      const std::vector<std::string>& overrides);
+                      const std::vector<std::string>& overrides, const std::string& home = {});
 
 /// A YAML file that gives this configuration again; without report and trace.
 std::string config_text(const Config& config);
 
 /// The same from text; `file` names it in messages and anchors relative paths. For tests, fuzzing.
 Config parse_config(const std::string& text, const std::filesystem::path& file,
-                    const std::vector<std::string>& overrides);
+                    const std::vector<std::string>& overrides, const std::string& home = {});
 
 }  // namespace spillway

@@ -110,7 +110,8 @@ void FilesInUse::check_stdout() const {
   if (fstat(STDOUT_FILENO, &status) != 0 || !S_ISREG(status.st_mode)) return;
   for (const Entry& entry : entries_) {
     if (entry.identity == identity_of(status)) {
-      throw Error(fmt::format("cannot write the text to stdout: it is also {}", entry.role));
+      throw Error(fmt::format(
+          "cannot write the text to stdout: it is also {}; send it to another file", entry.role));
     }
   }
 }
@@ -152,7 +153,8 @@ OutputFile::OutputFile(const fs::path& file, OutputFormat format, FilesInUse& in
     if (!folder_.valid()) fail(errno);
     open_regular();
   } catch (const fs::filesystem_error& error) {
-    fail(error.code().message());
+    const bool no_folder = error.code() == std::errc::no_such_file_or_directory;
+    fail(errno_text(error.code().value()) + (no_folder ? "; make its folder first" : ""));
   }
 }
 
@@ -164,7 +166,8 @@ OutputFile::~OutputFile() {
 void OutputFile::check_in_use(FilesInUse& in_use, const FileIdentity& identity, bool device) const {
   if (device) return;
   for (const auto& entry : in_use.entries_) {
-    if (entry.identity == identity) fail(fmt::format("it is also {}", entry.role));
+    if (entry.identity == identity)
+      fail(fmt::format("it is also {}; give another name", entry.role));
   }
   in_use.entries_.push_back({identity, "the " + format_.what});
 }
@@ -200,7 +203,7 @@ void OutputFile::open_regular() {
   for (const int stream : {STDOUT_FILENO, STDERR_FILENO}) {
     if (!present.valid() || fstat(stream, &text_status) != 0) continue;
     if (fstat(present.get(), &status) == 0 && identity_of(status) == identity_of(text_status)) {
-      fail("it is where the text goes");
+      fail("it is where the text goes; give another name");
     }
   }
   if (const int error = make_temporary()) {

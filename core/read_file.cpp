@@ -11,6 +11,7 @@
 #include "core/descriptor.h"
 #include "core/error.h"
 #include "core/units.h"
+#include "core/user_path.h"
 
 namespace spillway {
 namespace {
@@ -30,6 +31,8 @@ bool is_stream(mode_t mode) {
 
 [[noreturn]] void cannot_read(const std::filesystem::path& file, const TextFile& wanted,
                               int error) {
+  const std::string dangling = error == ENOENT ? dangling_text(file) : "";
+  if (!dangling.empty()) throw Error(dangling);
   throw Error(fmt::format("cannot read {}: {}; expected {}", file.string(), errno_text(error),
                           wanted.expected));
 }

@@ -18,8 +18,9 @@ std::optional<double> unit_factor(std::string unit) {
   const size_t power = kPrefixes.find(unit[0]);
   if (power == std::string_view::npos) return std::nullopt;
   const double exponent = static_cast<double>(power + 1);
-  if (unit.substr(1) == "ib") return std::pow(1024.0, exponent);
-  if (unit.substr(1) == "b") return std::pow(1000.0, exponent);
+  const std::string rest = unit.substr(1);
+  if (rest.empty() || rest == "i" || rest == "ib") return std::pow(1024.0, exponent);
+  if (rest == "b") return std::pow(1000.0, exponent);
   return std::nullopt;
 }
 

@@ -8,7 +8,9 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/one_line.h"
 #include "core/units.h"
+#include "core/user_path.h"
 #include "io/json_strict.h"
 
 namespace spillway {
@@ -22,22 +24,45 @@ constexpr uint64_t kMaxIndexBytes = 256 * kMiB;
 std::map<std::string, std::string> read_weight_map(const fs::path& index) {
   const nlohmann::json json = load_json_strict(index, kMaxIndexBytes);
   if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object()) {
-    throw Error(fmt::format("{}: no \"weight_map\" object", index.string()));
+    throw Error(fmt::format("{}: no \"weight_map\" object; fetch the file again", index.string()));
   }
   std::map<std::string, std::string> map;
   for (const auto& [name, shard] : json["weight_map"].items()) {
     if (!shard.is_string()) {
-      throw Error(fmt::format("{}: tensor {}: expected a file name", index.string(), name));
+      throw Error(fmt::format("{}: tensor {}: expected the name of a file beside this one",
+                              index.string(), name));
     }
     const auto file = shard.get<std::string>();
     if (file.empty() || fs::path(file).filename() != file) {
-      throw Error(fmt::format("{}: tensor {}: \"{}\" is not a plain file name", index.string(),
-                              name, file));
+      throw Error(
+          fmt::format("{}: tensor {}: {} is not a plain file name; shards lie beside this "
+                      "file",
+                      index.string(), name, in_quotes(file)));
     }
     map[name] = file;
   }
-  if (map.empty()) throw Error(fmt::format("{}: \"weight_map\" is empty", index.string()));
+  if (map.empty()) {
+    throw Error(fmt::format("{}: \"weight_map\" is empty; fetch the file again", index.string()));
+  }
   return map;
+}
+
+/// What to do about a folder without weights.
+std::string advice_on(const fs::path& directory) {
+  std::error_code error;
+  if (fs::is_directory(directory / "snapshots", error)) {
+    return "in a Hugging Face cache the model lies in a folder below snapshots/";
+  }
+  for (const auto& entry : fs::directory_iterator(directory, error)) {
+    const std::string kind = entry.path().extension().string();
+    if (kind == ".gguf" || kind == ".bin" || kind == ".pth") {
+      return fmt::format(
+          "{} files are not read, only safetensors; most models are published in that form too",
+          kind);
+    }
+  }
+  const std::string fetch = fetch_command(directory);
+  return fetch.empty() ? "only safetensors checkpoints are read" : "fetch them: " + fetch;
 }
 
 /// Beside the shards: standard streams, rings and their wake-ups, report, trace, a device's own.
@@ -62,24 +87,28 @@ Checkpoint Checkpoint::open(const fs::path& directory, DirectChoice direct,
                             const NoticeSink& notice) {
   std::error_code error;
   if (!fs::is_directory(directory, error)) {
+    const std::string dangling = dangling_text(directory);
+    if (!dangling.empty()) throw Error(dangling);
+    const bool is_file = fs::exists(directory, error);
     throw Error(fmt::format("{}: {}; expected the folder of a Hugging Face checkpoint",
                             directory.string(),
-                            error ? errno_text(error.value()) : std::string("no such folder")));
+                            is_file ? "is no folder"
+                            : error ? errno_text(error.value())
+                                    : std::string("no such folder")));
   }
   Checkpoint checkpoint;
   checkpoint.directory_ = directory;
   const fs::path single = directory / "model.safetensors";
   const fs::path index = directory / "model.safetensors.index.json";
-  if (fs::exists(single, error)) {
+  if (has_entry(single)) {
     allow_open_files(1, single.string());
     checkpoint.add_shard(single, direct);
-  } else if (fs::exists(index, error)) {
+  } else if (has_entry(index)) {
     checkpoint.open_indexed(index, direct);
   } else {
     throw Error(
-        fmt::format("{}: neither model.safetensors nor model.safetensors.index.json is there; only "
-                    "safetensors checkpoints are read",
-                    directory.string()));
+        fmt::format("{}: neither model.safetensors nor model.safetensors.index.json is there; {}",
+                    directory.string(), advice_on(directory)));
   }
   for (const DirectFile& file : checkpoint.files_) {
     if (file.refused().empty()) continue;
@@ -103,9 +132,11 @@ void Checkpoint::add_shard(const fs::path& path, DirectChoice direct) {
     entry.file = static_cast<uint32_t>(files_.size() - 1);
     const auto [known, added] = by_name_.emplace(entry.name, tensors_.size());
     if (!added) {
-      disputes_.emplace(entry.name,
-                        fmt::format("{}: tensor {} is also in {}", file.info().path, entry.name,
-                                    files_[tensors_[known->second].file].info().path));
+      disputes_.emplace(
+          entry.name, fmt::format("{}: tensor {} is also in {}; remove one of the files, or fetch "
+                                  "them again",
+                                  file.info().path, entry.name,
+                                  files_[tensors_[known->second].file].info().path));
     }
     tensors_.push_back(std::move(entry));
   }
@@ -117,10 +148,10 @@ void Checkpoint::open_indexed(const fs::path& index, DirectChoice direct) {
   for (const auto& [name, shard] : weight_map) shards.insert(shard);
   allow_open_files(shards.size(), index.string());
   for (const std::string& shard : shards) {
-    std::error_code error;
-    if (!fs::exists(directory_ / shard, error)) {
-      throw Error(fmt::format("{}: lists {}, which is not there; download it again", index.string(),
-                              shard));
+    if (!has_entry(directory_ / shard)) {
+      const std::string fetch = fetch_command(index);
+      throw Error(fmt::format("{}: lists {}, which is not there; fetch it again{}", index.string(),
+                              shard, fetch.empty() ? "" : ": " + fetch));
     }
     add_shard(directory_ / shard, direct);
   }
@@ -129,14 +160,16 @@ void Checkpoint::open_indexed(const fs::path& index, DirectChoice direct) {
     if (found == by_name_.end() ||
         fs::path(files_[tensors_[found->second].file].info().path).filename() != shard) {
       disputes_.emplace(name,
-                        fmt::format("{}: lists tensor {} in {}, but that file does not hold it",
+                        fmt::format("{}: lists tensor {} in {}, but that file does not hold it; "
+                                    "fetch them again",
                                     index.string(), name, shard));
     }
   }
   for (const TensorEntry& entry : tensors_) {
     if (!weight_map.contains(entry.name)) {
-      disputes_.emplace(entry.name, fmt::format("{}: does not list tensor {} of {}", index.string(),
-                                                entry.name, files_[entry.file].info().path));
+      disputes_.emplace(entry.name,
+                        fmt::format("{}: does not list tensor {} of {}; fetch them again",
+                                    index.string(), entry.name, files_[entry.file].info().path));
     }
   }
 }

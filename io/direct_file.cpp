@@ -15,6 +15,7 @@
 
 #include "core/buffer.h"
 #include "core/error.h"
+#include "core/user_path.h"
 
 namespace spillway {
 namespace {
@@ -74,12 +75,16 @@ std::string file_system_name(const std::filesystem::path& path) {
 DirectFile::DirectFile(const std::filesystem::path& path, DirectChoice choice) {
   info_.path = path.string();
   int fd = open_or_errno(info_.path, O_NONBLOCK);  // a pipe would be waited for
-  if (fd < 0) throw Error(fmt::format("cannot open {}: {}", info_.path, errno_text(-fd)));
+  if (fd < 0) {
+    const std::string dangling = fd == -ENOENT ? dangling_text(path) : "";
+    throw Error(dangling.empty() ? fmt::format("cannot open {}: {}", info_.path, errno_text(-fd))
+                                 : dangling);
+  }
   info_.fd = fd;
   struct stat status {};
   if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
     close(fd);
-    throw Error(fmt::format("{} is not a regular file", info_.path));
+    throw Error(fmt::format("{}: not a regular file; expected weights (safetensors)", info_.path));
   }
   info_.bytes = static_cast<uint64_t>(status.st_size);
   if (choice == DirectChoice::kOff) return;
@@ -138,7 +143,8 @@ std::string DirectFile::read_text(uint64_t offset, uint64_t bytes) const {
   close(fd);
   if (done == bytes) return text;
   throw Error(fmt::format("{}: cannot read {} bytes at offset {}: {}", info_.path, bytes, offset,
-                          error != 0 ? errno_text(error) : "the file ends before"));
+                          error != 0 ? errno_text(error) + "; the drive's log is in dmesg"
+                                     : "the file ends before; fetch it again"));
 }
 
 }  // namespace spillway

@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
 #include "core/error.h"
+#include "core/one_line.h"
 
 namespace spillway {
 namespace {
@@ -14,11 +16,35 @@ constexpr size_t kMaxDepth = 64;
 
 using Json = nlohmann::json;
 
+/// "line 3, column 7" of the byte that was read last; `read`: how many were.
+std::string place_of(std::string_view text, size_t read) {
+  const std::string_view before = text.substr(0, std::min(read > 0 ? read - 1 : 0, text.size()));
+  const auto line = std::count(before.begin(), before.end(), '\n') + 1;
+  const size_t begin = before.rfind('\n') + 1;  // npos + 1 is 0
+  return fmt::format("line {}, column {}", line, before.size() - begin + 1);
+}
+
+/// What the library complains about, in words for whoever has the file.
+std::string problem_of(std::string_view complaint, std::string_view token) {
+  const auto says = [&](std::string_view part) {
+    return complaint.find(part) != std::string_view::npos;
+  };
+  if (says("unexpected end of input") || says("missing closing quote")) {
+    return "it ends in the middle: the file is cut short";
+  }
+  if (says("UTF-8")) return "bytes that are not UTF-8";
+  if (says("must be escaped")) return "a control character inside a text; it must be escaped";
+  if (says("number overflow")) return fmt::format("the number {} is too large", in_quotes(token));
+  if (says("expected end of input")) return fmt::format("{} behind the end", in_quotes(token));
+  if (token.empty()) return "it is not read any further";
+  return fmt::format("unexpected {}", in_quotes(token));
+}
+
 /// Builds the document: a value that is complete goes to the object or array it stands in.
 class Builder final : public nlohmann::json_sax<Json> {
  public:
-  Builder(const std::string& where, DuplicateKeys duplicates)
-      : where_(where), duplicates_(duplicates) {}
+  Builder(std::string_view text, const std::string& where, DuplicateKeys duplicates)
+      : text_(text), where_(where), duplicates_(duplicates) {}
   Json take() { return std::move(root_); }
 
   bool null() override { return add(Json()); }
@@ -39,15 +65,15 @@ class Builder final : public nlohmann::json_sax<Json> {
     object.member = member;
     object.repeats = !added;
     if (object.repeats && duplicates_ == DuplicateKeys::kRefused) {
-      throw Error(fmt::format("{}: the key \"{}\" stands in one object twice", where_, key));
+      throw Error(fmt::format("{}: the key {} stands in one object twice; keep one", where_,
+                              in_quotes(key)));
     }
     return true;
   }
-  bool parse_error(std::size_t, const std::string&, const Json::exception& error) override {
-    std::string reason = error.what();
-    const size_t tail = reason.find("] ");
-    if (tail != std::string::npos) reason.erase(0, tail + 2);
-    throw Error(fmt::format("{}: not valid JSON: {}", where_, reason));
+  bool parse_error(std::size_t position, const std::string& token,
+                   const Json::exception& error) override {
+    throw Error(fmt::format("{}: not valid JSON: {}: {}", where_, place_of(text_, position),
+                            problem_of(error.what(), token)));
   }
 
  private:
@@ -58,9 +84,13 @@ class Builder final : public nlohmann::json_sax<Json> {
   };
 
   bool open(Json value) {
-    if (open_.size() >= kMaxDepth) throw Error(fmt::format("{}: JSON nested too deeply", where_));
+    if (open_.size() >= kMaxDepth) throw_too_deep();
     open_.push_back({std::move(value), {}, false});
     return true;
+  }
+  [[noreturn]] void throw_too_deep() const {
+    throw Error(fmt::format("{}: lists and objects nested more than {} deep; such JSON is not read",
+                            where_, kMaxDepth));
   }
   bool close() {
     Json value = std::move(open_.back().value);
@@ -79,12 +109,13 @@ class Builder final : public nlohmann::json_sax<Json> {
       parent.member->second = std::move(value);
     } else if (parent.member->second != value) {
       throw Error(
-          fmt::format("{}: the key \"{}\" stands in one object twice, with different values",
-                      where_, parent.member->first));
+          fmt::format("{}: the key {} stands in one object twice, with different values; keep one",
+                      where_, in_quotes(parent.member->first)));
     }
     return true;
   }
 
+  std::string_view text_;
   const std::string& where_;
   DuplicateKeys duplicates_;
   std::vector<Open> open_;
@@ -94,7 +125,7 @@ class Builder final : public nlohmann::json_sax<Json> {
 }  // namespace
 
 Json parse_json_strict(std::string_view text, const std::string& where, DuplicateKeys duplicates) {
-  Builder builder(where, duplicates);
+  Builder builder(text, where, duplicates);
   CHECK(Json::sax_parse(text.begin(), text.end(), &builder));
   return builder.take();
 }

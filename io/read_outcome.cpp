@@ -68,7 +68,7 @@ ReadOutcome classify_error(ReadOp& op, int error, const Clock& clock, std::strin
   if (reported_by_drive(error)) {
     return retry_or_fail(op, kDrive, errno_text(error), clock, message);
   }
-  message = failure(op, errno_text(error));
+  message = failure(op, errno_text(error) + "; the drive's log is in dmesg");
   return ReadOutcome::kFailed;
 }
 

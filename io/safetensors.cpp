@@ -8,6 +8,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "core/one_line.h"
 #include "io/json_strict.h"
 
 namespace spillway {
@@ -42,8 +43,8 @@ class HeaderParser {
 
  private:
   [[noreturn]] void fail(const std::string& tensor, const std::string& what) const {
-    throw Error(fmt::format("{}{}: {}; the file is damaged or not safetensors", path_,
-                            tensor.empty() ? "" : fmt::format(": tensor {}", tensor), what));
+    throw Error(fmt::format("{}{}: {}; the file is damaged or not safetensors: fetch it again",
+                            path_, tensor.empty() ? "" : fmt::format(": tensor {}", tensor), what));
   }
 
   uint64_t natural(const std::string& name, const Json& value, const char* what) const {
@@ -62,7 +63,7 @@ class HeaderParser {
     result.dtype_text = value["dtype"].get<std::string>();
     result.dtype = parse_dtype(result.dtype_text);
     const auto bits = element_bits(result.dtype_text);
-    if (!bits) fail(name, fmt::format("unknown dtype {}", result.dtype_text));
+    if (!bits) fail(name, "unknown dtype " + cut_middle(printable(result.dtype_text), 40));
     uint64_t total_bits = *bits;
     for (const Json& item : value["shape"]) {
       const uint64_t dimension = natural(name, item, "a dimension");
@@ -111,14 +112,15 @@ uint64_t safetensors_header_bytes(std::string_view first_bytes, uint64_t file_by
                                   const std::string& path) {
   static_assert(std::endian::native == std::endian::little);
   if (first_bytes.size() < 8 || file_bytes < 8) {
-    throw Error(fmt::format("{}: {} bytes are too few for a safetensors file; download it again",
-                            path, file_bytes));
+    throw Error(fmt::format("{}: {} bytes are too few for a safetensors file; fetch it again", path,
+                            file_bytes));
   }
   uint64_t length = 0;
   std::memcpy(&length, first_bytes.data(), 8);
   if (length > kMaxHeaderBytes || length > file_bytes - 8) {
     throw Error(fmt::format(
-        "{}: the header claims {} bytes but the file has {}; it is truncated or not safetensors",
+        "{}: the header claims {} bytes but the file has {}; it is truncated or not safetensors: "
+        "fetch it again",
         path, length, file_bytes));
   }
   return length;

@@ -78,7 +78,9 @@ struct UringReader::Ring {
     // liburing 2.3 declares io_uring_enable_rings() but its shared library does not export it.
     if (syscall(__NR_io_uring_register, ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0) <
         0) {
-      throw Error(fmt::format("io_uring: enabling the ring failed: {}", errno_text(errno)));
+      throw Error(
+          fmt::format("io_uring: enabling the ring failed: {}; io.engine: pread does without",
+                      errno_text(errno)));
     }
     enabled = true;
   }
@@ -87,7 +89,8 @@ struct UringReader::Ring {
   static bool refused(int result) {
     if (result >= 0 || result == -ETIME || result == -EINTR) return false;
     if (result == -EAGAIN || result == -EBUSY) return true;
-    throw Error(fmt::format("io_uring: submitting reads failed: {}", errno_text(-result)));
+    throw Error(fmt::format("io_uring: submitting reads failed: {}; io.engine: pread does without",
+                            errno_text(-result)));
   }
 
   /// The ring cannot be waited on: waits for a wake-up or a while, longer each time.

@@ -16,8 +16,8 @@ void check_ids(const std::vector<uint32_t>& ids, const Model& model, const std::
   if (ids.empty()) throw Error(fmt::format("{} is empty; give at least one token", what));
   for (const uint32_t id : ids) {
     if (id >= model.config.vocab) {
-      throw Error(fmt::format("{}: token id {} is outside the vocabulary of {}", what, id,
-                              model.config.vocab));
+      throw Error(fmt::format("{}: token id {} is outside the vocabulary of {}: ids end at {}",
+                              what, id, model.config.vocab, model.config.vocab - 1));
     }
   }
   if (ids.size() >= model.config.context) {

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "core/one_line.h"
 #include "core/units.h"
 #include "io/json_strict.h"
 
@@ -21,6 +22,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr uint64_t kMaxConfigBytes = 16 * kMiB;
+constexpr size_t kMaxShownColumns = 80;  // of a value in a message
 constexpr uint32_t kMaxContext = 1u << 30;
 constexpr std::array kArchitectures = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM",
                                        "Qwen3ForCausalLM"};
@@ -41,12 +43,16 @@ std::string type_of(std::string_view architecture) {
 class ConfigReader {
  public:
   ConfigReader(const Json& json, std::string where) : json_(&json), where_(std::move(where)) {
-    if (!json.is_object()) throw Error(fmt::format("{}: not a JSON object", where_));
+    if (!json.is_object()) {
+      throw Error(fmt::format("{}: not a JSON object; expected a model's configuration", where_));
+    }
   }
 
   [[noreturn]] void fail(const std::string& key, const std::string& expected) const {
-    throw Error(fmt::format("{}: {}: expected {}, got {}", where_, key, expected,
-                            json_->contains(key) ? (*json_)[key].dump() : "nothing"));
+    const std::string got = json_->contains(key)
+                                ? cut_middle(printable((*json_)[key].dump()), kMaxShownColumns)
+                                : "nothing";
+    throw Error(fmt::format("{}: {}: expected {}, got {}", where_, key, expected, got));
   }
   bool has(const std::string& key) const { return present(key) && !(*json_)[key].is_null(); }
   /// Also where the value is null, which for some keys is not their default.
@@ -132,7 +138,8 @@ std::string read_architecture(const ConfigReader& reader) {
   if (known) return name;
   if (name.empty()) reader.fail("architectures", "a list with the model's class, or a model_type");
   throw Error(fmt::format("{}: architecture {} is not supported; supported are {}", reader.where(),
-                          name, supported_architectures()));
+                          cut_middle(printable(name), kMaxShownColumns),
+                          supported_architectures()));
 }
 
 /// "rope_scaling" of transformers 4 where it says anything, else "rope_parameters" of 5.
@@ -189,7 +196,8 @@ RopeScaling read_rope_scaling(const ConfigReader& reader, const ConfigReader& se
   scaling.kind = kind->second;
   if (scaling.kind == Kind::kNone) return scaling;
   if (section.positive("partial_rotary_factor", reader.positive("partial_rotary_factor", 1)) != 1) {
-    throw Error(fmt::format("{}: partial_rotary_factor is not supported", section.where()));
+    throw Error(fmt::format(
+        "{}: partial_rotary_factor is not supported; such a model cannot be run", section.where()));
   }
   const double positions = reader.positive("max_position_embeddings", 1);
   const char* original = "original_max_position_embeddings";
@@ -366,7 +374,7 @@ ModelConfig load_model_config(const std::filesystem::path& directory) {
   if (!std::filesystem::is_directory(directory, error)) {
     throw Error(fmt::format("{}: {}; expected the folder of a Hugging Face checkpoint",
                             directory.string(),
-                            error ? errno_text(error.value()) : "not a folder"));
+                            error ? errno_text(error.value()) : "is no folder"));
   }
   const Json own = load_json_strict(file, kMaxConfigBytes, DuplicateKeys::kMayAgree);
   ModelConfig config = parse_model_config(own, file.string());

@@ -84,13 +84,16 @@ void check_score_texts(const Model& model, const std::vector<std::vector<uint32_
   for (size_t t = 0; t < texts.size(); ++t) {
     for (const uint32_t id : texts[t]) {
       if (id >= model.config.vocab) {
-        throw Error(fmt::format("text {}: token id {} is outside the vocabulary of {}", t + 1, id,
-                                model.config.vocab));
+        throw Error(
+            fmt::format("text {}: token id {} is outside the vocabulary of {}: ids end at {}",
+                        t + 1, id, model.config.vocab, model.config.vocab - 1));
       }
     }
     any |= texts[t].size() >= 2;
   }
-  if (!any) throw Error("nothing to score: no text has two tokens or more");
+  if (!any) {
+    throw Error("nothing to score: no text has two tokens or more; give a longer one");
+  }
 }
 
 Workload scoring_workload(const Config& config, const Model& model,
@@ -139,8 +142,8 @@ ScoreResult score(Runtime& runtime, const Config& config,
           if (batch.targets[r] == UINT32_MAX) continue;
           if (!std::isfinite(logprobs[r])) {
             throw Error(
-                "the model computed a log-probability that is not a number; the "
-                "checkpoint is damaged");
+                "the model computed a log-probability that is not a number; the checkpoint is "
+                "damaged (spillway inspect --verify shows its checksums)");
           }
           result.logprobs[plan.slices[rows.sequence].text].push_back(logprobs[r]);
           nll -= double{logprobs[r]};

@@ -166,7 +166,8 @@ void check_folder(const fs::path& directory) {
                             directory.string(), name));
   }
   if (error && error != std::errc::no_such_file_or_directory) {
-    throw Error(fmt::format("{}: {}", directory.string(), errno_text(error.value())));
+    throw Error(fmt::format("{}: {}; choose another folder", directory.string(),
+                            errno_text(error.value())));
   }
 }
 
@@ -216,11 +217,13 @@ class WrittenFiles {
       throw Error(fmt::format("cannot create {}: {}", file.string(), errno_text(errno)));
     }
     if (flock(marker_.get(), LOCK_EX | LOCK_NB) != 0) {
-      throw Error(fmt::format("{}: another spillway synth is writing there", directory_.string()));
+      throw Error(fmt::format("{}: another spillway synth is writing there; choose another folder",
+                              directory_.string()));
     }
     struct stat status {};
     if (fstat(marker_.get(), &status) != 0 || status.st_nlink == 0) {
-      throw Error(fmt::format("{}: another spillway synth wrote there", directory_.string()));
+      throw Error(fmt::format("{}: another spillway synth wrote there; choose another folder",
+                              directory_.string()));
     }
     remove_leftovers();
     std::string text = std::string(kMarkerTitle) + "\n";

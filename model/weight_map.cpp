@@ -42,15 +42,19 @@ std::string stored_name(const std::string& name, const Checkpoint& checkpoint) {
 Found locate(const WeightSpec& spec, const ModelConfig& config, const Checkpoint& checkpoint) {
   const TensorEntry* entry = checkpoint.find(stored_name(spec.name, checkpoint));
   if (entry == nullptr) {
-    throw Error(fmt::format("{}: tensor {} is missing; {} needs it",
-                            checkpoint.directory().string(), spec.name, config.architecture));
+    throw Error(
+        fmt::format("{}: tensor {} is missing, and {} needs it; config.json is of another "
+                    "model, or the weights are not whole: fetch them again",
+                    checkpoint.directory().string(), spec.name, config.architecture));
   }
   const std::string& path = checkpoint.files()[entry->file].info().path;
   const auto expected =
       spec.vector ? std::vector<uint64_t>{spec.cols} : std::vector<uint64_t>{spec.rows, spec.cols};
   if (entry->shape != expected) {
-    throw Error(fmt::format("{}: tensor {} has shape [{}] but config.json asks for [{}]", path,
-                            spec.name, fmt::join(entry->shape, ", "), fmt::join(expected, ", ")));
+    throw Error(
+        fmt::format("{}: tensor {} has shape [{}] but config.json asks for [{}]; one of the "
+                    "two is of another model",
+                    path, spec.name, fmt::join(entry->shape, ", "), fmt::join(expected, ", ")));
   }
   if (!entry->dtype) {
     throw Error(fmt::format("{}: tensor {} is {}; weights must be F32, F16 or BF16", path,

@@ -311,7 +311,13 @@ std::optional<HardwareProfile> read_profile(const fs::path& file) {
   if (json.is_discarded()) {
     throw Error(fmt::format("{}: not JSON; run spillway probe again", file.string()));
   }
-  return parse_profile(json, file.string());
+  try {
+    return parse_profile(json, file.string());
+  } catch (const Error& wrong) {
+    const std::string what = wrong.what();
+    const bool advised = what.find("spillway probe") != std::string::npos;
+    throw Error(advised ? what : what + "; run spillway probe again");
+  }
 }
 
 }  // namespace spillway

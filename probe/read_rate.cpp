@@ -239,7 +239,8 @@ ProbeFile::ProbeFile(const fs::path& path, const StopFlag& stop) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (error || !fs::exists(status)) {
-    throw Error(fmt::format("--path {}: no such file or folder", path.string()));
+    throw Error(fmt::format("--path {}: no such file or folder; give one on the drive to measure",
+                            path.string()));
   }
   const std::string system = file_system_name(path);
   if (system == "tmpfs") {

@@ -124,6 +124,8 @@ class Cli(unittest.TestCase):
         data = json.loads(report.read_text())
         self.assertEqual(data["tokens"], 5)
         self.assertEqual([len(l) for l in data["logprobs"]], [4, 1])
+        for option in ("--text-file", "--token-ids-file"):
+            self.fails("score", self.config(), option, self.root, says="is a folder; expected")
         text = self.root / "text.txt"
         text.write_text("Some text to score.")
         done = call("score", self.config(), "--text-file", text)
@@ -175,6 +177,7 @@ class Cli(unittest.TestCase):
             self.fails("tokenize", self.model, "--text-file", file, "--lines", *flags,
                        says=("texts.jsonl:2", says))
         self.fails("tokenize", self.model, "--text-file", self.root, "--lines", says="is a folder")
+        self.fails("tokenize", self.model, "--text-file", self.root, says="is a folder")
         self.assertEqual(call("tokenize", self.model, "--text", "a", "--lines").returncode, 2)
 
     def test_token_ids_need_no_tokenizer(self):
@@ -431,8 +434,80 @@ class Cli(unittest.TestCase):
         self.assertEqual(call("--help").returncode, 0)
         self.assertEqual(call("run", "--help").returncode, 0)
 
+    def test_words_that_people_try(self):
+        version = call("--version").stdout
+        self.assertRegex(version, r"^\d+\.\d+")
+        for words in (["version"], ["-V"]):
+            done = call(*words)
+            self.assertEqual((done.returncode, done.stdout, done.stderr), (0, version, ""))
+        self.assertEqual(call("help").stdout, call("--help").stdout)
+        self.assertEqual(call("help", "run").stdout, call("run", "--help").stdout)
+        self.assertEqual(call("help", "run").returncode, 0)
+        for words, says in ((["rnu"], 'unknown command "rnu"; did you mean run?'),
+                            (["fly"], 'unknown command "fly"; spillway --help lists'),
+                            (["help", "scroe"], "did you mean score?"),
+                            (["chat"], "spillway run answers prompts"),
+                            (["x.yaml"], "to run it: spillway run x.yaml"),
+                            (["--verison"], "did you mean --version?"),
+                            (["\x1b[31m\u202e"], 'unknown command "\\x1b[31m\\u202e"'),
+                            (["run", "x", "--promt", "a"], 'unknown option "--promt"; did you mean --prompt?'),
+                            (["run"], "MODEL is missing"), ([], "no command was given"),
+                            (["run", "x", "--report"], "its value is missing: --report FILE"),
+                            (["synth", "x", "--seed", "1.5"], "expected a number, got"),
+                            (["probe", "--seconds", "0"], "expected a number from 0.01 to 600"),
+                            (["bench", "x", "--sweeps", "speed"],
+                             'expected memory, decode or prompt, got "speed"'),
+                            (["tokenize", "m", "--text", "a", "--lines"], "--lines needs --text-file")):
+            self.fails(*words, code=2, says=says)
+
+    def test_links_of_the_hub_that_dangle(self):
+        cache = self.root / "hub" / "models--Qwen--Qwen2.5-7B"
+        snapshot = cache / "snapshots" / "0123"
+        snapshot.mkdir(parents=True)
+        (cache / "refs").mkdir()
+        (cache / "refs" / "main").write_text("0123")
+        for name in ("model.safetensors", "config.json", "tokenizer.json"):
+            (snapshot / name).symlink_to(f"../../blobs/{name}")
+        fetch = f"hf download Qwen/Qwen2.5-7B --cache-dir {self.root.resolve() / 'hub'}"
+        self.fails("inspect", snapshot, says=("model.safetensors: a link that dangles", fetch))
+        self.fails("tokenize", snapshot, "--text", "a", says=("tokenizer.json: a link that", fetch))
+        (snapshot / "model.safetensors").unlink()
+        (snapshot / "model.safetensors").symlink_to(self.model / "model-00001-of-00002.safetensors")
+        self.fails("run", self.config(snapshot), says=("config.json: a link that dangles", fetch))
+
+    def test_names_may_hold_anything(self):
+        """What a checkpoint is called and what it holds is shown escaped, cut and aligned."""
+        folder = os.fsencode(self.root) + b"/caf\xe9\x1b[31m\n\xe2\x80\xaex"
+        os.mkdir(folder)
+        names = ["a\x1b[2J\n\u202eb", "\u8a9e" * 10, "n" * 5000, "plain"]
+        header = json.dumps({n: {"dtype": "F32", "shape": [1], "data_offsets": [4 * i, 4 * i + 4]}
+                             for i, n in enumerate(names)}).encode()
+        with open(folder + b"/model.safetensors", "wb") as file:
+            file.write(struct.pack("<Q", len(header)) + header + bytes(4 * len(names)))
+        shown = call("inspect", folder)
+        self.assertEqual(shown.returncode, 0, shown.stderr)
+        for text in (shown.stdout, shown.stderr):
+            self.assertNotRegex(text, "[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\ufffd]")
+        self.assertIn("a\\x1b[2J\\n\\u202eb", shown.stdout)
+        self.assertIn("n\u2026n", shown.stdout)
+        rows = [line for line in shown.stdout.splitlines() if " F32 " in line]
+        columns = {sum(1 + (c == "\u8a9e") for c in row[:row.index(" F32 ")]) for row in rows}
+        self.assertEqual(len(rows), 4)
+        self.assertEqual(len(columns), 1, shown.stdout)
+        self.assertLessEqual(max(map(len, rows)), 80)
+        tensors = json.loads(call("inspect", folder, "--json").stdout)["tensors"]
+        self.assertEqual({t["name"] for t in tensors}, set(names))
+        self.fails("tokenize", folder, "--text", "a", says="caf\\xe9\\x1b[31m\\n\\u202ex")
+
+    def test_home_in_paths(self):
+        home = {**os.environ, "HOME": str(self.root)}
+        for path in ("~/model", "$HOME/model", "${HOME}/model"):
+            done = call("plan", self.config(), "--set", f"model.path={path}", env=home)
+            self.assertEqual(done.returncode, 0, done.stderr)
+        self.fails("plan", self.config(), "--set", "model.path=~", env=home, says="write ~/ for")
+
     def test_bad_configuration(self):
-        self.fails("run", self.root / "none.yaml", says="cannot read")
+        self.fails("run", self.root / "none.yaml", says="no such file or folder")
         self.fails("run", self.config(), "--set", "memory.ram=.nan", says=("memory.ram", "a size"))
         self.fails("run", self.config(), "--set", "memory.rom=1", says="did you mean memory.ram?")
         self.fails("run", self.config(memory={"ram": "2MiB"}), says=("at least", "memory.ram"))

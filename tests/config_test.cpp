@@ -119,6 +119,7 @@ TEST(Config, OverridesWin) {
 }
 
 struct BadCase {
+  const char* name;
   const char* text;
   const char* expected;  // must all be in the message, separated by '|'
 };
@@ -141,38 +142,142 @@ TEST_P(BadConfig, NamesFileLineKeyAndWhatWasExpected) {
 INSTANTIATE_TEST_SUITE_P(
     All, BadConfig,
     ::testing::Values(
-        BadCase{"model: {path: m}\nmemory:\n  rom: 1GiB\n", "run.yaml:3|memory.rom|memory.ram"},
-        BadCase{"model: {path: m}\nmemory:\n  ram: 1GiB\n  ram: 2GiB\n",
+        BadCase{"near_key", "model: {path: m}\nmemory:\n  rom: 1GiB\n",
+                "run.yaml:3|memory.rom|memory.ram"},
+        BadCase{"key_twice", "model: {path: m}\nmemory:\n  ram: 1GiB\n  ram: 2GiB\n",
                 "run.yaml:4|memory.ram|second time"},
-        BadCase{"model: {path: m}\nmemory: {ram: 1GiB}\nmemory.ram: 2GiB\n",
+        BadCase{"dotted_key", "model: {path: m}\nmemory: {ram: 1GiB}\nmemory.ram: 2GiB\n",
                 "run.yaml:3|memory.ram|the section"},
-        BadCase{"model: {path: m}\nmemory: {ram: .nan}\n", "run.yaml:2|memory.ram|a size"},
-        BadCase{"model: {path: m}\nmemory: {ram: 3 gibi}\n", "memory.ram|a size|3 gibi"},
-        BadCase{"model: {path: m}\nmemory: {ram: 0}\n", "memory.ram|a size"},
-        BadCase{"model: {path: m}\nmemory: {ram: -5GiB}\n", "memory.ram|a size"},
-        BadCase{"model: {path: m}\nmemory: 3\n", "run.yaml:2|memory|a section"},
-        BadCase{"model: {path: m}\nio: {depth: many}\n", "io.depth|whole number|many"},
-        BadCase{"model: {path: m}\nio: {depth: 0}\n", "io.depth|1 to 256"},
-        BadCase{"model: {path: m}\nio: {chunk: 100KiB}\n", "io.chunk|multiple of 64KiB"},
-        BadCase{"model: {path: m}\nio: {engine: libaio}\n",
+        BadCase{"size_nan", "model: {path: m}\nmemory: {ram: .nan}\n",
+                "run.yaml:2|memory.ram|a size"},
+        BadCase{"size_unit", "model: {path: m}\nmemory: {ram: 3 gibi}\n",
+                "memory.ram|a size|3 gibi"},
+        BadCase{"size_zero", "model: {path: m}\nmemory: {ram: 0}\n", "memory.ram|a size"},
+        BadCase{"size_negative", "model: {path: m}\nmemory: {ram: -5GiB}\n", "memory.ram|a size"},
+        BadCase{"size_without_unit", "model: {path: m}\nmemory: {ram: 3}\n",
+                "got \"3\"; that is 3 B; did you mean 3GiB?"},
+        BadCase{"size_with_comma", "model: {path: m}\nmemory: {ram: '3,5GiB'}\n",
+                "got \"3,5GiB\"; write 3.5GiB"},
+        BadCase{"no_section", "model: {path: m}\nmemory: 3GiB\n",
+                "run.yaml:2|memory|a section|write memory: {ram: 3GiB}"},
+        BadCase{"model_is_a_path", "model: /m\n", "run.yaml:1: model: |write model: {path: /m}"},
+        BadCase{"natural_word", "model: {path: m}\nio: {depth: many}\n",
+                "io.depth|whole number|many"},
+        BadCase{"natural_zero", "model: {path: m}\nio: {depth: 0}\n", "io.depth|1 to 256"},
+        BadCase{"chunk", "model: {path: m}\nio: {chunk: 100KiB}\n", "io.chunk|multiple of 64KiB"},
+        BadCase{"engine", "model: {path: m}\nio: {engine: libaio}\n",
                 "io.engine|auto, io_uring, pread or mmap"},
-        BadCase{"model: {path: m}\ndevice: gpu\n", "device|host-discrete"},
-        BadCase{"model: {path: m}\ndevice: cuda:x\n", "device|cuda:N"},
-        BadCase{"model: {path: m}\nplacement: {ram_share: 75}\n", "placement.ram_share|0 to 1|75"},
-        BadCase{"model: {path: m}\nplacement: {policy: ram, ram_share: 0.5}\n",
+        BadCase{"device", "model: {path: m}\ndevice: gpu\n", "device|host-discrete"},
+        BadCase{"device_number", "model: {path: m}\ndevice: cuda:x\n", "device|cuda:N"},
+        BadCase{"share", "model: {path: m}\nplacement: {ram_share: 75}\n",
+                "placement.ram_share|0 to 1|75"},
+        BadCase{"share_and_policy", "model: {path: m}\nplacement: {policy: ram, ram_share: 0.5}\n",
                 "placement.ram_share|leave placement.policy at auto"},
-        BadCase{"model: {path: m}\nplacement: {layers: {x: ram}}\n", "placement.layers.x|range"},
-        BadCase{"model: {path: m}\nplacement: {layers: {5-2: ram}}\n", "5-2|range"},
-        BadCase{"model: {path: m}\nplacement: {layers: {5: disk}}\n", "gpu, ram or nvme"},
-        BadCase{"model: {path: m}\ngenerate: {temperature: .nan}\n", "temperature|0 to 100"},
-        BadCase{"model: {path: m}\ngenerate: {prompts: hello}\n", "generate.prompts|a list"},
-        BadCase{"model: {path: m}\ngenerate: {prompts: [[a]]}\n", "generate.prompts[0]|a text"},
-        BadCase{"model: {path: m}\ngenerate: {prompt_token_ids: [1, -2]}\n", "[1]|whole number"},
-        BadCase{"model: {path: m}\ngenerate: {ignore_eos: maybe}\n", "true or false"},
-        BadCase{"device: host\n", "model.path|missing"}, BadCase{"", "keys such as model:"},
-        BadCase{"[1, 2]", "keys such as model:"}, BadCase{"a: [", "not valid YAML"},
-        BadCase{"model: {path: ''}\n", "model.path|a path"}),
-    [](const auto& test) { return "case" + std::to_string(test.index); });
+        BadCase{"layer_name", "model: {path: m}\nplacement: {layers: {x: ram}}\n",
+                "placement.layers.x|range"},
+        BadCase{"layers_backwards", "model: {path: m}\nplacement: {layers: {5-2: ram}}\n",
+                "5-2|range"},
+        BadCase{"tier", "model: {path: m}\nplacement: {layers: {5: disk}}\n", "gpu, ram or nvme"},
+        BadCase{"real_nan", "model: {path: m}\ngenerate: {temperature: .nan}\n",
+                "temperature|0 to 100"},
+        BadCase{"prompts_map", "model: {path: m}\ngenerate: {prompts: {a: b}}\n",
+                "generate.prompts|a list"},
+        BadCase{"prompts_nested", "model: {path: m}\ngenerate: {prompts: [[a]]}\n",
+                "generate.prompts[0]|a text"},
+        BadCase{"negative_id", "model: {path: m}\ngenerate: {prompt_token_ids: [1, -2]}\n",
+                "[1]|whole number"},
+        BadCase{"one_id", "model: {path: m}\ngenerate: {prompt_token_ids: 5}\n", "such as [1, "},
+        BadCase{"flag", "model: {path: m}\ngenerate: {ignore_eos: maybe}\n", "true or false"},
+        BadCase{"no_model", "device: host\n", "model.path|missing"},
+        BadCase{"empty_file", "", "run.yaml: expected keys such as model:"},
+        BadCase{"list", "[1, 2]", "run.yaml: expected keys such as model:"},
+        BadCase{"open_list", "a: [", "run.yaml:1: not valid YAML: a [ is not closed"},
+        BadCase{"open_map", "a: {", "run.yaml:1: not valid YAML: a { is not closed"},
+        BadCase{"two_colons", "model: {path: m}\nreport: a: b\n",
+                "run.yaml:2: not valid YAML: |in quotes"},
+        BadCase{"tab", "model: {path: m}\nmemory:\n\tram: 1GiB\n",
+                "run.yaml:3: not valid YAML: the line is indented with a tab; use spaces"},
+        BadCase{"two_documents", "model: {path: m}\n---\nmodel: {path: n}\n",
+                "run.yaml:3: a second document|one file describes one run"},
+        BadCase{"alias", "model: {path: *m}\n", "run.yaml:1: not valid YAML: * and & begin"},
+        BadCase{"no_path", "model: {path: ''}\n", "model.path|a path"},
+        BadCase{"tilde_alone", "model: {path: ~}\n", "model.path|a path|write ~/ for your home"},
+        BadCase{"home_of_another", "model: {path: ~me/x}\n", "model.path|~/ or $HOME/|./~me"},
+        BadCase{"variable", "model: {path: $MODELS/x}\n", "model.path|~/ or $HOME/|./$MODELS"}),
+    [](const auto& test) { return std::string(test.param.name); });
+
+struct ForeignKey {
+  const char* key;
+  const char* answer;
+};
+
+/// What people bring from llama.cpp, vLLM and transformers, and keys in the wrong section.
+TEST(Config, KeysOfOtherProgramsAreAnswered) {
+  const std::vector<ForeignKey> cases = {
+      {"memory.vram", "did you mean memory.gpu?"},
+      {"vram", "did you mean memory.gpu?"},
+      {"ram", "did you mean memory.ram?"},
+      {"n_gpu_layers", "placement.layers places layers by hand"},
+      {"device_map", "placement.layers places layers by hand"},
+      {"ctx_size", "none is needed: the cache is as long"},
+      {"threads", "did you mean compute.threads?"},
+      {"n_threads", "did you mean compute.threads?"},
+      {"max_tokens", "did you mean generate.max_new_tokens?"},
+      {"generate.n_predict", "did you mean generate.max_new_tokens?"},
+      {"generate.prompt", "did you mean generate.prompts?"},
+      {"temperature", "did you mean generate.temperature?"},
+      {"generate.temp", "did you mean generate.temperature?"},
+      {"model.name", "did you mean model.path?"},
+      {"model.dtype", "weights are used as the checkpoint has them"},
+      {"generate.min_p", "it is not offered; temperature, top_k"},
+      {"chunk", "did you mean io.chunk or score.chunk?"},
+      {"io.dpeth", "did you mean io.depth?"},
+      {"sampling.sede", "did you mean generate.seed?"},
+      {"quite.another", "configs/README.md lists every key"},
+  };
+  for (const auto& [key, answer] : cases) {
+    const std::string said = complaint("model: {path: m}", {std::string(key) + "=1"});
+    EXPECT_NE(said.find(std::string(key) + ": unknown key; "), std::string::npos) << said;
+    EXPECT_NE(said.find(answer), std::string::npos) << key << ": " << said;
+  }
+}
+
+TEST(Config, HomeIsReplacedInPaths) {
+  const auto path = [](const std::string& text) {
+    return parse_config("model: {path: \"" + text + "\"}", "dir/run.yaml", {}, "/home/me")
+        .model_path.string();
+  };
+  EXPECT_EQ(path("~"), "/home/me");
+  EXPECT_EQ(path("~/m"), "/home/me/m");
+  EXPECT_EQ(path("$HOME/m"), "/home/me/m");
+  EXPECT_EQ(path("${HOME}/m"), "/home/me/m");
+  EXPECT_EQ(path("a~/$HOME"), "dir/a~/$HOME") << "only where it stands first";
+  EXPECT_EQ(path("./~me"), "dir/~me");
+}
+
+TEST(Config, HomeMustBeSetWhereItIsAskedFor) {
+  EXPECT_NE(complaint("model: {path: ~/m}").find("HOME, which is not set"), std::string::npos);
+}
+
+TEST(Config, OnePromptNeedsNoList) {
+  EXPECT_EQ(parse("model: {path: m}\ngenerate: {prompts: Hi there}").prompts,
+            (std::vector<std::string>{"Hi there"}));
+}
+
+TEST(Config, MarksOfOneDocumentAreFine) {
+  for (const char* text : {"---\nmodel: {path: m}\n", "model: {path: m}\n---\n",
+                           "%YAML 1.2\n---\nmodel: {path: m}\n...\n"}) {
+    EXPECT_EQ(parse(text).model_path, "dir/m") << text;
+  }
+}
+
+/// Values may hold anything and be of any length; what is said of them is a line.
+TEST(Config, LongAndHostileValuesAreCutAndEscaped) {
+  const std::string said =
+      complaint("model: {path: m}\ndevice: \"\\e[31m\\u202e" + std::string(5000, 'x') + "\"\n");
+  EXPECT_LT(said.size(), 300u);
+  EXPECT_NE(said.find("\\x1b[31m\\u202exxx"), std::string::npos) << said;
+}
 
 TEST(Config, BadOverridesSayWhichOne) {
   const std::string base = "model: {path: m}";

@@ -258,7 +258,8 @@ TEST_P(SameOnAnyThreads, Decoding) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Chunks, SameOnAnyThreads, ::testing::Values(1, 64, 512, 1024, 4096));
+INSTANTIATE_TEST_SUITE_P(Chunks, SameOnAnyThreads, ::testing::Values(1, 64, 512, 1024, 4096),
+                         [](const auto& test) { return "rows" + std::to_string(test.param); });
 
 class SmallModel : public ::testing::Test {
  protected:

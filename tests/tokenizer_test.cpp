@@ -325,6 +325,7 @@ TEST(TokenizerJson, ByteLevelDecodesMalformedBytesAsOneSignPerSequence) {
 }
 
 struct BadPatternCase {
+  const char* name;
   const char* pattern;
   const char* expected;
 };
@@ -340,17 +341,25 @@ TEST_P(UnsupportedPatterns, AreRefusedByName) {
 INSTANTIATE_TEST_SUITE_P(
     All, UnsupportedPatterns,
     ::testing::Values(
-        BadPatternCase{"(", "regular expression"}, BadPatternCase{"a)", "unmatched"},
-        BadPatternCase{"*a", "nothing to repeat"}, BadPatternCase{"(a)\\1", "not supported: \\1"},
-        BadPatternCase{"\\X", "not supported: \\X"},
-        BadPatternCase{"\\Qa\\E", "not supported: \\Q"},
-        BadPatternCase{"\\p{Cyrillic}", "\\p{cyrillic}"}, BadPatternCase{"\\pL", "\\p without {"},
-        BadPatternCase{"(?x: a)", "the option x"}, BadPatternCase{"(?~a)", "the group (?~"},
-        BadPatternCase{"(?i)stress", "\"st\" that ignores case"},
-        BadPatternCase{"(?i)[a-z]", "a class that ignores case"},
-        BadPatternCase{"[[:graph:]]", "[:graph:]"}, BadPatternCase{"a**", "repeated repetition"},
-        BadPatternCase{"a{2}?", "{n}?"},
-        BadPatternCase{"[\U00031350-\U00031360]", "PCRE2 does not know"}));
+        BadPatternCase{"open", "(", "regular expression"},
+        BadPatternCase{"unmatched", "a)", "unmatched"},
+        BadPatternCase{"nothing_to_repeat", "*a", "nothing to repeat"},
+        BadPatternCase{"back_reference", "(a)\\1", "not supported: \\1"},
+        BadPatternCase{"grapheme", "\\X", "not supported: \\X"},
+        BadPatternCase{"quotation", "\\Qa\\E", "not supported: \\Q"},
+        BadPatternCase{"property", "\\p{Cyrillic}", "\\p{cyrillic}"},
+        BadPatternCase{"property_without_braces", "\\pL", "\\p without {"},
+        BadPatternCase{"option", "(?x: a)", "the option x"},
+        BadPatternCase{"absent_group", "(?~a)", "the group (?~"},
+        BadPatternCase{"pair_ignoring_case", "(?i)stress", "\"st\" that ignores case"},
+        BadPatternCase{"class_ignoring_case", "(?i)[a-z]", "a class that ignores case"},
+        BadPatternCase{"posix_class", "[[:graph:]]", "[:graph:]"},
+        BadPatternCase{"repeated_twice", "a**", "repeated repetition"},
+        BadPatternCase{"lazy_count", "a{2}?", "{n}?"},
+        BadPatternCase{"lookbehind_of_any_length", "(?<=a+)b",
+                       "regular expression that PCRE2 runs"},
+        BadPatternCase{"young_characters", "[\U00031350-\U00031360]", "PCRE2 does not know"}),
+    [](const auto& test) { return std::string(test.param.name); });
 
 TEST(Regex, LongTextsNeitherOverflowAStackNorTakeLong) {
   const std::string many(300000, 'a');

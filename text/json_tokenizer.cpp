@@ -136,7 +136,7 @@ void JsonTokenizer::encode_with(std::string_view text, std::vector<uint32_t>& id
 }
 
 std::vector<uint32_t> JsonTokenizer::encode(std::string_view text) const {
-  if (!is_valid_utf8(text)) throw Error("the text is not valid UTF-8");
+  require_utf8(text);
   std::vector<uint32_t> ids;
   ids.reserve(text.size() / 3);
   if (const auto* unigram = std::get_if<Unigram>(&parts_.model)) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/one_line.h"
 #include "text/regex.h"
 #include "text/unicode.h"
 
@@ -158,11 +159,11 @@ class Translator {
   };
 
   [[noreturn]] void bad(const std::string& what) const {
-    throw BadPattern(fmt::format("the pattern \"{}\" is not a regular expression: {} at {}",
-                                 pattern_, what, at_));
+    throw BadPattern(fmt::format("the pattern {} is not a regular expression: {} at byte {}",
+                                 in_quotes(pattern_), what, at_));
   }
   [[noreturn]] void unsupported(const std::string& what) const {
-    throw BadPattern(fmt::format("the pattern \"{}\" is not supported: {}", pattern_, what));
+    throw BadPattern(fmt::format("the pattern {} is not supported: {}", in_quotes(pattern_), what));
   }
 
   bool ended() const { return at_ >= pattern_.size(); }

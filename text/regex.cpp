@@ -6,6 +6,7 @@
 
 #include <optional>
 
+#include "core/one_line.h"
 #include "text/unicode.h"
 
 namespace spillway {
@@ -44,8 +45,8 @@ Regex::Regex(const std::string& oniguruma) : impl_(std::make_unique<Impl>()) {
   if (impl_->code == nullptr) {
     PCRE2_UCHAR message[160] = {};
     pcre2_get_error_message(error, message, sizeof(message));
-    throw BadPattern(fmt::format("the pattern \"{}\" is not a regular expression: {}", oniguruma,
-                                 reinterpret_cast<const char*>(message)));
+    throw BadPattern(fmt::format("the pattern {} is not a regular expression that PCRE2 runs: {}",
+                                 in_quotes(oniguruma), reinterpret_cast<const char*>(message)));
   }
   pcre2_jit_compile(impl_->code, PCRE2_JIT_COMPLETE);  // optional: matching works without
 }
@@ -77,8 +78,8 @@ std::vector<Match> Regex::find_all(std::string_view subject) const {
     if (result == PCRE2_ERROR_NOMATCH) break;
     if (result < 0) {
       throw Error(
-          fmt::format("a pattern of the tokenizer takes too long or too much memory on this "
-                      "text (PCRE2 says {}): split the text",
+          fmt::format("a pattern of the tokenizer takes too long or too much memory on this text "
+                      "(PCRE2 error {}); split the text into shorter ones",
                       result));
     }
     const PCRE2_SIZE* span = pcre2_get_ovector_pointer(data.get());

@@ -10,18 +10,30 @@
 #include "text/tokenizer.h"
 #include "text/unicode.h"
 
+// The library has this and does not declare it where it is installed.
+namespace sentencepiece::logging {
+void SetMinLogLevel(int level);
+}
+
 namespace spillway {
 namespace {
+
+/// Its errors come back as values; what it says of them beside that is for its developers.
+void silence_library() {
+  constexpr int kFatal = 3;
+  sentencepiece::logging::SetMinLogLevel(kFatal);
+}
 
 class SentencePieceTokenizer final : public Tokenizer {
  public:
   explicit SentencePieceTokenizer(const std::filesystem::path& file) {
     // Read here: the library would wait for a pipe.
     const std::string model = read_text_file(file, {"a SentencePiece model", kMaxTextBytes});
+    silence_library();
     const auto status = processor_.LoadFromSerializedProto(model);
     if (!status.ok()) {
-      throw Error(
-          fmt::format("{}: not a SentencePiece model: {}", file.string(), status.ToString()));
+      throw Error(fmt::format(
+          "{}: not a SentencePiece model, or a damaged one; fetch the file again", file.string()));
     }
     for (int id = 0; id < processor_.GetPieceSize(); ++id) {
       if (processor_.IsControl(id)) {
@@ -45,7 +57,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   }
 
   std::vector<uint32_t> encode(std::string_view text) const override {
-    if (!is_valid_utf8(text)) throw Error("the text is not valid UTF-8");
+    require_utf8(text);
     std::vector<uint32_t> ids;
     for (const TextPiece& piece : matcher_.split(text)) {
       if (piece.token != nullptr) {
@@ -54,7 +66,9 @@ class SentencePieceTokenizer final : public Tokenizer {
       }
       std::vector<int> part;
       const auto status = processor_.Encode({piece.text.data(), piece.text.size()}, &part);
-      if (!status.ok()) throw Error(fmt::format("cannot encode text: {}", status.ToString()));
+      if (!status.ok()) {
+        throw Error("the SentencePiece model cannot encode this text; fetch tokenizer.model again");
+      }
       for (const int id : part) ids.push_back(static_cast<uint32_t>(id));
     }
     return ids;

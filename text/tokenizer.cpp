@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/user_path.h"
+
 namespace spillway {
 
 std::vector<uint32_t> Tokenizer::encode_prompt(std::string_view text) const {
@@ -21,11 +23,10 @@ std::string Tokenizer::decode(std::span<const uint32_t> ids) const {
 }
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& directory) {
-  std::error_code error;
   const auto json = directory / "tokenizer.json";
-  if (std::filesystem::exists(json, error)) return load_tokenizer_json(json);
+  if (has_entry(json)) return load_tokenizer_json(json);
   const auto model = directory / "tokenizer.model";
-  if (std::filesystem::exists(model, error)) return load_sentencepiece(model);
+  if (has_entry(model)) return load_sentencepiece(model);
   return nullptr;
 }
 

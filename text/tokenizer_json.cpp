@@ -7,7 +7,9 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/one_line.h"
 #include "core/units.h"
+#include "core/user_path.h"
 #include "io/json_strict.h"
 #include "text/json_tokenizer.h"
 #include "text/unicode.h"
@@ -32,21 +34,28 @@ class Reader {
   [[noreturn]] void unsupported(const std::string& stage, const Json& json,
                                 const std::string& supported) const {
     fail(fmt::format("{} {} is not supported; supported are {}", stage,
-                     json.is_object() && json.contains("type") ? json["type"].dump() : json.dump(),
+                     shown(json.is_object() && json.contains("type") ? json["type"] : json),
                      supported));
   }
   const Json& object(const Json& json, const char* key) const {
     if (!json.contains(key) || !json[key].is_object()) fail(fmt::format("no \"{}\" object", key));
     return json[key];
   }
+  /// A value in a message, which may be of any length.
+  static std::string shown(const Json& json) { return cut_middle(printable(json.dump()), 80); }
   static std::string type_of(const Json& json) {
     return json.is_object() && json.contains("type") && json["type"].is_string()
                ? json["type"].get<std::string>()
                : "";
   }
+  /// "ByteLevel: ", where a step has a type.
+  static std::string prefix_of(const Json& json) {
+    const std::string type = type_of(json);
+    return type.empty() ? "" : cut_middle(printable(type), 40) + ": ";
+  }
   std::string text(const Json& json, const char* key) const {
     if (!json.contains(key) || !json[key].is_string()) {
-      fail(fmt::format("{}: \"{}\" is not a text", type_of(json), key));
+      fail(fmt::format("{}\"{}\" is not a text", prefix_of(json), key));
     }
     return json[key].get<std::string>();
   }
@@ -73,7 +82,7 @@ class Reader {
   }
   uint32_t token_id(const Json& value) const {
     if (!value.is_number_unsigned() || value.get<uint64_t>() >= (1u << 24)) {
-      fail(fmt::format("{} is not a token id", value.dump()));
+      fail(fmt::format("{} is not a token id", shown(value)));
     }
     return value.get<uint32_t>();
   }
@@ -81,7 +90,7 @@ class Reader {
   std::string character(const Json& json, const char* key) const {
     const std::string value = text(json, key);
     if (value.empty() || utf8_length(value, 0) != value.size()) {
-      fail(fmt::format("{}: \"{}\" is not one character", type_of(json), key));
+      fail(fmt::format("{}\"{}\" is not one character", prefix_of(json), key));
     }
     return value;
   }
@@ -121,7 +130,7 @@ void read_merge(const Reader& read, const Json& merge, Bpe& bpe) {
     right = merge[1].get<std::string>();
   }
   if (left.empty() || right.empty() || !bpe.add_merge(left, right)) {
-    read.fail(fmt::format("merge {} does not join two tokens into a third", merge.dump()));
+    read.fail(fmt::format("merge {} does not join two tokens into a third", Reader::shown(merge)));
   }
 }
 
@@ -167,7 +176,7 @@ Unigram read_unigram(const Reader& read, const Json& model) {
   Unigram unigram(unknown, read.flag(model, "byte_fallback", false));
   for (const Json& entry : vocab) {
     if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string() || !entry[1].is_number()) {
-      read.fail(fmt::format("{} is not a token and its score", entry.dump()));
+      read.fail(fmt::format("{} is not a token and its score", Reader::shown(entry)));
     }
     unigram.add(entry[0].get<std::string>(), entry[1].get<double>());
   }
@@ -481,7 +490,7 @@ std::vector<uint32_t> read_bos(const Reader& read, const Json& json, const JsonT
 
 std::unique_ptr<Tokenizer> read_tokenizer(const Reader& read, const Json& json,
                                           const BosSetting& setting) {
-  if (!json.is_object()) read.fail("not a JSON object");
+  if (!json.is_object()) read.fail("not a JSON object, so not a tokenizer");
   TokenizerParts parts{read_model(read, read.object(json, "model")), {}, {}, false, {}};
   parts.normalizer = read_normalizer(read, json.value("normalizer", Json()));
   read_pre_tokenizer(read, json.value("pre_tokenizer", Json()), parts);
@@ -496,11 +505,17 @@ std::unique_ptr<Tokenizer> build(const Json& json, const std::string& where,
                                  const BosSetting& setting) {
   try {
     return read_tokenizer(Reader(where), json, setting);
-  } catch (const Json::exception& error) {
-    throw Error(fmt::format("{}: not a tokenizer: {}", where, error.what()));
+  } catch (const Json::exception&) {  // its words are the library's
+    throw Error(
+        fmt::format("{}: not a tokenizer.json as the tokenizers library writes it: a value is of "
+                    "another kind than expected; fetch the file again",
+                    where));
   } catch (const Error& error) {
     const std::string message = error.what();
-    throw Error(message.starts_with(where) ? message : fmt::format("{}: {}", where, message));
+    throw Error(
+        fmt::format("{}{}; without this file token ids still work "
+                    "(generate.prompt_token_ids)",
+                    message.starts_with(where) ? "" : where + ": ", message));
   }
 }
 
@@ -524,8 +539,7 @@ std::unique_ptr<Tokenizer> parse_tokenizer_json(std::string_view text, const std
 std::unique_ptr<Tokenizer> load_tokenizer_json(const std::filesystem::path& file) {
   const auto settings_file = file.parent_path() / "tokenizer_config.json";
   BosSetting setting;
-  std::error_code error;
-  if (std::filesystem::exists(settings_file, error)) {
+  if (has_entry(settings_file)) {
     const Json settings = load_json_strict(settings_file, kMaxTokenizerBytes);
     if (settings.is_object()) {
       if (settings.contains("add_bos_token") && settings["add_bos_token"].is_boolean()) {

@@ -86,6 +86,22 @@ std::vector<utf8proc_int32_t> hide_never_normalized(std::vector<utf8proc_int32_t
   return hidden;
 }
 
+[[noreturn]] void throw_not_normalized() {
+  throw Error(
+      "the text cannot be brought into a normal form of Unicode; split it into shorter ones");
+}
+
+/// Bytes at the beginning that are UTF-8.
+size_t valid_bytes(std::string_view text) {
+  size_t at = 0;
+  while (at < text.size()) {
+    const Sequence next = sequence_at(text, at);
+    if (!next.whole) break;
+    at += next.bytes;
+  }
+  return at;
+}
+
 std::string encode(const std::vector<utf8proc_int32_t>& points) {
   std::string text;
   text.reserve(points.size());
@@ -96,12 +112,16 @@ std::string encode(const std::vector<utf8proc_int32_t>& points) {
 }  // namespace
 
 bool is_valid_utf8(std::string_view text) {
-  for (size_t at = 0; at < text.size();) {
-    const Sequence next = sequence_at(text, at);
-    if (!next.whole) return false;
-    at += next.bytes;
-  }
-  return true;
+  return valid_bytes(text) == text.size();
+}
+
+void require_utf8(std::string_view text) {
+  const size_t valid = valid_bytes(text);
+  if (valid == text.size()) return;
+  throw Error(fmt::format(
+      "the text is not valid UTF-8: byte \\x{:02x} at {}; convert it first, such as with iconv -f "
+      "LATIN1 -t UTF-8",
+      static_cast<unsigned char>(text[valid]), valid));
 }
 
 size_t utf8_length(std::string_view text, size_t at) {
@@ -233,7 +253,7 @@ std::string normalize(std::string_view text, NormalForm form) {
     const auto count = utf8proc_decompose_char(
         static_cast<utf8proc_int32_t>(utf8_code_point(text, at)), parts, 32, options, &boundary);
     if (count < 0 || count > 32) {
-      throw Error(fmt::format("cannot normalize text: {}", utf8proc_errmsg(count)));
+      throw_not_normalized();
     }
     points.insert(points.end(), parts, parts + count);
   }
@@ -243,7 +263,7 @@ std::string normalize(std::string_view text, NormalForm form) {
     const auto count = utf8proc_normalize_utf32(
         points.data(), static_cast<utf8proc_ssize_t>(points.size()),
         static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-    if (count < 0) throw Error(fmt::format("cannot normalize text: {}", utf8proc_errmsg(count)));
+    if (count < 0) throw_not_normalized();
     points.resize(static_cast<size_t>(count));
   }
   auto next = hidden.begin();  // they neither move nor combine

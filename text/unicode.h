@@ -14,6 +14,8 @@ namespace spillway {
 inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";
 
 bool is_valid_utf8(std::string_view text);
+/// Throws Error that says where it is not.
+void require_utf8(std::string_view text);
 /// Bytes of the character that starts at `at` (1 where it is malformed).
 size_t utf8_length(std::string_view text, size_t at);
 void append_utf8(std::string& text, uint32_t code_point);

@@ -51,8 +51,9 @@ MappedUnits::MappedUnits(std::span<const Unit> units, std::span<const ReadFile* 
   for (const Unit& unit : units) bytes_ += align_up(unit.plan.blob_bytes, kMappingAlignment);
   void* raw = mmap(nullptr, bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (raw == MAP_FAILED) {
-    throw Error(
-        fmt::format("cannot reserve {} of addresses: {}", format_bytes(bytes_), errno_text(errno)));
+    throw Error(fmt::format(
+        "cannot reserve {} of addresses: {}; raise the limit on address space (ulimit -v)",
+        format_bytes(bytes_), errno_text(errno)));
   }
   data_ = static_cast<std::byte*>(raw);
   std::byte* next = data_;
@@ -75,7 +76,9 @@ void MappedUnits::check_files(uint32_t unit) const {
     if (fstat(file->fd, &status) == 0 && static_cast<uint64_t>(status.st_size) >= file->bytes) {
       continue;
     }
-    throw Error(fmt::format("{}: it is shorter than when it was opened", file->path));
+    throw Error(
+        fmt::format("{}: it is shorter than when it was opened; leave it alone while a run uses it",
+                    file->path));
   }
 }
 

@@ -52,7 +52,9 @@ uint64_t padded_bytes(uint32_t rows, uint32_t w_rows) {
 
 [[noreturn]] void rethrow(const dnnl::error& error, uint32_t rows, uint32_t w_rows, uint32_t cols) {
   throw Error(
-      fmt::format("oneDNN matmul of {}x{}x{} failed: {}", rows, w_rows, cols, error.what()));
+      fmt::format("oneDNN cannot multiply {}x{} by {}x{} ({}); lower generate.prefill_chunk, and "
+                  "please report this",
+                  rows, cols, cols, w_rows, error.what()));
 }
 
 }  // namespace

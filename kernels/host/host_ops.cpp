@@ -348,11 +348,12 @@ class HostOps final : public Ops {
           }
         });
       });
-    } catch (const std::runtime_error& refusal) {
+    } catch (const std::runtime_error&) {  // its words are TBB's
       throw Error(
-          fmt::format("cannot start {} threads to compute: {}{}; raise that limit or lower "
+          fmt::format("cannot start {} threads to compute: the system refuses one{}; raise its "
+                      "limit on threads (ulimit -u; in a container --pids-limit) or lower "
                       "compute.threads",
-                      expected, refusal.what(), thread_limits_text()));
+                      expected, thread_limits_text()));
     }
   }
 

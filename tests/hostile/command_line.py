@@ -155,8 +155,9 @@ def cases(_):
                        "space": " run", "upper": "RUN"}.items():
         yield f"command-{name}", plain_case([word], USAGE)
     yield "two-commands", plain_case(["run", "plan"], (1, 2))
-    for option in ("--help", "--version"):
-        yield f"main{option}", plain_case([option], (0,))
+    for words in (["--help"], ["--version"], ["-V"], ["version"], ["help"], ["help", "run"]):
+        yield f"main/{'-'.join(words)}", plain_case(words, (0,))
+    yield "help/unknown", plain_case(["help", "fly"], USAGE)
     for command in COMMANDS:
         yield f"{command}/help", plain_case([command, "--help"], (0,))
         if command != "probe":

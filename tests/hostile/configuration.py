@@ -49,7 +49,8 @@ def wrong_values():
                             "maps": "[{a: 1}]", "nested": "[[[1]]]", "mixed": "[1, [2]]",
                             "null-inside": "[~]", "huge-id": "[99999999999999999999]",
                             "negative-id": "[-1]", "fraction-id": "[1.5]"}.items():
-            texts = key == "generate.prompts" and name in ("huge-id", "negative-id", "fraction-id")
+            texts = key == "generate.prompts" and name in ("huge-id", "negative-id", "fraction-id",
+                                                           "word", "number")
             if not texts:
                 yield key, name, value
     for key in PATHS:
@@ -161,11 +162,11 @@ YAML = {
     "1MB-of-brackets": "[" * 1_000_000, "100k-keys": HEAD + "\n".join(
         f"k{i}: 1" for i in range(100_000)), "html": "<!DOCTYPE html>\n<html>404</html>\n",
     "utf16-rubbish": "model: {".encode("utf-16"), "cut-utf8": b"model: {path: \xe2\x82",
-    "not-utf8-key": b"\xff\xfe\xfa: 5",
+    "not-utf8-key": b"\xff\xfe\xfa: 5", "second-document": HEAD + "---\nother: 1\n",
 }
 YAML_FINE = {
     "plain": HEAD, "crlf": HEAD.replace("\n", "\r\n"), "bom": b"\xef\xbb\xbf" + HEAD.encode(),
-    "documents": HEAD + "---\nother: 1\n", "anchors": "device: &d host\n" + HEAD.replace(
+    "documents": HEAD + "---\n", "one-prompt": HEAD + "generate: {prompts: Hi}\n", "anchors": "device: &d host\n" + HEAD.replace(
         "device: host", "compute: {prompt_math: auto}"), "1MB-comment": "#" * 1_000_000 + "\n" + HEAD,
     "empty-sections": HEAD + "io:\nstream:\ngenerate:\n", "long-prompt": HEAD + "generate: {prompts: ['"
     + "x" * 500 + "']}\n", "end-mark": HEAD + "...\n", "tag-str": "device: !!str host\n" + HEAD.replace(

@@ -1,0 +1,25 @@
+// Paths as people write them in files, where no shell has read them before, and links that lead
+// nowhere. expand_home() is pure, the others look at the file system; any thread.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace spillway {
+
+/// `~`, `~/x`, `$HOME/x` and `${HOME}/x` with `home` in their place; other texts as they are.
+/// Throws Error for other variables and users, and where `home` is empty but asked for.
+std::string expand_home(std::string_view text, const std::string& home);
+
+/// Is anything of that name there? A link that dangles is: opening it says so.
+bool has_entry(const std::filesystem::path& file);
+
+/// Says that `file` is a link that leads nowhere, where, and what to do; empty where it is none.
+std::string dangling_text(const std::filesystem::path& file);
+
+/// The command that fetches what `path` names again: "hf download Qwen/Qwen2.5-7B", where it lies
+/// in a Hugging Face cache; else empty.
+std::string fetch_command(const std::filesystem::path& path);
+
+}  // namespace spillway
