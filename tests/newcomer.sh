@@ -27,7 +27,7 @@ mirror=${SPILLWAY_DEBIAN_MIRROR:-http://deb.debian.org/debian}
 mkdir -p "$out"
 work=$(mktemp -d)
 root=$work/root
-trap 'umount -R "$root" 2>/dev/null || true; rm -rf --one-file-system "$work"' EXIT
+trap 'umount -Rl "$root"/proc "$root"/sys "$root"/dev 2>/dev/null || true; rm -rf --one-file-system "$work"' EXIT
 began=$SECONDS
 
 step() { echo "== $* ($((SECONDS - began)) s)"; }
