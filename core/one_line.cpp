@@ -106,7 +106,7 @@ std::string one_line(std::string_view text) {
   while (head > 0 && inside_character(line, head)) --head;
   size_t tail = line.size() - kTailBytes;
   while (inside_character(line, tail)) ++tail;
-  return line.substr(0, head) + " ... " + line.substr(tail);
+  return fmt::format("{} ... {}", line.substr(0, head), line.substr(tail));
 }
 
 size_t display_width(std::string_view text) {
@@ -162,9 +162,9 @@ std::string in_quotes(std::string_view text) {
   if (text.size() > kEnough) {
     const std::string ends =
         printable(text.substr(0, kEnough / 2)) + printable(text.substr(text.size() - kEnough / 2));
-    return "\"" + cut_middle(ends, kMaxValueColumns) + "\"";
+    return fmt::format("\"{}\"", cut_middle(ends, kMaxValueColumns));
   }
-  return "\"" + cut_middle(printable(text), kMaxValueColumns) + "\"";
+  return fmt::format("\"{}\"", cut_middle(printable(text), kMaxValueColumns));
 }
 
 }  // namespace spillway
