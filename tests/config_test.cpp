@@ -233,7 +233,7 @@ TEST(Config, KeysOfOtherProgramsAreAnswered) {
       {"chunk", "did you mean io.chunk or score.chunk?"},
       {"io.dpeth", "did you mean io.depth?"},
       {"sampling.sede", "did you mean generate.seed?"},
-      {"quite.another", "configs/README.md lists every key"},
+      {"quite.another", "man spillway.yaml lists every key"},
   };
   for (const auto& [key, answer] : cases) {
     const std::string said = complaint("model: {path: m}", {std::string(key) + "=1"});
