@@ -29,6 +29,7 @@ std::string read_prompt(const std::string& file) {
 
 std::vector<std::string> prompts_of(const RunOptions& options) {
   std::vector<std::string> prompts;
+  prompts.reserve(options.prompts.size() + options.prompt_files.size());
   for (const std::string& text : options.prompts) {
     prompts.push_back(text == "-" ? read_prompt("/dev/stdin") : text);
   }
