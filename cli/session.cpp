@@ -135,9 +135,8 @@ nlohmann::ordered_json Session::report(const std::vector<PassRecord>& passes) {
 double Session::expected_seconds(const Workload& workload) const {
   if (!forecast()) return 0;
   const WorkAmount amount = work_amount(workload);
-  const uint64_t rows = plan().limits.max_rows;
-  return static_cast<double>((amount.prompt_tokens + rows - 1) / rows) *
-             forecast()->prompt.seconds +
+  const uint64_t prompt_passes = ceil_div(amount.prompt_tokens, plan().limits.max_rows);
+  return static_cast<double>(prompt_passes) * forecast()->prompt.seconds +
          static_cast<double>(amount.decode_passes) * forecast()->decode.seconds;
 }
 
