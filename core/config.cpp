@@ -537,18 +537,44 @@ bool begins_with_tab(const std::string& text, int line) {
       fmt::format("{}:{}: {}{}", where, error.mark.line + 1, not_valid, yaml_problem(error.msg)));
 }
 
+/// Blanks and comments alone.
+bool says_nothing(std::string_view line) {
+  const size_t at = line.find_first_not_of(" \t\r");
+  return at == std::string_view::npos || line[at] == '#';
+}
+
+/// Where what follows a --- begins, when something stands before it: a line from 1; 0 = nowhere. By
+/// the lines, because yaml-cpp's LoadAll() does not come back from some texts.
+size_t line_of_second_document(std::string_view text) {
+  bool first = false;  // was begun
+  bool ended = false;
+  for (size_t line = 1; !text.empty(); ++line) {
+    const size_t end = std::min(text.find('\n'), text.size());
+    std::string_view words = text.substr(0, end);
+    text.remove_prefix(std::min(end + 1, text.size()));
+    if (words.starts_with("---") && words.substr(3, 1).find_first_not_of(" \t\r") == words.npos) {
+      ended = first;
+      words.remove_prefix(3);
+    }
+    const bool other = words.starts_with("...") || (words.starts_with("%") && (!first || ended));
+    if (says_nothing(words) || other) continue;
+    if (ended) return line;
+    first = true;
+  }
+  return 0;
+}
+
 /// The one document of `text`. `has_lines`: it is a file's, not an argument's.
 YAML::Node parse_yaml(const std::string& text, const std::string& where, bool has_lines) {
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    for (size_t i = 1; i < documents.size(); ++i) {
-      if (documents[i].IsNull()) continue;  // a --- at the end
+    YAML::Node document = YAML::Load(text);
+    if (const size_t line = line_of_second_document(text)) {
       throw Error(fmt::format(
           "{}:{}: a second document begins above this line; one file describes one run: remove the "
           "--- or what follows it",
-          where, documents[i].Mark().line + 1));
+          where, line));
     }
-    return documents.empty() ? YAML::Node() : documents.front();
+    return document;
   } catch (const YAML::Exception& error) {
     bad_yaml(text, where, has_lines, error);
   }

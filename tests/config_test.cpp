@@ -1,4 +1,5 @@
 #include "core/config.h"
+#include "core/error.h"
 
 #include <fmt/format.h>
 
@@ -268,6 +269,14 @@ TEST(Config, MarksOfOneDocumentAreFine) {
   for (const char* text : {"---\nmodel: {path: m}\n", "model: {path: m}\n---\n",
                            "%YAML 1.2\n---\nmodel: {path: m}\n...\n"}) {
     EXPECT_EQ(parse(text).model_path, "dir/m") << text;
+  }
+}
+
+/// The first two hold yaml-cpp's LoadAll() for ever.
+TEST(Config, WhatIsNoYamlIsRefused) {
+  using namespace std::string_literals;
+  for (const std::string& text : {","s, ",\1\0\0\xde\xde\xde\0\1\0\0."s, "]"s, "- a\n,"s}) {
+    EXPECT_THROW(static_cast<void>(parse(text)), Error) << text;
   }
 }
 
