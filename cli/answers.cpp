@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/clock.h"
+#include "core/one_line.h"
 
 namespace spillway {
 namespace {
@@ -19,7 +20,7 @@ class LiveTexts final : public Answers {
         progress_(progress),
         has_tokenizer_(has_tokenizer),
         terminal_(isatty(STDOUT_FILENO) != 0),
-        shares_terminal_(terminal_ && moves_cursor(STDERR_FILENO)),
+        shares_terminal_(terminal_ && isatty(STDERR_FILENO) != 0),
         shown_(prompts, false) {}
 
   void begin(const RunStart&) override {}

@@ -13,7 +13,6 @@
 #include "compare/answer.h"
 #include "compare/child.h"
 #include "compare/figures.h"
-#include "compare/folder_lock.h"
 #include "compare/memory_group.h"
 #include "compare/page.h"
 #include "compare/page_cache.h"
@@ -21,11 +20,10 @@
 #include "compare/svg.h"
 #include "compare/timeline.h"
 #include "core/error.h"
+#include "core/folder_lock.h"
 #include "core/output_file.h"
 #include "core/units.h"
 #include "io/json_strict.h"
-#include "kernels/host/cpu_features.h"
-#include "probe/hardware.h"
 #include "probe/read_rate.h"
 
 namespace spillway {
@@ -129,11 +127,7 @@ double quick_read_rate(const Model& model, const Config& config, const Clock& cl
                        const StopFlag& stop) {
   constexpr ReadShape kShape{4 * kMiB, 4, true};
   constexpr double kSeconds = 0.3;
-  const auto larger = [](const DirectFile& a, const DirectFile& b) {
-    return a.info().bytes < b.info().bytes;
-  };
-  const auto& files = model.checkpoint.files();
-  const DirectFile& file = *std::max_element(files.begin(), files.end(), larger);
+  const DirectFile& file = model.checkpoint.largest_file();
   if (!file.info().direct || file.info().bytes < kShape.chunk_bytes) return 0;
   try {
     const bool mapped = config.io_engine == EngineChoice::kMmap;
@@ -400,7 +394,9 @@ int bench_command(BenchOptions options, StopFlag& stop) {
     options.sweep.memory_bytes.push_back(*parse_size(budget));  // the command line was checked
   }
   Comparison comparison;
-  const NoticeSink notice = stderr_notices();
+  const SteadyClock clock;
+  Progress progress(clock, options.quiet);
+  const NoticeSink notice = notices_beside(progress);
   const Config config = config_of(options.model);
   const Model model = open_model(config.model_path, config.io_direct, notice);
   std::optional<Machine> machine = open_machine(config, notice);
@@ -408,10 +404,7 @@ int bench_command(BenchOptions options, StopFlag& stop) {
     comparison.arms.push_back({std::move(arm), {}, ""});
   }
   comparison.notes = context_notes(model.config.context, options.sweep);
-  comparison.machine =
-      fmt::format("{}, {} cores; {}; {} ({})", known_cpu_name(cpu_name()), usable_cores(),
-                  machine->ops->description(), known_drive_name(config.model_path),
-                  file_system_name(config.model_path));
+  comparison.machine = machine_text(*machine, config.model_path);
   comparison.model = fmt::format("{}, {} layers, {}", model.config.architecture,
                                  model.config.layers, format_bytes(model.weights.weight_bytes));
   comparison.measured_at = utc_now();
@@ -420,7 +413,13 @@ int bench_command(BenchOptions options, StopFlag& stop) {
   const fs::path folder = fs::absolute(options.out);
   stop.watch();  // from here on there is something to clean up
   make_folder(folder);
-  const FolderLock lock(folder);
+  const FolderLock lock(folder);  // a second bench would replace what this one measures
+  if (lock.state() == FolderLock::State::kElsewhere) {
+    throw Error(
+        fmt::format("{} is in use by another spillway bench; wait for its end, or give this one "
+                    "another folder (--out DIR)",
+                    folder.string()));
+  }
   if (!lock.held()) {
     notice(fmt::format("the file system of {} knows no locks: run no second bench into it",
                        options.out));
@@ -435,18 +434,17 @@ int bench_command(BenchOptions options, StopFlag& stop) {
         fmt::format("{} holds earlier results; they stay until a round is finished", options.out));
   }
   std::unique_ptr<MemoryGroup> group = open_group(comparison);
-  const SteadyClock clock;
   Expectation expected{std::vector<double>(comparison.arms.size(), 0), ""};
   if (!options.quiet) {
     for (const std::string& note : comparison.notes) notice(note);
     expected = expect(comparison, options.repeats, config, model, *machine, clock, stop, notice);
-    say(fmt::format("{} arms, {} round{}: {}", comparison.arms.size(), options.repeats,
+    say(fmt::format("{} arm{}, {} round{}: {}", comparison.arms.size(),
+                    comparison.arms.size() == 1 ? "" : "s", options.repeats,
                     options.repeats == 1 ? "" : "s", expected.text));
     say(fmt::format("each finished round is kept in {}; Ctrl-C ends it and keeps what was measured",
                     options.out));
   }
   machine.reset();  // a GPU is the arms' from here on
-  Progress progress(clock, options.quiet);
   Failures failures;
   failures.attempt([&] {
     Schedule schedule(std::move(expected.arm_seconds), options.repeats);

@@ -6,15 +6,16 @@
 
 #include "cli/commands.h"
 #include "cli/forecast.h"
+#include "cli/report.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
+#include "compare/figures.h"
 #include "core/error.h"
 #include "core/one_line.h"
 #include "core/output_file.h"
 #include "core/units.h"
-#include "kernels/host/cpu_features.h"
+#include "core/user_path.h"
 #include "model/generate.h"
-#include "probe/hardware.h"
 
 namespace spillway {
 namespace {
@@ -65,6 +66,7 @@ std::string outlook(const Config& config, const Model& model, const Machine& mac
   const uint64_t most =
       std::max(range.least_bytes, std::min(range.all_bytes, machine.memory.total_bytes));
   std::string text;
+  std::optional<uint64_t> before;
   for (uint32_t i = 0; i < kShownBudgets; ++i) {
     Config with = config;
     with.ram_bytes = align_up(
@@ -72,16 +74,12 @@ std::string outlook(const Config& config, const Model& model, const Machine& mac
     const PlannedRun planned =
         plan_with(known, with, model, machine, workload, work_amount(workload));
     if (!planned.forecast) return "";
+    if (with.ram_bytes == before) continue;
+    before = with.ram_bytes;
     text += fmt::format("  #   {:<9} {} per token\n", format_bytes(*with.ram_bytes),
-                        duration_words(planned.forecast->decode.seconds));
+                        rough_duration(planned.forecast->decode.seconds));
   }
   return fmt::format("  # Predicted with the rates measured {}:\n{}", known->measured_at, text);
-}
-
-std::string machine_text(const Machine& machine, const fs::path& model) {
-  return fmt::format("{}, {} cores, {} of memory; {} on {}", cpu_name(), usable_cores(),
-                     format_bytes(machine.memory.total_bytes), file_system_name(model),
-                     drive_name(model));
 }
 
 std::string prompts_text(const Model& model) {
@@ -90,6 +88,7 @@ std::string prompts_text(const Model& model) {
                                       "  prompt_token_ids: [[1, 2, 3]]\n";
 }
 
+/// `file`: as a shell takes it.
 std::string yaml_text(const std::string& name, const std::string& file, const Config& config,
                       const Model& model, const Machine& machine, const NoticeSink& notice) {
   const MemoryRange range = memory_range(config, model, machine);
@@ -150,7 +149,7 @@ int init_command(const InitOptions& options, StopFlag& stop) {
   const Model model = open_model(config.model_path, config.io_direct, notice);
   const Machine machine = open_machine(config, notice);
   const std::string shown = prints ? short_name(options.model.model) + ".yaml" : file.string();
-  const std::string text = yaml_text(one_line(short_name(options.model.model)), one_line(shown),
+  const std::string text = yaml_text(one_line(short_name(options.model.model)), shell_word(shown),
                                      config, model, machine, notice);
   if (prints) {
     print_text(text);
@@ -158,7 +157,7 @@ int init_command(const InitOptions& options, StopFlag& stop) {
   }
   stop.watch();
   OutputFile(file, {"configuration", "#Spillwayconfigurationof"}, in_use).write(text);
-  print("{} written; try: spillway run {}\n", file.string(), file.string());
+  print("{} written; try: spillway run {}\n", printable(shown), shell_word(shown));
   return 0;
 }
 

@@ -64,13 +64,13 @@ struct Verification {
   double seconds = 0;
 };
 
-Verification verify(const Checkpoint& checkpoint, const StopFlag& stop, const NoticeSink& notice) {
+Verification verify(const Checkpoint& checkpoint, const StopFlag& stop) {
   const SteadyClock clock;
   Progress progress(clock, false);
   Verification result;
   const int64_t begin_ns = clock.now_ns();
   const auto sums = checksum_tensors(
-      checkpoint, choose_reader(EngineChoice::kAuto, notice).make, stop, clock,
+      checkpoint, choose_reader(EngineChoice::kAuto, notices_beside(progress)).make, stop, clock,
       [&](uint64_t done, uint64_t total) {
         const double elapsed = seconds(clock.now_ns() - begin_ns);
         const double left = elapsed * static_cast<double>(total - done) / static_cast<double>(done);
@@ -95,7 +95,7 @@ int inspect_command(const InspectOptions& options, const StopFlag& stop) {
   nlohmann::ordered_json json;
   const std::string architecture = architecture_of(checkpoint, json);
   Verification verification;
-  if (options.verify) verification = verify(checkpoint, stop, notice);
+  if (options.verify) verification = verify(checkpoint, stop);
   Table table(options.verify ? "lllrl" : "lllr");
   table.row({"tensor", "dtype", "shape", "bytes"});
   if (options.verify) table.row({"", "", "", "", "XXH3"});

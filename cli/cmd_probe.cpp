@@ -51,7 +51,7 @@ class Prober {
     say("looking for a file to read (a temporary one where there is none)");
     const ProbeFile file(options_.path, stop_);
     say("drive");
-    const ReaderChoice choice = choose_reader(EngineChoice::kAuto, stderr_notices());
+    const ReaderChoice choice = choose_reader(EngineChoice::kAuto, notices_beside(progress_));
     const ReaderFactory& readers = choice.make;
     profile.read_engine = choice.name;
     const int64_t begin_ns = clock_.now_ns();

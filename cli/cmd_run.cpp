@@ -9,6 +9,7 @@
 #include "cli/report.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
+#include "compare/figures.h"
 #include "core/error.h"
 #include "core/failure.h"
 #include "core/read_file.h"
@@ -24,6 +25,7 @@ constexpr uint64_t kMaxPromptBytes = 64 * kMiB;
 std::string read_prompt(const std::string& file) {
   std::string text = read_text_file(file, {"a prompt", kMaxPromptBytes, FileKind::kStream});
   if (!text.empty() && text.back() == '\n') text.pop_back();
+  if (!text.empty() && text.back() == '\r') text.pop_back();
   return text;
 }
 
@@ -111,9 +113,9 @@ std::string expectation_text(const RunStart& start) {
               : fmt::format(", {} from NVMe per {}", format_bytes(start.nvme_bytes_per_pass),
                             one ? "token" : "pass");
   if (!start.seconds) return text;
-  return text + fmt::format(": about {} per {}, {} for {}", duration_words(*start.seconds_per_pass),
+  return text + fmt::format(": about {} per {}, {} for {}", rough_duration(*start.seconds_per_pass),
                             one ? "token" : fmt::format("token of all {} prompts", start.prompts),
-                            duration_words(*start.seconds), start.most_tokens);
+                            rough_duration(*start.seconds), start.most_tokens);
 }
 
 /// One run's words: answers on stdout, progress on stderr. Where stdout takes no more the run ends,

@@ -44,17 +44,10 @@ ReadShape shape_of(const StreamPlan& plan) {
   return shape;
 }
 
-const DirectFile& largest_file(const Model& model) {
-  const std::vector<DirectFile>& files = model.checkpoint.files();
-  return *std::max_element(
-      files.begin(), files.end(),
-      [](const DirectFile& x, const DirectFile& y) { return x.info().bytes < y.info().bytes; });
-}
-
 /// Empty where nothing could be measured.
 std::optional<ReadSample> look(const Model& model, const StreamPlan& plan,
                                const DriveCheckParts& parts) {
-  const DirectFile& file = largest_file(model);
+  const DirectFile& file = model.checkpoint.largest_file();
   ReadSample sample{shape_of(plan), 0};
   if (file.info().bytes < sample.shape.chunk_bytes) return std::nullopt;
   const MeasureLimit limit{kLookSeconds, UINT64_MAX, kMostLookSeconds, kBeginShare};
@@ -78,13 +71,13 @@ std::string keep(const KnownRates& known, const ReadSample& sample, bool refresh
   return refused;
 }
 
-void say_change(const KnownRates& known, const ReadSample& sample, double probed,
+/// `planned`: bytes per second of such reads that the plan counts on.
+void say_change(const KnownRates& known, const ReadSample& sample, double probed, double planned,
                 const std::string& not_kept, const NoticeSink& notice) {
   std::string line = fmt::format(
       "the drive reads {:.2f} GB/s now, and read {:.2f} when spillway probe measured it ({}): "
       "planned with {:.2f}",
-      sample.bytes_per_second / 1e9, probed / 1e9, known.measured_at,
-      sample.bytes_per_second / 1e9);
+      sample.bytes_per_second / 1e9, probed / 1e9, known.measured_at, planned / 1e9);
   if (!not_kept.empty()) line += fmt::format("; plan will not know ({})", not_kept);
   notice(line);
 }
@@ -105,9 +98,12 @@ PlannedRun plan_for_now(std::optional<KnownRates> known, const Config& config, c
   const bool news = !alike(change / known->drive_change);
   const bool of_a_run = known->drive_measured_at != known->measured_at;
   const std::string not_kept = news || of_a_run ? keep(*known, *sample, !news, parts) : "";
-  if (!alike(change)) say_change(*known, *sample, probed, not_kept, parts.notice);
+  if (news) known->take_drive_change(change, utc_now());
+  if (!alike(change)) {
+    const double used = known->rates.read_of(sample->shape.chunk_bytes, sample->shape.depth);
+    say_change(*known, *sample, probed, used, not_kept, parts.notice);
+  }
   if (!news) return planned;
-  known->take_drive_change(change, utc_now());
   planned = {};  // its parts are no part of the next one's bill
   return plan_with(known, config, model, machine, workload, amount);
 }

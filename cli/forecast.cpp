@@ -57,9 +57,8 @@ void say_if_old(const HardwareProfile& profile, const NoticeSink& notice) {
 }
 
 /// The profile to use; empty after a notice.
-std::optional<HardwareProfile> find_profile(const std::string& file, const Model& model,
-                                            const NoticeSink& notice) {
-  const Hardware here = this_machine(model);
+std::optional<HardwareProfile> find_profile(const std::string& file, const Hardware& here,
+                                            const Model& model, const NoticeSink& notice) {
   const std::string directory = model.checkpoint.directory().string();
   if (file.empty()) return kept_profile(default_profile_path(here), directory, notice);
   auto profile = read_profile(file);
@@ -141,7 +140,8 @@ Json pass_json(const PassPrediction& pass, uint32_t rows, const Forecast& foreca
 
 std::optional<KnownRates> find_rates(const std::string& file, const Model& model,
                                      const Machine& machine, const NoticeSink& notice) {
-  const auto profile = find_profile(file, model, notice);
+  const Hardware here = this_machine(model);
+  const auto profile = find_profile(file, here, model, notice);
   if (!profile) return std::nullopt;
   say_if_old(*profile, notice);
   const std::string name = machine.device->name();
@@ -153,7 +153,7 @@ std::optional<KnownRates> find_rates(const std::string& file, const Model& model
     for (const MatmulRate& rate : device.matmuls) {
       if (rate.dtype != dtype) continue;
       KnownRates known = known_rates(*profile, device, rate);
-      if (file.empty()) known.file = default_profile_path(this_machine(model));
+      if (file.empty()) known.file = default_profile_path(here);
       return known;
     }
   }

@@ -4,18 +4,19 @@
 #include <cstdlib>
 #include <string>
 
-#include "core/error.h"
-#include "core/read_file.h"
-#include "core/units.h"
+#include "cli/home_folder.h"
+#include "core/user_path.h"
 
 namespace spillway {
 namespace {
 
 namespace fs = std::filesystem;
 
+/// A folder that a variable names; ~ stands for the home, as in huggingface_hub.
 fs::path variable(const char* name) {
   const char* value = std::getenv(name);
-  return value == nullptr ? fs::path() : fs::path(value);
+  return value == nullptr || *value == '\0' ? fs::path()
+                                            : fs::path(expand_home(value, home_folder()));
 }
 
 /// What the hub takes in a name; no more, because it becomes a part of a path.
@@ -26,17 +27,6 @@ bool is_name(std::string_view text) {
   };
   return !text.empty() && text.size() <= 96 && text.front() != '.' && text.front() != '-' &&
          std::all_of(text.begin(), text.end(), allowed);
-}
-
-/// The revision that `hf download` fetched last from the main branch; empty where it says none.
-std::string main_revision(const fs::path& model) {
-  try {
-    std::string text = read_text_file(model / "refs" / "main", {"a revision", kKiB});
-    text.erase(text.find_last_not_of(" \n") + 1);
-    return is_name(text) ? text : "";
-  } catch (const Error&) {
-    return "";
-  }
 }
 
 fs::path newest_in(const fs::path& snapshots) {

@@ -5,6 +5,7 @@
 #include "cli/home_folder.h"
 #include "cli/hub_cache.h"
 #include "core/error.h"
+#include "core/user_path.h"
 
 namespace spillway {
 namespace {
@@ -14,11 +15,6 @@ namespace fs = std::filesystem;
 bool is_folder(const fs::path& path) {
   std::error_code error;
   return fs::is_directory(path, error);
-}
-
-bool is_there(const fs::path& path) {
-  std::error_code error;
-  return fs::exists(fs::symlink_status(path, error)) && !error;
 }
 
 fs::path in_hub_cache(const std::string& name) {
@@ -43,7 +39,7 @@ std::vector<std::string> overrides_of(const ModelOptions& options) {
 
 /// A file may name a model as the hub does, where no folder beside it is called that.
 void find_configured_model(Config& config) {
-  if (is_there(config.model_path)) {
+  if (has_entry(config.model_path)) {
     config.model_path = snapshot_of(config.model_path).value_or(config.model_path);
     return;
   }
@@ -57,22 +53,22 @@ void find_configured_model(Config& config) {
 }  // namespace
 
 fs::path model_folder(const std::string& name) {
-  if (!is_there(name) && is_hub_name(name)) return in_hub_cache(name);
+  if (!has_entry(name) && is_hub_name(name)) return in_hub_cache(name);
   return snapshot_of(name).value_or(name);
 }
 
 Config config_of(const ModelOptions& options) {
   const std::string& name = options.model;
-  if (!is_there(name) && !is_hub_name(name)) {
+  if (!has_entry(name) && !is_hub_name(name)) {
     throw Error(
         fmt::format("{}: no such file or folder; give a checkpoint's folder, a YAML file, or "
                     "a name in the Hugging Face cache such as Qwen/Qwen2.5-7B",
                     name));
   }
-  const bool folder = is_folder(name) || (!is_there(name) && is_hub_name(name));
+  const bool folder = is_folder(name) || (!has_entry(name) && is_hub_name(name));
   Config config = folder ? default_config(model_folder(name), overrides_of(options), home_folder())
                          : load_config(name, overrides_of(options), home_folder());
-  find_configured_model(config);
+  if (!folder) find_configured_model(config);
   return config;
 }
 

@@ -62,7 +62,7 @@ void add_rows(Table& table, const char* what, const PassPrediction& predicted,
     if (rate_predicted <= 0) return;
     table.row({"", name, rate(rate_predicted), rate(rate_measured),
                share(rate_measured, rate_predicted),
-               fmt::format("{} of {}", share(rate_measured, limit), rate(limit))});
+               limit > 0 ? fmt::format("{} of {}", share(rate_measured, limit), rate(limit)) : ""});
   };
   link("NVMe", predicted.nvme_bytes_per_second, measured.nvme_bytes_per_second,
        forecast.drive_rate);

@@ -9,6 +9,8 @@
 #include "cli/terminal.h"
 #include "core/system_memory.h"
 #include "core/units.h"
+#include "kernels/host/cpu_features.h"
+#include "probe/hardware.h"
 
 namespace spillway {
 namespace {
@@ -82,6 +84,13 @@ Json bill_json(const RunPlan& plan) {
     rows.push_back({{"name", line.name}, {"tier", tier_name(line.tier)}, {"bytes", line.bytes}});
   }
   return rows;
+}
+
+std::string machine_text(const Machine& machine, const std::filesystem::path& model_path) {
+  return fmt::format("{}, {} cores, {} of memory; {}; {} ({})", known_cpu_name(cpu_name()),
+                     usable_cores(), format_bytes(machine.memory.total_bytes),
+                     machine.ops->description(), known_drive_name(model_path),
+                     file_system_name(model_path));
 }
 
 Json common_report(const Config& config, const Model& model, const Machine& machine,

@@ -14,6 +14,9 @@ namespace spillway {
 nlohmann::ordered_json placement_json(const RunPlan& plan);
 nlohmann::ordered_json bill_json(const RunPlan& plan);
 
+/// The machine and the drive of a model, as people know them.
+std::string machine_text(const Machine& machine, const std::filesystem::path& model_path);
+
 /// What run and score have in common: device, model, placement, memory, io, passes.
 nlohmann::ordered_json common_report(const Config& config, const Model& model,
                                      const Machine& machine, const RunPlan& plan,

@@ -38,7 +38,10 @@ constexpr std::array kModelFiles = {"config.json",
 Session::Session(Config config, FilesInUse in_use, bool quiet, StopFlag& stop)
     : stop_(stop),
       progress_(clock_, quiet),
-      notice_(notices_beside(progress_, quiet, notes_)),
+      notice_(once_each([this, quiet](const std::string& line) {
+        notes_.push_back(line);
+        if (!quiet) progress_.say("note: " + line);
+      })),
       config_(std::move(config)),
       outputs_(open_outputs(config_, std::move(in_use), stop)),
       model_(open_model(config_.model_path, config_.io_direct, notice_)),
@@ -134,10 +137,8 @@ nlohmann::ordered_json Session::report(const std::vector<PassRecord>& passes) {
 
 double Session::expected_seconds(const Workload& workload) const {
   if (!forecast()) return 0;
-  const WorkAmount amount = work_amount(workload);
-  const uint64_t prompt_passes = ceil_div(amount.prompt_tokens, plan().limits.max_rows);
-  return static_cast<double>(prompt_passes) * forecast()->prompt.seconds +
-         static_cast<double>(amount.decode_passes) * forecast()->decode.seconds;
+  return run_seconds(work_amount(workload), plan().limits.max_rows, forecast()->prompt.seconds,
+                     forecast()->decode.seconds);
 }
 
 std::string drive_text(const PassRecord& pass, const std::optional<Forecast>& forecast) {

@@ -1,5 +1,6 @@
 #include "cli/terminal.h"
 
+#include <fcntl.h>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -30,6 +31,8 @@ constexpr int64_t kPlainPeriodNs = 10'000'000'000;
 constexpr size_t kUsualColumns = 80;
 /// After a stop request, for whoever reads stdout.
 constexpr int kPatienceMs = 1000;
+constexpr int kRefusalMs = 10;
+constexpr const char* kNobodyReads = "cannot write to stdout: nobody reads it";
 
 }  // namespace
 
@@ -61,10 +64,24 @@ void Failures::throw_if_any() const {
   if (!lines_.empty()) throw Error(fmt::format("{}", fmt::join(lines_, "; ")));
 }
 
-NoticeSink stderr_notices() {
-  return [seen = std::make_shared<std::set<std::string>>()](const std::string& line) {
-    if (seen->insert(line).second) say("note: " + line);
+NoticeSink once_each(NoticeSink sink) {
+  struct Seen {
+    std::mutex mutex;  // guards:
+    std::set<std::string> lines;
   };
+  return [sink = std::move(sink), seen = std::make_shared<Seen>()](const std::string& text) {
+    const std::string line = one_line(text);
+    const std::lock_guard lock(seen->mutex);
+    if (seen->lines.insert(line).second) sink(line);
+  };
+}
+
+NoticeSink stderr_notices() {
+  return once_each([](const std::string& line) { say("note: " + line); });
+}
+
+NoticeSink notices_beside(Progress& progress) {
+  return once_each([&progress](const std::string& line) { progress.say("note: " + line); });
 }
 
 bool moves_cursor(int fd) {
@@ -127,52 +144,53 @@ void Progress::say(const std::string& line) {
   std::fflush(stderr);
 }
 
-NoticeSink notices_beside(Progress& progress, bool quiet, std::vector<std::string>& kept) {
-  return
-      [&progress, quiet, &kept, mutex = std::make_shared<std::mutex>()](const std::string& text) {
-        const std::string line = one_line(text);
-        const std::lock_guard lock(*mutex);
-        if (std::find(kept.begin(), kept.end(), line) != kept.end()) return;
-        kept.push_back(line);
-        if (!quiet) progress.say("note: " + line);
-      };
-}
-
 LiveText::LiveText(const StopFlag& stop)
     : stop_(stop), woken_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (!woken_.valid()) throw Error("no descriptor to wait with: " + errno_text(errno));
+  // A terminal says that there is room where there is some, and a write waits for the rest. The
+  // flag must not be set on what the shell shares with us.
+  if (isatty(STDOUT_FILENO) != 0) {
+    terminal_ = Descriptor(open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  }
   subscription_ = stop.on_request([this] { eventfd_write(woken_.get(), 1); });
 }
 
-/// Until stdout takes PIPE_BUF bytes: a write of no more does not wait then.
+int LiveText::output() const {
+  return terminal_.valid() ? terminal_.get() : STDOUT_FILENO;
+}
+
+/// Until stdout takes something; a pipe then takes PIPE_BUF bytes without waiting.
 void LiveText::wait_for_room() const {
   while (true) {
     const bool stopping = stop_.requested();
-    pollfd events[] = {{STDOUT_FILENO, POLLOUT, 0}, {woken_.get(), POLLIN, 0}};
+    pollfd events[] = {{output(), POLLOUT, 0}, {woken_.get(), POLLIN, 0}};
     const int ready = poll(events, stopping ? 1 : 2, stopping ? kPatienceMs : -1);
     if (ready < 0 && errno != EINTR) throw Error("cannot write to stdout: " + errno_text(errno));
     if (events[0].revents != 0) return;  // also where the reader is gone: the write says so
-    if (stopping && ready == 0) throw Error("cannot write to stdout: nobody reads it");
+    if (stopping && ready == 0) throw Error(kNobodyReads);
   }
+}
+
+/// There was room, but not for what is next: a terminal writes two bytes for the end of a line.
+void LiveText::wait_after_refusal() {
+  pollfd woken{woken_.get(), POLLIN, 0};
+  const bool stopping = stop_.requested();
+  poll(&woken, stopping ? 0 : 1, kRefusalMs);
+  if (stopping && ++refusals_ * kRefusalMs > kPatienceMs) throw Error(kNobodyReads);
 }
 
 void LiveText::print(std::string_view text) {
   while (!text.empty()) {
-    const std::string_view piece = text.substr(0, PIPE_BUF);
     wait_for_room();
-    print_text(piece);
-    text.remove_prefix(piece.size());
+    const ssize_t count = write(output(), text.data(), std::min<size_t>(text.size(), PIPE_BUF));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0 && errno == EAGAIN) {
+      wait_after_refusal();
+      continue;
+    }
+    if (count <= 0) throw Error("cannot write to stdout: " + errno_text(count < 0 ? errno : EIO));
+    text.remove_prefix(static_cast<size_t>(count));
   }
-}
-
-std::string harmless(std::string_view text) {
-  std::string shown;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    const bool command = (byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7F;
-    shown += command ? fmt::format("\\x{:02x}", byte) : std::string(1, c);
-  }
-  return shown;
 }
 
 std::string format_duration(double seconds) {
@@ -181,13 +199,6 @@ std::string format_duration(double seconds) {
     return fmt::format("{}:{:02}:{:02}", total / 3600, total / 60 % 60, total % 60);
   }
   return fmt::format("{}:{:02}", total / 60, total % 60);
-}
-
-std::string duration_words(double seconds) {
-  if (seconds < 9.95) return fmt::format("{:.2g} s", seconds);
-  if (seconds < 119.5) return fmt::format("{:.0f} s", seconds);
-  if (seconds < 7170) return fmt::format("{:.0f} min", seconds / 60);
-  return fmt::format("{:.1f} h", seconds / 3600);
 }
 
 std::string Table::text() const {

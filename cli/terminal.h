@@ -77,9 +77,10 @@ class Progress {
   int64_t last_ns_ = 0;
 };
 
-/// Prints notices, once each, beside a progress line that outlives the sink. `quiet`: not at all.
-/// `kept` gets each of them, and outlives it too.
-NoticeSink notices_beside(Progress& progress, bool quiet, std::vector<std::string>& kept);
+/// Prints notices, once each, beside a progress line that outlives the sink.
+NoticeSink notices_beside(Progress& progress);
+/// Hands each notice on once, as one line. Any thread.
+NoticeSink once_each(NoticeSink sink);
 
 /// Text for stdout while it is made: waits for a reader that is slow, but not past a stop request.
 /// One thread.
@@ -93,20 +94,19 @@ class LiveText {
   void print(std::string_view text);
 
  private:
+  int output() const;
   void wait_for_room() const;
+  void wait_after_refusal();
 
   const StopFlag& stop_;
+  Descriptor terminal_;  // stdout, opened anew so that writes to it do not wait; none = no terminal
+  int refusals_ = 0;     // since the stop request
   Descriptor woken_;
   StopSubscription subscription_;
 };
 
-/// What a terminal would take for commands, as escapes; line ends and tabs stay.
-std::string harmless(std::string_view text);
-
 /// "1:05" or "2:00:09".
 std::string format_duration(double seconds);
-/// "0.30 s", "12 s", "4 min", "3.5 h".
-std::string duration_words(double seconds);
 
 /// Now, as "2026-11-20T14:00:00Z".
 std::string utc_now();

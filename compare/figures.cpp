@@ -29,7 +29,9 @@ std::string deviation_text(double ratio) {
 }
 
 std::string rough_duration(double seconds) {
-  if (seconds < 90) return fmt::format("{:.0f} s", std::max(1.0, seconds));
+  if (seconds < 0.0995) return fmt::format("{:.2g} ms", std::max(0.01, 1e3 * seconds));
+  if (seconds < 9.95) return fmt::format("{:.2g} s", seconds);
+  if (seconds < 90) return fmt::format("{:.0f} s", seconds);
   if (seconds < 90 * 60) return fmt::format("{:.0f} min", seconds / 60);
   return fmt::format("{:.1f} h", seconds / 3600);
 }

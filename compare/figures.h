@@ -14,7 +14,7 @@ std::string times_text(double ratio);
 /// How far a ratio is from one: "+5 %", "-12 %", "0 %"; from twice on "20 times".
 std::string deviation_text(double ratio);
 
-/// "45 s", "12 min", "2.5 h": how long something takes, roughly.
+/// "5.2 ms", "0.3 s", "45 s", "12 min", "2.5 h": how long something takes, roughly.
 std::string rough_duration(double seconds);
 
 }  // namespace spillway

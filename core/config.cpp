@@ -543,21 +543,30 @@ bool says_nothing(std::string_view line) {
   return at == std::string_view::npos || line[at] == '#';
 }
 
-/// Where what follows a --- begins, when something stands before it: a line from 1; 0 = nowhere. By
-/// the lines, because yaml-cpp's LoadAll() does not come back from some texts.
+/// A line that ends a document: --- or ...
+bool is_mark(std::string_view line, std::string_view mark) {
+  return line.starts_with(mark) && line.substr(3, 1).find_first_not_of(" \t\r") == line.npos;
+}
+
+/// Where what follows a document begins, behind --- or ...: a line from 1; 0 = nowhere. By the
+/// lines, because yaml-cpp's LoadAll() does not come back from some texts.
 size_t line_of_second_document(std::string_view text) {
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
   bool first = false;  // was begun
   bool ended = false;
   for (size_t line = 1; !text.empty(); ++line) {
     const size_t end = std::min(text.find('\n'), text.size());
     std::string_view words = text.substr(0, end);
     text.remove_prefix(std::min(end + 1, text.size()));
-    if (words.starts_with("---") && words.substr(3, 1).find_first_not_of(" \t\r") == words.npos) {
+    const bool begins = is_mark(words, "---");
+    if (begins || is_mark(words, "...")) {
       ended = first;
+      first = first || begins;
       words.remove_prefix(3);
     }
-    const bool other = words.starts_with("...") || (words.starts_with("%") && (!first || ended));
-    if (says_nothing(words) || other) continue;
+    const bool directive = words.starts_with('%') && (!first || ended);
+    if (says_nothing(words) || directive) continue;
     if (ended) return line;
     first = true;
   }
@@ -571,7 +580,7 @@ YAML::Node parse_yaml(const std::string& text, const std::string& where, bool ha
     if (const size_t line = line_of_second_document(text)) {
       throw Error(fmt::format(
           "{}:{}: a second document begins above this line; one file describes one run: remove the "
-          "--- or what follows it",
+          "--- or ... above, or what follows it",
           where, line));
     }
     return document;

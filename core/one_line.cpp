@@ -81,15 +81,14 @@ std::string with_words_cut(std::string_view text) {
   return result;
 }
 
-}  // namespace
-
-std::string printable(std::string_view text) {
+template <typename Shows>
+std::string escaped_unless(std::string_view text, const Shows& shows) {
   std::string line;
   line.reserve(text.size());
   for (size_t at = 0; at < text.size();) {
     const Character c = character_at(text, at);
     const std::string_view bytes = text.substr(at, c.bytes);
-    if (c.point >= 0 && shows_as_itself(c.point)) {
+    if (c.point >= 0 && shows(c.point)) {
       line += bytes;
     } else {
       append_escaped(line, bytes, c.point);
@@ -97,6 +96,18 @@ std::string printable(std::string_view text) {
     at += c.bytes;
   }
   return line;
+}
+
+}  // namespace
+
+std::string printable(std::string_view text) {
+  return escaped_unless(text, shows_as_itself);
+}
+
+std::string harmless(std::string_view text) {
+  return escaped_unless(text, [](utf8proc_int32_t point) {
+    return point == '\n' || point == '\t' || utf8proc_category(point) != UTF8PROC_CATEGORY_CC;
+  });
 }
 
 std::string one_line(std::string_view text) {

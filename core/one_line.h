@@ -13,6 +13,10 @@ namespace spillway {
 /// turn the direction of writing (`\u202e`). Names of files and tensors may hold anything.
 std::string printable(std::string_view text);
 
+/// The same for a text of many lines that a terminal shows as it is: line ends and tabs stay, and
+/// so do formats of writing; control characters become escapes.
+std::string harmless(std::string_view text);
+
 /// printable(), with the middle cut out of overlong words, and of a text longer than a screen.
 std::string one_line(std::string_view text);
 

@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
+#include <algorithm>
 
 #include "core/error.h"
+#include "core/one_line.h"
+#include "core/read_file.h"
+#include "core/units.h"
 
 namespace spillway {
 namespace {
@@ -25,30 +28,12 @@ size_t home_prefix(std::string_view text) {
   return 0;
 }
 
-/// For a shell.
-std::string shell_word(const std::string& text) {
-  constexpr std::string_view kPlain =
-      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./+:,@%";
-  if (text.find_first_not_of(kPlain) == std::string::npos) return text;
-  std::string word = "'";
-  for (const char c : text) word += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return word + "'";
-}
-
 /// "models--Qwen--Qwen2.5-7B" is Qwen/Qwen2.5-7B.
 std::string repository_of(const std::string& folder) {
   std::string name = folder.substr(kCacheFolder.size());
   const size_t owner = name.find("--");
   if (owner != std::string::npos) name.replace(owner, 2, "/");
   return name;
-}
-
-/// What the branch that is fetched by itself had when it was fetched last.
-std::string main_revision(const fs::path& repository) {
-  std::ifstream file(repository / "refs" / "main");
-  std::string revision;
-  file >> revision;
-  return revision;
 }
 
 }  // namespace
@@ -69,6 +54,16 @@ std::string expand_home(std::string_view text, const std::string& home) {
   return std::string(text);
 }
 
+std::string shell_word(const std::string& text) {
+  constexpr std::string_view kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./+:,@%";
+  const std::string name = printable(text.starts_with('-') ? "./" + text : text);
+  if (!name.empty() && name.find_first_not_of(kPlain) == std::string::npos) return name;
+  std::string word = "'";
+  for (const char c : name) word += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return word + "'";
+}
+
 bool has_entry(const fs::path& file) {
   std::error_code error;
   return fs::symlink_status(file, error).type() != fs::file_type::not_found;
@@ -82,6 +77,21 @@ std::string dangling_text(const fs::path& file) {
   return fmt::format("{}: a link that dangles: {} is not there; {}", file.string(), target.string(),
                      fetch.empty() ? "put that file back, or the file itself in place of the link"
                                    : "fetch it again: " + fetch);
+}
+
+std::string main_revision(const fs::path& repository) {
+  std::string revision;
+  try {
+    revision = read_text_file(repository / "refs" / "main", {"a revision", kKiB});
+  } catch (const Error&) {
+    return "";
+  }
+  revision.erase(revision.find_last_not_of(" \n") + 1);
+  const bool plain = std::all_of(revision.begin(), revision.end(), [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
+           c == '-';
+  });
+  return plain ? revision : "";
 }
 
 std::string fetch_command(const fs::path& path) {
@@ -103,10 +113,8 @@ std::string fetch_command(const fs::path& path) {
   std::string command = "hf download " + shell_word(repository_of(repository.filename().string()));
   if (revision != main_revision(repository)) command += " --revision " + shell_word(revision);
   const fs::path cache = repository.parent_path();
-  if (!cache.string().ends_with("/.cache/huggingface/hub")) {
-    command += " --cache-dir " + shell_word(cache.string());
-  }
-  return command;
+  // Always: whose cache this is, and what it would be here, only the environment knows.
+  return command + " --cache-dir " + shell_word(cache.string());
 }
 
 }  // namespace spillway

@@ -12,11 +12,18 @@ namespace spillway {
 /// Throws Error for other variables and users, and where `home` is empty but asked for.
 std::string expand_home(std::string_view text, const std::string& home);
 
+/// A word of a command for a shell, printable; a name that begins like an option gets its folder.
+std::string shell_word(const std::string& text);
+
 /// Is anything of that name there? A link that dangles is: opening it says so.
 bool has_entry(const std::filesystem::path& file);
 
 /// Says that `file` is a link that leads nowhere, where, and what to do; empty where it is none.
 std::string dangling_text(const std::filesystem::path& file);
+
+/// The revision that refs/main of a repository of the Hugging Face cache names; empty where it
+/// names none that could be a folder's name.
+std::string main_revision(const std::filesystem::path& repository);
 
 /// The command that fetches what `path` names again: "hf download Qwen/Qwen2.5-7B", where it lies
 /// in a Hugging Face cache; else empty.

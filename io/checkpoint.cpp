@@ -188,6 +188,13 @@ uint64_t Checkpoint::payload_bytes() const {
   return total;
 }
 
+const DirectFile& Checkpoint::largest_file() const {
+  const auto less = [](const DirectFile& a, const DirectFile& b) {
+    return a.info().bytes < b.info().bytes;
+  };
+  return *std::max_element(files_.begin(), files_.end(), less);
+}
+
 bool Checkpoint::direct() const {
   return std::all_of(files_.begin(), files_.end(),
                      [](const DirectFile& file) { return file.info().direct; });

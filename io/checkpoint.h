@@ -20,6 +20,7 @@ class Checkpoint {
                          const NoticeSink& notice);
 
   const std::vector<DirectFile>& files() const { return files_; }
+  const DirectFile& largest_file() const;
   const std::vector<TensorEntry>& tensors() const { return tensors_; }
   /// Null where there is none. Throws Error where index and shards disagree about it: only those
   /// tensors have to agree that somebody asks for.

@@ -225,6 +225,12 @@ RowGather gather_of(const Model& model, const StreamPlan& plan, uint32_t rows,
   return {waves * rates.read_latency() + static_cast<double>(bytes) / rates.best_read(), bytes};
 }
 
+double run_seconds(const WorkAmount& amount, uint32_t rows, double prompt_pass_seconds,
+                   double decode_pass_seconds) {
+  return static_cast<double>(ceil_div(amount.prompt_tokens, rows)) * prompt_pass_seconds +
+         static_cast<double>(amount.decode_passes) * decode_pass_seconds;
+}
+
 PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unified,
                             const PassShape& shape, const MachineRates& rates) {
   const LinkRates links{rates.read_of(plan.stream.chunk_bytes, plan.stream.io_depth),

@@ -80,6 +80,10 @@ struct PassPrediction {
 RowGather gather_of(const Model& model, const StreamPlan& plan, uint32_t rows,
                     const MachineRates& rates);
 
+/// All passes of a run: prompts in passes of at most `rows` rows, then decoding.
+double run_seconds(const WorkAmount& amount, uint32_t rows, double prompt_pass_seconds,
+                   double decode_pass_seconds);
+
 /// Runs the pipeline of production on simulated links (tiers/pipeline_sim.h).
 PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unified,
                             const PassShape& shape, const MachineRates& rates);

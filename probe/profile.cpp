@@ -1,8 +1,6 @@
 #include "probe/profile.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +9,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "core/folder_lock.h"
 #include "core/read_file.h"
 #include "core/units.h"
 
@@ -148,24 +147,16 @@ DeviceRates parse_device(const Reader& json) {
   return device;
 }
 
-/// Processes that change profiles in one folder follow each other while they hold this. It is the
-/// folder's own lock: no file is left, and the end of a process ends it.
-class FolderLock {
- public:
-  explicit FolderLock(const fs::path& folder)
-      : folder_(open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-    for (int attempt = 0; folder_.valid() && attempt < kLockAttempts; ++attempt) {
-      held_ = flock(folder_.get(), LOCK_EX | LOCK_NB) == 0;
-      if (held_ || errno != EWOULDBLOCK) break;
-      std::this_thread::sleep_for(kLockPause);
-    }
+/// Processes that change profiles in one folder follow each other while they hold this.
+FolderLock lock_profiles(const fs::path& folder) {
+  FolderLock lock(folder);
+  for (int attempt = 0; lock.state() == FolderLock::State::kElsewhere && attempt < kLockAttempts;
+       ++attempt) {
+    std::this_thread::sleep_for(kLockPause);
+    lock.try_again();
   }
-  bool held() const { return held_; }
-
- private:
-  Descriptor folder_;
-  bool held_ = false;
-};
+  return lock;
+}
 
 /// What probe itself measured, as the first reading.
 DriveReading own_reading(const HardwareProfile& profile) {
@@ -269,7 +260,8 @@ OutputFile open_profile(const fs::path& file, bool own_place, FilesInUse& in_use
 }
 
 void write_profile(OutputFile& file, HardwareProfile profile) {
-  const FolderLock lock(file.path().parent_path());  // a run's reading is lost at worst without it
+  const FolderLock lock =
+      lock_profiles(file.path().parent_path());  // a run's reading is lost at worst without it
   profile.history = history_before(file.path(), profile);
   add_reading(profile.history, own_reading(profile));
   file.write(profile_json(profile).dump(1) + "\n");
@@ -279,8 +271,10 @@ std::string keep_reading(const fs::path& file, const std::string& of, const Driv
                          bool refresh) {
   try {
     if (access(file.parent_path().c_str(), W_OK) != 0) return errno_text(errno);
-    const FolderLock lock(file.parent_path());
-    if (!lock.held()) return "its folder cannot be locked";
+    const FolderLock lock = lock_profiles(file.parent_path());
+    // Where there are no locks at all (NFS wants a file opened for writing), a reading of two that
+    // are kept at the same time is lost.
+    if (lock.state() == FolderLock::State::kElsewhere) return "another process keeps its folder";
     auto profile = read_profile(file);
     if (!profile || profile->measured_at != of) return "it was measured anew";
     put_reading(*profile, reading, refresh);

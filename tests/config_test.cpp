@@ -198,6 +198,10 @@ INSTANTIATE_TEST_SUITE_P(
                 "run.yaml:2: not valid YAML: |in quotes"},
         BadCase{"tab", "model: {path: m}\nmemory:\n\tram: 1GiB\n",
                 "run.yaml:3: not valid YAML: the line is indented with a tab; use spaces"},
+        BadCase{"after_the_end", "model: {path: m}\n...\nmemory: {ram: 1GiB}\n",
+                "run.yaml:3: a second document|one file describes one run"},
+        BadCase{"empty_document", "---\n---\nmodel: {path: n}\n",
+                "run.yaml:3: a second document|one file describes one run"},
         BadCase{"two_documents", "model: {path: m}\n---\nmodel: {path: n}\n",
                 "run.yaml:3: a second document|one file describes one run"},
         BadCase{"alias", "model: {path: *m}\n", "run.yaml:1: not valid YAML: * and & begin"},
@@ -266,8 +270,10 @@ TEST(Config, OnePromptNeedsNoList) {
 }
 
 TEST(Config, MarksOfOneDocumentAreFine) {
-  for (const char* text : {"---\nmodel: {path: m}\n", "model: {path: m}\n---\n",
-                           "%YAML 1.2\n---\nmodel: {path: m}\n...\n"}) {
+  for (const char* text :
+       {"---\nmodel: {path: m}\n", "model: {path: m}\n---\n",
+        "%YAML 1.2\n---\nmodel: {path: m}\n...\n", "\xEF\xBB\xBF# my run\n---\nmodel: {path: m}\n",
+        "model: {path: m}\r\n---\r\n# the end\r\n", "--- {model: {path: m}}\n"}) {
     EXPECT_EQ(parse(text).model_path, "dir/m") << text;
   }
 }

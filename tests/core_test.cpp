@@ -89,6 +89,13 @@ TEST(OneLine, EscapesWhatIsNotUtf8AndUnicodesOwnControls) {
   EXPECT_EQ(printable(family), family);
 }
 
+TEST(Harmless, LeavesATextAndTakesItsCommands) {
+  EXPECT_EQ(harmless("two\nlines\tand a tab"), "two\nlines\tand a tab");
+  EXPECT_EQ(harmless("\x1b[2J\r\x7f"), "\\x1b[2J\\x0d\\x7f");
+  EXPECT_EQ(harmless("\u009b2J"), "\\u009b2J") << "8-bit commands too";
+  EXPECT_EQ(harmless("\u200f\u0645"), "\u200f\u0645") << "what writing needs stays";
+}
+
 TEST(OneLine, CutsOverlongNames) {
   const std::string name(5000, 'x');
   const std::string line = one_line("tensor " + name + " is missing; fetch it again");
@@ -163,11 +170,40 @@ TEST(Link, ThatDanglesIsSaidToDangle) {
   EXPECT_EQ(fetch_command(dir / "none"), "");
 }
 
-TEST(Link, OfTheUsersOwnCacheNeedsNoFolder) {
+/// refs/main may be anything; what it says becomes a part of a path.
+TEST(Link, RevisionsAreNamesOnly) {
   const test::TempDir dir;
-  const auto snapshot = dir / ".cache/huggingface/hub/models--gpt2/snapshots/main";
-  std::filesystem::create_directories(snapshot);
-  EXPECT_EQ(fetch_command(snapshot / "x"), "hf download gpt2 --revision main");
+  std::filesystem::create_directories(dir / "refs");
+  const auto main = dir / "refs" / "main";
+  EXPECT_EQ(main_revision(dir.path()), "");
+  for (const char* text : {"../../elsewhere", "a/b", "a b", "\x1b[2J", ".."}) {
+    test::write_file(main, text);
+    EXPECT_EQ(main_revision(dir.path()), "") << text;
+  }
+  test::write_file(main, "0123abcd\n");
+  EXPECT_EQ(main_revision(dir.path()), "0123abcd");
+  std::filesystem::remove(main);
+  ASSERT_EQ(mkfifo(main.c_str(), 0600), 0);
+  EXPECT_EQ(main_revision(dir.path()), "") << "nobody waits for a writer";
+}
+
+/// A cache of somebody else looks like one's own.
+TEST(Link, SaysWhichCache) {
+  const test::TempDir dir;
+  const auto cache = dir / ".cache/huggingface/hub";
+  std::filesystem::create_directories(cache / "models--gpt2/snapshots/main");
+  EXPECT_EQ(
+      fetch_command(cache / "models--gpt2/snapshots/main/x"),
+      "hf download gpt2 --revision main --cache-dir " + std::filesystem::canonical(cache).string());
+}
+
+TEST(ShellWord, IsWhatAShellTakesForIt) {
+  EXPECT_EQ(shell_word("plain-1.yaml"), "plain-1.yaml");
+  EXPECT_EQ(shell_word("sp ace"), "'sp ace'");
+  EXPECT_EQ(shell_word("it's"), "'it'\\''s'");
+  EXPECT_EQ(shell_word("-z"), "./-z");
+  EXPECT_EQ(shell_word("e\x1b[m"), "'e\\x1b[m'");
+  EXPECT_EQ(shell_word(""), "''");
 }
 
 TEST(FailureText, HasNoLibrarysWords) {

@@ -91,7 +91,7 @@ class FirstRun(unittest.TestCase):
 
     def test_prompts_from_everywhere(self):
         file = self.root / "prompt.txt"
-        file.write_text("From a file\nof two lines\n")
+        file.write_bytes(b"From a file\nof two lines\r\n")
         self.assertEqual(self.prompts("-p", "One", "--prompt", "Two"), ["One", "Two"])
         self.assertEqual(self.prompts("-p", "-", stdin="From a pipe\n"), ["From a pipe"])
         self.assertEqual(self.prompts("--prompt-file", file), ["From a file\nof two lines"])
@@ -194,6 +194,22 @@ class FirstRun(unittest.TestCase):
         file = self.root / "printed.yaml"
         file.write_text(done.stdout)
         self.report("run", file, "-n", 1)
+
+    def test_init_names_a_command_that_works(self):
+        for name in ("sp ace", "-z", "it's", "a\x1b[31mb"):
+            with self.subTest(name=name):
+                folder = self.root / "words" / name
+                folder.parent.mkdir(exist_ok=True)
+                shutil.copytree(self.model, folder)
+                done = self.works("init", f"./{name}", cwd=folder.parent)
+                self.assertNotIn("\x1b", done.stdout)
+                command = done.stdout.split("try: ")[1].strip()
+                if "\x1b" in name:  # shown, and not to be typed
+                    continue
+                ran = subprocess.run(["sh", "-c", command.replace("spillway", f"'{SPILLWAY}'", 1) +
+                                      " -n 1 --quiet"], cwd=folder.parent, capture_output=True, text=True,
+                                     timeout=60, env={**os.environ, "HOME": str(self.home)})
+                self.assertEqual(ran.returncode, 0, command + ran.stderr)
 
     def test_init_of_any_folder_name(self):
         for name in ('sp ace', "quo'te\"s", "new\nline", "käse", "a: b # c", "{x}", "*y", "-z"):

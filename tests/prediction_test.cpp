@@ -5,7 +5,6 @@
 
 #include "core/units.h"
 #include "model/generate.h"
-#include "model/synthetic.h"
 #include "tests/support.h"
 
 namespace spillway {
@@ -68,14 +67,7 @@ TEST(Amount, OfPromptsAndNewTokens) {
 class Choosing : public ::testing::Test {
  protected:
   void SetUp() override {
-    SyntheticOptions options;
-    options.model = preset_config("tiny");
-    options.model.layers = 6;
-    options.model.hidden = 512;
-    options.model.intermediate = 2048;
-    options.model.heads = options.model.kv_heads = 8;
-    options.model.head_dim = 64;
-    write_synthetic(dir_ / "model", options, StopFlag(), [](uint64_t, uint64_t) {});
+    test::write_streamed_model(dir_ / "model");
     config_.model_path = dir_ / "model";
     config_.device = "host";
     config_.ram_bytes = 40 * kMiB;

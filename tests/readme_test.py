@@ -78,5 +78,6 @@ if __name__ == "__main__":
     check_grammar(README, BINARY)
     if memory < 7 << 20:
         print("commands not run: the README's budget is more than this machine has")
+        sys.exit(77)
     else:
         run_blocks(README, BINARY)

@@ -7,6 +7,8 @@
 #include <sstream>
 
 #include "core/error.h"
+#include "core/stop.h"
+#include "model/synthetic.h"
 
 namespace spillway::test {
 
@@ -64,6 +66,17 @@ std::string error_of(const std::function<void()>& action) {
   }
   ADD_FAILURE() << "no Error was thrown";
   return "";
+}
+
+void write_streamed_model(const fs::path& folder) {
+  SyntheticOptions options;
+  options.model = preset_config("tiny");
+  options.model.layers = 6;
+  options.model.hidden = 512;
+  options.model.intermediate = 2048;
+  options.model.heads = options.model.kv_heads = 8;
+  options.model.head_dim = 64;
+  write_synthetic(folder, options, StopFlag(), [](uint64_t, uint64_t) {});
 }
 
 }  // namespace spillway::test

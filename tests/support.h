@@ -53,6 +53,9 @@ constexpr bool kCudaSimulated = false;
 /// Message of the Error that `action` throws; fails the test when it throws none.
 std::string error_of(const std::function<void()>& action);
 
+/// 40 MB in six layers: more than a budget of 40 MiB holds.
+void write_streamed_model(const std::filesystem::path& folder);
+
 /// A notice sink that keeps what it is told.
 struct Notices {
   std::vector<std::string> lines;

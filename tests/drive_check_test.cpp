@@ -1,4 +1,5 @@
 // What a run says of speed: the drive looked at before it plans, predicted beside measured.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -7,7 +8,6 @@
 #include "cli/predicted.h"
 #include "core/units.h"
 #include "model/generate.h"
-#include "model/synthetic.h"
 #include "tests/sim/paced_disk.h"
 #include "tests/support.h"
 
@@ -18,14 +18,7 @@ namespace {
 class Looking : public ::testing::Test {
  protected:
   void SetUp() override {
-    SyntheticOptions options;
-    options.model = preset_config("tiny");
-    options.model.layers = 6;
-    options.model.hidden = 512;
-    options.model.intermediate = 2048;
-    options.model.heads = options.model.kv_heads = 8;
-    options.model.head_dim = 64;
-    write_synthetic(dir_ / "model", options, StopFlag(), [](uint64_t, uint64_t) {});
+    test::write_streamed_model(dir_ / "model");
     config_.model_path = dir_ / "model";
     config_.device = "host";
     config_.ram_bytes = 40 * kMiB;
@@ -115,6 +108,17 @@ TEST_F(Looking, WhatIsKnownIsSaidAgainAndRefreshed) {
   EXPECT_NEAR(plan().forecast->drive_rate / 1e9, 2, 1e-3);
   EXPECT_TRUE(notices_.lines.empty());
   EXPECT_EQ(history().size(), 3u);
+}
+
+/// Long reads gave half of short ones: what is planned with is what the plan counts on.
+TEST_F(Looking, WhatIsSaidIsWhatIsPlannedWith) {
+  known_.sustained_share = 0.5;
+  pace_.bytes_per_second = 3e9;
+  const PlannedRun planned = plan();
+  ASSERT_EQ(notices_.lines.size(), 1u);
+  const std::string used = fmt::format("planned with {:.2f}", planned.forecast->drive_rate / 1e9);
+  EXPECT_NE(notices_.lines[0].find(used), std::string::npos) << notices_.lines[0] << ", " << used;
+  EXPECT_NEAR(planned.forecast->drive_rate / 1e9, 1.5, 1e-3);
 }
 
 TEST_F(Looking, ACacheThatCannotBeWrittenIsNoError) {

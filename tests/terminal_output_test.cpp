@@ -1,0 +1,141 @@
+// What goes to a terminal, byte by byte: the progress line and notes beside it.
+#include <gtest/gtest.h>
+#include <pty.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <stdexcept>
+
+#include "cli/answers.h"
+#include "cli/terminal.h"
+#include "core/descriptor.h"
+
+namespace spillway {
+namespace {
+
+/// Stands in for stderr and stdout as long as it lives.
+class TerminalInPlace {
+ public:
+  explicit TerminalInPlace(uint16_t columns, const char* kind = "xterm")
+      : stdout_(dup(STDOUT_FILENO)), stderr_(dup(STDERR_FILENO)) {
+    setenv("TERM", kind, 1);
+    int master = -1;
+    int side = -1;
+    winsize size{24, columns, 0, 0};
+    if (openpty(&master, &side, nullptr, nullptr, &size) != 0) throw std::runtime_error("openpty");
+    master_ = Descriptor(master);
+    dup2(side, STDOUT_FILENO);
+    dup2(side, STDERR_FILENO);
+    close(side);
+  }
+  ~TerminalInPlace() {
+    dup2(stdout_.get(), STDOUT_FILENO);
+    dup2(stderr_.get(), STDERR_FILENO);
+  }
+  TerminalInPlace(const TerminalInPlace&) = delete;
+
+  void resize(uint16_t columns) {
+    winsize size{24, columns, 0, 0};
+    ioctl(master_.get(), TIOCSWINSZ, &size);
+  }
+  /// All that was written so far.
+  std::string text() {
+    std::string text(4096, '\0');
+    const ssize_t count = read(master_.get(), text.data(), text.size());
+    text.resize(count < 0 ? 0 : static_cast<size_t>(count));
+    return text;
+  }
+
+ private:
+  Descriptor stdout_;
+  Descriptor stderr_;
+  Descriptor master_;
+};
+
+/// Each look at it is a second later.
+class Ticking final : public Clock {
+ public:
+  int64_t now_ns() const override { return now_ns_ += 1'000'000'000; }
+
+ private:
+  mutable int64_t now_ns_ = 0;
+};
+
+TEST(ProgressLine, IsCutToTheTerminalAndRewritten) {
+  TerminalInPlace terminal(20);
+  const Ticking clock;
+  Progress progress(clock, false);
+  progress.show("0123456789012345678901234567890123456789");
+  EXPECT_EQ(terminal.text(), "012345678901234567\u2026");
+  progress.show("short");
+  EXPECT_EQ(terminal.text(), "\r\033[Jshort");
+  progress.clear();
+  EXPECT_EQ(terminal.text(), "\r\033[J");
+}
+
+TEST(ProgressLine, GoesWhollyWhereTheTerminalBecameNarrower) {
+  TerminalInPlace terminal(80);
+  const Ticking clock;
+  Progress progress(clock, false);
+  progress.show(std::string(75, 'x'));
+  terminal.text();
+  terminal.resize(30);
+  progress.show("next");
+  EXPECT_EQ(terminal.text(), "\r\033[2A\033[Jnext") << "75 columns stand in three rows of 30";
+}
+
+TEST(ProgressLine, StandsBehindANoteAgain) {
+  TerminalInPlace terminal(80);
+  const Ticking clock;
+  Progress progress(clock, false);
+  const NoticeSink notice = notices_beside(progress);
+  progress.show("working");
+  EXPECT_EQ(terminal.text(), "working");
+  notice("something to know");
+  EXPECT_EQ(terminal.text(), "\r\033[Jnote: something to know\r\nworking");
+  notice("something to know");
+  progress.clear();
+  EXPECT_EQ(terminal.text(), "\r\033[J") << "once each";
+}
+
+TEST(ProgressLine, OfATerminalOfOneColumnIsNothing) {
+  TerminalInPlace terminal(1);
+  const Ticking clock;
+  Progress progress(clock, false);
+  progress.show("working");
+  progress.say("a line");
+  EXPECT_EQ(terminal.text(), "a line\r\n");
+}
+
+/// The text of one prompt stands where the progress would, also where nothing is rewritten.
+TEST(LiveTexts, TakeTheTerminalForOnePrompt) {
+  for (const char* kind : {"xterm", "dumb"}) {
+    std::vector<Output> outputs = {{{1}, "a\x1b[31m", ""}, {{1}, "b", ""}};
+    std::string said;
+    bool one = false;
+    bool several = true;
+    {
+      TerminalInPlace terminal(80, kind);
+      const Ticking clock;
+      const StopFlag stop;
+      Progress progress(clock, false);
+      const auto alone = live_texts(1, true, progress, stop);
+      GenerationProgress state;
+      state.outputs = std::span(outputs).first(1);
+      alone->show(state);
+      said = terminal.text();
+      one = alone->takes_the_place_of_progress();
+      const auto both = live_texts(2, true, progress, stop);
+      state.outputs = outputs;
+      both->show(state);
+      several = both->takes_the_place_of_progress();
+    }
+    EXPECT_EQ(said, "a\\x1b[31m") << kind;
+    EXPECT_TRUE(one) << kind;
+    EXPECT_FALSE(several) << kind;
+  }
+}
+
+}  // namespace
+}  // namespace spillway
