@@ -16,7 +16,7 @@ using Json = nlohmann::ordered_json;
 class LiveTexts final : public Answers {
  public:
   LiveTexts(size_t prompts, bool has_tokenizer, Progress& progress, const StopFlag& stop)
-      : out_(stop),
+      : out_(STDOUT_FILENO, stop),
         progress_(progress),
         has_tokenizer_(has_tokenizer),
         terminal_(isatty(STDOUT_FILENO) != 0),
@@ -87,7 +87,11 @@ class LiveTexts final : public Answers {
 class JsonEvents final : public Answers {
  public:
   JsonEvents(const Clock& clock, Progress& progress, const StopFlag& stop)
-      : out_(stop), clock_(clock), progress_(progress), begin_ns_(clock.now_ns()) {}
+      : out_(STDOUT_FILENO, stop),
+        terminal_(isatty(STDOUT_FILENO) != 0),
+        clock_(clock),
+        progress_(progress),
+        begin_ns_(clock.now_ns()) {}
 
   void begin(const RunStart& start) override {
     Json event = {{"event", "start"},
@@ -147,11 +151,13 @@ class JsonEvents final : public Answers {
   }
 
   void say(const Json& event) {
-    if (isatty(STDOUT_FILENO) != 0) progress_.clear();
-    out_.print(event.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
+    if (terminal_) progress_.clear();
+    const bool ascii = terminal_;  // nothing that could move its cursor
+    out_.print(event.dump(-1, ' ', ascii, Json::error_handler_t::replace) + "\n");
   }
 
   LiveText out_;
+  const bool terminal_;
   const Clock& clock_;
   Progress& progress_;
   int64_t begin_ns_;

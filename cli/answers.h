@@ -15,6 +15,7 @@ struct RunStart {
   uint32_t most_tokens = 0;  ///< of all prompts
   uint64_t ram_bytes = 0;
   uint64_t gpu_bytes = 0;
+  bool embeds_from_nvme = false;  ///< rows as needed
   uint64_t nvme_bytes_per_pass = 0;
   std::optional<double> seconds_per_pass;  ///< predicted, decode
   std::optional<double> seconds;           ///< predicted, all of it

@@ -84,7 +84,7 @@ class ResultFiles {
 
  private:
   void write(const Comparison& comparison) {
-    json_.write(json_text(comparison_json(comparison)) + "\n");
+    json_.write(json_text(comparison_json(comparison)));
     csv_.write(comparison_csv(comparison));
     page_.write(comparison_page(comparison));
     const std::string picture = chart_svg(memory_chart(comparison));
@@ -395,7 +395,7 @@ int bench_command(BenchOptions options, StopFlag& stop) {
   }
   Comparison comparison;
   const SteadyClock clock;
-  Progress progress(clock, options.quiet);
+  Progress progress(clock, stop, options.quiet);
   const NoticeSink notice = notices_beside(progress);
   const Config config = config_of(options.model);
   const Model model = open_model(config.model_path, config.io_direct, notice);
@@ -438,10 +438,11 @@ int bench_command(BenchOptions options, StopFlag& stop) {
   if (!options.quiet) {
     for (const std::string& note : comparison.notes) notice(note);
     expected = expect(comparison, options.repeats, config, model, *machine, clock, stop, notice);
-    say(fmt::format("{} arm{}, {} round{}: {}", comparison.arms.size(),
-                    comparison.arms.size() == 1 ? "" : "s", options.repeats,
-                    options.repeats == 1 ? "" : "s", expected.text));
-    say(fmt::format("each finished round is kept in {}; Ctrl-C ends it and keeps what was measured",
+    progress.say(fmt::format("{} arm{}, {} round{}: {}", comparison.arms.size(),
+                             comparison.arms.size() == 1 ? "" : "s", options.repeats,
+                             options.repeats == 1 ? "" : "s", expected.text));
+    progress.say(
+        fmt::format("each finished round is kept in {}; Ctrl-C ends it and keeps what was measured",
                     options.out));
   }
   machine.reset();  // a GPU is the arms' from here on
@@ -465,8 +466,9 @@ int bench_command(BenchOptions options, StopFlag& stop) {
     }
   });
   failures.attempt([&] {
-    if (options.json) return print("{}\n", json_text(comparison_json(comparison)));
-    print("{}\n{}\n", results_text(comparison), where);
+    print_text(options.json ? printed_json(comparison_json(comparison))
+                            : fmt::format("{}\n{}\n", results_text(comparison), where),
+               stop);
   });
   failures.throw_if_any();
   if (comparison.interrupted) return kExitInterrupted;

@@ -1,5 +1,6 @@
 // spillway init: a commented YAML file for a model, with the numbers of this machine.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -62,30 +63,43 @@ std::string outlook(const Config& config, const Model& model, const Machine& mac
                     const MemoryRange& range, const NoticeSink& notice) {
   const auto known = find_rates("", model, machine, notice);
   if (!known) return "";
-  const Workload workload = generation_workload(config, model, {{"", {0, 0}}});
-  const uint64_t most =
-      std::max(range.least_bytes, std::min(range.all_bytes, machine.memory.total_bytes));
+  const Workload workload = generation_workload(config, model, make_prompts(config, model));
+  const uint64_t here = machine.memory.total_bytes - machine.memory.total_bytes / 64;
+  const uint64_t most = std::max(range.least_bytes, std::min(range.all_bytes, here));
   std::string text;
   std::optional<uint64_t> before;
   for (uint32_t i = 0; i < kShownBudgets; ++i) {
     Config with = config;
-    with.ram_bytes = align_up(
-        range.least_bytes + (most - range.least_bytes) * i / (kShownBudgets - 1), kHugePageBytes);
+    const std::string shown =
+        format_bytes_up(range.least_bytes + (most - range.least_bytes) * i / (kShownBudgets - 1));
+    with.ram_bytes = parse_size(shown);
     const PlannedRun planned =
         plan_with(known, with, model, machine, workload, work_amount(workload));
     if (!planned.forecast) return "";
     if (with.ram_bytes == before) continue;
     before = with.ram_bytes;
-    text += fmt::format("  #   {:<9} {} per token\n", format_bytes(*with.ram_bytes),
+    text += fmt::format("  #   {:<9} {} per token\n", shown,
                         rough_duration(planned.forecast->decode.seconds));
   }
   return fmt::format("  # Predicted with the rates measured {}:\n{}", known->measured_at, text);
 }
 
-std::string prompts_text(const Model& model) {
-  return model.tokenizer != nullptr ? "  prompts:\n    - \"The capital of France is\"\n"
-                                    : "  # The folder has no tokenizer, so prompts are token ids.\n"
-                                      "  prompt_token_ids: [[1, 2, 3]]\n";
+/// What the file asks: a text, or ids where the folder has no tokenizer.
+void set_prompts(Config& config, const Model& model) {
+  if (model.tokenizer != nullptr) {
+    config.prompts = {"The capital of France is"};
+  } else {
+    config.prompt_token_ids = {{1, 2, 3}};
+  }
+}
+
+std::string prompts_text(const Config& config) {
+  if (!config.prompts.empty()) {
+    return fmt::format("  prompts:\n    - {}\n", quoted(config.prompts[0]));
+  }
+  return fmt::format(
+      "  # The folder has no tokenizer, so prompts are token ids.\n  prompt_token_ids: [[{}]]\n",
+      fmt::join(config.prompt_token_ids[0], ", "));
 }
 
 /// `file`: as a shell takes it.
@@ -130,9 +144,9 @@ std::string yaml_text(const std::string& name, const std::string& file, const Co
       format_bytes(model.weights.weight_bytes), utc_now(),
       one_line(machine_text(machine, config.model_path)), file, file, file,
       quoted(fs::absolute(config.model_path).lexically_normal().string()),
-      format_bytes(automatic_ram_budget(machine.memory)), format_bytes(range.least_bytes),
-      format_bytes(range.all_bytes), outlook(config, model, machine, range, notice), device,
-      prompts_text(model), kNewTokens, model.config.context);
+      format_bytes(automatic_ram_budget(machine.memory)), format_bytes_up(range.least_bytes),
+      format_bytes_up(range.all_bytes), outlook(config, model, machine, range, notice), device,
+      prompts_text(config), kNewTokens, model.config.context);
 }
 
 }  // namespace
@@ -147,6 +161,7 @@ int init_command(const InitOptions& options, StopFlag& stop) {
   in_use.check_stdout();
   if (!prints) refuse_existing(file);
   const Model model = open_model(config.model_path, config.io_direct, notice);
+  set_prompts(config, model);
   const Machine machine = open_machine(config, notice);
   const std::string shown = prints ? short_name(options.model.model) + ".yaml" : file.string();
   const std::string text = yaml_text(one_line(short_name(options.model.model)), shell_word(shown),

@@ -66,7 +66,7 @@ struct Verification {
 
 Verification verify(const Checkpoint& checkpoint, const StopFlag& stop) {
   const SteadyClock clock;
-  Progress progress(clock, false);
+  Progress progress(clock, stop, false);
   Verification result;
   const int64_t begin_ns = clock.now_ns();
   const auto sums = checksum_tensors(
@@ -129,7 +129,7 @@ int inspect_command(const InspectOptions& options, const StopFlag& stop) {
                                                std::max(verification.seconds, 1e-9)}};
   }
   if (options.json) {
-    print("{}\n", json_text(json));
+    print_text(printed_json(json));
     return 0;
   }
   std::string text =

@@ -64,7 +64,7 @@ int plan_command(const PlanOptions& options) {
   json["io"] = {{"chunk_bytes", plan.stream.chunk_bytes}, {"depth", plan.stream.io_depth}};
   json["prefill_chunk_tokens"] = plan.limits.max_rows;
   if (forecast) json["prediction"] = forecast_json(*forecast);
-  print("{}\n", json.dump(1));
+  print_text(printed_json(json));
   return 0;
 }
 

@@ -6,6 +6,8 @@
 
 #include "cli/commands.h"
 #include "cli/profile_path.h"
+#include "cli/report.h"
+#include "cli/session.h"
 #include "cli/terminal.h"
 #include "core/config.h"
 #include "core/error.h"
@@ -181,29 +183,33 @@ int probe_command(const ProbeOptions& options, StopFlag& stop) {
   const Hardware hardware = hardware_of(options);
   FilesInUse in_use;
   in_use.add(options.path, "the file to be read");
+  const std::filesystem::path place = options.path;
+  in_use = with_model_files(std::filesystem::is_directory(place) ? place : place.parent_path(),
+                            std::move(in_use));
+  in_use.check_stdout();
   const ProfileFolder folder(options.out.empty() ? default_profile_path(hardware)
                                                  : std::filesystem::path(options.out));
   OutputFile output = open_output(options, hardware, in_use);
   HardwareProfile profile;
+  const SteadyClock clock;
+  Progress progress(clock, stop, options.quiet);
   try {
-    const SteadyClock clock;
-    Progress progress(clock, options.quiet);
     profile = Prober(options, stop, clock, progress).run(hardware);
   } catch (const Stopped&) {
   }
   if (stop.requested()) {
-    say("spillway: stopped while probing; nothing was kept");
+    progress.clear();
+    progress.say("spillway: stopped while probing; nothing was kept");
     return kExitInterrupted;
   }
   Failures failures;  // figures that cannot be kept are still shown, and the other way round
-  failures.attempt([&] {
-    print_text(options.json ? profile_json(profile).dump(1) + "\n"
-                            : profile_text(profile, known_drive_name(options.path)));
-  });
   const bool kept = failures.attempt([&] { write_profile(output, profile); });
-  if (kept && !options.json) {
-    failures.attempt([&] { print("\nkept in {}\n", printable(output.path().string())); });
-  }
+  failures.attempt([&] {
+    if (options.json) return print_text(printed_json(profile_json(profile)), stop);
+    std::string text = profile_text(profile, known_drive_name(options.path));
+    if (kept) text += fmt::format("\nkept in {}\n", printable(output.path().string()));
+    print_text(text, stop);
+  });
   failures.throw_if_any();
   return 0;
 }

@@ -1,6 +1,7 @@
 // spillway run: answers prompts.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -20,6 +21,7 @@ namespace spillway {
 namespace {
 
 constexpr uint64_t kMaxPromptBytes = 64 * kMiB;
+constexpr const char* kStdin = "-";  // as a prompt
 
 /// Without the line end that editors and echo leave.
 std::string read_prompt(const std::string& file) {
@@ -32,8 +34,11 @@ std::string read_prompt(const std::string& file) {
 std::vector<std::string> prompts_of(const RunOptions& options) {
   std::vector<std::string> prompts;
   prompts.reserve(options.prompts.size() + options.prompt_files.size());
+  if (std::count(options.prompts.begin(), options.prompts.end(), kStdin) > 1) {
+    throw Error("-p - stands here more than once: standard input can be read once");
+  }
   for (const std::string& text : options.prompts) {
-    prompts.push_back(text == "-" ? read_prompt("/dev/stdin") : text);
+    prompts.push_back(text == kStdin ? read_prompt("/dev/stdin") : text);
   }
   for (const std::string& file : options.prompt_files) prompts.push_back(read_prompt(file));
   return prompts;
@@ -55,6 +60,9 @@ Config read_config(const RunOptions& options) {
 FilesInUse inputs_of(const RunOptions& options) {
   FilesInUse in_use;
   for (const std::string& file : options.prompt_files) in_use.add(file, "a prompt");
+  for (const std::string& text : options.prompts) {
+    if (text == kStdin) in_use.add("/dev/stdin", "a prompt");
+  }
   return in_use;
 }
 
@@ -96,6 +104,9 @@ RunStart start_of(const Session& session, const std::vector<Prompt>& prompts,
   start.ram_bytes = placement.ram_planned_bytes;
   start.gpu_bytes = placement.gpu_planned_bytes;
   start.nvme_bytes_per_pass = placement.nvme_bytes_per_pass;
+  for (const LayerPlacement& row : placement_table(session.plan())) {
+    if (row.layer == "embed" && row.tier == Tier::kNvme) start.embeds_from_nvme = row.bytes > 0;
+  }
   if (session.forecast()) {
     start.seconds_per_pass = session.forecast()->decode.seconds;
     start.seconds = session.expected_seconds(workload);
@@ -109,7 +120,7 @@ std::string expectation_text(const RunStart& start) {
   if (start.gpu_bytes > 0) text += ", " + format_bytes(start.gpu_bytes) + " of GPU memory";
   const bool one = start.prompts == 1;
   text += start.nvme_bytes_per_pass == 0
-              ? ", nothing from NVMe"
+              ? start.embeds_from_nvme ? ", only embedding rows from NVMe" : ", nothing from NVMe"
               : fmt::format(", {} from NVMe per {}", format_bytes(start.nvme_bytes_per_pass),
                             one ? "token" : "pass");
   if (!start.seconds) return text;
@@ -203,14 +214,14 @@ int run_command(const RunOptions& options, StopFlag& stop) {
   try {
     session.prepare(workload);
   } catch (const Stopped&) {
-    session.write_stopped();
+    session.write_stopped({{"outputs", nlohmann::ordered_json::array()}}, options.json);
     return kExitInterrupted;
   }
   const auto answers = answers_of(options, session, prompts, stop);
   Failures failures;
   Telling telling(session, *answers, failures);
   const RunStart start = start_of(session, prompts, workload);
-  if (!options.quiet) say(expectation_text(start));
+  if (!options.quiet) session.progress().say(expectation_text(start));
   telling.begin(start);
   const GenerationResult result = answer(session, prompts, telling);
   session.progress().clear();
@@ -220,14 +231,14 @@ int run_command(const RunOptions& options, StopFlag& stop) {
   report["interrupted"] = result.interrupted;
   if (!result.error.empty()) report["error"] = result.error;
   report["outputs"] = outputs_json(prompts, result);
+  session.write_files(report, failures);  // first: whoever reads stdout may never take it
   failures.attempt([&] {
-    if (options.json) return print_text(json_text(report) + "\n");
+    if (options.json) return print_text(printed_json(report), stop);
     const bool tables = !options.quiet && !options.json_lines && !telling.broken();
     if (tables && (result.error.empty() || !result.passes.empty())) {
-      session.print_passes(result.passes);
+      print_text(session.passes_tables(result.passes), stop);
     }
   });
-  session.write_files(report, failures);
   failures.throw_if_any();
   return result.interrupted ? kExitInterrupted : 0;
 }

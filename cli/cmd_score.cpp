@@ -126,7 +126,8 @@ int score_command(const ScoreOptions& options, StopFlag& stop) {
   try {
     session.prepare(scoring_workload(session.config(), session.model(), texts));
   } catch (const Stopped&) {
-    session.write_stopped();
+    session.write_stopped({{"mean_nll", nullptr}, {"perplexity", nullptr}, {"tokens", 0}},
+                          options.json);
     return kExitInterrupted;
   }
   const ScoreResult result = measure(session, texts);
@@ -135,14 +136,15 @@ int score_command(const ScoreOptions& options, StopFlag& stop) {
   if (!result.error.empty()) failures.add(result.error);
   const auto report =
       result_json(session.report(result.passes), result, session.config().score_logprobs);
+  session.write_files(report, failures);  // first: whoever reads stdout may never take it
   failures.attempt([&] {
-    if (options.json) return print_text(json_text(report) + "\n");
+    if (options.json) return print_text(printed_json(report), stop);
     if (result.tokens == 0) return;
-    print("mean NLL {:.6f}, perplexity {:.4f} over {} tokens\n", result.mean_nll, result.perplexity,
-          result.tokens);
-    if (!options.quiet) session.print_passes(result.passes);
+    std::string text = fmt::format("mean NLL {:.6f}, perplexity {:.4f} over {} tokens\n",
+                                   result.mean_nll, result.perplexity, result.tokens);
+    if (!options.quiet) text += session.passes_tables(result.passes);
+    print_text(text, stop);
   });
-  session.write_files(report, failures);
   failures.throw_if_any();
   return result.interrupted ? kExitInterrupted : 0;
 }

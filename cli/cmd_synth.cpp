@@ -68,7 +68,7 @@ int synth_command(const SynthOptions& options, StopFlag& stop) {
   synthetic.shards = options.shards;
   synthetic.seed = options.seed;
   const SteadyClock clock;
-  Progress progress(clock, false);
+  Progress progress(clock, stop, false);
   const int64_t begin_ns = clock.now_ns();
   uint64_t bytes = 0;
   stop.watch();
@@ -83,7 +83,7 @@ int synth_command(const SynthOptions& options, StopFlag& stop) {
     });
   } catch (const Stopped&) {
     progress.clear();
-    say("spillway: stopped; nothing was kept");
+    progress.say("spillway: stopped; nothing was kept");
     return kExitInterrupted;
   }
   progress.clear();

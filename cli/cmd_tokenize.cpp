@@ -1,7 +1,10 @@
 // spillway tokenize: token ids of a text as JSON, and back.
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
@@ -10,7 +13,9 @@
 #include "cli/session.h"
 #include "cli/terminal.h"
 #include "core/error.h"
+#include "core/one_line.h"
 #include "core/read_file.h"
+#include "model/model_config.h"
 #include "text/tokenizer.h"
 
 namespace spillway {
@@ -32,14 +37,30 @@ std::optional<std::vector<uint32_t>> ids_in(const nlohmann::json& json) {
   return ids;
 }
 
-std::string decode_ids(const Tokenizer& tokenizer, const std::vector<uint32_t>& ids) {
+/// How many ids there are. A model has more than its tokenizer where the vocabulary is padded;
+/// those have no text.
+uint32_t count_ids(const std::string& directory, const Tokenizer& tokenizer) {
+  try {
+    return std::max(tokenizer.vocab_size(), load_model_config(directory).vocab);
+  } catch (const Error&) {  // a tokenizer alone
+    return tokenizer.vocab_size();
+  }
+}
+
+/// A tokenizer, and how many ids its model has.
+struct Vocabulary {
+  std::unique_ptr<Tokenizer> tokenizer;
+  uint32_t ids = 0;
+};
+
+std::string decode_ids(const Vocabulary& vocabulary, const std::vector<uint32_t>& ids) {
   for (const uint32_t id : ids) {
-    if (id >= tokenizer.vocab_size()) {
+    if (id >= vocabulary.ids) {
       throw Error(fmt::format("token id {} is outside the vocabulary of {}: ids end at {}", id,
-                              tokenizer.vocab_size(), tokenizer.vocab_size() - 1));
+                              vocabulary.ids, vocabulary.ids - 1));
     }
   }
-  return tokenizer.decode(ids);
+  return vocabulary.tokenizer->decode(ids);
 }
 
 std::vector<uint32_t> encode_text(const Tokenizer& tokenizer, const TokenizeOptions& options,
@@ -48,25 +69,25 @@ std::vector<uint32_t> encode_text(const Tokenizer& tokenizer, const TokenizeOpti
 }
 
 /// One line of --lines: a JSON string, or with --decode a list of ids.
-nlohmann::json answer_line(const Tokenizer& tokenizer, const TokenizeOptions& options,
+nlohmann::json answer_line(const Vocabulary& vocabulary, const TokenizeOptions& options,
                            const std::string& line) {
   const auto json = nlohmann::json::parse(line, nullptr, false);
   if (options.decode) {
-    if (const auto ids = ids_in(json)) return decode_ids(tokenizer, *ids);
+    if (const auto ids = ids_in(json)) return decode_ids(vocabulary, *ids);
     throw Error("expected a JSON list of token ids, such as [1, 15043]");
   }
   if (!json.is_string()) throw Error("expected a JSON string, such as \"Hello\"");
-  return encode_text(tokenizer, options, json.get<std::string>());
+  return encode_text(*vocabulary.tokenizer, options, json.get<std::string>());
 }
 
-int tokenize_lines(const Tokenizer& tokenizer, const TokenizeOptions& options) {
+int tokenize_lines(const Vocabulary& vocabulary, const TokenizeOptions& options) {
   std::istringstream in(input_of(options));
   std::string line;
   for (uint64_t number = 1; std::getline(in, line); ++number) {
     std::string answer;
     try {
       // ASCII: some readers take U+2028 for the end of a line.
-      answer = answer_line(tokenizer, options, line).dump(-1, ' ', true);
+      answer = answer_line(vocabulary, options, line).dump(-1, ' ', true);
     } catch (const Error& error) {
       throw Error(fmt::format("{}:{}: {}", *options.text_file, number, error.what()));
     }
@@ -85,21 +106,24 @@ int tokenize_command(const TokenizeOptions& options) {
         "{}: {}; expected a folder with a tokenizer", options.directory,
         std::filesystem::exists(options.directory, error) ? "is no folder" : "no such folder"));
   }
-  const auto tokenizer = load_tokenizer(options.directory);
-  if (tokenizer == nullptr) {
+  Vocabulary vocabulary{load_tokenizer(options.directory), 0};
+  if (vocabulary.tokenizer == nullptr) {
     throw Error(
         fmt::format("{}: no tokenizer.json and no tokenizer.model; give the folder of a "
                     "Hugging Face checkpoint",
                     options.directory));
   }
-  if (options.lines) return tokenize_lines(*tokenizer, options);
+  const Tokenizer& tokenizer = *vocabulary.tokenizer;
+  vocabulary.ids = count_ids(options.directory, tokenizer);
+  if (options.lines) return tokenize_lines(vocabulary, options);
   const std::string text = input_of(options);
   if (options.decode) {
     const auto ids = ids_in(nlohmann::json::parse(text, nullptr, false));
-    print("{}\n", decode_ids(*tokenizer, ids ? *ids : tokenizer->encode(text)));
+    const std::string decoded = decode_ids(vocabulary, ids ? *ids : tokenizer.encode(text));
+    print("{}\n", isatty(STDOUT_FILENO) != 0 ? harmless(decoded) : decoded);
     return 0;
   }
-  print("{}\n", nlohmann::json(encode_text(*tokenizer, options, text)).dump());
+  print("{}\n", nlohmann::json(encode_text(tokenizer, options, text)).dump());
   return 0;
 }
 

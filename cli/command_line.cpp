@@ -32,9 +32,7 @@ std::string check_device(const std::string& name) {
 }
 
 std::string check_budget(const std::string& text) {
-  return text == "auto" || parse_size(text)
-             ? ""
-             : "expected a size such as 3GiB, or auto, got " + in_quotes(text);
+  return text == "auto" ? "" : memory_size_problem(text);
 }
 
 /// What names a model and sets single keys.
@@ -197,10 +195,7 @@ void add_bench(const CommandContext& context) {
   command->add_option("--budgets", options->budgets, "These budgets instead: 3GiB,6GiB")
       ->type_name("SIZE")
       ->delimiter(',')
-      ->check([](const std::string& text) {
-        return parse_size(text) ? std::string()
-                                : "expected a size such as 3GiB, got " + in_quotes(text);
-      });
+      ->check(memory_size_problem);
   command->add_option("--tokens", options->sweep.new_tokens, "Decode passes that count")
       ->check(CLI::Range(1u, 10000u))
       ->capture_default_str();

@@ -19,6 +19,7 @@
 
 #include "cli/command_line.h"
 #include "cli/commands.h"
+#include "cli/terminal.h"
 #include "cli/usage.h"
 #include "core/error.h"
 #include "core/failure.h"
@@ -122,12 +123,11 @@ int main(int argc, char** argv) {
   try {
     return chosen();
   } catch (const spillway::Stopped&) {
-    const bool begun = stop.watched();
-    std::fprintf(stderr, "%s", begun ? "spillway: stopped\n" : spillway::kStoppedAtOnce.data());
+    spillway::say(std::string(stop.watched() ? "spillway: stopped" : spillway::kStoppedAtOnce),
+                  stop);
     return spillway::kExitInterrupted;
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "spillway: %s\n",
-                 spillway::one_line(spillway::failure_text(error)).c_str());
+    spillway::say("spillway: " + spillway::failure_text(error), stop);
   }
   return 1;
 }

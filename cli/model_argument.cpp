@@ -53,12 +53,14 @@ void find_configured_model(Config& config) {
 }  // namespace
 
 fs::path model_folder(const std::string& name) {
+  if (name.empty()) throw Error("MODEL is empty; give a checkpoint's folder");
   if (!has_entry(name) && is_hub_name(name)) return in_hub_cache(name);
   return snapshot_of(name).value_or(name);
 }
 
 Config config_of(const ModelOptions& options) {
   const std::string& name = options.model;
+  if (name.empty()) throw Error("MODEL is empty; give a checkpoint's folder or a YAML file");
   if (!has_entry(name) && !is_hub_name(name)) {
     throw Error(
         fmt::format("{}: no such file or folder; give a checkpoint's folder, a YAML file, or "

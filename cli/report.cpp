@@ -1,6 +1,7 @@
 #include "cli/report.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -93,17 +94,21 @@ std::string machine_text(const Machine& machine, const std::filesystem::path& mo
                      file_system_name(model_path));
 }
 
+Json report_head(const Config& config, const Model& model, const Machine& machine) {
+  return {{"device", machine.device->name()},
+          {"compute", machine.ops->description()},
+          {"model",
+           {{"path", config.model_path.string()},
+            {"architecture", model.config.architecture},
+            {"weight_bytes", model.weights.weight_bytes}}}};
+}
+
 Json common_report(const Config& config, const Model& model, const Machine& machine,
                    const RunPlan& plan, const Engine& engine,
                    const std::vector<PassRecord>& passes) {
   const ProcessMemory memory = read_process_memory();
   const Placement& placement = plan.stream.placement;
-  Json report;
-  report["device"] = machine.device->name();
-  report["compute"] = machine.ops->description();
-  report["model"] = {{"path", config.model_path.string()},
-                     {"architecture", model.config.architecture},
-                     {"weight_bytes", model.weights.weight_bytes}};
+  Json report = report_head(config, model, machine);
   report["placement"] = placement_json(plan);
   report["memory"] = {{"ram_budget_bytes", plan.ram_budget_bytes},
                       {"ram_planned_bytes", placement.ram_planned_bytes},
@@ -140,7 +145,12 @@ Json common_report(const Config& config, const Model& model, const Machine& mach
 }
 
 std::string json_text(const Json& json) {
-  return json.dump(1, ' ', false, Json::error_handler_t::replace);
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string printed_json(const Json& json) {
+  const bool ascii = isatty(STDOUT_FILENO) != 0;
+  return json.dump(1, ' ', ascii, Json::error_handler_t::replace) + "\n";
 }
 
 OutputFormat report_format() {

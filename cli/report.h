@@ -17,6 +17,9 @@ nlohmann::ordered_json bill_json(const RunPlan& plan);
 /// The machine and the drive of a model, as people know them.
 std::string machine_text(const Machine& machine, const std::filesystem::path& model_path);
 
+/// How a report begins: device, what computes, model.
+nlohmann::ordered_json report_head(const Config& config, const Model& model,
+                                   const Machine& machine);
 /// What run and score have in common: device, model, placement, memory, io, passes.
 nlohmann::ordered_json common_report(const Config& config, const Model& model,
                                      const Machine& machine, const RunPlan& plan,
@@ -25,8 +28,11 @@ nlohmann::ordered_json common_report(const Config& config, const Model& model,
 /// How a report begins, for OutputFile.
 OutputFormat report_format();
 
-/// Generated text may hold anything a tokenizer gives: malformed UTF-8 is replaced, not thrown at.
+/// A file's content. Generated text may hold anything a tokenizer gives: malformed UTF-8 is
+/// replaced, not thrown at.
 std::string json_text(const nlohmann::ordered_json& json);
+/// The same for stdout: a terminal gets no character that could move its cursor.
+std::string printed_json(const nlohmann::ordered_json& json);
 
 /// Layers by tier, the memory bill and what streams in each pass.
 std::string plan_text(const Model& model, const Machine& machine, const RunPlan& plan);

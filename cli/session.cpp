@@ -37,7 +37,7 @@ constexpr std::array kModelFiles = {"config.json",
 
 Session::Session(Config config, FilesInUse in_use, bool quiet, StopFlag& stop)
     : stop_(stop),
-      progress_(clock_, quiet),
+      progress_(clock_, stop, quiet),
       notice_(once_each([this, quiet](const std::string& line) {
         notes_.push_back(line);
         if (!quiet) progress_.say("note: " + line);
@@ -120,11 +120,11 @@ void Session::say_if_unpinned() const {
       format_bytes(store.ram_bytes()), store.pin_refusal()));
 }
 
-void Session::print_passes(const std::vector<PassRecord>& passes) const {
-  print("\n{}", passes_text(passes));
-  if (!forecast()) return;
+std::string Session::passes_tables(const std::vector<PassRecord>& passes) const {
+  const std::string text = "\n" + passes_text(passes);
+  if (!forecast()) return text;
   const std::string compared = predicted_and_measured_text(*forecast(), passes);
-  if (!compared.empty()) print("\n{}", compared);
+  return compared.empty() ? text : text + "\n" + compared;
 }
 
 nlohmann::ordered_json Session::report(const std::vector<PassRecord>& passes) {
@@ -150,19 +150,23 @@ std::string drive_text(const PassRecord& pass, const std::optional<Forecast>& fo
 
 void Session::say_stopped() {
   progress_.clear();
-  say("spillway: stopped while loading");
+  progress_.say("spillway: stopped while loading");
 }
 
-void Session::write_stopped() {
+void Session::write_stopped(const nlohmann::ordered_json& nothing, bool prints) {
   say_stopped();
+  auto report = report_head(config_, model_, machine_);
+  report["interrupted"] = true;
+  report.update(nothing);
   Failures failures;
-  write_files({{"interrupted", true}, {"outputs", nlohmann::ordered_json::array()}}, failures);
+  write_files(report, failures);
+  if (prints) failures.attempt([&] { print_text(printed_json(report), stop_); });
   failures.throw_if_any();
 }
 
 void Session::write_files(const nlohmann::ordered_json& report, Failures& failures) {
   if (outputs_.report.wanted()) {
-    failures.attempt([&] { outputs_.report.write(json_text(report) + "\n"); });
+    failures.attempt([&] { outputs_.report.write(json_text(report)); });
   }
   if (outputs_.trace.wanted()) failures.attempt([&] { trace_.write(outputs_.trace); });
 }
@@ -173,14 +177,8 @@ FilesInUse with_inputs_of(const Config& config, FilesInUse in_use) {
 }
 
 FilesInUse with_model_files(const std::filesystem::path& folder, FilesInUse in_use) {
-  namespace fs = std::filesystem;
   for (const char* name : kModelFiles) in_use.add(folder / name, "a file of the model");
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    if (entry.path().extension() == ".safetensors") {
-      in_use.add(entry.path(), "a file of the model");
-    }
-  }
+  in_use.add_names(folder, ".safetensors", "a file of the model");
   return in_use;
 }
 

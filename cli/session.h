@@ -40,10 +40,11 @@ class Session {
   /// Fills the homes. False when a stop request came first. Throws Error. From here on there is
   /// something to report, whatever happens.
   bool load();
-  /// A stop before anything was computed: the configured files say so.
-  void write_stopped();
+  /// A stop before anything was computed: the configured files say so, and with `prints` stdout.
+  /// `nothing`: what the command reports of its results.
+  void write_stopped(const nlohmann::ordered_json& nothing, bool prints);
   /// The tables that end a run: passes, and how they compare with the prediction.
-  void print_passes(const std::vector<PassRecord>& passes) const;
+  std::string passes_tables(const std::vector<PassRecord>& passes) const;
   /// What run and score report alike.
   nlohmann::ordered_json report(const std::vector<PassRecord>& passes);
   /// Writes the configured report and trace, each even if the other cannot be.

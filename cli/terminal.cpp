@@ -29,10 +29,9 @@ namespace {
 constexpr int64_t kTerminalPeriodNs = 100'000'000;
 constexpr int64_t kPlainPeriodNs = 10'000'000'000;
 constexpr size_t kUsualColumns = 80;
-/// After a stop request, for whoever reads stdout.
+/// After a stop request, for whoever reads a stream.
 constexpr int kPatienceMs = 1000;
 constexpr int kRefusalMs = 10;
-constexpr const char* kNobodyReads = "cannot write to stdout: nobody reads it";
 
 }  // namespace
 
@@ -42,8 +41,15 @@ void print_text(std::string_view text) {
   }
 }
 
-void say(const std::string& line) {
-  std::fprintf(stderr, "%s\n", one_line(line).c_str());
+void print_text(std::string_view text, const StopFlag& stop) {
+  LiveText(STDOUT_FILENO, stop).print(text);
+}
+
+void say(const std::string& line, const StopFlag& stop) {
+  try {
+    LiveText(STDERR_FILENO, stop).print(one_line(line) + "\n");
+  } catch (const Error&) {
+  }
 }
 
 void Failures::add(const std::string& error) {
@@ -77,7 +83,9 @@ NoticeSink once_each(NoticeSink sink) {
 }
 
 NoticeSink stderr_notices() {
-  return once_each([](const std::string& line) { say("note: " + line); });
+  return once_each([](const std::string& line) {
+    std::fprintf(stderr, "note: %s\n", line.c_str());  // one line already
+  });
 }
 
 NoticeSink notices_beside(Progress& progress) {
@@ -102,10 +110,11 @@ size_t terminal_columns(int fd) {
   return size.ws_col;
 }
 
-Progress::Progress(const Clock& clock, bool quiet)
+Progress::Progress(const Clock& clock, const StopFlag& stop, bool quiet)
     : clock_(clock),
       quiet_(quiet),
       terminal_(moves_cursor(STDERR_FILENO)),
+      out_(STDERR_FILENO, stop),
       last_ns_(clock.now_ns()) {
   if (terminal_) last_ns_ -= kTerminalPeriodNs;
 }
@@ -116,58 +125,73 @@ std::string Progress::erasure() const {
   return rows > 0 ? fmt::format("\r\033[{}A\033[J", rows) : "\r\033[J";
 }
 
+void Progress::write(const std::string& text) {
+  if (gone_) return;
+  try {
+    out_.print(text);
+  } catch (const Error&) {
+    gone_ = true;
+  }
+}
+
+/// Whoever does not take the last one gets no other.
 void Progress::show(const std::string& line) {
   if (quiet_) return;
   const std::lock_guard lock(mutex_);
   const int64_t now_ns = clock_.now_ns();
   if (now_ns - last_ns_ < (terminal_ ? kTerminalPeriodNs : kPlainPeriodNs)) return;
+  if (!out_.has_room()) return;
   last_ns_ = now_ns;
-  if (!terminal_) return spillway::say(line);
+  if (!terminal_) return write(one_line(line) + "\n");
   const std::string before = shown_.empty() ? "" : erasure();
   shown_ = cut_to_width(one_line(line),
                         terminal_columns(STDERR_FILENO) - 1);  // at the edge it would wrap
-  std::fprintf(stderr, "%s%s", before.c_str(), shown_.c_str());
-  std::fflush(stderr);
+  write(before + shown_);
 }
 
 void Progress::clear() {
   const std::lock_guard lock(mutex_);
-  if (!shown_.empty()) std::fprintf(stderr, "%s", erasure().c_str());
-  std::fflush(stderr);
+  if (!shown_.empty()) write(erasure());
   shown_.clear();
 }
 
 void Progress::say(const std::string& line) {
   const std::lock_guard lock(mutex_);
   const std::string before = shown_.empty() ? "" : erasure();
-  std::fprintf(stderr, "%s%s\n%s", before.c_str(), one_line(line).c_str(), shown_.c_str());
-  std::fflush(stderr);
+  write(before + one_line(line) + "\n" + shown_);
 }
 
-LiveText::LiveText(const StopFlag& stop)
-    : stop_(stop), woken_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-  if (!woken_.valid()) throw Error("no descriptor to wait with: " + errno_text(errno));
+LiveText::LiveText(int fd, const StopFlag& stop)
+    : fd_(fd), stop_(stop), woken_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   // A terminal says that there is room where there is some, and a write waits for the rest. The
   // flag must not be set on what the shell shares with us.
-  if (isatty(STDOUT_FILENO) != 0) {
-    terminal_ = Descriptor(open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  if (isatty(fd) != 0) {
+    const std::string name = fmt::format("/proc/self/fd/{}", fd);
+    terminal_ = Descriptor(open(name.c_str(), O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
   }
   subscription_ = stop.on_request([this] { eventfd_write(woken_.get(), 1); });
 }
 
-int LiveText::output() const {
-  return terminal_.valid() ? terminal_.get() : STDOUT_FILENO;
+void LiveText::fail(const std::string& why) const {
+  throw Error(
+      fmt::format("cannot write to {}: {}", fd_ == STDERR_FILENO ? "stderr" : "stdout", why));
 }
 
-/// Until stdout takes something; a pipe then takes PIPE_BUF bytes without waiting.
+bool LiveText::has_room() const {
+  pollfd event{output(), POLLOUT, 0};
+  return poll(&event, 1, 0) > 0;
+}
+
+/// Until the stream takes something; a pipe then takes PIPE_BUF bytes without waiting.
 void LiveText::wait_for_room() const {
   while (true) {
     const bool stopping = stop_.requested();
     pollfd events[] = {{output(), POLLOUT, 0}, {woken_.get(), POLLIN, 0}};
-    const int ready = poll(events, stopping ? 1 : 2, stopping ? kPatienceMs : -1);
-    if (ready < 0 && errno != EINTR) throw Error("cannot write to stdout: " + errno_text(errno));
+    const bool woken = !stopping && woken_.valid();  // there may be no descriptor to be woken by
+    const int ready = poll(events, woken ? 2 : 1, woken ? -1 : kPatienceMs);
+    if (ready < 0 && errno != EINTR) fail(errno_text(errno));
     if (events[0].revents != 0) return;  // also where the reader is gone: the write says so
-    if (stopping && ready == 0) throw Error(kNobodyReads);
+    if (stopping && ready == 0) fail("nobody reads it");
   }
 }
 
@@ -176,7 +200,7 @@ void LiveText::wait_after_refusal() {
   pollfd woken{woken_.get(), POLLIN, 0};
   const bool stopping = stop_.requested();
   poll(&woken, stopping ? 0 : 1, kRefusalMs);
-  if (stopping && ++refusals_ * kRefusalMs > kPatienceMs) throw Error(kNobodyReads);
+  if (stopping && ++refusals_ * kRefusalMs > kPatienceMs) fail("nobody reads it");
 }
 
 void LiveText::print(std::string_view text) {
@@ -188,7 +212,7 @@ void LiveText::print(std::string_view text) {
       wait_after_refusal();
       continue;
     }
-    if (count <= 0) throw Error("cannot write to stdout: " + errno_text(count < 0 ? errno : EIO));
+    if (count <= 0) fail(errno_text(count < 0 ? errno : EIO));
     text.remove_prefix(static_cast<size_t>(count));
   }
 }

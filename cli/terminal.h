@@ -26,8 +26,12 @@ void print(fmt::format_string<Args...> format, Args&&... args) {
   print_text(fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// A line for a person on stderr. Where nobody can read it, the work goes on.
-void say(const std::string& line);
+/// The same, without waiting past a stop request for whoever reads it (LiveText).
+void print_text(std::string_view text, const StopFlag& stop);
+
+/// A line for a person on stderr. Where nobody can read it, the work goes on; after a stop request
+/// nobody waits for it.
+void say(const std::string& line, const StopFlag& stop);
 
 /// What went wrong in steps that must all be tried: the text, the report and the trace of a run
 /// that failed are written even so.
@@ -44,7 +48,8 @@ class Failures {
   std::vector<std::string> lines_;
 };
 
-/// Prints notices to stderr as "note: …", once each.
+/// Prints notices to stderr as "note: …", once each, while nothing runs that a stop request would
+/// have to end.
 NoticeSink stderr_notices();
 
 /// A stream that moves a cursor: a terminal, and not a dumb one.
@@ -54,11 +59,37 @@ bool shows_colour(int fd);
 /// As wide as it is now; 80 where it does not say.
 size_t terminal_columns(int fd);
 
+/// Text for a stream while it is made: waits for a reader that is slow, but not past a stop
+/// request. One thread.
+class LiveText {
+ public:
+  LiveText(int fd, const StopFlag& stop);
+  LiveText(const LiveText&) = delete;
+  /// Whether something would be taken now.
+  bool has_room() const;
+  /// At once and unbuffered. Throws Error when it cannot be written whole: also where a stop was
+  /// requested and nobody takes the text for a second.
+  void print(std::string_view text);
+
+ private:
+  int output() const { return terminal_.valid() ? terminal_.get() : fd_; }
+  void wait_for_room() const;
+  void wait_after_refusal();
+  [[noreturn]] void fail(const std::string& why) const;
+
+  const int fd_;
+  const StopFlag& stop_;
+  Descriptor terminal_;  // the stream, opened anew so that writes do not wait; none = no terminal
+  int refusals_ = 0;     // since the stop request
+  Descriptor woken_;
+  StopSubscription subscription_;
+};
+
 /// One line on stderr that is rewritten in place on a terminal, cut to its width as it is then;
 /// elsewhere a plain line now and then. Any thread: a notice may come from one that reads.
 class Progress {
  public:
-  Progress(const Clock& clock, bool quiet);
+  Progress(const Clock& clock, const StopFlag& stop, bool quiet);
   ~Progress() { clear(); }
   Progress(const Progress&) = delete;
   void show(const std::string& line);
@@ -68,11 +99,14 @@ class Progress {
 
  private:
   std::string erasure() const;
+  void write(const std::string& text);
 
   const Clock& clock_;
   const bool quiet_;
   const bool terminal_;
-  std::mutex mutex_;   // guards:
+  std::mutex mutex_;  // guards:
+  LiveText out_;
+  bool gone_ = false;  // nobody reads it
   std::string shown_;  // as it stands there, cut
   int64_t last_ns_ = 0;
 };
@@ -81,29 +115,6 @@ class Progress {
 NoticeSink notices_beside(Progress& progress);
 /// Hands each notice on once, as one line. Any thread.
 NoticeSink once_each(NoticeSink sink);
-
-/// Text for stdout while it is made: waits for a reader that is slow, but not past a stop request.
-/// One thread.
-class LiveText {
- public:
-  /// Throws Error where the system has no descriptor left.
-  explicit LiveText(const StopFlag& stop);
-  LiveText(const LiveText&) = delete;
-  /// At once and unbuffered. Throws Error when it cannot be written whole: also where a stop was
-  /// requested and nobody takes the text for a second.
-  void print(std::string_view text);
-
- private:
-  int output() const;
-  void wait_for_room() const;
-  void wait_after_refusal();
-
-  const StopFlag& stop_;
-  Descriptor terminal_;  // stdout, opened anew so that writes to it do not wait; none = no terminal
-  int refusals_ = 0;     // since the stop request
-  Descriptor woken_;
-  StopSubscription subscription_;
-};
 
 /// "1:05" or "2:00:09".
 std::string format_duration(double seconds);

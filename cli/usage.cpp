@@ -90,11 +90,16 @@ std::optional<std::string> leftover(const CLI::App& app) {
   const std::vector<std::string> words = app.remaining(true);
   const auto option = std::find_if(words.begin(), words.end(), is_option);
   if (option != words.end()) return *option;
-  return words.empty() ? std::nullopt : std::optional(words.back());
+  return words.empty() ? std::nullopt : std::optional(words.front());
 }
 
 std::string unexpected(const CLI::App& command, const std::string& word) {
-  if (!is_option(word)) return fmt::format("unexpected {}", in_quotes(word));
+  if (!is_option(word)) {
+    const bool takes_text = command.get_option_no_throw("--prompt") != nullptr ||
+                            command.get_option_no_throw("--text") != nullptr;
+    return fmt::format("unexpected {}{}", in_quotes(word),
+                       takes_text ? "; a text of several words needs quotes" : "");
+  }
   std::vector<std::string> names;
   add_option_names(command, names);
   const std::string name = word.substr(0, word.find('='));
@@ -229,10 +234,16 @@ std::string complaint_text(const CLI::App& app, const CLI::Error& error) {
   return complaint;
 }
 
+/// What stands behind the words of "version" or "help COMMAND".
+std::optional<std::string> surplus_word(const std::vector<std::string>& arguments) {
+  const size_t words = arguments[0] == "version" ? 1 : arguments[0] == "help" ? 2 : SIZE_MAX;
+  return arguments.size() > words ? std::optional(arguments[words]) : std::nullopt;
+}
+
 }  // namespace
 
 std::vector<std::string> usual_words(std::vector<std::string> arguments) {
-  if (arguments.empty()) return arguments;
+  if (arguments.empty() || surplus_word(arguments)) return arguments;
   if (arguments.front() == "version") {
     arguments.front() = "--version";
   } else if (arguments.front() == "help") {
@@ -245,6 +256,9 @@ std::vector<std::string> usual_words(std::vector<std::string> arguments) {
 std::string wrong_command(const CLI::App& app, const std::vector<std::string>& arguments) {
   if (arguments.empty()) return "no command was given; spillway --help lists them";
   const std::string& first = arguments.front();
+  if (const auto word = surplus_word(arguments)) {
+    return fmt::format("unexpected {} behind {}", in_quotes(*word), first);
+  }
   const std::vector<std::string> names = command_names(app);
   if (std::find(names.begin(), names.end(), first) != names.end()) return "";
   if (!is_option(first)) return unknown_command(app, first);

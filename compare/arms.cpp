@@ -161,9 +161,7 @@ std::vector<std::string> context_notes(uint32_t context, const SweepOptions& opt
 }
 
 MemoryRange memory_range(const Config& config, const Model& model, const Machine& machine) {
-  const uint32_t room = std::max(model.config.context, kShortPrompt + 1) - kShortPrompt;
-  const uint32_t new_tokens = std::min(config.max_new_tokens, room);
-  return range_of(base_config(config, model, 1, kShortPrompt, new_tokens), model, machine);
+  return range_of(config, model, machine);
 }
 
 std::vector<Arm> make_arms(const Config& config, const Model& model, const Machine& machine,

@@ -37,8 +37,8 @@ struct SweepOptions {
 /// What code and libraries take beside memory.ram, as docs/ARCHITECTURE.md promises.
 inline constexpr uint64_t kCodeBytes = uint64_t{96} << 20;
 
-/// Budgets between which a choice means something: the least with which a prompt of two tokens gets
-/// the configured new ones, and what then holds the whole model.
+/// Budgets between which a choice means something: the least with which the configured prompts are
+/// answered, and what then holds the whole model.
 struct MemoryRange {
   uint64_t least_bytes = 0;
   uint64_t all_bytes = 0;

@@ -21,6 +21,9 @@
 namespace spillway {
 namespace {
 
+constexpr uint64_t kLeastMemoryBytes = kMiB;
+constexpr uint64_t kMostMemoryBytes = uint64_t{1} << 50;
+
 namespace fs = std::filesystem;
 
 constexpr uint64_t kMaxConfigBytes = 64 * kMiB;
@@ -95,10 +98,13 @@ std::string size_hint(std::string text, uint64_t low) {
   return "";
 }
 
+std::string size_words(uint64_t low, uint64_t high) {
+  return fmt::format("a size from {} to {} such as 512MiB, 3GiB, 8GB or plain bytes",
+                     format_bytes(low), format_bytes(high));
+}
+
 uint64_t size(const Value& value, uint64_t low, uint64_t high) {
-  const std::string expected =
-      fmt::format("a size from {} to {} such as 512MiB, 3GiB, 8GB or plain bytes",
-                  format_bytes(low), format_bytes(high));
+  const std::string expected = size_words(low, high);
   const std::string text = text_of(value, expected);
   const auto bytes = parse_size(text);
   if (!bytes || *bytes < low || *bytes > high) fail(value, expected, size_hint(text, low));
@@ -254,7 +260,9 @@ void add_path_keys(Keys& keys, const std::string& home) {
 
 void add_machine_keys(Keys& keys) {
   keys["device"] = [](Config& c, const Value& v) { c.device = device_value(v); };
-  const auto memory_size = [](const Value& v) { return size(v, kMiB, uint64_t{1} << 50); };
+  const auto memory_size = [](const Value& v) {
+    return size(v, kLeastMemoryBytes, kMostMemoryBytes);
+  };
   keys["memory.ram"] = or_auto(&Config::ram_bytes, memory_size);
   keys["memory.gpu"] = or_auto(&Config::gpu_bytes, memory_size);
   keys["placement.policy"] = [](Config& c, const Value& v) {
@@ -625,6 +633,14 @@ bool is_device_name(std::string_view name) {
   if (name == "auto" || name == "host" || name == "host-discrete" || name == "cuda") return true;
   return name.rfind("cuda:", 0) == 0 && name.size() > 5 && name.size() < 9 &&
          name.find_first_not_of("0123456789", 5) == std::string_view::npos;
+}
+
+std::string memory_size_problem(const std::string& text) {
+  const auto bytes = parse_size(text);
+  if (bytes && *bytes >= kLeastMemoryBytes && *bytes <= kMostMemoryBytes) return "";
+  const std::string hint = size_hint(text, kLeastMemoryBytes);
+  return fmt::format("expected {}, got {}{}", size_words(kLeastMemoryBytes, kMostMemoryBytes),
+                     in_quotes(text), hint.empty() ? "" : "; " + hint);
 }
 
 std::vector<std::string> config_keys() {

@@ -26,6 +26,8 @@ std::string_view tier_name(Tier tier);
 
 inline constexpr std::string_view kDeviceNames = "auto, host, host-discrete, cuda or cuda:N";
 bool is_device_name(std::string_view name);
+/// What is wrong with a size for memory.ram or memory.gpu; empty = nothing.
+std::string memory_size_problem(const std::string& text);
 
 /// `placement.layers: {"0-3": ram, head: nvme}`: `first..last` are decoder layers, or `name` is
 /// one of embed and head.

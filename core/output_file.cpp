@@ -77,6 +77,12 @@ std::optional<FileIdentity> identity_of(const fs::path& file) {
   }
 }
 
+bool is_part_of(const FileIdentity& file, const FileIdentity& names) {
+  if (!names.name.starts_with('*')) return file == names;
+  return file.device == names.device && file.inode == names.inode &&
+         file.name.ends_with(std::string_view(names.name).substr(1));
+}
+
 std::string without_blanks(std::string_view text) {
   std::string kept;
   for (const char c : text) {
@@ -103,6 +109,19 @@ bool begins_like(std::string_view head, std::string_view pattern) {
 
 void FilesInUse::add(const fs::path& file, const std::string& role) {
   if (const auto identity = identity_of(file)) entries_.push_back({*identity, role});
+}
+
+void FilesInUse::add_names(const fs::path& folder, const std::string& ending,
+                           const std::string& role) {
+  struct stat status {};
+  if (stat(folder.c_str(), &status) != 0) return;
+  FileIdentity identity = identity_of(status);
+  identity.name = "*" + ending;
+  entries_.push_back({identity, role});
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    if (entry.path().native().ends_with(ending)) add(entry.path(), role);
+  }
 }
 
 void FilesInUse::check_stdout() const {
@@ -166,7 +185,7 @@ OutputFile::~OutputFile() {
 void OutputFile::check_in_use(FilesInUse& in_use, const FileIdentity& identity, bool device) const {
   if (device) return;
   for (const auto& entry : in_use.entries_) {
-    if (entry.identity == identity)
+    if (is_part_of(identity, entry.identity))
       fail(fmt::format("it is also {}; give another name", entry.role));
   }
   in_use.entries_.push_back({identity, "the " + format_.what});

@@ -27,7 +27,7 @@ struct OutputFormat {
 struct FileIdentity {
   uint64_t device = 0;
   uint64_t inode = 0;
-  std::string name;  ///< in that folder; empty = the file itself
+  std::string name;  ///< in that folder, "*.x" = any that ends so; empty = the file itself
   bool operator==(const FileIdentity&) const = default;
 };
 
@@ -36,6 +36,9 @@ class FilesInUse {
  public:
   /// `role`: "the configuration", for messages. A file that is not there yet counts by its name.
   void add(const std::filesystem::path& file, const std::string& role);
+  /// Names in `folder` that end in `ending` (".safetensors"), there already or not.
+  void add_names(const std::filesystem::path& folder, const std::string& ending,
+                 const std::string& role);
   /// Throws Error where the text would go into one of them: `spillway run c.yaml >> c.yaml`.
   void check_stdout() const;
 

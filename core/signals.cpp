@@ -24,8 +24,8 @@ bool is_ignored(int signal) {
 void say_stopped() {
   pollfd stderr_room{STDERR_FILENO, POLLOUT, 0};
   if (poll(&stderr_room, 1, 0) != 1 || (stderr_room.revents & POLLOUT) == 0) return;
-  [[maybe_unused]] const auto written =
-      write(STDERR_FILENO, kStoppedAtOnce.data(), kStoppedAtOnce.size());
+  const std::string line = std::string(kStoppedAtOnce) + "\n";
+  [[maybe_unused]] const auto written = write(STDERR_FILENO, line.data(), line.size());
 }
 
 }  // namespace

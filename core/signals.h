@@ -19,7 +19,7 @@ namespace spillway {
 /// Said where a stop comes while nobody watches, and only then: a run that had begun says
 /// otherwise.
 inline constexpr std::string_view kStoppedAtOnce =
-    "spillway: stopped; there was nothing to keep yet\n";
+    "spillway: stopped; there was nothing to keep yet";
 
 /// Made before any other thread exists, because threads inherit what is blocked, and destroyed
 /// last. The signals stay blocked when it ends: what follows is the end of the process.

@@ -24,11 +24,14 @@ constexpr uint64_t ceil_div(uint64_t value, uint64_t by) {
 }
 
 /// Reads "3GiB", "1.5 GB", "512MiB", "4096" (plain bytes). Units: B, KB, KiB, MB, MiB, GB, GiB,
-/// TB, TiB, any case; K, M, G, T and Ki, Mi, Gi, Ti are powers of 1024 too, as free, docker and
-/// kubectl take them. Empty result: not a size (NaN, negative, unknown unit, too large).
+/// TB, TiB, PB, PiB, any case; K, M, G, T, P and Ki, Mi, Gi, Ti, Pi are powers of 1024 too, as
+/// free, docker and kubectl take them. Empty result: not a size (NaN, negative, unknown unit, too
+/// large).
 std::optional<uint64_t> parse_size(std::string_view text);
 
 /// "3.00 GiB", "512 B": three significant digits, binary units.
 std::string format_bytes(uint64_t bytes);
+/// The same, never less than `bytes`: what is typed again must be enough.
+std::string format_bytes_up(uint64_t bytes);
 
 }  // namespace spillway

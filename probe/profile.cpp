@@ -22,6 +22,9 @@ using Json = nlohmann::ordered_json;
 constexpr int kVersion = 2;
 constexpr uint64_t kMaxProfileBytes = 16 * kMiB;
 constexpr size_t kMostReadings = 32;
+constexpr double kLeastRate = 1e3;
+constexpr double kMostRate = 1e15;
+constexpr double kMostMomentSeconds = 60;
 /// A profile is read, changed and replaced within milliseconds.
 constexpr int kLockAttempts = 40;
 constexpr auto kLockPause = std::chrono::milliseconds(5);
@@ -90,6 +93,31 @@ class Reader {
     }
     return json_.get<double>();
   }
+  /// Bytes per second, as there are between a bad line and memory inside a chip.
+  double rate() const {
+    const double value = number();
+    if (value < kLeastRate || value > kMostRate) {
+      throw Error(fmt::format("{}: expected bytes per second from {:g} to {:g}", where_, kLeastRate,
+                              kMostRate));
+    }
+    return value;
+  }
+  /// 0 = there is no such way.
+  double rate_or_none() const { return number() == 0 ? 0 : rate(); }
+  /// Of one operation, which lasts no minute.
+  double moment() const {
+    if (number() > kMostMomentSeconds) throw Error(where_ + ": expected seconds up to 60");
+    return number();
+  }
+  /// "2026-11-20T14:00:00Z".
+  std::string time() const {
+    constexpr std::string_view kForm = "0000-00-00T00:00:00Z";
+    std::string value = text();
+    std::string form = value;
+    for (char& c : form) c = c >= '0' && c <= '9' ? '0' : c;
+    if (form != kForm) throw Error(where_ + ": expected a time such as 2026-11-20T14:00:00Z");
+    return value;
+  }
   uint64_t count(uint64_t most) const {
     const double value = number();
     if (value > static_cast<double>(most)) throw Error(fmt::format("{}: too large", where_));
@@ -98,9 +126,7 @@ class Reader {
   [[noreturn]] void fail(const char* why) const { throw Error(where_ + ": " + why); }
   bool has(const char* key) const { return json_.is_object() && json_.contains(key); }
   /// Profiles of before this was measured lack it.
-  double number_or(const char* key, double absent) const {
-    return has(key) ? at(key).number() : absent;
-  }
+  double moment_or_none(const char* key) const { return has(key) ? at(key).moment() : 0; }
 
  private:
   const nlohmann::json& json_;
@@ -111,12 +137,10 @@ std::vector<MatmulRate::Rows> parse_rows(const Reader& json) {
   std::vector<MatmulRate::Rows> rows;
   for (const Reader& item : json.list()) {
     rows.push_back({static_cast<uint32_t>(item.at("rows").count(1 << 20)),
-                    item.at("weight_bytes_per_second").number(),
-                    item.number_or("start_seconds", 0)});
+                    item.at("weight_bytes_per_second").rate(),
+                    item.moment_or_none("start_seconds")});
     const bool ascending = rows.size() == 1 || rows.back().rows > rows[rows.size() - 2].rows;
-    if (!ascending || rows[0].rows == 0 || !(rows.back().weight_bytes_per_second > 0)) {
-      item.fail("expected ascending rows and rates above 0");
-    }
+    if (!ascending || rows[0].rows == 0) item.fail("expected ascending rows");
   }
   if (rows.empty()) json.fail("empty");
   return rows;
@@ -127,18 +151,17 @@ ReadSample parse_read(const Reader& json) {
   sample.shape.chunk_bytes = json.at("chunk_bytes").count(uint64_t{1} << 40);
   sample.shape.depth = static_cast<uint32_t>(json.at("depth").count(1 << 20));
   sample.shape.huge_pages = json.at("huge_pages").flag();
-  sample.bytes_per_second = json.at("bytes_per_second").number();
-  if (!(sample.bytes_per_second > 0)) json.fail("expected a rate above 0");
+  sample.bytes_per_second = json.at("bytes_per_second").rate();
   return sample;
 }
 
 DeviceRates parse_device(const Reader& json) {
   DeviceRates device;
   device.device = json.at("device").text();
-  device.pinned_to_device = json.at("pinned_to_device_bytes_per_second").number();
-  device.device_to_pinned = json.at("device_to_pinned_bytes_per_second").number();
-  device.pageable_to_device = json.at("pageable_to_device_bytes_per_second").number();
-  device.operation_seconds = json.number_or("operation_seconds", 0);
+  device.pinned_to_device = json.at("pinned_to_device_bytes_per_second").rate_or_none();
+  device.device_to_pinned = json.at("device_to_pinned_bytes_per_second").rate_or_none();
+  device.pageable_to_device = json.at("pageable_to_device_bytes_per_second").rate_or_none();
+  device.operation_seconds = json.moment_or_none("operation_seconds");
   for (const Reader& item : json.at("matmuls").list()) {
     const auto dtype = parse_dtype(item.at("dtype").text());
     if (!dtype) throw Error("matmuls: an unknown dtype " + item.at("dtype").text());
@@ -165,7 +188,8 @@ DriveReading own_reading(const HardwareProfile& profile) {
 
 void add_reading(std::vector<DriveReading>& history, const DriveReading& reading) {
   history.push_back(reading);
-  while (history.size() > kMostReadings) history.erase(history.begin());
+  if (history.size() <= kMostReadings) return;
+  history.erase(history.begin(), history.end() - kMostReadings);
 }
 
 /// Of the profile that is replaced; one that cannot be read has none.
@@ -222,7 +246,7 @@ HardwareProfile parse_profile(const nlohmann::json& json, const std::string& whe
     throw Error(where + ": written by another version; run spillway probe again");
   }
   HardwareProfile profile;
-  profile.measured_at = root.at("measured_at").text();
+  profile.measured_at = root.at("measured_at").time();
   const Reader hardware = root.at("hardware");
   profile.hardware = {hardware.at("drive").text(), hardware.at("cpu").text(),
                       static_cast<uint32_t>(hardware.at("cores").count(1 << 20)),
@@ -235,13 +259,13 @@ HardwareProfile parse_profile(const nlohmann::json& json, const std::string& whe
   if (profile.reads.empty()) throw Error(where + ": drive.reads: empty");
   if (drive.has("history")) {
     for (const Reader& item : drive.at("history").list()) {
-      profile.history.push_back({item.at("measured_at").text(), parse_read(item)});
+      profile.history.push_back({item.at("measured_at").time(), parse_read(item)});
     }
   }
   if (drive.has("sustained_bytes_per_second")) {
-    profile.sustained_bytes_per_second = drive.at("sustained_bytes_per_second").number();
+    profile.sustained_bytes_per_second = drive.at("sustained_bytes_per_second").rate();
   }
-  profile.memory_bytes_per_second = root.at("memory_bytes_per_second").number();
+  profile.memory_bytes_per_second = root.at("memory_bytes_per_second").rate_or_none();
   for (const Reader& item : root.at("devices").list()) {
     profile.devices.push_back(parse_device(item));
   }
@@ -251,7 +275,8 @@ HardwareProfile parse_profile(const nlohmann::json& json, const std::string& whe
 OutputFile open_profile(const fs::path& file, bool own_place, FilesInUse& in_use) {
   std::error_code ignored;
   if (file.has_parent_path()) fs::create_directories(file.parent_path(), ignored);
-  const std::string begins = own_place ? "" : R"({"version":*,"measured_at":)";
+  const bool ours = own_place && !fs::is_symlink(file, ignored);  // behind a link may be anything
+  const std::string begins = ours ? "" : R"({"version":*,"measured_at":)";
   try {
     return OutputFile(file, {"profile", begins}, in_use);
   } catch (const Error& error) {

@@ -443,6 +443,10 @@ class Cli(unittest.TestCase):
         self.assertEqual(call("help").stdout, call("--help").stdout)
         self.assertEqual(call("help", "run").stdout, call("run", "--help").stdout)
         self.assertEqual(call("help", "run").returncode, 0)
+        self.fails("version", "extra", code=2, says='unexpected "extra" behind version')
+        self.fails("help", "run", "extra", code=2, says='unexpected "extra" behind help')
+        self.fails("run", self.model, "-p", "The", "capital", "of", code=2,
+                   says=('unexpected "capital"', "needs quotes"))
         for words, says in ((["rnu"], 'unknown command "rnu"; did you mean run?'),
                             (["fly"], 'unknown command "fly"; spillway --help lists'),
                             (["help", "scroe"], "did you mean score?"),
@@ -511,7 +515,11 @@ class Cli(unittest.TestCase):
         self.fails("run", self.config(), "--set", "memory.ram=.nan", says=("memory.ram", "a size"))
         self.fails("run", self.config(), "--set", "memory.rom=1", says="did you mean memory.ram?")
         self.fails("run", self.config(memory={"ram": "2MiB"}), says=("at least", "memory.ram"))
+        for size in ("1KiB", "0", "2PiB", "lots"):
+            self.fails("run", self.config(), "--ram", size, code=2,
+                       says=("--ram: expected a size from 1.00 MiB to 1.00 PiB", size))
         self.fails("run", self.config(), "--prompt", "", says="prompt 1 is empty")
+        self.fails("run", "", "--prompt", "x", says="MODEL is empty")
         self.fails("run", self.config(), "--prompt", "x" * 3000, says="context is 1024")
         self.fails("run", self.config(generate={"prompts": [], "prompt_token_ids": [70000]}),
                    says="outside the vocabulary")

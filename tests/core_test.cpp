@@ -47,6 +47,22 @@ TEST(Units, ParsesSizes) {
   }
   EXPECT_EQ(parse_size("3gb"), 3'000'000'000u);
   EXPECT_EQ(parse_size("1.5T"), 1536 * kGiB);
+  EXPECT_EQ(parse_size("1PiB"), uint64_t{1} << 50);
+  EXPECT_EQ(parse_size("1pb"), 1'000'000'000'000'000u);
+}
+
+/// What is shown as enough is enough when it is typed again.
+TEST(Units, ShownRoundedUpAreEnough) {
+  std::mt19937_64 random(7);
+  for (int i = 0; i < 20000; ++i) {
+    const uint64_t bytes = random() >> (random() % 40 + 12);
+    const std::string shown = format_bytes_up(bytes);
+    const uint64_t typed = parse_size(shown).value();
+    EXPECT_GE(typed, bytes) << shown;
+    EXPECT_LE(static_cast<double>(typed), static_cast<double>(bytes) * 1.011) << shown;
+  }
+  EXPECT_EQ(format_bytes_up(12 * kMiB), "12.0 MiB");
+  EXPECT_EQ(format_bytes_up(12 * kMiB + 1), "12.1 MiB");
 }
 
 TEST(Units, RefusesWhatIsNoSize) {

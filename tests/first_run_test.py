@@ -175,10 +175,14 @@ class FirstRun(unittest.TestCase):
                    "--vocab", 4096)
         text = self.works("init", wide, "-o", "-", **environment).stdout
         self.assertEqual(text.count(" per token\n"), 3, text)
-        least = re.search(r"runs from ([\d.]+) MiB on", text)[1]
         config = self.root / "wide.yaml"
         config.write_text(text)
-        self.report("run", config, "-n", 2, "--ram", f"{float(least) + 8}MiB")
+        budgets = re.findall(r"^  #   ([\d.]+ \w+) ", text, re.M)
+        budgets += re.search(r"runs from ([\d.]+ \w+) on and fits whole into ([\d.]+ \w+)\.",
+                             text).groups()
+        for budget in budgets:
+            report = self.report("run", config, "--ram", budget)  # what is shown is enough
+        self.assertEqual(report["io"]["nvme_bytes_per_pass"], 0)
 
     def test_init_leaves_what_is_there(self):
         file = self.root / "mine.yaml"
@@ -222,11 +226,45 @@ class FirstRun(unittest.TestCase):
                 file.write_text(done.stdout)
                 self.report("run", file, "-n", 1)
 
+    def test_what_a_prompt_is_read_from_is_not_written_over(self):
+        file = self.root / "prompt.txt"
+        file.write_text("Hello")
+        for arguments in (("-p", "-"), ("--prompt-file", file)):
+            with self.subTest(arguments=arguments), open(file) as stdin, open(file, "a") as out:
+                done = subprocess.run([SPILLWAY, "run", self.model, *arguments, "-n", "2", "--quiet"],
+                                      stdin=stdin, stdout=out, stderr=subprocess.PIPE, text=True)
+                self.assertEqual(done.returncode, 1)
+                self.assertIn("it is also a prompt", done.stderr)
+            self.assertEqual(file.read_text(), "Hello")
+        self.fails("run", self.model, "--prompt-file", file, "--report", file, says="also a prompt")
+        self.fails("run", self.model, "-p", "-", "-p", "-", says="more than once", stdin="x")
+
+    def test_no_output_becomes_a_part_of_the_model(self):
+        for name in ("new.safetensors", "tokenizer.model", "vocab.json"):
+            file = self.model / name
+            self.fails("init", self.model, "-o", file, says="a file of the model")
+            self.fails("run", self.model, "-p", "x", "--report", file, says="a file of the model")
+            self.fails("probe", "--path", self.model, "--out", file, says="a file of the model")
+            self.assertFalse(file.exists())
+
+    def test_ids_of_a_padded_vocabulary_have_no_text(self):
+        padded = self.root / "padded"
+        self.works("synth", padded, "--layers", 1, "--hidden", 64, "--intermediate", 64, "--heads", 1,
+                   "--vocab", 4096)
+        text = self.works("tokenize", padded, "--text", "[4095]", "--decode").stdout
+        report = self.report("run", padded, "--set", "generate.prompt_token_ids=[[4095]]", "-n", 1)
+        self.assertEqual(report["outputs"][0]["prompt_token_ids"], [4095])
+        self.assertEqual(text.count("\n"), 1)
+        self.fails("tokenize", padded, "--text", "[4096]", "--decode", says="ids end at 4095")
+
     # What is said
 
     def test_an_expectation_before_the_answer(self):
         done = self.works("run", self.model, "-p", "Hello", "-n", 2)
-        self.assertRegex(done.stderr, r"(?m)^plan: .* MiB of memory, nothing from NVMe")
+        self.assertRegex(done.stderr, r"(?m)^plan: .* MiB of memory, nothing from NVMe$")
+        done = self.works("run", self.model, "-p", "Hello", "-n", 2, "--set",
+                          "placement.layers={embed: nvme}")
+        self.assertRegex(done.stderr, r"(?m)^plan: .* of memory, only embedding rows from NVMe$")
         self.assertEqual(self.works("run", self.model, "-p", "x", "-n", 2, "--quiet").stderr, "")
 
     def test_notes_are_in_the_report(self):

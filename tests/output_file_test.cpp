@@ -113,6 +113,24 @@ TEST_F(OutputFileTest, RefusesWhatIsInUseWhateverItsName) {
   EXPECT_TRUE(refusal(dir_ / "folder/later").empty()) << "another folder's";
 }
 
+/// A model reads every file of its folder that is called like a part of it, also a new one.
+TEST_F(OutputFileTest, RefusesNamesThatAFolderKeeps) {
+  fs::create_directory(dir_ / "model");
+  fs::create_directory(dir_ / "other");
+  write_file(dir_ / "model/there.part", "");
+  fs::create_symlink("../model/new.part", dir_ / "other/link");
+  fs::create_hard_link(dir_ / "model/there.part", dir_ / "other/hard");
+  in_use_.add_names(dir_ / "model", ".part", "a file of the model");
+  for (const char* name :
+       {"model/there.part", "model/new.part", "model/.part", "other/link", "other/hard"}) {
+    EXPECT_NE(refusal(dir_ / name).find("it is also a file of the model"), std::string::npos)
+        << name;
+  }
+  for (const char* name : {"model/part", "model/new.part.json", "other/new.part"}) {
+    EXPECT_EQ(refusal(dir_ / name), "") << name;
+  }
+}
+
 TEST_F(OutputFileTest, RefusesWhatAnotherOutputIs) {
   for (const char* name : {"n", "./n", "link"}) {
     FilesInUse in_use;

@@ -141,8 +141,9 @@ class Outputs(unittest.TestCase):
         self.unchanged("trace", trace, "--svg", trace, says="it is also the trace")
         self.unchanged("trace", trace, "--svg", mine, says="no picture of Spillway")
         probe = ("probe", "--path", model, "--seconds", "0.01", "--device", "host", "--out")
-        for path in (mine, model / "config.json", model / "model-00001-of-00002.safetensors"):
-            self.unchanged(*probe, path, says="no profile of Spillway")
+        self.unchanged(*probe, mine, says="no profile of Spillway")
+        for path in (model / "config.json", model / "model-00001-of-00002.safetensors"):
+            self.unchanged(*probe, path, says="it is also a file of the model")
         (self.root / "out" / "arms").mkdir(parents=True)
         (self.root / "out" / "bench.html").write_text("mine")
         self.unchanged("bench", config, "--quiet", "--out", self.root / "out",

@@ -177,6 +177,12 @@ TEST(Profile, ReplacesADamagedOneInItsOwnPlaceOnly) {
   OutputFile output = open_profile(dir / "p.json", true, fresh);
   write_profile(output, some_profile());
   EXPECT_TRUE(read_profile(dir / "p.json").has_value());
+  // Behind a link there may be anything, also where only profiles belong.
+  test::write_file(dir / "mine.txt", "my words");
+  std::filesystem::create_symlink("mine.txt", dir / "link.json");
+  FilesInUse more;
+  EXPECT_NE(test::error_of([&] { open_profile(dir / "link.json", true, more); }).find("no profile"),
+            std::string::npos);
 }
 
 TEST(Profile, DamageIsNamed) {
@@ -213,17 +219,35 @@ TEST(Profile, DamageIsNamed) {
             std::string::npos);
   EXPECT_NE(without([](auto& j) {
               j["drive"]["reads"][1]["bytes_per_second"] = 0;
-            }).find("drive.reads[1]: expected a rate above 0"),
+            }).find("drive.reads[1].bytes_per_second: expected bytes per second from 1000"),
             std::string::npos);
   EXPECT_NE(without([](auto& j) {
               j["devices"][0]["matmuls"][0]["by_rows"][0]["start_seconds"] = "5 us";
             }).find("by_rows[0].start_seconds: expected a number"),
             std::string::npos);
   EXPECT_NE(without([](auto& j) {
-              j["drive"]["history"] = {{{"measured_at", "then"}}};
+              j["drive"]["history"] = {{{"measured_at", "2026-01-02T03:04:05Z"}}};
             }).find("drive.history[0].chunk_bytes: missing"),
             std::string::npos);
   EXPECT_NE(without([](auto& j) { j["drive"]["reads"][0]["depth"] = 1e12; }).find("too large"),
+            std::string::npos);
+  for (const char* time :
+       {"then", "", "2026-01-02T03:04:05Z\nx", "2026-01-02 03:04:05Z", "2026-01-02T03:04:0\x1bZ"}) {
+    EXPECT_NE(
+        without([&](auto& j) { j["measured_at"] = time; }).find("measured_at: expected a time"),
+        std::string::npos)
+        << time;
+  }
+  // Figures that no machine gives would overflow what is computed from them.
+  for (const double absurd : {1e-300, 1e17}) {
+    EXPECT_NE(without([&](auto& j) {
+                j["devices"][0]["matmuls"][0]["by_rows"][0]["weight_bytes_per_second"] = absurd;
+              }).find("weight_bytes_per_second: expected bytes per second"),
+              std::string::npos);
+  }
+  EXPECT_NE(without([](auto& j) {
+              j["devices"][0]["operation_seconds"] = 1e17;
+            }).find("operation_seconds: expected seconds up to 60"),
             std::string::npos);
 }
 

@@ -1,15 +1,21 @@
 // What goes to a terminal, byte by byte: the progress line and notes beside it.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <pty.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdlib>
+#include <nlohmann/json.hpp>
 #include <stdexcept>
 
 #include "cli/answers.h"
+#include "cli/session.h"
 #include "cli/terminal.h"
 #include "core/descriptor.h"
+#include "core/units.h"
+#include "tests/support.h"
 
 namespace spillway {
 namespace {
@@ -65,7 +71,8 @@ class Ticking final : public Clock {
 TEST(ProgressLine, IsCutToTheTerminalAndRewritten) {
   TerminalInPlace terminal(20);
   const Ticking clock;
-  Progress progress(clock, false);
+  const StopFlag stop;
+  Progress progress(clock, stop, false);
   progress.show("0123456789012345678901234567890123456789");
   EXPECT_EQ(terminal.text(), "012345678901234567\u2026");
   progress.show("short");
@@ -77,7 +84,8 @@ TEST(ProgressLine, IsCutToTheTerminalAndRewritten) {
 TEST(ProgressLine, GoesWhollyWhereTheTerminalBecameNarrower) {
   TerminalInPlace terminal(80);
   const Ticking clock;
-  Progress progress(clock, false);
+  const StopFlag stop;
+  Progress progress(clock, stop, false);
   progress.show(std::string(75, 'x'));
   terminal.text();
   terminal.resize(30);
@@ -88,7 +96,8 @@ TEST(ProgressLine, GoesWhollyWhereTheTerminalBecameNarrower) {
 TEST(ProgressLine, StandsBehindANoteAgain) {
   TerminalInPlace terminal(80);
   const Ticking clock;
-  Progress progress(clock, false);
+  const StopFlag stop;
+  Progress progress(clock, stop, false);
   const NoticeSink notice = notices_beside(progress);
   progress.show("working");
   EXPECT_EQ(terminal.text(), "working");
@@ -102,10 +111,46 @@ TEST(ProgressLine, StandsBehindANoteAgain) {
 TEST(ProgressLine, OfATerminalOfOneColumnIsNothing) {
   TerminalInPlace terminal(1);
   const Ticking clock;
-  Progress progress(clock, false);
+  const StopFlag stop;
+  Progress progress(clock, stop, false);
   progress.show("working");
   progress.say("a line");
   EXPECT_EQ(terminal.text(), "a line\r\n");
+}
+
+/// Stands in for stderr: a pipe that is full, with a reader that sleeps.
+class FullPipeInPlace {
+ public:
+  FullPipeInPlace() : stderr_(dup(STDERR_FILENO)) {
+    std::array<int, 2> ends{};
+    if (pipe2(ends.data(), O_NONBLOCK) != 0) throw std::runtime_error("pipe2");
+    reader_ = Descriptor(ends[0]);
+    while (write(ends[1], "xxxxxxxx", 8) > 0) {
+    }
+    fcntl(ends[1], F_SETFL, 0);
+    dup2(ends[1], STDERR_FILENO);
+    close(ends[1]);
+  }
+  ~FullPipeInPlace() { dup2(stderr_.get(), STDERR_FILENO); }
+  FullPipeInPlace(const FullPipeInPlace&) = delete;
+
+ private:
+  Descriptor stderr_;
+  Descriptor reader_;
+};
+
+/// Progress waits for nobody, and after a stop request neither does what must be said.
+TEST(ProgressLine, OfAReaderThatSleepsHoldsNothing) {
+  const FullPipeInPlace pipe;
+  const Ticking clock;
+  StopFlag stop;
+  Progress progress(clock, stop, false);
+  for (int i = 0; i < 100; ++i) progress.show("working");
+  stop.request();
+  for (int i = 0; i < 100; ++i) progress.say("a line");
+  progress.clear();
+  say("the last one", stop);
+  SUCCEED();
 }
 
 /// The text of one prompt stands where the progress would, also where nothing is rewritten.
@@ -119,7 +164,7 @@ TEST(LiveTexts, TakeTheTerminalForOnePrompt) {
       TerminalInPlace terminal(80, kind);
       const Ticking clock;
       const StopFlag stop;
-      Progress progress(clock, false);
+      Progress progress(clock, stop, false);
       const auto alone = live_texts(1, true, progress, stop);
       GenerationProgress state;
       state.outputs = std::span(outputs).first(1);
@@ -134,6 +179,27 @@ TEST(LiveTexts, TakeTheTerminalForOnePrompt) {
     EXPECT_EQ(said, "a\\x1b[31m") << kind;
     EXPECT_TRUE(one) << kind;
     EXPECT_FALSE(several) << kind;
+  }
+}
+
+/// A run that was stopped before it computed says so in a report that the next one may replace.
+TEST(StoppedRuns, LeaveAReportLikeAnyOther) {
+  const test::TempDir dir;
+  test::write_streamed_model(dir / "model");
+  Config config;
+  config.model_path = dir / "model";
+  config.device = "host";
+  config.ram_bytes = 40 * kMiB;
+  config.report = dir / "report.json";
+  config.prompt_token_ids = {{1, 2, 3}};
+  for (int round = 0; round < 2; ++round) {
+    StopFlag stop;
+    Session session(config, {}, true, stop);
+    session.write_stopped({{"outputs", nlohmann::ordered_json::array()}}, false);
+    const auto report = nlohmann::json::parse(test::read_file(dir / "report.json"));
+    EXPECT_TRUE(report["interrupted"].get<bool>());
+    EXPECT_TRUE(report["outputs"].empty());
+    EXPECT_EQ(report["device"], "host");
   }
 }
 

@@ -330,6 +330,31 @@ class Terminal(unittest.TestCase):
         self.assertTrue(data["interrupted"])
         self.assertGreater(len(data["outputs"][0]["output_token_ids"]), 0)
 
+    def test_the_report_is_kept_before_it_is_printed(self):
+        for command in (["run", str(self.tiny), "-p", "One", "-n", "200"],
+                        ["score", str(self.tiny), "--text-file", __file__]):
+            with self.subTest(command=command[0]):
+                report = self.root / f"kept-{command[0]}.json"
+                run = subprocess.Popen([SPILLWAY, *command, "--device", "host", "--json", "--report",
+                                        str(report), "--set", "score.logprobs=true"],
+                                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                fcntl.fcntl(run.stdout, 1031, 4096)  # F_SETPIPE_SZ
+                seen = os.read(run.stdout.fileno(), 1)
+                whole = report.read_bytes()
+                self.assertGreater(len(whole), 8192)
+                self.assertTrue(whole.startswith(seen))
+                run.send_signal(signal.SIGTERM)  # and nobody reads the rest
+                self.assertIn(run.wait(60), (1, 130))
+                run.stdout.close()
+                self.assertEqual(report.read_bytes(), whole)
+
+    def test_json_cannot_move_the_cursor(self):
+        for more in ("--json", "--json-lines"):
+            run = OnTerminal(["run", self.tiny, "--device", "host", "-p", "k\u00e4se\u009b31m\u202e", "-n", 40,
+                              "--quiet", more])
+            self.assertEqual(run.end(), 0, run.raw)
+            self.assertTrue(run.raw.isascii(), run.raw)
+
     def test_a_terminal_that_sleeps_does_not_hold_a_stop(self):
         terminal, side = pty.openpty()
         report = self.root / "asleep.json"
