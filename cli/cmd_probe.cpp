@@ -34,6 +34,9 @@ class Prober {
     profile.file_system = file_system_name(options_.path);
     // A device that is not there is said in the first second, not after the drive.
     static_cast<void>(open_device(device_name(), {}));
+    say("looking for a file to read (a temporary one where there is none)");
+    file_.emplace(options_.path, stop_);
+    reader_ = choose_reader(EngineChoice::kAuto, notices_beside(progress_));
     probe_drive(profile);
     say("memory");
     profile.memory_bytes_per_second =
@@ -50,12 +53,10 @@ class Prober {
   }
 
   void probe_drive(HardwareProfile& profile) {
-    say("looking for a file to read (a temporary one where there is none)");
-    const ProbeFile file(options_.path, stop_);
     say("drive");
-    const ReaderChoice choice = choose_reader(EngineChoice::kAuto, notices_beside(progress_));
-    const ReaderFactory& readers = choice.make;
-    profile.read_engine = choice.name;
+    const ReaderFactory& readers = reader_->make;
+    const ProbeFile& file = *file_;
+    profile.read_engine = reader_->name;
     const int64_t begin_ns = clock_.now_ns();
     profile.reads = sweep_reads(
         file.file(), options_.seconds, readers, clock_, stop_, [&](uint32_t done, uint32_t total) {
@@ -84,8 +85,9 @@ class Prober {
     const auto device = open_device(name, {});
     const auto ops = make_ops(*device, {});
     if (name.rfind("cuda", 0) == 0) profile.hardware.gpu = ops->description();
+    const DriveReads reads{&file_->file(), engine_reads(profile)[0].shape, &reader_->make};
     profile.devices.push_back(
-        measure_device(*device, *ops, 0.4 * options_.seconds, clock_, stop_,
+        measure_device(*device, *ops, 0.4 * options_.seconds, &reads, clock_, stop_,
                        [&](const char* what) { say(fmt::format("{}, {}", name, what)); }));
   }
 
@@ -93,6 +95,8 @@ class Prober {
   const StopFlag& stop_;
   const Clock& clock_;
   Progress& progress_;
+  std::optional<ProbeFile> file_;
+  std::optional<ReaderChoice> reader_;
 };
 
 std::string gigabytes(double bytes_per_second) {
@@ -135,6 +139,11 @@ std::string profile_text(const HardwareProfile& profile, const std::string& driv
                    fmt::format("{} row{}", entry.rows, entry.rows == 1 ? "" : "s"),
                    entry.rows < 16 ? gigabytes(entry.weight_bytes_per_second)
                                    : fmt::format("{:.0f} GFLOP/s", flops / 1e9)});
+        if (!first || entry.beside_reads <= 0) continue;
+        table.row(
+            {"",
+             fmt::format("{} row{}, beside drive reads", entry.rows, entry.rows == 1 ? "" : "s"),
+             gigabytes(entry.beside_reads)});
       }
     }
   }

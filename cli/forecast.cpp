@@ -85,7 +85,8 @@ MachineRates rates_of(const HardwareProfile& profile, const DeviceRates& device,
   }
   rates.copy_bytes = device.pinned_to_device;
   for (const MatmulRate::Rows& entry : matmul.rows) {
-    rates.matmuls.push_back({entry.rows, entry.weight_bytes_per_second, entry.start_seconds});
+    rates.matmuls.push_back({entry.rows, entry.weight_bytes_per_second, entry.start_seconds,
+                             entry.beside_reads, entry.read_share});
   }
   rates.operation_seconds = device.operation_seconds;
   return rates;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <numeric>
 
 #include "core/error.h"
 #include "core/units.h"
@@ -18,7 +19,9 @@ constexpr double kWorthTrying = 0.9;
 /// drive: with 85 % in RAM, 2 MiB in flight took 9 % longer than 8 MiB.)
 constexpr double kLeastQueuedSeconds = 2e-3;
 /// Bounds the time of choosing to seconds, also for a model of a terabyte: units of all candidates.
-constexpr size_t kMostSimulatedUnits = 300'000;
+constexpr size_t kMostSimulatedUnits = 150'000;
+/// Of finding how long reading and computing go on together; another round changes hundredths.
+constexpr int kCompanyRounds = 3;
 /// What another plan must gain: probing the same drive twice differs by as much.
 constexpr double kClearlyFaster = 0.95;
 
@@ -99,6 +102,47 @@ std::vector<double> unit_seconds(const Model& model, const RunPlan& plan, bool u
                      start_seconds(layers[unit.layer], unit, rows, rates) + share * weightless);
   }
   return result;
+}
+
+double sum(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0);
+}
+
+/// How many times as long computing and reading take while the other is under way.
+struct Company {
+  double compute = 1;
+  double read = 1;
+};
+
+/// `shared` seconds of a pass see both under way: so much longer is each than alone.
+SimulatedPass stretched(const SimulatedPass& alone, const Company& company, double shared) {
+  SimulatedPass pass = alone;
+  pass.compute_seconds += shared * (1 - 1 / company.compute);
+  pass.read_seconds += shared * (1 - 1 / company.read);
+  return pass;
+}
+
+/// First as if whichever is shorter always had company, then with as much as the simulation shows.
+SimulatedPass simulate_together(const StreamPlan& plan, bool unified, const LinkRates& links,
+                                const std::vector<double>& unit_seconds, const RowGather& gather,
+                                const Company& company) {
+  const SimulatedPass alone = simulate_pass(plan, unified, links, unit_seconds, gather);
+  if (company.compute * company.read <= 1 || alone.read_seconds <= 0) return alone;
+  SimulatedPass pass = alone;
+  double shared =
+      std::min(company.compute * alone.compute_seconds, company.read * alone.read_seconds);
+  for (int round = 0; round < kCompanyRounds; ++round) {
+    const SimulatedPass slowed = stretched(alone, company, shared);
+    const double compute_factor = slowed.compute_seconds / alone.compute_seconds;
+    const double read_factor = slowed.read_seconds / alone.read_seconds;
+    std::vector<double> slower = unit_seconds;
+    for (double& seconds : slower) seconds *= compute_factor;
+    pass = simulate_pass(plan, unified, {links.read / read_factor, links.copy}, slower,
+                         {gather.seconds * read_factor, gather.bytes});
+    const double both = slowed.compute_seconds + slowed.read_seconds - pass.seconds;
+    shared = std::clamp(both, 0.0, shared);
+  }
+  return pass;
 }
 
 /// A plan with its predictions, and what the whole work would take with it.
@@ -192,6 +236,20 @@ double MachineRates::start_seconds(uint32_t rows) const {
   return between_rows(matmuls, rows, [](const RowRate& rate) { return rate.start_seconds; });
 }
 
+MachineRates MachineRates::beside_reads() const {
+  MachineRates rates = *this;
+  for (RowRate& rate : rates.matmuls) {
+    if (rate.beside_reads > 0) rate.weight_bytes_per_second = rate.beside_reads;
+  }
+  return rates;
+}
+
+double MachineRates::read_share(uint32_t rows) const {
+  return between_rows(matmuls, rows, [](const RowRate& rate) {
+    return rate.beside_reads > 0 ? rate.read_share : 1;
+  });
+}
+
 PassShape decode_shape(const Workload& workload) {
   return {workload.min_rows, workload.min_rows, work_amount(workload).decode_positions, true};
 }
@@ -237,7 +295,13 @@ PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unifie
                         rates.copy_bytes};
   const auto compute = unit_seconds(model, plan, unified, shape, rates);
   const RowGather gather = gather_of(model, plan.stream, shape.rows, rates);
-  const SimulatedPass pass = simulate_pass(plan.stream, unified, links, compute, gather);
+  Company company;
+  if (unified) {
+    const auto beside = unit_seconds(model, plan, unified, shape, rates.beside_reads());
+    company = {sum(beside) / sum(compute), 1 / rates.read_share(shape.rows)};
+  }
+  const SimulatedPass pass =
+      simulate_together(plan.stream, unified, links, compute, gather, company);
   const Placement& placement = plan.stream.placement;
   PassPrediction prediction;
   prediction.seconds = pass.seconds;

@@ -24,6 +24,10 @@ struct RowRate {
   uint32_t rows = 0;
   double weight_bytes_per_second = 0;
   double start_seconds = 0;  ///< 0 = not measured on its own: part of the rate
+  /// The rate while the drive reads as fast as it can into the same memory, and the share of the
+  /// drive's rate that is left then; 0 = not measured, as alone.
+  double beside_reads = 0;
+  double read_share = 0;
 };
 
 /// What the machine gives; for the model's device and dtype.
@@ -43,6 +47,10 @@ struct MachineRates {
   double seconds_per_byte(uint32_t rows) const;
   /// Seconds of starting a matmul of `rows`; the same way, but no more than the largest measured.
   double start_seconds(uint32_t rows) const;
+  /// Where the drive reads all the time: the same, with the matmuls slower.
+  MachineRates beside_reads() const;
+  /// Of the drive's rate, while a matmul of `rows` runs.
+  double read_share(uint32_t rows) const;
 };
 
 /// What a run has to do.
@@ -84,7 +92,9 @@ RowGather gather_of(const Model& model, const StreamPlan& plan, uint32_t rows,
 double run_seconds(const WorkAmount& amount, uint32_t rows, double prompt_pass_seconds,
                    double decode_pass_seconds);
 
-/// Runs the pipeline of production on simulated links (tiers/pipeline_sim.h).
+/// Runs the pipeline of production on simulated links (tiers/pipeline_sim.h). On unified memory
+/// reading and computing slow each other down as long as both are under way; their times are those
+/// in such company.
 PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unified,
                             const PassShape& shape, const MachineRates& rates);
 

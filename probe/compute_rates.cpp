@@ -16,6 +16,8 @@ constexpr uint32_t kSmallCols = 512;
 /// Of the time of a large call: short ones are many.
 constexpr double kSmallShare = 0.25;
 constexpr uint64_t kWeightBytes = 512 * kMiB;  // more than caches hold
+/// Beside reads nothing but the large calls is measured.
+constexpr double kBesideShare = 0.6;
 /// First touches, code made at run time, clocks that rise.
 constexpr double kWarmUpShare = 0.3;
 /// On cores that others use as well some calls take ten times as long.
@@ -24,10 +26,12 @@ constexpr uint64_t kCopyBytes = 64 * kMiB;
 
 class DeviceProbe {
  public:
-  DeviceProbe(Device& device, Ops& ops, double seconds, const Clock& clock, const StopFlag& stop)
+  DeviceProbe(Device& device, Ops& ops, double seconds, const DriveReads* reads, const Clock& clock,
+              const StopFlag& stop)
       : device_(device),
         ops_(ops),
         seconds_(seconds),
+        reads_(device.unified() ? reads : nullptr),
         clock_(clock),
         stop_(stop),
         stream_(device.make_stream(StreamKind::kCompute)) {}
@@ -144,12 +148,31 @@ class DeviceProbe {
       const TimedCall large = call_of(rows, kCols, 1);
       rate.rows.push_back(rate_of_calls(rows, call_of(rows, kSmallCols, kSmallShare), large));
     }
+    if (reads_ != nullptr) measure_beside_reads(rate, call_of);
     return rate;
+  }
+
+  /// `call_of`: times a large matmul of so many rows.
+  template <typename CallOf>
+  void measure_beside_reads(MatmulRate& rate, const CallOf& call_of) {
+    const MeasureLimit short_time{kBesideShare * seconds_};
+    const double alone =
+        read_rate(*reads_->file, reads_->shape, short_time, *reads_->readers, clock_, stop_);
+    BackgroundReads reads(*reads_->file, reads_->shape, *reads_->readers, clock_, stop_);
+    for (MatmulRate::Rows& rows : rate.rows) {
+      const uint64_t bytes_before = reads.bytes();
+      const int64_t begin_ns = clock_.now_ns();
+      const TimedCall call = call_of(rows.rows, kCols, kBesideShare);
+      const double read = static_cast<double>(reads.bytes() - bytes_before);
+      set_beside_reads(rows, call, read / seconds(clock_.now_ns() - begin_ns) / alone);
+    }
+    reads.finish();
   }
 
   Device& device_;
   Ops& ops_;
   double seconds_;
+  const DriveReads* reads_;  // null = nothing is read beside
   const Clock& clock_;
   const StopFlag& stop_;
   std::unique_ptr<Stream> stream_;
@@ -189,9 +212,18 @@ MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const Time
   return {rows, large_bytes / (large.seconds - start), start};
 }
 
-DeviceRates measure_device(Device& device, Ops& ops, double seconds, const Clock& clock,
-                           const StopFlag& stop, const std::function<void(const char*)>& progress) {
-  return DeviceProbe(device, ops, seconds, clock, stop).run(progress);
+void set_beside_reads(MatmulRate::Rows& rows, const TimedCall& call, double read_share) {
+  const double bytes_seconds = call.seconds - rows.start_seconds;
+  if (!(bytes_seconds > 0) || !(read_share > 0)) return;  // nothing was read in so short a time
+  const double rate = static_cast<double>(call.weight_bytes) / bytes_seconds;
+  rows.beside_reads = std::min(rate, rows.weight_bytes_per_second);
+  rows.read_share = std::min(read_share, 1.0);
+}
+
+DeviceRates measure_device(Device& device, Ops& ops, double seconds, const DriveReads* reads,
+                           const Clock& clock, const StopFlag& stop,
+                           const std::function<void(const char*)>& progress) {
+  return DeviceProbe(device, ops, seconds, reads, clock, stop).run(progress);
 }
 
 }  // namespace spillway

@@ -8,6 +8,7 @@
 #include "core/dtype.h"
 #include "core/stop.h"
 #include "kernels/ops.h"
+#include "probe/read_rate.h"
 
 namespace spillway {
 
@@ -19,6 +20,10 @@ struct MatmulRate {
     uint32_t rows = 0;
     double weight_bytes_per_second = 0;
     double start_seconds = 0;
+    /// The same while the drive reads as fast as it can into the same memory, and the share of its
+    /// rate that the reads keep; 0 = not measured.
+    double beside_reads = 0;
+    double read_share = 0;
   };
   std::vector<Rows> rows;  ///< ascending, never empty
 };
@@ -45,12 +50,25 @@ struct TimedCall {
 /// few calls give no sure median; the rest of the larger call's average is its bytes' time.
 MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const TimedCall& large);
 
+/// What a large call took while the drive kept `read_share` of its rate. Company makes neither
+/// faster: what looks like it is noise.
+void set_beside_reads(MatmulRate::Rows& rows, const TimedCall& call, double read_share);
+
 /// Device memory to measure on: small values of either sign in any of the dtypes, since zeros may
 /// run faster than real ones.
 Memory filled_memory(Device& device, Stream& stream, uint64_t bytes);
 
-/// Takes a few seconds; `seconds` for each figure. A stop request ends it early.
-DeviceRates measure_device(Device& device, Ops& ops, double seconds, const Clock& clock,
-                           const StopFlag& stop, const std::function<void(const char*)>& progress);
+/// What a drive reads beside the matmuls of a device that shares its memory.
+struct DriveReads {
+  const DirectFile* file = nullptr;
+  ReadShape shape;
+  const ReaderFactory* readers = nullptr;
+};
+
+/// Takes a few seconds; `seconds` for each figure. `reads`: null, or for unified memory what is
+/// read beside. A stop request ends it early. Throws Error when a read fails.
+DeviceRates measure_device(Device& device, Ops& ops, double seconds, const DriveReads* reads,
+                           const Clock& clock, const StopFlag& stop,
+                           const std::function<void(const char*)>& progress);
 
 }  // namespace spillway

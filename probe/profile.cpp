@@ -25,6 +25,7 @@ constexpr size_t kMostReadings = 32;
 constexpr double kLeastRate = 1e3;
 constexpr double kMostRate = 1e15;
 constexpr double kMostMomentSeconds = 60;
+constexpr double kLeastShare = 1e-3;
 /// A profile is read, changed and replaced within milliseconds.
 constexpr int kLockAttempts = 40;
 constexpr auto kLockPause = std::chrono::milliseconds(5);
@@ -47,9 +48,14 @@ Json device_json(const DeviceRates& device) {
   for (const MatmulRate& rate : device.matmuls) {
     Json rows = Json::array();
     for (const MatmulRate::Rows& entry : rate.rows) {
-      rows.push_back({{"rows", entry.rows},
-                      {"weight_bytes_per_second", entry.weight_bytes_per_second},
-                      {"start_seconds", entry.start_seconds}});
+      Json row = {{"rows", entry.rows},
+                  {"weight_bytes_per_second", entry.weight_bytes_per_second},
+                  {"start_seconds", entry.start_seconds}};
+      if (entry.beside_reads > 0) {
+        row["beside_reads"] = {{"weight_bytes_per_second", entry.beside_reads},
+                               {"read_share", entry.read_share}};
+      }
+      rows.push_back(std::move(row));
     }
     matmuls.push_back({{"dtype", dtype_name(rate.dtype)}, {"by_rows", rows}});
   }
@@ -104,6 +110,13 @@ class Reader {
   }
   /// 0 = there is no such way.
   double rate_or_none() const { return number() == 0 ? 0 : rate(); }
+  /// Of a whole, and not nothing.
+  double share() const {
+    if (!(number() >= kLeastShare) || number() > 1) {
+      throw Error(fmt::format("{}: expected a number from {} to 1", where_, kLeastShare));
+    }
+    return number();
+  }
   /// Of one operation, which lasts no minute.
   double moment() const {
     if (number() > kMostMomentSeconds) throw Error(where_ + ": expected seconds up to 60");
@@ -137,10 +150,14 @@ std::vector<MatmulRate::Rows> parse_rows(const Reader& json) {
   std::vector<MatmulRate::Rows> rows;
   for (const Reader& item : json.list()) {
     rows.push_back({static_cast<uint32_t>(item.at("rows").count(1 << 20)),
-                    item.at("weight_bytes_per_second").rate(),
-                    item.moment_or_none("start_seconds")});
+                    item.at("weight_bytes_per_second").rate(), item.moment_or_none("start_seconds"),
+                    0, 0});
     const bool ascending = rows.size() == 1 || rows.back().rows > rows[rows.size() - 2].rows;
     if (!ascending || rows[0].rows == 0) item.fail("expected ascending rows");
+    if (!item.has("beside_reads")) continue;
+    const Reader beside = item.at("beside_reads");
+    rows.back().beside_reads = beside.at("weight_bytes_per_second").rate();
+    rows.back().read_share = beside.at("read_share").share();
   }
   if (rows.empty()) json.fail("empty");
   return rows;

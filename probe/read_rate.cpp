@@ -36,9 +36,11 @@ ReadShape on_blocks(ReadShape shape, const DirectFile& file) {
 /// The loop's state: as many reads as the shape has are in flight all the time.
 class ReadLoop {
  public:
+  /// `on_read`: told of bytes as they are read, from the first on; may be empty.
   ReadLoop(const DirectFile& file, const ReadShape& shape, const ReaderFactory& readers,
-           const Clock& clock)
+           const Clock& clock, std::function<void(uint64_t)> on_read = {})
       : file_(file),
+        on_read_(std::move(on_read)),
         shape_(on_blocks(shape, file)),
         clock_(clock),
         chunks_(file.info().bytes / shape_.chunk_bytes),
@@ -73,6 +75,7 @@ class ReadLoop {
       const auto finished = pump_.poll();
       const int64_t now_ns = clock_.now_ns();
       for (const uint64_t buffer : finished) start(buffer);
+      if (on_read_) on_read_(finished.size() * shape_.chunk_bytes);
       if (finished.empty()) {
         pump_.wait(left < 1e6 ? static_cast<int64_t>(left * 1e9) + 1 : BlockReader::kNoLimit);
       } else if (warming > 0) {
@@ -98,6 +101,7 @@ class ReadLoop {
   }
 
   const DirectFile& file_;
+  std::function<void(uint64_t)> on_read_;
   ReadShape shape_;
   const Clock& clock_;
   uint64_t chunks_;
@@ -189,6 +193,37 @@ Descriptor write_temporary(const fs::path& folder, const StopFlag& stop) {
 double read_rate(const DirectFile& file, const ReadShape& shape, const MeasureLimit& limit,
                  const ReaderFactory& readers, const Clock& clock, const StopFlag& stop) {
   return ReadLoop(file, shape, readers, clock).run(limit, stop);
+}
+
+BackgroundReads::BackgroundReads(const DirectFile& file, const ReadShape& shape,
+                                 const ReaderFactory& readers, const Clock& clock,
+                                 const StopFlag& stop)
+    : thread_(start_thread("to read beside what is measured", [&, shape, this] {
+        const auto on_read = [this](uint64_t bytes) {
+          bytes_ += bytes;
+          if (bytes > 0) say_begun();
+        };
+        try {
+          const MeasureLimit endless{std::numeric_limits<double>::infinity()};
+          ReadLoop(file, shape, readers, clock, on_read).run(endless, end_);
+        } catch (...) {
+          failed_ = std::current_exception();
+        }
+        say_begun();
+      })) {
+  const StopSubscription wakes = stop.on_request([this] { say_begun(); });
+  begun_.wait(false);
+}
+
+void BackgroundReads::say_begun() {
+  begun_ = true;
+  begun_.notify_all();
+}
+
+void BackgroundReads::finish() {
+  end_.request();
+  thread_.join();
+  if (failed_) std::rethrow_exception(failed_);
 }
 
 std::vector<ReadSample> sweep_reads(const DirectFile& file, double seconds,

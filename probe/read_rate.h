@@ -2,11 +2,14 @@
 // loads: the denominators of every ratio.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <functional>
 #include <limits>
 #include <optional>
+#include <thread>
 #include <vector>
 
 #include "core/clock.h"
@@ -38,6 +41,30 @@ struct MeasureLimit {
 /// a read fails or the file is smaller than a chunk. A stop request ends it early.
 double read_rate(const DirectFile& file, const ReadShape& shape, const MeasureLimit& limit,
                  const ReaderFactory& readers, const Clock& clock, const StopFlag& stop);
+
+/// Reads of one shape as somebody's background, as long as it lives. The thread that reads has its
+/// reader to itself.
+class BackgroundReads {
+ public:
+  /// Returns when the first read is there, has failed, or a stop was requested.
+  BackgroundReads(const DirectFile& file, const ReadShape& shape, const ReaderFactory& readers,
+                  const Clock& clock, const StopFlag& stop);
+  ~BackgroundReads() { end_.request(); }
+  BackgroundReads(const BackgroundReads&) = delete;
+  /// Read so far. Any thread.
+  uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
+  /// Ends the reads. Throws Error when one failed.
+  void finish();
+
+ private:
+  void say_begun();
+
+  StopFlag end_;
+  std::atomic<uint64_t> bytes_{0};
+  std::atomic<bool> begun_{false};
+  std::exception_ptr failed_;  // written before the thread ends
+  std::jthread thread_;        // joined first
+};
 
 struct ReadSample {
   ReadShape shape;

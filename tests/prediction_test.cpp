@@ -163,6 +163,35 @@ TEST_F(Choosing, CountsTheStartOfEveryOperation) {
       << "each sequence attends by itself";
 }
 
+/// Reading and computing share the memory: while both go on each is slower, and a pass takes what
+/// the slower one then takes.
+TEST_F(Choosing, CountsWhatReadingAndComputingCostEachOther) {
+  const ChosenPlan chosen = choose(rates(1e9));
+  const PassShape shape = decode_shape(workload_);
+  const auto alone = predict_pass(*model_, chosen.plan, true, shape, rates(1e9));
+  MachineRates shared = rates(1e9);
+  shared.matmuls[0].beside_reads = 5e9;
+  shared.matmuls[0].read_share = 1;
+  const auto slower = predict_pass(*model_, chosen.plan, true, shape, shared);
+  EXPECT_NEAR(slower.seconds / alone.seconds, 1, 0.02) << "still hidden behind the reads";
+  EXPECT_NEAR(slower.compute_seconds / alone.compute_seconds, 4, 0.2);
+  shared.matmuls[0].read_share = 0.8;
+  const auto both = predict_pass(*model_, chosen.plan, true, shape, shared);
+  // The drive gives a fifth less for as long as there is something to compute.
+  const double longer = both.compute_seconds * 0.2;
+  EXPECT_NEAR(both.read_seconds, alone.read_seconds + longer, 0.05 * alone.read_seconds);
+  EXPECT_NEAR(both.seconds, alone.seconds + longer, 0.05 * alone.seconds);
+  // Where computing is the limit it is slower as long as there is something to read.
+  MachineRates slow_cores = rates(1e9);
+  slow_cores.matmuls[0].weight_bytes_per_second = 0.5e9;
+  const auto computing = predict_pass(*model_, chosen.plan, true, shape, slow_cores);
+  slow_cores.matmuls[0].beside_reads = 0.25e9;
+  slow_cores.matmuls[0].read_share = 1;
+  const auto beside = predict_pass(*model_, chosen.plan, true, shape, slow_cores);
+  EXPECT_NEAR(beside.seconds, computing.seconds + computing.read_seconds / 2,
+              0.05 * computing.seconds);
+}
+
 /// A context that ends soon ends the work soon.
 TEST_F(Choosing, CountsTokensThatTheContextAllows) {
   config_.max_new_tokens = 1'000'000;

@@ -32,7 +32,7 @@ HardwareProfile some_profile() {
   DeviceRates host;
   host.device = "host";
   host.operation_seconds = 1e-6;
-  host.matmuls = {{DType::kBF16, {{1, 2e10, 5e-6}, {512, 6e8, 0}}}};
+  host.matmuls = {{DType::kBF16, {{1, 2e10, 5e-6, 1e10, 0.9}, {512, 6e8, 0}}}};
   profile.devices = {host};
   return profile;
 }
@@ -56,6 +56,9 @@ TEST(Profile, SurvivesWritingAndReading) {
   EXPECT_EQ(back->hardware, profile.hardware);
   EXPECT_EQ(back->devices[0].operation_seconds, 1e-6);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].start_seconds, 5e-6);
+  EXPECT_EQ(back->devices[0].matmuls[0].rows[0].beside_reads, 1e10);
+  EXPECT_EQ(back->devices[0].matmuls[0].rows[0].read_share, 0.9);
+  EXPECT_EQ(back->devices[0].matmuls[0].rows[1].beside_reads, 0);
   EXPECT_EQ(back->reads[1].shape.huge_pages, false);
   EXPECT_EQ(back->read_engine, "pread");
 }
@@ -65,6 +68,7 @@ TEST(Profile, OlderOnesAreRead) {
   auto json = profile_json(some_profile());
   json["devices"][0].erase("operation_seconds");
   json["devices"][0]["matmuls"][0]["by_rows"][0].erase("start_seconds");
+  json["devices"][0]["matmuls"][0]["by_rows"][0].erase("beside_reads");
   json["drive"].erase("history");
   const HardwareProfile profile = parse_profile(nlohmann::json::parse(json.dump()), "p.json");
   EXPECT_EQ(profile.devices[0].operation_seconds, 0);
@@ -491,6 +495,44 @@ TEST(Calls, OfTwoSizesGiveStartAndRate) {
   }
 }
 
+/// Company makes nothing faster, and what was not seen is not said.
+TEST(Calls, BesideReads) {
+  const MatmulRate::Rows alone{1, 2e9, 1e-6};
+  MatmulRate::Rows rows = alone;
+  set_beside_reads(rows, {1000, 2e-6, 2e-6, 99}, 0.9);
+  EXPECT_NEAR(rows.beside_reads, 1e9, 1) << "the start is not slower";
+  EXPECT_EQ(rows.read_share, 0.9);
+  rows = alone;
+  set_beside_reads(rows, {1000, 1.1e-6, 1.1e-6, 99}, 1.2);
+  EXPECT_EQ(rows.beside_reads, 2e9);
+  EXPECT_EQ(rows.read_share, 1);
+  for (const auto& [seconds, share] : {std::pair(0.9e-6, 0.5), std::pair(2e-6, 0.0)}) {
+    rows = alone;
+    set_beside_reads(rows, {1000, seconds, seconds, 99}, share);
+    EXPECT_EQ(rows.beside_reads, 0);
+    EXPECT_EQ(rows.read_share, 0);
+  }
+}
+
+TEST_F(PacedReads, GoOnBesideOthersUntilTheyEnd) {
+  const SteadyClock clock;
+  const ReaderFactory readers = choose_reader(EngineChoice::kAuto, [](const std::string&) {}).make;
+  const StopFlag stop;
+  BackgroundReads reads(*file_, {kMiB, 4, true}, readers, clock, stop);
+  EXPECT_GT(reads.bytes(), 0u);
+  const uint64_t before = reads.bytes();
+  while (reads.bytes() == before) std::this_thread::yield();
+  reads.finish();
+  EXPECT_NE(test::error_of([&] {
+              BackgroundReads bad(*file_, {4 * kGiB, 1, true}, readers, clock, stop);
+              bad.finish();
+            }).find("smaller than one read"),
+            std::string::npos);
+  StopFlag requested;
+  requested.request();  // nobody waits for the first read then
+  const BackgroundReads unseen(*file_, {kMiB, 2, true}, readers, clock, requested);
+}
+
 TEST(Rates, ArePositiveAndOrdered) {
   const StopFlag stop;
   const SteadyClock clock;
@@ -514,13 +556,21 @@ TEST(Rates, ArePositiveAndOrdered) {
   for (const char* name : {"host", "host-discrete"}) {
     const auto device = open_device(name, {});
     const auto ops = make_ops(*device, {});
-    const DeviceRates rates = measure_device(*device, *ops, 0.01, clock, stop, [](const char*) {});
+    const DriveReads beside{&file, {kMiB, 4, true}, &readers};
+    const DeviceRates rates =
+        measure_device(*device, *ops, 0.01, &beside, clock, stop, [](const char*) {});
     EXPECT_EQ(rates.pinned_to_device > 0, !device->unified());
     EXPECT_GT(rates.operation_seconds, 0);
     ASSERT_EQ(rates.matmuls.size(), 3u);
     for (const MatmulRate& rate : rates.matmuls) {
       ASSERT_EQ(rate.rows.size(), 5u);
-      for (const MatmulRate::Rows& entry : rate.rows) EXPECT_GT(entry.weight_bytes_per_second, 0);
+      for (const MatmulRate::Rows& entry : rate.rows) {
+        EXPECT_GT(entry.weight_bytes_per_second, 0);
+        EXPECT_LE(entry.beside_reads, entry.weight_bytes_per_second);
+        EXPECT_EQ(entry.beside_reads > 0, device->unified());
+        EXPECT_EQ(entry.read_share > 0, device->unified());
+        EXPECT_LE(entry.read_share, 1);
+      }
     }
   }
   const std::string message = test::error_of([&] {
