@@ -16,7 +16,7 @@ using Json = nlohmann::ordered_json;
 class LiveTexts final : public Answers {
  public:
   LiveTexts(size_t prompts, bool has_tokenizer, Progress& progress, const StopFlag& stop)
-      : out_(STDOUT_FILENO, stop),
+      : out_(STDOUT_FILENO, kToStdout, stop),
         progress_(progress),
         has_tokenizer_(has_tokenizer),
         terminal_(isatty(STDOUT_FILENO) != 0),
@@ -87,7 +87,7 @@ class LiveTexts final : public Answers {
 class JsonEvents final : public Answers {
  public:
   JsonEvents(const Clock& clock, Progress& progress, const StopFlag& stop)
-      : out_(STDOUT_FILENO, stop),
+      : out_(STDOUT_FILENO, kToStdout, stop),
         terminal_(isatty(STDOUT_FILENO) != 0),
         clock_(clock),
         progress_(progress),

@@ -421,8 +421,7 @@ int bench_command(BenchOptions options, StopFlag& stop) {
                     folder.string()));
   }
   if (!lock.held()) {
-    notice(fmt::format("the file system of {} knows no locks: run no second bench into it",
-                       options.out));
+    notice(fmt::format("{} cannot be locked; run no second bench into it", options.out));
   }
   const FilesInUse inputs = with_inputs_of(config, {});
   inputs.check_stdout();

@@ -73,11 +73,11 @@ std::string outlook(const Config& config, const Model& model, const Machine& mac
     const std::string shown =
         format_bytes_up(range.least_bytes + (most - range.least_bytes) * i / (kShownBudgets - 1));
     with.ram_bytes = parse_size(shown);
+    if (with.ram_bytes == before) continue;
+    before = with.ram_bytes;
     const PlannedRun planned =
         plan_with(known, with, model, machine, workload, work_amount(workload));
     if (!planned.forecast) return "";
-    if (with.ram_bytes == before) continue;
-    before = with.ram_bytes;
     text += fmt::format("  #   {:<9} {} per token\n", shown,
                         rough_duration(planned.forecast->decode.seconds));
   }
@@ -120,7 +120,7 @@ std::string yaml_text(const std::string& name, const std::string& file, const Co
       "  path: {}\n"
       "\n"
       "memory:\n"
-      "  # A size such as 6GiB: everything the process holds stays below it. auto takes what is "
+      "  # A size such as 6GiB: weights, caches and buffers stay below it. auto takes what is "
       "free\n"
       "  # less a reserve, now {}. This model runs from {} on and fits whole into {}.\n"
       "{}"
@@ -171,8 +171,14 @@ int init_command(const InitOptions& options, StopFlag& stop) {
     return 0;
   }
   stop.watch();
-  OutputFile(file, {"configuration", "#Spillwayconfigurationof"}, in_use).write(text);
-  print("{} written; try: spillway run {}\n", printable(shown), shell_word(shown));
+  OutputFile output(file, {"configuration", "#Spillwayconfigurationof"}, in_use);
+  output.heed(stop);
+  output.write(text);
+  const std::string name = printable(shown);  // what a terminal cannot show nobody can type
+  print_text(name == shown
+                 ? fmt::format("{} written; try: spillway run {}\n", name, shell_word(shown))
+                 : name + " written\n",
+             stop);
   return 0;
 }
 

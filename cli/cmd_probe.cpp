@@ -29,7 +29,6 @@ class Prober {
 
   HardwareProfile run(const Hardware& hardware) {
     HardwareProfile profile;
-    profile.measured_at = utc_now();
     profile.hardware = hardware;
     profile.file_system = file_system_name(options_.path);
     // A device that is not there is said in the first second, not after the drive.
@@ -42,6 +41,7 @@ class Prober {
     profile.memory_bytes_per_second =
         memory_read_rate(profile.hardware.cores, options_.seconds, clock_, stop_);
     probe_devices(profile);
+    profile.measured_at = utc_now();
     progress_.clear();
     return profile;
   }
@@ -158,20 +158,23 @@ Hardware hardware_of(const ProbeOptions& options) {
   return hardware;
 }
 
-/// A folder that was made for a profile that then did not come is not left behind.
+/// Folders that were made for a profile that then did not come are not left behind.
 class ProfileFolder {
  public:
-  explicit ProfileFolder(const std::filesystem::path& file)
-      : folder_(file.parent_path()), there_(folder_.empty() || std::filesystem::exists(folder_)) {}
+  explicit ProfileFolder(const std::filesystem::path& file) {
+    for (auto folder = file.parent_path(); !folder.empty() && !std::filesystem::exists(folder);
+         folder = folder.parent_path()) {
+      missing_.push_back(folder);
+    }
+  }
   ProfileFolder(const ProfileFolder&) = delete;
   ~ProfileFolder() {
     std::error_code not_empty;
-    if (!there_) std::filesystem::remove(folder_, not_empty);
+    for (const auto& folder : missing_) std::filesystem::remove(folder, not_empty);
   }
 
  private:
-  std::filesystem::path folder_;
-  bool there_;
+  std::vector<std::filesystem::path> missing_;  // the deepest first
 };
 
 OutputFile open_output(const ProbeOptions& options, const Hardware& hardware, FilesInUse& in_use) {
@@ -199,6 +202,7 @@ int probe_command(const ProbeOptions& options, StopFlag& stop) {
   const ProfileFolder folder(options.out.empty() ? default_profile_path(hardware)
                                                  : std::filesystem::path(options.out));
   OutputFile output = open_output(options, hardware, in_use);
+  output.heed(stop);
   HardwareProfile profile;
   const SteadyClock clock;
   Progress progress(clock, stop, options.quiet);

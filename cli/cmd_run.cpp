@@ -1,5 +1,6 @@
 // spillway run: answers prompts.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -24,23 +25,28 @@ constexpr uint64_t kMaxPromptBytes = 64 * kMiB;
 constexpr const char* kStdin = "-";  // as a prompt
 
 /// Without the line end that editors and echo leave.
-std::string read_prompt(const std::string& file) {
-  std::string text = read_text_file(file, {"a prompt", kMaxPromptBytes, FileKind::kStream});
+std::string prompt_of(std::string text) {
   if (!text.empty() && text.back() == '\n') text.pop_back();
   if (!text.empty() && text.back() == '\r') text.pop_back();
   return text;
 }
 
 std::vector<std::string> prompts_of(const RunOptions& options) {
+  const TextFile wanted{"a prompt", kMaxPromptBytes, FileKind::kStream};
   std::vector<std::string> prompts;
   prompts.reserve(options.prompts.size() + options.prompt_files.size());
   if (std::count(options.prompts.begin(), options.prompts.end(), kStdin) > 1) {
     throw Error("-p - stands here more than once: standard input can be read once");
   }
   for (const std::string& text : options.prompts) {
-    prompts.push_back(text == kStdin ? read_prompt("/dev/stdin") : text);
+    // Not /dev/stdin, which opens anew what was closed.
+    prompts.push_back(text == kStdin
+                          ? prompt_of(read_text_stream(STDIN_FILENO, "standard input", wanted))
+                          : text);
   }
-  for (const std::string& file : options.prompt_files) prompts.push_back(read_prompt(file));
+  for (const std::string& file : options.prompt_files) {
+    prompts.push_back(prompt_of(read_text_file(file, wanted)));
+  }
   return prompts;
 }
 

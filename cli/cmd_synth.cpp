@@ -87,8 +87,9 @@ int synth_command(const SynthOptions& options, StopFlag& stop) {
     return kExitInterrupted;
   }
   progress.clear();
-  print("{}: {} in {:.1f} s\n", printable(options.directory), format_bytes(bytes),
-        seconds(clock.now_ns() - begin_ns));
+  print_text(fmt::format("{}: {} in {:.1f} s\n", printable(options.directory), format_bytes(bytes),
+                         seconds(clock.now_ns() - begin_ns)),
+             stop);
   return 0;
 }
 

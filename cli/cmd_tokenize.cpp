@@ -21,6 +21,8 @@
 namespace spillway {
 namespace {
 
+constexpr const char* kExpectedIds = "expected a JSON list of token ids, such as [1, 15043]";
+
 std::string input_of(const TokenizeOptions& options) {
   if (options.text) return *options.text;
   return read_text_file(*options.text_file, {"a text", kMaxTextBytes, FileKind::kStream});
@@ -74,7 +76,7 @@ nlohmann::json answer_line(const Vocabulary& vocabulary, const TokenizeOptions& 
   const auto json = nlohmann::json::parse(line, nullptr, false);
   if (options.decode) {
     if (const auto ids = ids_in(json)) return decode_ids(vocabulary, *ids);
-    throw Error("expected a JSON list of token ids, such as [1, 15043]");
+    throw Error(kExpectedIds);
   }
   if (!json.is_string()) throw Error("expected a JSON string, such as \"Hello\"");
   return encode_text(*vocabulary.tokenizer, options, json.get<std::string>());
@@ -118,7 +120,9 @@ int tokenize_command(const TokenizeOptions& options) {
   if (options.lines) return tokenize_lines(vocabulary, options);
   const std::string text = input_of(options);
   if (options.decode) {
-    const auto ids = ids_in(nlohmann::json::parse(text, nullptr, false));
+    const auto json = nlohmann::json::parse(text, nullptr, false);
+    const auto ids = ids_in(json);
+    if (json.is_array() && !ids) throw Error(kExpectedIds);
     const std::string decoded = decode_ids(vocabulary, ids ? *ids : tokenizer.encode(text));
     print("{}\n", isatty(STDOUT_FILENO) != 0 ? harmless(decoded) : decoded);
     return 0;

@@ -35,6 +35,11 @@ std::string check_budget(const std::string& text) {
   return text == "auto" ? "" : memory_size_problem(text);
 }
 
+/// An empty name is a variable that was not set, not the default.
+std::string check_name(const std::string& name) {
+  return name.empty() ? "the name is empty" : "";
+}
+
 /// What names a model and sets single keys.
 void add_model_options(CLI::App* command, ModelOptions& options) {
   command
@@ -74,12 +79,17 @@ void add_run(const CommandContext& context) {
       ->allow_extra_args(false);
   command->add_option("--prompt-file", options->prompt_files, "File with a prompt; repeat for more")
       ->type_name("FILE")
+      ->check(check_name)
       ->allow_extra_args(false);
   command->add_option("-n,--max-new-tokens", options->new_tokens, "Most tokens of an answer")
       ->type_name("N")
       ->check(CLI::Range(1u, 1u << 24));
-  command->add_option("--report", options->report, "Write a JSON report")->type_name("FILE");
-  command->add_option("--trace", options->trace, "Write a Perfetto timeline")->type_name("FILE");
+  command->add_option("--report", options->report, "Write a JSON report")
+      ->type_name("FILE")
+      ->check(check_name);
+  command->add_option("--trace", options->trace, "Write a Perfetto timeline")
+      ->type_name("FILE")
+      ->check(check_name);
   auto* json = command->add_flag("--json", options->json, "Print the report instead of the texts");
   command->add_flag("--json-lines", options->json_lines, "Print a JSON event per token")
       ->excludes(json);
@@ -93,12 +103,19 @@ void add_score(const CommandContext& context) {
       context.app.add_subcommand("score", "Log-likelihood and perplexity of a text");
   add_model_options(command, options->model);
   auto* input = command->add_option_group("input");
-  input->add_option("--text-file", options->text_file, "Text to score")->type_name("FILE");
+  input->add_option("--text-file", options->text_file, "Text to score")
+      ->type_name("FILE")
+      ->check(check_name);
   input->add_option("--token-ids-file", options->ids_file, "JSON list of ids, or list of lists")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(check_name);
   input->require_option(1);
-  command->add_option("--report", options->report, "Write a JSON report")->type_name("FILE");
-  command->add_option("--trace", options->trace, "Write a Perfetto timeline")->type_name("FILE");
+  command->add_option("--report", options->report, "Write a JSON report")
+      ->type_name("FILE")
+      ->check(check_name);
+  command->add_option("--trace", options->trace, "Write a Perfetto timeline")
+      ->type_name("FILE")
+      ->check(check_name);
   command->add_flag("--json", options->json, "Print the report instead of the result");
   command->add_flag("--quiet", options->quiet, "Print the result line only");
   context.on(command, [options, &stop = context.stop] { return score_command(*options, stop); });
@@ -115,7 +132,8 @@ void add_init(const CommandContext& context) {
   command
       ->add_option("-o,--out", options->out,
                    "File to write; - prints it (default: the model's name, here)")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(check_name);
   context.on(command, [options, &stop = context.stop] { return init_command(*options, stop); });
 }
 
@@ -127,7 +145,8 @@ void add_plan(const CommandContext& context) {
   command
       ->add_option("--profile", options->profile,
                    "Hardware profile for the prediction (default: what probe kept)")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(check_name);
   command->add_flag("--json", options->json, "Print JSON");
   context.on(command, [options] { return plan_command(*options); });
 }
@@ -140,11 +159,13 @@ void add_probe(const CommandContext& context) {
       ->add_option("--path", options->path,
                    "Folder or file on the drive to measure (a model's folder)")
       ->type_name("PATH")
+      ->check(check_name)
       ->capture_default_str();
   command
       ->add_option("--out", options->out,
                    "Keep the profile in this file (default: the user's cache folder)")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(check_name);
   command->add_option("--device", options->device, "auto, host, cuda or cuda:N")
       ->type_name("DEVICE")
       ->check(check_device)
@@ -172,6 +193,7 @@ void add_bench(const CommandContext& context) {
   add_model_options(command, options->model);
   command->add_option("--out", options->out, "Folder for bench.html, .json, .csv and the arms")
       ->type_name("DIR")
+      ->check(check_name)
       ->capture_default_str();
   command->add_option("--sweeps", options->sweeps, "Any of memory, decode, prompt")
       ->type_name("SWEEP")
@@ -225,8 +247,9 @@ void add_tokenize(const CommandContext& context) {
   add_folder_option(command, options->directory);
   auto* input = command->add_option_group("input");
   input->add_option("--text", options->text, "The text")->type_name("TEXT");
-  auto* file =
-      input->add_option("--text-file", options->text_file, "File with the text")->type_name("FILE");
+  auto* file = input->add_option("--text-file", options->text_file, "File with the text")
+                   ->type_name("FILE")
+                   ->check(check_name);
   input->require_option(1);
   command->add_flag("--decode", options->decode,
                     "Print text: of a JSON list of ids, or of the text's own ids");
@@ -247,7 +270,9 @@ void add_trace(const CommandContext& context) {
   CLI::App* command = context.app.add_subcommand(
       "trace", "Show one pass of a trace (run --trace FILE): reads, copies, computing, stalls");
   command->add_option("FILE", options->file, "Trace written by run or score")->required();
-  command->add_option("--svg", options->svg, "Draw it into this file")->type_name("FILE");
+  command->add_option("--svg", options->svg, "Draw it into this file")
+      ->type_name("FILE")
+      ->check(check_name);
   command
       ->add_option("--pass", options->pass, "Which pass, from 1 (default: the one in the middle)")
       ->check(CLI::Range(1u, 1u << 30));

@@ -56,6 +56,8 @@ Session::Outputs Session::open_outputs(const Config& config, FilesInUse in_use, 
   stop.watch();
   Outputs outputs{{config.report, report_format(), in_use}, {config.trace, trace_format(), in_use}};
   stop.unwatch();
+  outputs.report.heed(stop);
+  outputs.trace.heed(stop);
   return outputs;
 }
 

@@ -1,17 +1,12 @@
 #include "cli/terminal.h"
 
-#include <fcntl.h>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
@@ -29,9 +24,6 @@ namespace {
 constexpr int64_t kTerminalPeriodNs = 100'000'000;
 constexpr int64_t kPlainPeriodNs = 10'000'000'000;
 constexpr size_t kUsualColumns = 80;
-/// After a stop request, for whoever reads a stream.
-constexpr int kPatienceMs = 1000;
-constexpr int kRefusalMs = 10;
 
 }  // namespace
 
@@ -42,12 +34,12 @@ void print_text(std::string_view text) {
 }
 
 void print_text(std::string_view text, const StopFlag& stop) {
-  LiveText(STDOUT_FILENO, stop).print(text);
+  LiveText(STDOUT_FILENO, kToStdout, stop).print(text);
 }
 
 void say(const std::string& line, const StopFlag& stop) {
   try {
-    LiveText(STDERR_FILENO, stop).print(one_line(line) + "\n");
+    LiveText(STDERR_FILENO, "to stderr", stop).print(one_line(line) + "\n");
   } catch (const Error&) {
   }
 }
@@ -114,7 +106,7 @@ Progress::Progress(const Clock& clock, const StopFlag& stop, bool quiet)
     : clock_(clock),
       quiet_(quiet),
       terminal_(moves_cursor(STDERR_FILENO)),
-      out_(STDERR_FILENO, stop),
+      out_(STDERR_FILENO, "to stderr", stop),
       last_ns_(clock.now_ns()) {
   if (terminal_) last_ns_ -= kTerminalPeriodNs;
 }
@@ -128,10 +120,23 @@ std::string Progress::erasure() const {
 void Progress::write(const std::string& text) {
   if (gone_) return;
   try {
-    out_.print(text);
+    out_.print(std::exchange(rest_, {}) + text);
   } catch (const Error&) {
     gone_ = true;
   }
+}
+
+/// Waits for nobody. False where what came before was not even taken: `text` is not begun.
+bool Progress::offer(const std::string& text) {
+  if (gone_) return false;
+  try {
+    rest_.erase(0, rest_.size() - out_.offer(rest_).size());
+    if (!rest_.empty()) return false;
+    rest_ = out_.offer(text);
+  } catch (const Error&) {
+    gone_ = true;
+  }
+  return true;
 }
 
 /// Whoever does not take the last one gets no other.
@@ -140,13 +145,15 @@ void Progress::show(const std::string& line) {
   const std::lock_guard lock(mutex_);
   const int64_t now_ns = clock_.now_ns();
   if (now_ns - last_ns_ < (terminal_ ? kTerminalPeriodNs : kPlainPeriodNs)) return;
-  if (!out_.has_room()) return;
   last_ns_ = now_ns;
-  if (!terminal_) return write(one_line(line) + "\n");
+  if (!terminal_) {
+    offer(one_line(line) + "\n");
+    return;
+  }
   const std::string before = shown_.empty() ? "" : erasure();
-  shown_ = cut_to_width(one_line(line),
-                        terminal_columns(STDERR_FILENO) - 1);  // at the edge it would wrap
-  write(before + shown_);
+  std::string cut = cut_to_width(one_line(line),
+                                 terminal_columns(STDERR_FILENO) - 1);  // at the edge it would wrap
+  if (offer(before + cut)) shown_ = std::move(cut);
 }
 
 void Progress::clear() {
@@ -159,62 +166,6 @@ void Progress::say(const std::string& line) {
   const std::lock_guard lock(mutex_);
   const std::string before = shown_.empty() ? "" : erasure();
   write(before + one_line(line) + "\n" + shown_);
-}
-
-LiveText::LiveText(int fd, const StopFlag& stop)
-    : fd_(fd), stop_(stop), woken_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-  // A terminal says that there is room where there is some, and a write waits for the rest. The
-  // flag must not be set on what the shell shares with us.
-  if (isatty(fd) != 0) {
-    const std::string name = fmt::format("/proc/self/fd/{}", fd);
-    terminal_ = Descriptor(open(name.c_str(), O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
-  }
-  subscription_ = stop.on_request([this] { eventfd_write(woken_.get(), 1); });
-}
-
-void LiveText::fail(const std::string& why) const {
-  throw Error(
-      fmt::format("cannot write to {}: {}", fd_ == STDERR_FILENO ? "stderr" : "stdout", why));
-}
-
-bool LiveText::has_room() const {
-  pollfd event{output(), POLLOUT, 0};
-  return poll(&event, 1, 0) > 0;
-}
-
-/// Until the stream takes something; a pipe then takes PIPE_BUF bytes without waiting.
-void LiveText::wait_for_room() const {
-  while (true) {
-    const bool stopping = stop_.requested();
-    pollfd events[] = {{output(), POLLOUT, 0}, {woken_.get(), POLLIN, 0}};
-    const bool woken = !stopping && woken_.valid();  // there may be no descriptor to be woken by
-    const int ready = poll(events, woken ? 2 : 1, woken ? -1 : kPatienceMs);
-    if (ready < 0 && errno != EINTR) fail(errno_text(errno));
-    if (events[0].revents != 0) return;  // also where the reader is gone: the write says so
-    if (stopping && ready == 0) fail("nobody reads it");
-  }
-}
-
-/// There was room, but not for what is next: a terminal writes two bytes for the end of a line.
-void LiveText::wait_after_refusal() {
-  pollfd woken{woken_.get(), POLLIN, 0};
-  const bool stopping = stop_.requested();
-  poll(&woken, stopping ? 0 : 1, kRefusalMs);
-  if (stopping && ++refusals_ * kRefusalMs > kPatienceMs) fail("nobody reads it");
-}
-
-void LiveText::print(std::string_view text) {
-  while (!text.empty()) {
-    wait_for_room();
-    const ssize_t count = write(output(), text.data(), std::min<size_t>(text.size(), PIPE_BUF));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0 && errno == EAGAIN) {
-      wait_after_refusal();
-      continue;
-    }
-    if (count <= 0) fail(errno_text(count < 0 ? errno : EIO));
-    text.remove_prefix(static_cast<size_t>(count));
-  }
 }
 
 std::string format_duration(double seconds) {

@@ -12,11 +12,13 @@
 #include <vector>
 
 #include "core/clock.h"
-#include "core/descriptor.h"
+#include "core/live_text.h"
 #include "core/log.h"
 #include "core/stop.h"
 
 namespace spillway {
+
+inline constexpr const char* kToStdout = "to stdout";  // for LiveText
 
 /// Text for stdout, at once and unbuffered. Throws Error when it cannot be written whole: an answer
 /// that is lost must be seen.
@@ -59,32 +61,6 @@ bool shows_colour(int fd);
 /// As wide as it is now; 80 where it does not say.
 size_t terminal_columns(int fd);
 
-/// Text for a stream while it is made: waits for a reader that is slow, but not past a stop
-/// request. One thread.
-class LiveText {
- public:
-  LiveText(int fd, const StopFlag& stop);
-  LiveText(const LiveText&) = delete;
-  /// Whether something would be taken now.
-  bool has_room() const;
-  /// At once and unbuffered. Throws Error when it cannot be written whole: also where a stop was
-  /// requested and nobody takes the text for a second.
-  void print(std::string_view text);
-
- private:
-  int output() const { return terminal_.valid() ? terminal_.get() : fd_; }
-  void wait_for_room() const;
-  void wait_after_refusal();
-  [[noreturn]] void fail(const std::string& why) const;
-
-  const int fd_;
-  const StopFlag& stop_;
-  Descriptor terminal_;  // the stream, opened anew so that writes do not wait; none = no terminal
-  int refusals_ = 0;     // since the stop request
-  Descriptor woken_;
-  StopSubscription subscription_;
-};
-
 /// One line on stderr that is rewritten in place on a terminal, cut to its width as it is then;
 /// elsewhere a plain line now and then. Any thread: a notice may come from one that reads.
 class Progress {
@@ -100,12 +76,14 @@ class Progress {
  private:
   std::string erasure() const;
   void write(const std::string& text);
+  bool offer(const std::string& text);
 
   const Clock& clock_;
   const bool quiet_;
   const bool terminal_;
   std::mutex mutex_;  // guards:
   LiveText out_;
+  std::string rest_;   // of the last line, that was not taken yet
   bool gone_ = false;  // nobody reads it
   std::string shown_;  // as it stands there, cut
   int64_t last_ns_ = 0;

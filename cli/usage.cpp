@@ -237,7 +237,8 @@ std::string complaint_text(const CLI::App& app, const CLI::Error& error) {
 /// What stands behind the words of "version" or "help COMMAND".
 std::optional<std::string> surplus_word(const std::vector<std::string>& arguments) {
   const size_t words = arguments[0] == "version" ? 1 : arguments[0] == "help" ? 2 : SIZE_MAX;
-  return arguments.size() > words ? std::optional(arguments[words]) : std::nullopt;
+  if (arguments.size() <= words || is_option(arguments[words])) return std::nullopt;
+  return arguments[words];
 }
 
 }  // namespace
@@ -248,6 +249,9 @@ std::vector<std::string> usual_words(std::vector<std::string> arguments) {
     arguments.front() = "--version";
   } else if (arguments.front() == "help") {
     arguments.erase(arguments.begin());
+    if (!arguments.empty() && (arguments[0] == "help" || arguments[0] == "version")) {
+      return {"--help"};
+    }
     arguments.insert(arguments.begin() + (arguments.empty() ? 0 : 1), "--help");
   }
   return arguments;

@@ -76,19 +76,10 @@ uint64_t planned_ram(Config config, const Model& model, const Machine& machine) 
   return plan_run(config, model, machine, workload).stream.placement.ram_planned_bytes;
 }
 
-MemoryRange range_of(const Config& base, const Model& model, const Machine& machine) {
-  Config least = base;
-  least.ram_share = 0;
-  if (!least.stream_slots) least.stream_slots = 2;
-  Config most = base;
-  most.policy = PlacementPolicy::kRam;
-  return {planned_ram(least, model, machine), planned_ram(most, model, machine)};
-}
-
 std::vector<uint64_t> budgets_of(const Config& base, const Model& model, const Machine& machine,
                                  const SweepOptions& options) {
   if (!options.memory_bytes.empty()) return options.memory_bytes;
-  const auto [low, high] = range_of(base, model, machine);
+  const auto [low, high] = memory_range(base, model, machine);
   const uint64_t pages = (high - low) / kHugePageBytes;
   std::vector<uint64_t> budgets;
   const uint32_t steps = std::max(1u, options.memory_points - 1);
@@ -161,7 +152,12 @@ std::vector<std::string> context_notes(uint32_t context, const SweepOptions& opt
 }
 
 MemoryRange memory_range(const Config& config, const Model& model, const Machine& machine) {
-  return range_of(config, model, machine);
+  Config least = config;
+  least.ram_share = 0;
+  if (!least.stream_slots) least.stream_slots = 2;
+  Config most = config;
+  most.policy = PlacementPolicy::kRam;
+  return {planned_ram(least, model, machine), planned_ram(most, model, machine)};
 }
 
 std::vector<Arm> make_arms(const Config& config, const Model& model, const Machine& machine,

@@ -567,10 +567,10 @@ size_t line_of_second_document(std::string_view text) {
     const size_t end = std::min(text.find('\n'), text.size());
     std::string_view words = text.substr(0, end);
     text.remove_prefix(std::min(end + 1, text.size()));
-    const bool begins = is_mark(words, "---");
-    if (begins || is_mark(words, "...")) {
-      ended = first;
-      first = first || begins;
+    const bool ends = is_mark(words, "...");
+    if (ends || is_mark(words, "---")) {
+      ended = first || ends;
+      first = true;
       words.remove_prefix(3);
     }
     const bool directive = words.starts_with('%') && (!first || ended);
@@ -584,6 +584,12 @@ size_t line_of_second_document(std::string_view text) {
 /// The one document of `text`. `has_lines`: it is a file's, not an argument's.
 YAML::Node parse_yaml(const std::string& text, const std::string& where, bool has_lines) {
   try {
+    if (const size_t at = text.find('\0'); at != std::string::npos) {
+      const auto line =
+          1 + std::count(text.begin(), text.begin() + static_cast<ptrdiff_t>(at), '\n');
+      throw Error(
+          fmt::format("{}:{}: a NUL byte, which no YAML holds; write the line anew", where, line));
+    }
     YAML::Node document = YAML::Load(text);
     if (const size_t line = line_of_second_document(text)) {
       throw Error(fmt::format(

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "core/live_text.h"
 
 namespace spillway {
 namespace {
@@ -77,12 +78,6 @@ std::optional<FileIdentity> identity_of(const fs::path& file) {
   }
 }
 
-bool is_part_of(const FileIdentity& file, const FileIdentity& names) {
-  if (!names.name.starts_with('*')) return file == names;
-  return file.device == names.device && file.inode == names.inode &&
-         file.name.ends_with(std::string_view(names.name).substr(1));
-}
-
 std::string without_blanks(std::string_view text) {
   std::string kept;
   for (const char c : text) {
@@ -107,19 +102,24 @@ bool begins_like(std::string_view head, std::string_view pattern) {
 
 }  // namespace
 
+bool FilesInUse::Entry::has(const FileIdentity& file) const {
+  if (ending.empty()) return file == identity;
+  return file.device == identity.device && file.inode == identity.inode &&
+         file.name.ends_with(ending);
+}
+
 void FilesInUse::add(const fs::path& file, const std::string& role) {
-  if (const auto identity = identity_of(file)) entries_.push_back({*identity, role});
+  if (const auto identity = identity_of(file)) entries_.push_back({*identity, role, ""});
 }
 
 void FilesInUse::add_names(const fs::path& folder, const std::string& ending,
                            const std::string& role) {
   struct stat status {};
-  if (stat(folder.c_str(), &status) != 0) return;
-  FileIdentity identity = identity_of(status);
-  identity.name = "*" + ending;
-  entries_.push_back({identity, role});
+  const fs::path place = folder.empty() ? "." : folder;
+  if (stat(place.c_str(), &status) != 0) return;
+  entries_.push_back({identity_of(status), role, ending});
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
+  for (const auto& entry : fs::directory_iterator(place, error)) {
     if (entry.path().native().ends_with(ending)) add(entry.path(), role);
   }
 }
@@ -128,7 +128,7 @@ void FilesInUse::check_stdout() const {
   struct stat status {};
   if (fstat(STDOUT_FILENO, &status) != 0 || !S_ISREG(status.st_mode)) return;
   for (const Entry& entry : entries_) {
-    if (entry.identity == identity_of(status)) {
+    if (entry.has(identity_of(status))) {
       throw Error(fmt::format(
           "cannot write the text to stdout: it is also {}; send it to another file", entry.role));
     }
@@ -173,7 +173,13 @@ OutputFile::OutputFile(const fs::path& file, OutputFormat format, FilesInUse& in
     open_regular();
   } catch (const fs::filesystem_error& error) {
     const bool no_folder = error.code() == std::errc::no_such_file_or_directory;
-    fail(errno_text(error.code().value()) + (no_folder ? "; make its folder first" : ""));
+    std::error_code no_link;
+    const fs::path target = fs::read_symlink(file_, no_link);
+    fail(errno_text(error.code().value()) +
+         (!no_folder ? ""
+          : no_link
+              ? "; make its folder first"
+              : fmt::format("; it is a link to {}, whose folder is not there", target.string())));
   }
 }
 
@@ -185,10 +191,9 @@ OutputFile::~OutputFile() {
 void OutputFile::check_in_use(FilesInUse& in_use, const FileIdentity& identity, bool device) const {
   if (device) return;
   for (const auto& entry : in_use.entries_) {
-    if (is_part_of(identity, entry.identity))
-      fail(fmt::format("it is also {}; give another name", entry.role));
+    if (entry.has(identity)) fail(fmt::format("it is also {}; give another name", entry.role));
   }
-  in_use.entries_.push_back({identity, "the " + format_.what});
+  in_use.entries_.push_back({identity, "the " + format_.what, ""});
 }
 
 void OutputFile::take_descriptor(int fd) {
@@ -279,8 +284,13 @@ void OutputFile::append(std::string_view text) {
     whole_ += text;
     return;
   }
+  if (way_ == Way::kThrough && stop_ != nullptr) return write_through(text);
   begin();
   if (const int error = write_all(out_.get(), text)) give_up(error);
+}
+
+void OutputFile::write_through(std::string_view text) const {
+  LiveText(out_.get(), fmt::format("{} {}", format_.what, file_.string()), *stop_).print(text);
 }
 
 void OutputFile::finish() {

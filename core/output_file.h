@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/descriptor.h"
+#include "core/stop.h"
 
 namespace spillway {
 
@@ -27,7 +28,7 @@ struct OutputFormat {
 struct FileIdentity {
   uint64_t device = 0;
   uint64_t inode = 0;
-  std::string name;  ///< in that folder, "*.x" = any that ends so; empty = the file itself
+  std::string name;  ///< in that folder; empty = the file itself
   bool operator==(const FileIdentity&) const = default;
 };
 
@@ -47,6 +48,8 @@ class FilesInUse {
   struct Entry {
     FileIdentity identity;
     std::string role;
+    std::string ending;  // of any name in the folder that `identity` is; empty = the file alone
+    bool has(const FileIdentity& file) const;
   };
   std::vector<Entry> entries_;
 };
@@ -62,6 +65,8 @@ class OutputFile {
   OutputFile& operator=(OutputFile&&) = delete;
   ~OutputFile();
 
+  /// Streams are waited for, but not past a request of `stop`, which outlives this.
+  void heed(const StopFlag& stop) { stop_ = &stop; }
   bool wanted() const { return !file_.empty(); }
   const std::filesystem::path& path() const { return file_; }
 
@@ -94,6 +99,8 @@ class OutputFile {
   void write_in_place();
   void copy_over();
 
+  void write_through(std::string_view text) const;
+
   std::filesystem::path file_;  // as the user named it
   OutputFormat format_;
   Way way_ = Way::kReplace;
@@ -101,8 +108,9 @@ class OutputFile {
   Descriptor folder_;
   std::string name_;       // in the folder, links followed
   std::string temporary_;  // in the folder while it is being written; empty = none
-  Descriptor out_;         // open while something is being written; always for kThrough
-  std::string whole_;      // kInPlace: all of it, for what is there goes only when there is room
+  const StopFlag* stop_ = nullptr;
+  Descriptor out_;     // open while something is being written; always for kThrough
+  std::string whole_;  // kInPlace: all of it, for what is there goes only when there is room
 };
 
 }  // namespace spillway

@@ -71,6 +71,10 @@ std::string read_to_end(int fd, const std::filesystem::path& file, const TextFil
 
 }  // namespace
 
+std::string read_text_stream(int fd, const std::string& name, const TextFile& wanted) {
+  return read_to_end(fd, name, wanted, 0);
+}
+
 std::string read_text_file(const std::filesystem::path& file, const TextFile& wanted) {
   // A stream is waited for, so that it is opened once and as such: its writer may be gone before a
   // second open. All else is opened without waiting: a pipe without a writer would hold it for

@@ -23,5 +23,7 @@ inline constexpr uint64_t kMaxTextBytes = uint64_t{256} << 20;
 /// or read, is a folder or of another kind, or is larger than max_bytes. A file of another kind is
 /// refused without being waited for; a pipe that is allowed is read until its writers close it.
 std::string read_text_file(const std::filesystem::path& file, const TextFile& wanted);
+/// Everything that comes from an open descriptor, which `name` is in messages. Throws Error.
+std::string read_text_stream(int fd, const std::string& name, const TextFile& wanted);
 
 }  // namespace spillway

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <optional>
+#include <string>
 
 #include "core/error.h"
 #include "core/thread.h"

@@ -91,6 +91,10 @@ DirectFile::DirectFile(const std::filesystem::path& path, DirectChoice choice) {
 
   info_.alignment = direct_alignment(fd);
   const int direct_fd = open_or_errno(info_.path, O_DIRECT);
+  if (direct_fd == -EMFILE || direct_fd == -ENFILE) {  // no fault of the file system
+    close(fd);
+    throw Error(fmt::format("cannot open {}: {}", info_.path, errno_text(-direct_fd)));
+  }
   const bool coarse = info_.alignment > kMaxAlignment;
   const int error = coarse          ? EINVAL
                     : direct_fd < 0 ? -direct_fd

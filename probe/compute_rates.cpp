@@ -18,6 +18,8 @@ constexpr double kSmallShare = 0.25;
 constexpr uint64_t kWeightBytes = 512 * kMiB;  // more than caches hold
 /// Beside reads nothing but the large calls is measured.
 constexpr double kBesideShare = 0.6;
+/// Less than that is a measurement too short for a read.
+constexpr double kLeastReadShare = 0.01;
 /// First touches, code made at run time, clocks that rise.
 constexpr double kWarmUpShare = 0.3;
 /// On cores that others use as well some calls take ten times as long.
@@ -145,6 +147,7 @@ class DeviceProbe {
       return time_calls(multiply, bytes, share);
     };
     for (const uint32_t rows : {1u, 4u, 16u, 64u, prompt_rows()}) {
+      stop_.check();
       const TimedCall large = call_of(rows, kCols, 1);
       rate.rows.push_back(rate_of_calls(rows, call_of(rows, kSmallCols, kSmallShare), large));
     }
@@ -160,6 +163,7 @@ class DeviceProbe {
         read_rate(*reads_->file, reads_->shape, short_time, *reads_->readers, clock_, stop_);
     BackgroundReads reads(*reads_->file, reads_->shape, *reads_->readers, clock_, stop_);
     for (MatmulRate::Rows& rows : rate.rows) {
+      stop_.check();
       const uint64_t bytes_before = reads.bytes();
       const int64_t begin_ns = clock_.now_ns();
       const TimedCall call = call_of(rows.rows, kCols, kBesideShare);
@@ -217,7 +221,7 @@ void set_beside_reads(MatmulRate::Rows& rows, const TimedCall& call, double read
   if (!(bytes_seconds > 0) || !(read_share > 0)) return;  // nothing was read in so short a time
   const double rate = static_cast<double>(call.weight_bytes) / bytes_seconds;
   rows.beside_reads = std::min(rate, rows.weight_bytes_per_second);
-  rows.read_share = std::min(read_share, 1.0);
+  rows.read_share = std::clamp(read_share, kLeastReadShare, 1.0);
 }
 
 DeviceRates measure_device(Device& device, Ops& ops, double seconds, const DriveReads* reads,

@@ -66,7 +66,7 @@ struct DriveReads {
 };
 
 /// Takes a few seconds; `seconds` for each figure. `reads`: null, or for unified memory what is
-/// read beside. A stop request ends it early. Throws Error when a read fails.
+/// read beside. Throws Stopped, and Error when a read fails.
 DeviceRates measure_device(Device& device, Ops& ops, double seconds, const DriveReads* reads,
                            const Clock& clock, const StopFlag& stop,
                            const std::function<void(const char*)>& progress);

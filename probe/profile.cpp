@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <ctime>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -27,7 +29,7 @@ constexpr double kMostRate = 1e15;
 constexpr double kMostMomentSeconds = 60;
 constexpr double kLeastShare = 1e-3;
 /// A profile is read, changed and replaced within milliseconds.
-constexpr int kLockAttempts = 40;
+constexpr int kLockAttempts = 100;
 constexpr auto kLockPause = std::chrono::milliseconds(5);
 
 Json read_json(const ReadSample& sample) {
@@ -128,12 +130,20 @@ class Reader {
     std::string value = text();
     std::string form = value;
     for (char& c : form) c = c >= '0' && c <= '9' ? '0' : c;
-    if (form != kForm) throw Error(where_ + ": expected a time such as 2026-11-20T14:00:00Z");
+    std::tm time{};
+    const char* end =
+        form == kForm ? strptime(value.c_str(), "%Y-%m-%dT%H:%M:%SZ", &time) : nullptr;
+    if (end == nullptr || *end != '\0') {
+      throw Error(where_ + ": expected a time such as 2026-11-20T14:00:00Z");
+    }
     return value;
   }
-  uint64_t count(uint64_t most) const {
+  uint64_t count(uint64_t least, uint64_t most) const {
     const double value = number();
-    if (value > static_cast<double>(most)) throw Error(fmt::format("{}: too large", where_));
+    if (value < static_cast<double>(least) || value > static_cast<double>(most) ||
+        value != std::floor(value)) {
+      throw Error(fmt::format("{}: expected a whole number from {} to {}", where_, least, most));
+    }
     return static_cast<uint64_t>(value);
   }
   [[noreturn]] void fail(const char* why) const { throw Error(where_ + ": " + why); }
@@ -149,14 +159,15 @@ class Reader {
 std::vector<MatmulRate::Rows> parse_rows(const Reader& json) {
   std::vector<MatmulRate::Rows> rows;
   for (const Reader& item : json.list()) {
-    rows.push_back({static_cast<uint32_t>(item.at("rows").count(1 << 20)),
+    rows.push_back({static_cast<uint32_t>(item.at("rows").count(1, 1 << 20)),
                     item.at("weight_bytes_per_second").rate(), item.moment_or_none("start_seconds"),
                     0, 0});
     const bool ascending = rows.size() == 1 || rows.back().rows > rows[rows.size() - 2].rows;
-    if (!ascending || rows[0].rows == 0) item.fail("expected ascending rows");
+    if (!ascending) item.fail("expected ascending rows");
     if (!item.has("beside_reads")) continue;
     const Reader beside = item.at("beside_reads");
-    rows.back().beside_reads = beside.at("weight_bytes_per_second").rate();
+    rows.back().beside_reads =
+        std::min(beside.at("weight_bytes_per_second").rate(), rows.back().weight_bytes_per_second);
     rows.back().read_share = beside.at("read_share").share();
   }
   if (rows.empty()) json.fail("empty");
@@ -165,8 +176,8 @@ std::vector<MatmulRate::Rows> parse_rows(const Reader& json) {
 
 ReadSample parse_read(const Reader& json) {
   ReadSample sample;
-  sample.shape.chunk_bytes = json.at("chunk_bytes").count(uint64_t{1} << 40);
-  sample.shape.depth = static_cast<uint32_t>(json.at("depth").count(1 << 20));
+  sample.shape.chunk_bytes = json.at("chunk_bytes").count(512, uint64_t{1} << 40);
+  sample.shape.depth = static_cast<uint32_t>(json.at("depth").count(1, 1 << 20));
   sample.shape.huge_pages = json.at("huge_pages").flag();
   sample.bytes_per_second = json.at("bytes_per_second").rate();
   return sample;
@@ -259,14 +270,14 @@ Json profile_json(const HardwareProfile& profile) {
 
 HardwareProfile parse_profile(const nlohmann::json& json, const std::string& where) {
   const Reader root(json, where + ":");
-  if (root.at("version").count(1u << 30) != kVersion) {
+  if (root.at("version").count(0, 1u << 30) != kVersion) {
     throw Error(where + ": written by another version; run spillway probe again");
   }
   HardwareProfile profile;
   profile.measured_at = root.at("measured_at").time();
   const Reader hardware = root.at("hardware");
   profile.hardware = {hardware.at("drive").text(), hardware.at("cpu").text(),
-                      static_cast<uint32_t>(hardware.at("cores").count(1 << 20)),
+                      static_cast<uint32_t>(hardware.at("cores").count(0, 1 << 20)),
                       hardware.at("gpu").text()};
   const Reader drive = root.at("drive");
   profile.file_system = drive.at("file_system").text();

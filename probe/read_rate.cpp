@@ -136,7 +136,12 @@ fs::path largest_file(const fs::path& folder) {
   fs::path best;
   uint64_t best_bytes = 0;
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
+  const fs::directory_iterator entries(folder, error);
+  if (error) {
+    throw Error(fmt::format("--path {}: cannot be looked into: {}", folder.string(),
+                            errno_text(error.value())));
+  }
+  for (const auto& entry : entries) {
     std::error_code ignored;
     if (!entry.is_regular_file(ignored)) continue;
     const uint64_t bytes = entry.file_size(ignored);
@@ -197,21 +202,21 @@ double read_rate(const DirectFile& file, const ReadShape& shape, const MeasureLi
 
 BackgroundReads::BackgroundReads(const DirectFile& file, const ReadShape& shape,
                                  const ReaderFactory& readers, const Clock& clock,
-                                 const StopFlag& stop)
-    : thread_(start_thread("to read beside what is measured", [&, shape, this] {
-        const auto on_read = [this](uint64_t bytes) {
-          bytes_ += bytes;
-          if (bytes > 0) say_begun();
-        };
-        try {
-          const MeasureLimit endless{std::numeric_limits<double>::infinity()};
-          ReadLoop(file, shape, readers, clock, on_read).run(endless, end_);
-        } catch (...) {
-          failed_ = std::current_exception();
-        }
-        say_begun();
-      })) {
+                                 const StopFlag& stop) {
   const StopSubscription wakes = stop.on_request([this] { say_begun(); });
+  thread_ = start_thread("to read beside what is measured", [&, shape, this] {
+    const auto on_read = [this](uint64_t bytes) {
+      bytes_ += bytes;
+      if (bytes > 0) say_begun();
+    };
+    try {
+      const MeasureLimit endless{std::numeric_limits<double>::infinity()};
+      ReadLoop(file, shape, readers, clock, on_read).run(endless, end_);
+    } catch (...) {
+      failed_ = std::current_exception();
+    }
+    say_begun();
+  });
   begun_.wait(false);
 }
 

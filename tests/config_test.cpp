@@ -202,6 +202,8 @@ INSTANTIATE_TEST_SUITE_P(
                 "run.yaml:3: a second document|one file describes one run"},
         BadCase{"empty_document", "---\n---\nmodel: {path: n}\n",
                 "run.yaml:3: a second document|one file describes one run"},
+        BadCase{"ended_at_once", "...\nmodel: {path: n}\n",
+                "run.yaml:2: a second document|one file describes one run"},
         BadCase{"two_documents", "model: {path: m}\n---\nmodel: {path: n}\n",
                 "run.yaml:3: a second document|one file describes one run"},
         BadCase{"alias", "model: {path: *m}\n", "run.yaml:1: not valid YAML: * and & begin"},
@@ -284,6 +286,14 @@ TEST(Config, WhatIsNoYamlIsRefused) {
   for (const std::string& text : {","s, ",\1\0\0\xde\xde\xde\0\1\0\0."s, "]"s, "- a\n,"s}) {
     EXPECT_THROW(static_cast<void>(parse(text)), Error) << text;
   }
+}
+
+TEST(Config, ANulByteIsNamed) {
+  using namespace std::string_literals;
+  EXPECT_NE(test::error_of([] {
+              static_cast<void>(parse("model: {path: m}\nreport: \0x"s));
+            }).find("run.yaml:2: a NUL byte"),
+            std::string::npos);
 }
 
 /// Values may hold anything and be of any length; what is said of them is a line.

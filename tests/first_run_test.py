@@ -207,9 +207,10 @@ class FirstRun(unittest.TestCase):
                 shutil.copytree(self.model, folder)
                 done = self.works("init", f"./{name}", cwd=folder.parent)
                 self.assertNotIn("\x1b", done.stdout)
-                command = done.stdout.split("try: ")[1].strip()
-                if "\x1b" in name:  # shown, and not to be typed
+                if "\x1b" in name:  # nobody can type it
+                    self.assertNotIn("try: ", done.stdout)
                     continue
+                command = done.stdout.split("try: ")[1].strip()
                 ran = subprocess.run(["sh", "-c", command.replace("spillway", f"'{SPILLWAY}'", 1) +
                                       " -n 1 --quiet"], cwd=folder.parent, capture_output=True, text=True,
                                      timeout=60, env={**os.environ, "HOME": str(self.home)})
@@ -239,6 +240,12 @@ class FirstRun(unittest.TestCase):
         self.fails("run", self.model, "--prompt-file", file, "--report", file, says="also a prompt")
         self.fails("run", self.model, "-p", "-", "-p", "-", says="more than once", stdin="x")
 
+    def test_standard_input_that_is_closed_is_no_prompt(self):
+        done = subprocess.run(["sh", "-c", 'exec "$0" "$@" <&-', SPILLWAY, "run", self.model, "-p", "-"],
+                              capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("cannot read standard input", done.stderr)
+
     def test_no_output_becomes_a_part_of_the_model(self):
         for name in ("new.safetensors", "tokenizer.model", "vocab.json"):
             file = self.model / name
@@ -256,6 +263,8 @@ class FirstRun(unittest.TestCase):
         self.assertEqual(report["outputs"][0]["prompt_token_ids"], [4095])
         self.assertEqual(text.count("\n"), 1)
         self.fails("tokenize", padded, "--text", "[4096]", "--decode", says="ids end at 4095")
+        for wrong in ("[4294967297]", "[-1]", "[1.5]", "[[1]]"):
+            self.fails("tokenize", padded, "--text", wrong, "--decode", says="a JSON list of token ids")
 
     # What is said
 

@@ -129,6 +129,8 @@ TEST_F(OutputFileTest, RefusesNamesThatAFolderKeeps) {
   for (const char* name : {"model/part", "model/new.part.json", "other/new.part"}) {
     EXPECT_EQ(refusal(dir_ / name), "") << name;
   }
+  in_use_.add(dir_ / "other/*.part", "the report");
+  EXPECT_EQ(refusal(dir_ / "other/x.part"), "") << "a star in a name is a star";
 }
 
 TEST_F(OutputFileTest, RefusesWhatAnotherOutputIs) {
@@ -206,6 +208,20 @@ TEST_F(OutputFileTest, WritesIntoFifosAndDescriptors) {
   const Descriptor closed_for_writing(open("/dev/null", O_RDONLY | O_CLOEXEC));
   EXPECT_NE(refusal("/proc/self/fd/" + std::to_string(closed_for_writing.get())).find("errno 9"),
             std::string::npos);
+}
+
+/// A reader that sleeps holds nobody who wants to stop.
+TEST_F(OutputFileTest, StreamsThatNobodyReadsHoldNoStop) {
+  ASSERT_EQ(mkfifo((dir_ / "fifo").c_str(), 0600), 0);
+  const Descriptor reader(open((dir_ / "fifo").c_str(), O_RDONLY | O_NONBLOCK));
+  FilesInUse in_use;
+  OutputFile output(dir_ / "fifo", kNotes, in_use);
+  StopFlag stop;
+  stop.request();
+  output.heed(stop);
+  const std::string error = test::error_of([&] { output.write(std::string(1 << 20, 'x')); });
+  EXPECT_NE(error.find("cannot write notes"), std::string::npos) << error;
+  EXPECT_NE(error.find("nobody reads it"), std::string::npos) << error;
 }
 
 TEST_F(OutputFileTest, SaysAtOnceWhatCannotBeWritten) {

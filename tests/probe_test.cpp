@@ -233,15 +233,26 @@ TEST(Profile, DamageIsNamed) {
               j["drive"]["history"] = {{{"measured_at", "2026-01-02T03:04:05Z"}}};
             }).find("drive.history[0].chunk_bytes: missing"),
             std::string::npos);
-  EXPECT_NE(without([](auto& j) { j["drive"]["reads"][0]["depth"] = 1e12; }).find("too large"),
+  EXPECT_NE(without([](auto& j) {
+              j["drive"]["reads"][0]["depth"] = 1e12;
+            }).find("depth: expected a whole number from 1"),
             std::string::npos);
-  for (const char* time :
-       {"then", "", "2026-01-02T03:04:05Z\nx", "2026-01-02 03:04:05Z", "2026-01-02T03:04:0\x1bZ"}) {
+  for (const char* time : {"then", "", "2026-01-02T03:04:05Z\nx", "2026-01-02 03:04:05Z",
+                           "2026-01-02T03:04:0\x1bZ", "2026-99-02T03:04:05Z"}) {
     EXPECT_NE(
         without([&](auto& j) { j["measured_at"] = time; }).find("measured_at: expected a time"),
         std::string::npos)
         << time;
   }
+  for (const double depth : {0.0, 0.5, 2.5}) {
+    EXPECT_NE(without([&](auto& j) {
+                j["drive"]["reads"][0]["depth"] = depth;
+              }).find("depth: expected a whole number"),
+              std::string::npos)
+        << depth;
+  }
+  EXPECT_NE(without([](auto& j) { j["drive"]["reads"][0]["chunk_bytes"] = 0; }).find("chunk_bytes"),
+            std::string::npos);
   // Figures that no machine gives would overflow what is computed from them.
   for (const double absurd : {1e-300, 1e17}) {
     EXPECT_NE(without([&](auto& j) {
@@ -524,7 +535,7 @@ TEST_F(PacedReads, GoOnBesideOthersUntilTheyEnd) {
   while (reads.bytes() == before) std::this_thread::yield();
   reads.finish();
   EXPECT_NE(test::error_of([&] {
-              BackgroundReads bad(*file_, {4 * kGiB, 1, true}, readers, clock, stop);
+              BackgroundReads bad(*file_, {128 * kMiB, 1, true}, readers, clock, stop);
               bad.finish();
             }).find("smaller than one read"),
             std::string::npos);
@@ -567,8 +578,8 @@ TEST(Rates, ArePositiveAndOrdered) {
       for (const MatmulRate::Rows& entry : rate.rows) {
         EXPECT_GT(entry.weight_bytes_per_second, 0);
         EXPECT_LE(entry.beside_reads, entry.weight_bytes_per_second);
-        EXPECT_EQ(entry.beside_reads > 0, device->unified());
-        EXPECT_EQ(entry.read_share > 0, device->unified());
+        EXPECT_EQ(entry.beside_reads > 0, entry.read_share > 0);  // a busy machine may read nothing
+        EXPECT_TRUE(device->unified() || entry.beside_reads == 0);
         EXPECT_LE(entry.read_share, 1);
       }
     }

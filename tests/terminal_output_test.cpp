@@ -1,6 +1,7 @@
 // What goes to a terminal, byte by byte: the progress line and notes beside it.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <pty.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #include "cli/session.h"
 #include "cli/terminal.h"
 #include "core/descriptor.h"
+#include "core/one_line.h"
 #include "core/units.h"
 #include "tests/support.h"
 
@@ -38,6 +40,7 @@ class TerminalInPlace {
   ~TerminalInPlace() {
     dup2(stdout_.get(), STDOUT_FILENO);
     dup2(stderr_.get(), STDERR_FILENO);
+    EXPECT_EQ(wrong_, "");  // not said before: it would have gone to this terminal
   }
   TerminalInPlace(const TerminalInPlace&) = delete;
 
@@ -45,18 +48,26 @@ class TerminalInPlace {
     winsize size{24, columns, 0, 0};
     ioctl(master_.get(), TIOCSWINSZ, &size);
   }
-  /// All that was written so far.
-  std::string text() {
-    std::string text(4096, '\0');
-    const ssize_t count = read(master_.get(), text.data(), text.size());
-    text.resize(count < 0 ? 0 : static_cast<size_t>(count));
-    return text;
+  /// `wanted` is what comes next. The system hands on the end of a line by itself.
+  void expect(const std::string& wanted) {
+    std::string text;
+    pollfd readable{master_.get(), POLLIN, 0};
+    while (text.size() < wanted.size() && poll(&readable, 1, kPatienceMs) > 0) {
+      std::string piece(4096, '\0');
+      const ssize_t count = read(master_.get(), piece.data(), piece.size());
+      if (count <= 0) break;
+      text.append(piece, 0, static_cast<size_t>(count));
+    }
+    if (text != wanted)
+      wrong_ += "\"" + printable(text) + "\" instead of \"" + printable(wanted) + "\"; ";
   }
 
  private:
+  static constexpr int kPatienceMs = 10'000;
   Descriptor stdout_;
   Descriptor stderr_;
   Descriptor master_;
+  std::string wrong_;  // what it showed and should not have
 };
 
 /// Each look at it is a second later.
@@ -74,11 +85,11 @@ TEST(ProgressLine, IsCutToTheTerminalAndRewritten) {
   const StopFlag stop;
   Progress progress(clock, stop, false);
   progress.show("0123456789012345678901234567890123456789");
-  EXPECT_EQ(terminal.text(), "012345678901234567\u2026");
+  terminal.expect("012345678901234567\u2026");
   progress.show("short");
-  EXPECT_EQ(terminal.text(), "\r\033[Jshort");
+  terminal.expect("\r\033[Jshort");
   progress.clear();
-  EXPECT_EQ(terminal.text(), "\r\033[J");
+  terminal.expect("\r\033[J");
 }
 
 TEST(ProgressLine, GoesWhollyWhereTheTerminalBecameNarrower) {
@@ -87,10 +98,10 @@ TEST(ProgressLine, GoesWhollyWhereTheTerminalBecameNarrower) {
   const StopFlag stop;
   Progress progress(clock, stop, false);
   progress.show(std::string(75, 'x'));
-  terminal.text();
+  terminal.expect(std::string(75, 'x'));
   terminal.resize(30);
   progress.show("next");
-  EXPECT_EQ(terminal.text(), "\r\033[2A\033[Jnext") << "75 columns stand in three rows of 30";
+  terminal.expect("\r\033[2A\033[Jnext");
 }
 
 TEST(ProgressLine, StandsBehindANoteAgain) {
@@ -100,12 +111,12 @@ TEST(ProgressLine, StandsBehindANoteAgain) {
   Progress progress(clock, stop, false);
   const NoticeSink notice = notices_beside(progress);
   progress.show("working");
-  EXPECT_EQ(terminal.text(), "working");
+  terminal.expect("working");
   notice("something to know");
-  EXPECT_EQ(terminal.text(), "\r\033[Jnote: something to know\r\nworking");
+  terminal.expect("\r\033[Jnote: something to know\r\nworking");
   notice("something to know");
   progress.clear();
-  EXPECT_EQ(terminal.text(), "\r\033[J") << "once each";
+  terminal.expect("\r\033[J");
 }
 
 TEST(ProgressLine, OfATerminalOfOneColumnIsNothing) {
@@ -115,7 +126,7 @@ TEST(ProgressLine, OfATerminalOfOneColumnIsNothing) {
   Progress progress(clock, stop, false);
   progress.show("working");
   progress.say("a line");
-  EXPECT_EQ(terminal.text(), "a line\r\n");
+  terminal.expect("a line\r\n");
 }
 
 /// Stands in for stderr: a pipe that is full, with a reader that sleeps.
@@ -157,7 +168,6 @@ TEST(ProgressLine, OfAReaderThatSleepsHoldsNothing) {
 TEST(LiveTexts, TakeTheTerminalForOnePrompt) {
   for (const char* kind : {"xterm", "dumb"}) {
     std::vector<Output> outputs = {{{1}, "a\x1b[31m", ""}, {{1}, "b", ""}};
-    std::string said;
     bool one = false;
     bool several = true;
     {
@@ -169,14 +179,13 @@ TEST(LiveTexts, TakeTheTerminalForOnePrompt) {
       GenerationProgress state;
       state.outputs = std::span(outputs).first(1);
       alone->show(state);
-      said = terminal.text();
+      terminal.expect("a\\x1b[31m");
       one = alone->takes_the_place_of_progress();
       const auto both = live_texts(2, true, progress, stop);
       state.outputs = outputs;
       both->show(state);
       several = both->takes_the_place_of_progress();
     }
-    EXPECT_EQ(said, "a\\x1b[31m") << kind;
     EXPECT_TRUE(one) << kind;
     EXPECT_FALSE(several) << kind;
   }

@@ -206,8 +206,8 @@ class Terminal(unittest.TestCase):
     def test_progress_follows_a_resize(self):
         for before, after in ((120, 40), (40, 120), (80, 33)):
             with self.subTest(before=before, after=after):
-                run = OnTerminal(self.streaming(24), columns=before)
-                self.assertFalse(run.read(lambda s: any("/48 tokens" in l for l in s.lines)), run.raw)
+                run = OnTerminal(self.streaming(48), columns=before)
+                self.assertFalse(run.read(lambda s: any("/96 tokens" in l for l in s.lines)), run.raw)
                 run.resize(after)
                 seen = run.screen.progress_lines
                 self.assertFalse(run.read(lambda s: s.progress_lines > seen + 4), run.raw)
@@ -335,18 +335,52 @@ class Terminal(unittest.TestCase):
                         ["score", str(self.tiny), "--text-file", __file__]):
             with self.subTest(command=command[0]):
                 report = self.root / f"kept-{command[0]}.json"
+                reader, writer = os.pipe()
+                fcntl.fcntl(writer, 1031, 4096)  # F_SETPIPE_SZ
                 run = subprocess.Popen([SPILLWAY, *command, "--device", "host", "--json", "--report",
                                         str(report), "--set", "score.logprobs=true"],
-                                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-                fcntl.fcntl(run.stdout, 1031, 4096)  # F_SETPIPE_SZ
-                seen = os.read(run.stdout.fileno(), 1)
+                                       stdout=writer, stderr=subprocess.DEVNULL)
+                os.close(writer)
+                seen = os.read(reader, 1)
                 whole = report.read_bytes()
                 self.assertGreater(len(whole), 8192)
                 self.assertTrue(whole.startswith(seen))
                 run.send_signal(signal.SIGTERM)  # and nobody reads the rest
                 self.assertIn(run.wait(60), (1, 130))
-                run.stdout.close()
+                os.close(reader)
                 self.assertEqual(report.read_bytes(), whole)
+
+    def test_streams_that_nobody_reads_hold_no_stop(self):
+        def asleep(name):
+            os.mkfifo(self.root / name)
+            reader = os.open(self.root / name, os.O_RDONLY | os.O_NONBLOCK)
+            fcntl.fcntl(reader, 1031, 4096)  # F_SETPIPE_SZ
+            return reader
+        report = asleep("sleeping-report")
+        run = subprocess.Popen([SPILLWAY, "run", str(self.tiny), "--device", "host", "-p", "One", "-n",
+                                "300", "--set", "generate.ignore_eos=true", "--report",
+                                str(self.root / "sleeping-report")], stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL)
+        self.assertTrue(select.select([report], [], [], 60)[0])  # it is being written
+        run.send_signal(signal.SIGINT)
+        self.assertIn(run.wait(60), (1, 130))
+        run.stdout.close()
+        os.close(report)
+        for arguments in (["synth", self.root / "asleep", "--like", "tiny"],
+                          ["init", self.tiny, "-o", self.root / "asleep.yaml"]):
+            with self.subTest(command=arguments[0]):
+                reader, writer = os.pipe()
+                fcntl.fcntl(writer, 1031, 4096)
+                os.write(writer, b"x" * 4096)
+                run = subprocess.Popen([SPILLWAY, *map(str, arguments)], stdout=writer,
+                                       stderr=subprocess.DEVNULL)
+                os.close(writer)
+                while not (self.root / "asleep" / "config.json").exists() if arguments[0] == "synth" \
+                        else not (self.root / "asleep.yaml").exists():
+                    self.assertIsNone(run.poll())
+                run.send_signal(signal.SIGINT)
+                self.assertIn(run.wait(60), (1, 130))
+                os.close(reader)
 
     def test_json_cannot_move_the_cursor(self):
         for more in ("--json", "--json-lines"):
@@ -357,6 +391,7 @@ class Terminal(unittest.TestCase):
 
     def test_a_terminal_that_sleeps_does_not_hold_a_stop(self):
         terminal, side = pty.openpty()
+        filler = os.open(os.ttyname(side), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
         report = self.root / "asleep.json"
         run = subprocess.Popen([SPILLWAY, "run", str(self.tiny), "--device", "host", "-p", "One", "-n",
                                 "1000", "--json-lines", "--report", str(report), "--set",
@@ -366,12 +401,13 @@ class Terminal(unittest.TestCase):
         seen = b""
         while b'"token"' not in seen:
             seen += os.read(terminal, 4096)
-        # Nobody reads any more, and soon there is no room: what is written does not grow.
-        written = struct.pack("i", 0)
-        while select.select([], [terminal], [], 0)[1]:
-            before, written = written, fcntl.ioctl(terminal, termios.FIONREAD, written)
-            if before == written and struct.unpack("i", written)[0] > 2000:
-                break
+        for _ in range(20):  # the system takes some more when it has moved what it took
+            try:
+                while True:
+                    os.write(filler, b"x")
+            except BlockingIOError:
+                select.select([], [filler], [], 0.02)
+        os.close(filler)
         run.send_signal(signal.SIGINT)
         self.assertIn(run.wait(60), (1, 130))
         run.stderr.close()

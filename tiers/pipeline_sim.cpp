@@ -21,7 +21,7 @@ constexpr uint64_t kMeasuredPasses = 2;
 /// Simulated time in seconds, and when something will happen next.
 class Timeline final : public Clock {
  public:
-  int64_t now_ns() const override { return static_cast<int64_t>(now_ * 1e9); }
+  int64_t now_ns() const override { return static_cast<int64_t>(std::min(now_ * 1e9, 9e18)); }
   double now() const { return now_; }
   void expect(double at) {
     if (at > now_) events_.push(at);
