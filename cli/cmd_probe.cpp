@@ -162,7 +162,9 @@ Hardware hardware_of(const ProbeOptions& options) {
 class ProfileFolder {
  public:
   explicit ProfileFolder(const std::filesystem::path& file) {
-    for (auto folder = file.parent_path(); !folder.empty() && !std::filesystem::exists(folder);
+    std::error_code error;  // where it cannot be told, nothing was made either
+    for (auto folder = file.parent_path();
+         !folder.empty() && !std::filesystem::exists(folder, error) && !error;
          folder = folder.parent_path()) {
       missing_.push_back(folder);
     }
@@ -196,8 +198,10 @@ int probe_command(const ProbeOptions& options, StopFlag& stop) {
   FilesInUse in_use;
   in_use.add(options.path, "the file to be read");
   const std::filesystem::path place = options.path;
-  in_use = with_model_files(std::filesystem::is_directory(place) ? place : place.parent_path(),
-                            std::move(in_use));
+  std::error_code unknown;
+  in_use =
+      with_model_files(std::filesystem::is_directory(place, unknown) ? place : place.parent_path(),
+                       std::move(in_use));
   in_use.check_stdout();
   const ProfileFolder folder(options.out.empty() ? default_profile_path(hardware)
                                                  : std::filesystem::path(options.out));
