@@ -564,6 +564,7 @@ TEST(Rates, ArePositiveAndOrdered) {
   }
   EXPECT_GT(samples.back().bytes_per_second, 0);
   EXPECT_GT(memory_read_rate(1, 0.01, clock, StopFlag()), 0);
+  EXPECT_GT(memory_read_rate(2, 0, clock, StopFlag()), 0) << "over before a thread begins";
   for (const char* name : {"host", "host-discrete"}) {
     const auto device = open_device(name, {});
     const auto ops = make_ops(*device, {});
