@@ -110,9 +110,8 @@ RunStart start_of(const Session& session, const std::vector<Prompt>& prompts,
   start.ram_bytes = placement.ram_planned_bytes;
   start.gpu_bytes = placement.gpu_planned_bytes;
   start.nvme_bytes_per_pass = placement.nvme_bytes_per_pass;
-  for (const LayerPlacement& row : placement_table(session.plan())) {
-    if (row.layer == "embed" && row.tier == Tier::kNvme) start.embeds_from_nvme = row.bytes > 0;
-  }
+  start.embeds_from_nvme =
+      !session.plan().stream.embed_units.empty() && placement.embed_tier == Tier::kNvme;
   if (session.forecast()) {
     start.seconds_per_pass = session.forecast()->decode.seconds;
     start.seconds = session.expected_seconds(workload);

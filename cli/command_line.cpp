@@ -40,6 +40,18 @@ std::string check_name(const std::string& name) {
   return name.empty() ? "the name is empty" : "";
 }
 
+template <typename Field>
+CLI::Option* add_file(CLI::App* command, const char* names, Field& field, const char* text) {
+  return command->add_option(names, field, text)->type_name("FILE")->check(check_name);
+}
+
+/// What run and score write beside their text.
+template <typename Options>
+void add_outputs(CLI::App* command, Options& options) {
+  add_file(command, "--report", options.report, "Write a JSON report");
+  add_file(command, "--trace", options.trace, "Write a Perfetto timeline");
+}
+
 /// What names a model and sets single keys.
 void add_model_options(CLI::App* command, ModelOptions& options) {
   command
@@ -77,19 +89,12 @@ void add_run(const CommandContext& context) {
                    "Prompt text, instead of the file's; - reads standard input; repeat for more")
       ->type_name("TEXT")
       ->allow_extra_args(false);
-  command->add_option("--prompt-file", options->prompt_files, "File with a prompt; repeat for more")
-      ->type_name("FILE")
-      ->check(check_name)
+  add_file(command, "--prompt-file", options->prompt_files, "File with a prompt; repeat for more")
       ->allow_extra_args(false);
   command->add_option("-n,--max-new-tokens", options->new_tokens, "Most tokens of an answer")
       ->type_name("N")
       ->check(CLI::Range(1u, 1u << 24));
-  command->add_option("--report", options->report, "Write a JSON report")
-      ->type_name("FILE")
-      ->check(check_name);
-  command->add_option("--trace", options->trace, "Write a Perfetto timeline")
-      ->type_name("FILE")
-      ->check(check_name);
+  add_outputs(command, *options);
   auto* json = command->add_flag("--json", options->json, "Print the report instead of the texts");
   command->add_flag("--json-lines", options->json_lines, "Print a JSON event per token")
       ->excludes(json);
@@ -103,19 +108,10 @@ void add_score(const CommandContext& context) {
       context.app.add_subcommand("score", "Log-likelihood and perplexity of a text");
   add_model_options(command, options->model);
   auto* input = command->add_option_group("input");
-  input->add_option("--text-file", options->text_file, "Text to score")
-      ->type_name("FILE")
-      ->check(check_name);
-  input->add_option("--token-ids-file", options->ids_file, "JSON list of ids, or list of lists")
-      ->type_name("FILE")
-      ->check(check_name);
+  add_file(input, "--text-file", options->text_file, "Text to score");
+  add_file(input, "--token-ids-file", options->ids_file, "JSON list of ids, or list of lists");
   input->require_option(1);
-  command->add_option("--report", options->report, "Write a JSON report")
-      ->type_name("FILE")
-      ->check(check_name);
-  command->add_option("--trace", options->trace, "Write a Perfetto timeline")
-      ->type_name("FILE")
-      ->check(check_name);
+  add_outputs(command, *options);
   command->add_flag("--json", options->json, "Print the report instead of the result");
   command->add_flag("--quiet", options->quiet, "Print the result line only");
   context.on(command, [options, &stop = context.stop] { return score_command(*options, stop); });
@@ -125,15 +121,9 @@ void add_init(const CommandContext& context) {
   auto options = std::make_shared<InitOptions>();
   CLI::App* command = context.app.add_subcommand(
       "init", "Write a commented YAML file for a model, with the numbers of this machine");
-  command
-      ->add_option("MODEL", options->model.model,
-                   "Folder of a checkpoint, or its name in the Hugging Face cache")
-      ->required();
-  command
-      ->add_option("-o,--out", options->out,
-                   "File to write; - prints it (default: the model's name, here)")
-      ->type_name("FILE")
-      ->check(check_name);
+  add_folder_option(command, options->model.model);
+  add_file(command, "-o,--out", options->out,
+           "File to write; - prints it (default: the model's name, here)");
   context.on(command, [options, &stop = context.stop] { return init_command(*options, stop); });
 }
 
@@ -142,11 +132,8 @@ void add_plan(const CommandContext& context) {
   CLI::App* command = context.app.add_subcommand(
       "plan", "Show where every layer goes and what memory is needed; reads no weights");
   add_model_options(command, options->model);
-  command
-      ->add_option("--profile", options->profile,
-                   "Hardware profile for the prediction (default: what probe kept)")
-      ->type_name("FILE")
-      ->check(check_name);
+  add_file(command, "--profile", options->profile,
+           "Hardware profile for the prediction (default: what probe kept)");
   command->add_flag("--json", options->json, "Print JSON");
   context.on(command, [options] { return plan_command(*options); });
 }
@@ -161,11 +148,8 @@ void add_probe(const CommandContext& context) {
       ->type_name("PATH")
       ->check(check_name)
       ->capture_default_str();
-  command
-      ->add_option("--out", options->out,
-                   "Keep the profile in this file (default: the user's cache folder)")
-      ->type_name("FILE")
-      ->check(check_name);
+  add_file(command, "--out", options->out,
+           "Keep the profile in this file (default: the user's cache folder)");
   command->add_option("--device", options->device, "auto, host, cuda or cuda:N")
       ->type_name("DEVICE")
       ->check(check_device)
@@ -247,9 +231,7 @@ void add_tokenize(const CommandContext& context) {
   add_folder_option(command, options->directory);
   auto* input = command->add_option_group("input");
   input->add_option("--text", options->text, "The text")->type_name("TEXT");
-  auto* file = input->add_option("--text-file", options->text_file, "File with the text")
-                   ->type_name("FILE")
-                   ->check(check_name);
+  auto* file = add_file(input, "--text-file", options->text_file, "File with the text");
   input->require_option(1);
   command->add_flag("--decode", options->decode,
                     "Print text: of a JSON list of ids, or of the text's own ids");
@@ -270,9 +252,7 @@ void add_trace(const CommandContext& context) {
   CLI::App* command = context.app.add_subcommand(
       "trace", "Show one pass of a trace (run --trace FILE): reads, copies, computing, stalls");
   command->add_option("FILE", options->file, "Trace written by run or score")->required();
-  command->add_option("--svg", options->svg, "Draw it into this file")
-      ->type_name("FILE")
-      ->check(check_name);
+  add_file(command, "--svg", options->svg, "Draw it into this file");
   command
       ->add_option("--pass", options->pass, "Which pass, from 1 (default: the one in the middle)")
       ->check(CLI::Range(1u, 1u << 30));

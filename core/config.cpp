@@ -103,11 +103,17 @@ std::string size_words(uint64_t low, uint64_t high) {
                      format_bytes(low), format_bytes(high));
 }
 
+/// Empty where it is none, or out of range.
+std::optional<uint64_t> size_within(const std::string& text, uint64_t low, uint64_t high) {
+  const auto bytes = parse_size(text);
+  return bytes && *bytes >= low && *bytes <= high ? bytes : std::nullopt;
+}
+
 uint64_t size(const Value& value, uint64_t low, uint64_t high) {
   const std::string expected = size_words(low, high);
   const std::string text = text_of(value, expected);
-  const auto bytes = parse_size(text);
-  if (!bytes || *bytes < low || *bytes > high) fail(value, expected, size_hint(text, low));
+  const auto bytes = size_within(text, low, high);
+  if (!bytes) fail(value, expected, size_hint(text, low));
   return *bytes;
 }
 
@@ -642,8 +648,7 @@ bool is_device_name(std::string_view name) {
 }
 
 std::string memory_size_problem(const std::string& text) {
-  const auto bytes = parse_size(text);
-  if (bytes && *bytes >= kLeastMemoryBytes && *bytes <= kMostMemoryBytes) return "";
+  if (size_within(text, kLeastMemoryBytes, kMostMemoryBytes)) return "";
   const std::string hint = size_hint(text, kLeastMemoryBytes);
   return fmt::format("expected {}, got {}{}", size_words(kLeastMemoryBytes, kMostMemoryBytes),
                      in_quotes(text), hint.empty() ? "" : "; " + hint);

@@ -14,7 +14,6 @@
 #include <thread>
 
 #include "core/error.h"
-#include "core/live_text.h"
 
 namespace spillway {
 namespace {
@@ -284,13 +283,15 @@ void OutputFile::append(std::string_view text) {
     whole_ += text;
     return;
   }
-  if (way_ == Way::kThrough && stop_ != nullptr) return write_through(text);
+  if (through_ != nullptr) return through_->print(text);
   begin();
   if (const int error = write_all(out_.get(), text)) give_up(error);
 }
 
-void OutputFile::write_through(std::string_view text) const {
-  LiveText(out_.get(), fmt::format("{} {}", format_.what, file_.string()), *stop_).print(text);
+void OutputFile::heed(const StopFlag& stop) {
+  if (way_ != Way::kThrough) return;
+  const std::string what = fmt::format("{} {}", format_.what, file_.string());
+  through_ = std::make_unique<LiveText>(out_.get(), what, stop);
 }
 
 void OutputFile::finish() {

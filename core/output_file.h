@@ -10,11 +10,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "core/descriptor.h"
+#include "core/live_text.h"
 #include "core/stop.h"
 
 namespace spillway {
@@ -66,7 +68,7 @@ class OutputFile {
   ~OutputFile();
 
   /// Streams are waited for, but not past a request of `stop`, which outlives this.
-  void heed(const StopFlag& stop) { stop_ = &stop; }
+  void heed(const StopFlag& stop);
   bool wanted() const { return !file_.empty(); }
   const std::filesystem::path& path() const { return file_; }
 
@@ -99,17 +101,15 @@ class OutputFile {
   void write_in_place();
   void copy_over();
 
-  void write_through(std::string_view text) const;
-
   std::filesystem::path file_;  // as the user named it
   OutputFormat format_;
   Way way_ = Way::kReplace;
   std::filesystem::path folder_path_;
   Descriptor folder_;
-  std::string name_;       // in the folder, links followed
-  std::string temporary_;  // in the folder while it is being written; empty = none
-  const StopFlag* stop_ = nullptr;
-  Descriptor out_;     // open while something is being written; always for kThrough
+  std::string name_;                   // in the folder, links followed
+  std::string temporary_;              // in the folder while it is being written; empty = none
+  Descriptor out_;                     // open while something is being written; always for kThrough
+  std::unique_ptr<LiveText> through_;  // kThrough, where a stop is heeded; writes into out_
   std::string whole_;  // kInPlace: all of it, for what is there goes only when there is room
 };
 

@@ -130,9 +130,11 @@ SimulatedPass stretched(const SimulatedPass& alone, const Company& company, doub
 SimulatedPass simulate_together(const StreamPlan& plan, bool unified, const LinkRates& links,
                                 const std::vector<double>& unit_seconds, const RowGather& gather,
                                 const Company& company) {
-  const SimulatedPass alone = simulate_pass(plan, unified, links, unit_seconds, gather);
-  if (company.compute * company.read <= 1 || alone.read_seconds <= 0) return alone;
-  SimulatedPass pass = alone;
+  const SimulatedPass alone = busy_seconds(plan, unified, links, unit_seconds, gather);
+  if (company.compute * company.read <= 1 || alone.read_seconds <= 0) {
+    return simulate_pass(plan, unified, links, unit_seconds, gather);
+  }
+  SimulatedPass pass;
   double shared =
       std::min(company.compute * alone.compute_seconds, company.read * alone.read_seconds);
   for (int round = 0; round < kCompanyRounds; ++round) {
@@ -356,7 +358,7 @@ ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& 
     auto candidates = candidates_of(config, machine.device->unified(), rates);
     const size_t units = best.chosen.plan.stream.units.size();
     const bool company = machine.device->unified() && rates.matmuls[0].beside_reads > 0;
-    const size_t simulations = units * (company ? 1 + kCompanyRounds : 1);
+    const size_t simulations = units * (company ? kCompanyRounds : 1);
     candidates.resize(std::min(candidates.size(), kMostSimulatedUnits / simulations));
     double limit = best.seconds * kClearlyFaster;
     const uint32_t rows = best.chosen.plan.limits.max_rows;

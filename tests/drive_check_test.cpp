@@ -9,25 +9,17 @@
 #include "core/units.h"
 #include "model/generate.h"
 #include "tests/sim/paced_disk.h"
-#include "tests/support.h"
+#include "tests/streamed_run.h"
 
 namespace spillway {
 namespace {
 
-/// A small model on the host, a profile of a drive of 2 GB/s, and a disk that gives what it wants.
-class Looking : public ::testing::Test {
+/// A profile of a drive of 2 GB/s, and a disk that gives what it wants.
+class Looking : public test::StreamedRun {
  protected:
   void SetUp() override {
-    test::write_streamed_model(dir_ / "model");
-    config_.model_path = dir_ / "model";
-    config_.device = "host";
-    config_.ram_bytes = 40 * kMiB;
-    config_.max_new_tokens = 10;
-    const NoticeSink silent = [](const std::string&) {};
-    model_ = std::make_unique<Model>(open_model(config_.model_path, DirectChoice::kAuto, silent));
+    StreamedRun::SetUp();
     if (!model_->checkpoint.direct()) GTEST_SKIP() << "the temporary folder refuses direct reads";
-    machine_ = open_machine(config_, silent);
-    workload_ = generation_workload(config_, *model_, {{"", {1, 2, 3}}});
     readers_.name = "paced";
     readers_.make = [&](uint32_t depth) { return std::make_unique<test::PacedDisk>(depth, pace_); };
     keep_profile({});
@@ -52,11 +44,6 @@ class Looking : public ::testing::Test {
   }
   std::vector<DriveReading> history() const { return read_profile(dir_ / "p.json")->history; }
 
-  test::TempDir dir_;
-  Config config_;
-  std::unique_ptr<Model> model_;
-  Machine machine_;
-  Workload workload_;
   test::Pace pace_;
   ReaderChoice readers_;
   StopFlag stop_;

@@ -5,7 +5,7 @@
 
 #include "core/units.h"
 #include "model/generate.h"
-#include "tests/support.h"
+#include "tests/streamed_run.h"
 
 namespace spillway {
 namespace {
@@ -63,32 +63,15 @@ TEST(Amount, OfPromptsAndNewTokens) {
   EXPECT_EQ(amount.decode_passes, 0u);
 }
 
-/// A small synthetic model on the host, planned with rates that a test sets.
-class Choosing : public ::testing::Test {
+/// Planned with rates that a test sets.
+class Choosing : public test::StreamedRun {
  protected:
-  void SetUp() override {
-    test::write_streamed_model(dir_ / "model");
-    config_.model_path = dir_ / "model";
-    config_.device = "host";
-    config_.ram_bytes = 40 * kMiB;
-    config_.max_new_tokens = 10;
-    model_ = std::make_unique<Model>(open_model(config_.model_path, DirectChoice::kAuto, sink_));
-    machine_ = open_machine(config_, sink_);
-    workload_ = generation_workload(config_, *model_, {{"", {1, 2, 3}}});
-  }
   ChosenPlan choose(const MachineRates& rates) {
     return choose_plan(config_, *model_, machine_, workload_, work_amount(workload_), rates);
   }
   static MachineRates rates(double small_reads) {
     return {{{kMiB, 8, 2e9}, {256 * kKiB, 32, small_reads}}, 0, {{1, 20e9}, {512, 1e9}}};
   }
-
-  test::TempDir dir_;
-  NoticeSink sink_ = [](const std::string&) {};
-  Config config_;
-  std::unique_ptr<Model> model_;
-  Machine machine_;
-  Workload workload_;
 };
 
 TEST_F(Choosing, TakesWhatIsClearlyFaster) {

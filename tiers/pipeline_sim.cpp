@@ -290,8 +290,8 @@ class Simulation {
 
 }  // namespace
 
-SimulatedPass simulate_pass(const StreamPlan& plan, bool unified, const LinkRates& rates,
-                            std::span<const double> unit_seconds, const RowGather& gather) {
+SimulatedPass busy_seconds(const StreamPlan& plan, bool unified, const LinkRates& rates,
+                           std::span<const double> unit_seconds, const RowGather& gather) {
   CHECK(unit_seconds.size() == plan.units.size());
   SimulatedPass pass;
   pass.read_seconds = static_cast<double>(gather.bytes) / rates.read;
@@ -306,6 +306,12 @@ SimulatedPass simulate_pass(const StreamPlan& plan, bool unified, const LinkRate
     }
     pass.compute_seconds += unit_seconds[u];
   }
+  return pass;
+}
+
+SimulatedPass simulate_pass(const StreamPlan& plan, bool unified, const LinkRates& rates,
+                            std::span<const double> unit_seconds, const RowGather& gather) {
+  SimulatedPass pass = busy_seconds(plan, unified, rates, unit_seconds, gather);
   pass.seconds = Simulation(plan, unified, rates, unit_seconds, gather).run();
   return pass;
 }

@@ -31,6 +31,10 @@ struct SimulatedPass {
   double compute_seconds = 0;  ///< the device computes
 };
 
+/// What each link is busy for in a pass, in whatever order; `seconds` stays 0.
+SimulatedPass busy_seconds(const StreamPlan& plan, bool unified, const LinkRates& rates,
+                           std::span<const double> unit_seconds, const RowGather& gather = {});
+
 /// `unit_seconds[u]`: what the device needs for unit u once it is there.
 SimulatedPass simulate_pass(const StreamPlan& plan, bool unified, const LinkRates& rates,
                             std::span<const double> unit_seconds, const RowGather& gather = {});
