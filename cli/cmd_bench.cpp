@@ -159,7 +159,9 @@ Expectation expect(const Comparison& comparison, uint32_t rounds, const Config& 
     expected.arm_seconds.push_back(read_rate > 0 ? arm_seconds(work, read_rate) : 0);
     seconds += rounds * expected.arm_seconds.back();
   }
-  if (known) {
+  if (seconds <= 0 && known) {
+    expected.text = "nothing to compute";  // every arm is left out, or a stop was asked for
+  } else if (known) {
     expected.text = fmt::format("about {} by the hardware profile", rough_duration(seconds));
   } else if (read_rate > 0) {
     expected.text = fmt::format("{} or more ({} to read at {:.2g} GB/s, and computing)",
@@ -273,7 +275,9 @@ class BenchRun {
     begins.erase(
         std::remove_if(begins.begin(), begins.end(), [](char c) { return c == ' ' || c == '\n'; }),
         begins.end());
-    OutputFile(file, {what, begins}, in_use).write(title + text);
+    OutputFile output(file, {what, begins}, in_use);
+    output.heed(stop_);
+    output.write(title + text);
   }
 
   static std::string reason(const ChildResult& child) {

@@ -15,6 +15,7 @@
 #include "core/error.h"
 #include "core/one_line.h"
 #include "core/read_file.h"
+#include "core/user_path.h"
 #include "model/model_config.h"
 #include "text/tokenizer.h"
 
@@ -42,17 +43,15 @@ std::optional<std::vector<uint32_t>> ids_in(const nlohmann::json& json) {
 /// How many ids there are. A model has more than its tokenizer where the vocabulary is padded;
 /// those have no text.
 uint32_t count_ids(const std::string& directory, const Tokenizer& tokenizer) {
-  try {
-    return std::max(tokenizer.vocab_size(), load_model_config(directory).vocab);
-  } catch (const Error&) {  // a tokenizer alone
-    return tokenizer.vocab_size();
-  }
+  const bool alone = !has_entry(std::filesystem::path(directory) / "config.json");
+  if (alone) return tokenizer.vocab_size();
+  return std::max(tokenizer.vocab_size(), load_model_config(directory).vocab);
 }
 
 /// A tokenizer, and how many ids its model has.
 struct Vocabulary {
   std::unique_ptr<Tokenizer> tokenizer;
-  uint32_t ids = 0;
+  uint32_t ids = 0;  // where they are decoded
 };
 
 std::string decode_ids(const Vocabulary& vocabulary, const std::vector<uint32_t>& ids) {
@@ -116,7 +115,7 @@ int tokenize_command(const TokenizeOptions& options) {
                     options.directory));
   }
   const Tokenizer& tokenizer = *vocabulary.tokenizer;
-  vocabulary.ids = count_ids(options.directory, tokenizer);
+  if (options.decode) vocabulary.ids = count_ids(options.directory, tokenizer);
   if (options.lines) return tokenize_lines(vocabulary, options);
   const std::string text = input_of(options);
   if (options.decode) {

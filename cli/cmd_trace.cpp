@@ -26,6 +26,7 @@ int trace_command(const TraceOptions& options, StopFlag& stop) {
   stop.watch();  // opening tries whether a file can be made
   OutputFile picture(options.svg, svg_format("picture"), in_use);
   stop.unwatch();
+  picture.heed(stop);
   const Timeline timeline =
       cut_timeline(load_json_strict(options.file, kMaxTraceBytes), options.pass, options.file);
   Failures failures;
@@ -39,9 +40,9 @@ int trace_command(const TraceOptions& options, StopFlag& stop) {
     table.row({kTimelineLanes[lane], fmt::to_string(timeline.lanes[lane].size()),
                format_bytes(bytes), fmt::format("{:.0f} %", 100 * timeline.busy(lane))});
   }
-  failures.attempt([&] { print_text(text + table.text()); });
   stop.watch();
   if (picture.wanted()) failures.attempt([&] { picture.write(timeline_svg(timeline)); });
+  failures.attempt([&] { print_text(text + table.text(), stop); });
   failures.throw_if_any();
   return 0;
 }

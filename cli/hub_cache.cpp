@@ -1,7 +1,6 @@
 #include "cli/hub_cache.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <string>
 
 #include "cli/home_folder.h"
@@ -11,13 +10,6 @@ namespace spillway {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// A folder that a variable names; ~ stands for the home, as in huggingface_hub.
-fs::path variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr || *value == '\0' ? fs::path()
-                                            : fs::path(expand_home(value, home_folder()));
-}
 
 /// What the hub takes in a name; no more, because it becomes a part of a path.
 bool is_name(std::string_view text) {
@@ -33,13 +25,12 @@ fs::path newest_in(const fs::path& snapshots) {
   fs::path newest;
   fs::file_time_type newest_time{};
   std::error_code error;
-  for (fs::directory_iterator entry(snapshots, error), end; !error && entry != end;
-       entry.increment(error)) {
+  for (const fs::path& entry : entries_of(snapshots, error)) {
     std::error_code unknown;
-    const auto time = entry->last_write_time(unknown);
-    if (unknown || !entry->is_directory(unknown)) continue;
+    const auto time = fs::last_write_time(entry, unknown);
+    if (unknown || !fs::is_directory(entry, unknown)) continue;
     if (newest.empty() || time > newest_time) {
-      newest = entry->path();
+      newest = entry;
       newest_time = time;
     }
   }
@@ -55,12 +46,12 @@ bool is_hub_name(std::string_view text) {
 }
 
 fs::path hub_cache_folder() {
-  if (const fs::path folder = variable("HF_HUB_CACHE"); !folder.empty()) return folder;
-  if (const fs::path home = variable("HF_HOME"); !home.empty()) return home / "hub";
-  if (const fs::path cache = variable("XDG_CACHE_HOME"); !cache.empty()) {
+  if (const fs::path folder = folder_variable("HF_HUB_CACHE"); !folder.empty()) return folder;
+  if (const fs::path home = folder_variable("HF_HOME"); !home.empty()) return home / "hub";
+  if (const fs::path cache = folder_variable("XDG_CACHE_HOME"); !cache.empty()) {
     return cache / "huggingface" / "hub";
   }
-  const fs::path home = variable("HOME");
+  const fs::path home = home_folder();
   return home.empty() ? home : home / ".cache" / "huggingface" / "hub";
 }
 

@@ -1,19 +1,15 @@
 #include "cli/profile_path.h"
 
-#include <cstdlib>
+#include "cli/home_folder.h"
 
 namespace spillway {
 
 std::filesystem::path default_profile_path(const Hardware& hardware) {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  std::filesystem::path folder;
-  if (cache != nullptr && *cache != '\0') {
-    folder = cache;
-  } else if (home != nullptr && *home != '\0') {
+  std::filesystem::path folder = folder_variable("XDG_CACHE_HOME");
+  if (folder.empty()) {
+    const std::string home = home_folder();
+    if (home.empty()) return {};
     folder = std::filesystem::path(home) / ".cache";
-  } else {
-    return {};
   }
   return folder / "spillway" / ("profile-" + hardware_key(hardware) + ".json");
 }

@@ -1,6 +1,7 @@
 #include "core/config.h"
 
 #include <fmt/format.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <set>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/nearest.h"
@@ -551,57 +553,75 @@ bool begins_with_tab(const std::string& text, int line) {
       fmt::format("{}:{}: {}{}", where, error.mark.line + 1, not_valid, yaml_problem(error.msg)));
 }
 
-/// Blanks and comments alone.
-bool says_nothing(std::string_view line) {
-  const size_t at = line.find_first_not_of(" \t\r");
-  return at == std::string_view::npos || line[at] == '#';
-}
+/// Where a document's content begins.
+class ContentMark final : public YAML::EventHandler {
+ public:
+  std::optional<YAML::Mark> mark;
 
-/// A line that ends a document: --- or ...
-bool is_mark(std::string_view line, std::string_view mark) {
-  return line.starts_with(mark) && line.substr(3, 1).find_first_not_of(" \t\r") == line.npos;
-}
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}  // a --- with nothing behind it
+  void OnAlias(const YAML::Mark& at, YAML::anchor_t) override { note(at); }
+  void OnScalar(const YAML::Mark& at, const std::string&, YAML::anchor_t,
+                const std::string&) override {
+    note(at);
+  }
+  void OnSequenceStart(const YAML::Mark& at, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {
+    note(at);
+  }
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark& at, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {
+    note(at);
+  }
+  void OnMapEnd() override {}
 
-/// Where what follows a document begins, behind --- or ...: a line from 1; 0 = nowhere. By the
-/// lines, because yaml-cpp's LoadAll() does not come back from some texts.
-size_t line_of_second_document(std::string_view text) {
-  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
-  if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
-  bool first = false;  // was begun
-  bool ended = false;
-  for (size_t line = 1; !text.empty(); ++line) {
-    const size_t end = std::min(text.find('\n'), text.size());
-    std::string_view words = text.substr(0, end);
-    text.remove_prefix(std::min(end + 1, text.size()));
-    const bool ends = is_mark(words, "...");
-    if (ends || is_mark(words, "---")) {
-      ended = first || ends;
-      first = true;
-      words.remove_prefix(3);
-    }
-    const bool directive = words.starts_with('%') && (!first || ended);
-    if (says_nothing(words) || directive) continue;
-    if (ended) return line;
-    first = true;
+ private:
+  void note(const YAML::Mark& at) {
+    if (!mark) mark = at;
+  }
+};
+
+/// The line of what follows the first document, from 1; 0 = nothing does. YAML::Load() alone would
+/// leave it out in silence, and LoadAll() does not come back from some texts: so the number of
+/// documents is bounded.
+int line_of_second_document(const std::string& text) {
+  constexpr int kMostDocuments = 100;
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  ContentMark first;
+  if (!parser.HandleNextDocument(first)) return 0;
+  for (int i = 1; i < kMostDocuments; ++i) {
+    ContentMark other;
+    if (!parser.HandleNextDocument(other)) break;
+    if (other.mark) return other.mark->line + 1;
   }
   return 0;
+}
+
+/// yaml-cpp reads UTF-16 and UTF-32, where a NUL byte is half a character.
+bool is_wide(std::string_view text) {
+  using namespace std::string_view_literals;
+  return text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF") ||
+         text.starts_with("\0\0\xFE\xFF"sv);
 }
 
 /// The one document of `text`. `has_lines`: it is a file's, not an argument's.
 YAML::Node parse_yaml(const std::string& text, const std::string& where, bool has_lines) {
   try {
-    if (const size_t at = text.find('\0'); at != std::string::npos) {
+    if (const size_t at = text.find('\0'); at != std::string::npos && !is_wide(text)) {
       const auto line =
           1 + std::count(text.begin(), text.begin() + static_cast<ptrdiff_t>(at), '\n');
       throw Error(
           fmt::format("{}:{}: a NUL byte, which no YAML holds; write the line anew", where, line));
     }
     YAML::Node document = YAML::Load(text);
-    if (const size_t line = line_of_second_document(text)) {
-      throw Error(fmt::format(
-          "{}:{}: a second document begins above this line; one file describes one run: remove the "
-          "--- or ... above, or what follows it",
-          where, line));
+    if (const int line = line_of_second_document(text)) {
+      throw Error(
+          fmt::format("{}:{}: a second document begins here or above; one file describes one run: "
+                      "remove it, or the ---, the ... or the closing bracket before it",
+                      where, line));
     }
     return document;
   } catch (const YAML::Exception& error) {

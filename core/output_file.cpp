@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "core/user_path.h"
 
 namespace spillway {
 namespace {
@@ -118,8 +119,8 @@ void FilesInUse::add_names(const fs::path& folder, const std::string& ending,
   if (stat(place.c_str(), &status) != 0) return;
   entries_.push_back({identity_of(status), role, ending});
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(place, error)) {
-    if (entry.path().native().ends_with(ending)) add(entry.path(), role);
+  for (const fs::path& entry : entries_of(place, error)) {
+    if (entry.native().ends_with(ending)) add(entry, role);
   }
 }
 

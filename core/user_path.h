@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <system_error>
+#include <vector>
 
 namespace spillway {
 
@@ -14,6 +16,10 @@ std::string expand_home(std::string_view text, const std::string& home);
 
 /// A word of a command for a shell, printable; a name that begins like an option gets its folder.
 std::string shell_word(const std::string& text);
+
+/// What lies in a folder, in no order; `error` where not all could be told.
+std::vector<std::filesystem::path> entries_of(const std::filesystem::path& folder,
+                                              std::error_code& error);
 
 /// Is anything of that name there? A link that dangles is: opening it says so.
 bool has_entry(const std::filesystem::path& file);

@@ -302,7 +302,7 @@ PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unifie
   const auto compute = unit_seconds(model, plan, unified, shape, rates);
   const RowGather gather = gather_of(model, plan.stream, shape.rows, rates);
   Company company;
-  if (unified) {
+  if (unified && rates.knows_company()) {
     const auto beside = unit_seconds(model, plan, unified, shape, rates.beside_reads());
     company = {sum(beside) / sum(compute), 1 / rates.read_share(shape.rows)};
   }
@@ -357,9 +357,10 @@ ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& 
   if (best.chosen.plan.stream.placement.slots > 0) {  // else nothing streams
     auto candidates = candidates_of(config, machine.device->unified(), rates);
     const size_t units = best.chosen.plan.stream.units.size();
-    const bool company = machine.device->unified() && rates.matmuls[0].beside_reads > 0;
+    const bool company = machine.device->unified() && rates.knows_company();
     const size_t simulations = units * (company ? kCompanyRounds : 1);
-    candidates.resize(std::min(candidates.size(), kMostSimulatedUnits / simulations));
+    const size_t most = std::max<size_t>(1, kMostSimulatedUnits / simulations);
+    candidates.resize(std::min(candidates.size(), most));
     double limit = best.seconds * kClearlyFaster;
     const uint32_t rows = best.chosen.plan.limits.max_rows;
     const uint64_t unit_bytes = best.chosen.plan.unit_bytes;

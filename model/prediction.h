@@ -47,6 +47,8 @@ struct MachineRates {
   double seconds_per_byte(uint32_t rows) const;
   /// Seconds of starting a matmul of `rows`; the same way, but no more than the largest measured.
   double start_seconds(uint32_t rows) const;
+  /// Whether matmuls were measured beside reads, too.
+  bool knows_company() const { return matmuls[0].beside_reads > 0; }
   /// Where the drive reads all the time: the same, with the matmuls slower.
   MachineRates beside_reads() const;
   /// Of the drive's rate, while a matmul of `rows` runs.

@@ -49,6 +49,11 @@ class DeviceProbe {
     weights_ = filled_memory(device_, *stream_, kWeightBytes);
     input_ = filled_memory(device_, *stream_, uint64_t{prompt_rows()} * kCols * sizeof(float));
     rates.operation_seconds = measure_operation();
+    if (reads_ != nullptr) {
+      const MeasureLimit short_time{kBesideShare * seconds_};
+      read_alone_ =
+          read_rate(*reads_->file, reads_->shape, short_time, *reads_->readers, clock_, stop_);
+    }
     for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
       progress(dtype == DType::kBF16 ? "bf16" : dtype == DType::kF16 ? "f16" : "f32");
       rates.matmuls.push_back(measure_matmul(dtype));
@@ -151,16 +156,13 @@ class DeviceProbe {
       const TimedCall large = call_of(rows, kCols, 1);
       rate.rows.push_back(rate_of_calls(rows, call_of(rows, kSmallCols, kSmallShare), large));
     }
-    if (reads_ != nullptr) measure_beside_reads(rate, call_of);
+    if (reads_ != nullptr && read_alone_ > 0) measure_beside_reads(rate, call_of);
     return rate;
   }
 
   /// `call_of`: times a large matmul of so many rows.
   template <typename CallOf>
   void measure_beside_reads(MatmulRate& rate, const CallOf& call_of) {
-    const MeasureLimit short_time{kBesideShare * seconds_};
-    const double alone =
-        read_rate(*reads_->file, reads_->shape, short_time, *reads_->readers, clock_, stop_);
     BackgroundReads reads(*reads_->file, reads_->shape, *reads_->readers, clock_, stop_);
     for (MatmulRate::Rows& rows : rate.rows) {
       stop_.check();
@@ -168,7 +170,7 @@ class DeviceProbe {
       const int64_t begin_ns = clock_.now_ns();
       const TimedCall call = call_of(rows.rows, kCols, kBesideShare);
       const double read = static_cast<double>(reads.bytes() - bytes_before);
-      set_beside_reads(rows, call, read / seconds(clock_.now_ns() - begin_ns) / alone);
+      set_beside_reads(rows, call, read / seconds(clock_.now_ns() - begin_ns) / read_alone_);
     }
     reads.finish();
   }
@@ -177,6 +179,7 @@ class DeviceProbe {
   Ops& ops_;
   double seconds_;
   const DriveReads* reads_;  // null = nothing is read beside
+  double read_alone_ = 0;
   const Clock& clock_;
   const StopFlag& stop_;
   std::unique_ptr<Stream> stream_;

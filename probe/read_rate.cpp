@@ -15,6 +15,7 @@
 #include "core/error.h"
 #include "core/thread.h"
 #include "core/units.h"
+#include "core/user_path.h"
 #include "io/read_pump.h"
 
 namespace spillway {
@@ -136,17 +137,17 @@ fs::path largest_file(const fs::path& folder) {
   fs::path best;
   uint64_t best_bytes = 0;
   std::error_code error;
-  const fs::directory_iterator entries(folder, error);
+  const std::vector<fs::path> entries = entries_of(folder, error);
   if (error) {
     throw Error(fmt::format("--path {}: cannot be looked into: {}", folder.string(),
                             errno_text(error.value())));
   }
-  for (const auto& entry : entries) {
+  for (const fs::path& entry : entries) {
     std::error_code ignored;
-    if (!entry.is_regular_file(ignored)) continue;
-    const uint64_t bytes = entry.file_size(ignored);
+    if (!fs::is_regular_file(entry, ignored)) continue;
+    const uint64_t bytes = fs::file_size(entry, ignored);
     if (ignored || bytes <= best_bytes) continue;
-    best = entry.path();
+    best = entry;
     best_bytes = bytes;
   }
   return best_bytes >= kMinFileBytes ? best : fs::path();
@@ -207,7 +208,7 @@ BackgroundReads::BackgroundReads(const DirectFile& file, const ReadShape& shape,
   thread_ = start_thread("to read beside what is measured", [&, shape, this] {
     const auto on_read = [this](uint64_t bytes) {
       bytes_ += bytes;
-      if (bytes > 0) say_begun();
+      if (bytes > 0 && !begun_) say_begun();
     };
     try {
       const MeasureLimit endless{std::numeric_limits<double>::infinity()};

@@ -4,6 +4,7 @@ memory promises. Usage: cli_test.py SPILLWAY_BINARY [unittest arguments]"""
 import contextlib
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -806,6 +807,12 @@ class Cli(unittest.TestCase):
         (self.root / "file").write_text("x")
         self.fails("bench", config, "--out", self.root / "file" / "x", says="--out")
         self.fails("bench", config, "--sweeps", "speed", says="speed", code=2)
+        busy = self.root / "busy"
+        busy.mkdir()
+        held = os.open(busy, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        self.fails("bench", config, "--out", busy, says=(str(busy), "in use by another spillway bench"))
+        os.close(held)
         self.fails("bench", config, "--budgets", "lots", says="lots", code=2)
         self.fails("bench", config, "--shares", "101", says="101", code=2)
         self.fails("bench", self.root / "none.yaml", says="none.yaml")

@@ -204,6 +204,13 @@ INSTANTIATE_TEST_SUITE_P(
                 "run.yaml:3: a second document|one file describes one run"},
         BadCase{"ended_at_once", "...\nmodel: {path: n}\n",
                 "run.yaml:2: a second document|one file describes one run"},
+        BadCase{"after_a_map", "{model: {path: m}}\n{memory: {ram: 1GiB}}\n",
+                "run.yaml:2: a second document|one file describes one run"},
+        BadCase{"after_a_flow_map", "{model: {path: m}}\nmemory: {ram: 1GiB}\n", "run.yaml:2: |"},
+        BadCase{"after_a_marked_map", "--- {model: {path: m}}\nmemory: {ram: 1GiB}\n",
+                "run.yaml:2: |"},
+        BadCase{"behind_an_empty_one", "model: {path: m}\n---\n---\nmodel: {path: n}\n",
+                "run.yaml:4: a second document|one file describes one run"},
         BadCase{"two_documents", "model: {path: m}\n---\nmodel: {path: n}\n",
                 "run.yaml:3: a second document|one file describes one run"},
         BadCase{"alias", "model: {path: *m}\n", "run.yaml:1: not valid YAML: * and & begin"},
@@ -286,6 +293,12 @@ TEST(Config, WhatIsNoYamlIsRefused) {
   for (const std::string& text : {","s, ",\1\0\0\xde\xde\xde\0\1\0\0."s, "]"s, "- a\n,"s}) {
     EXPECT_THROW(static_cast<void>(parse(text)), Error) << text;
   }
+}
+
+TEST(Config, OtherEncodingsAreRead) {
+  std::string text = "\xFF\xFE";
+  for (const char c : std::string("model: {path: m}\n")) (text += c) += '\0';
+  EXPECT_EQ(parse(text).model_path, "dir/m");
 }
 
 TEST(Config, ANulByteIsNamed) {
