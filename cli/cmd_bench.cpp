@@ -130,9 +130,7 @@ double quick_read_rate(const Model& model, const Config& config, const Clock& cl
   const DirectFile& file = model.checkpoint.largest_file();
   if (!file.info().direct || file.info().bytes < kShape.chunk_bytes) return 0;
   try {
-    const bool mapped = config.io_engine == EngineChoice::kMmap;
-    const ReaderChoice readers =
-        choose_reader(mapped ? EngineChoice::kAuto : config.io_engine, [](const std::string&) {});
+    const ReaderChoice readers = choose_reader(config.io_engine, [](const std::string&) {});
     return read_rate(file, kShape, {kSeconds, UINT64_MAX}, readers.make, clock, stop);
   } catch (const Error&) {
     return 0;  // an arm that cannot read says so itself
@@ -263,7 +261,7 @@ class BenchRun {
         cached_bytes_ += drop_cached(file.info().path);
       }
     }
-    group_->limit(arm.memory_bytes + kCodeBytes);
+    group_->limit(arm.group_bytes);
     return run_child(arguments, group_->joining_file(), log, stop_);
   }
 
@@ -402,6 +400,11 @@ int bench_command(BenchOptions options, StopFlag& stop) {
   Progress progress(clock, stop, options.quiet);
   const NoticeSink notice = notices_beside(progress);
   const Config config = config_of(options.model);
+  if (config.io_engine == EngineChoice::kMmap) {
+    throw Error(
+        "io.engine: mmap is what bench compares with, and measures itself; leave the key out, or "
+        "set auto, uring or pread");
+  }
   const Model model = open_model(config.model_path, config.io_direct, notice);
   std::optional<Machine> machine = open_machine(config, notice);
   for (Arm& arm : make_arms(config, model, *machine, options.sweep)) {

@@ -22,7 +22,6 @@ namespace spillway {
 namespace {
 
 constexpr uint64_t kMaxPromptBytes = 64 * kMiB;
-constexpr const char* kStdin = "-";  // as a prompt
 
 /// Without the line end that editors and echo leave.
 std::string prompt_of(std::string text) {
@@ -35,14 +34,13 @@ std::vector<std::string> prompts_of(const RunOptions& options) {
   const TextFile wanted{"a prompt", kMaxPromptBytes, FileKind::kStream};
   std::vector<std::string> prompts;
   prompts.reserve(options.prompts.size() + options.prompt_files.size());
-  if (std::count(options.prompts.begin(), options.prompts.end(), kStdin) > 1) {
-    throw Error("-p - stands here more than once: standard input can be read once");
+  if (std::count(options.prompts.begin(), options.prompts.end(), kStdin) +
+          std::count(options.prompt_files.begin(), options.prompt_files.end(), kStdin) >
+      1) {
+    throw Error("- stands here more than once: standard input can be read once");
   }
   for (const std::string& text : options.prompts) {
-    // Not /dev/stdin, which opens anew what was closed.
-    prompts.push_back(text == kStdin
-                          ? prompt_of(read_text_stream(STDIN_FILENO, "standard input", wanted))
-                          : text);
+    prompts.push_back(text == kStdin ? prompt_of(read_text_file(kStdin, wanted)) : text);
   }
   for (const std::string& file : options.prompt_files) {
     prompts.push_back(prompt_of(read_text_file(file, wanted)));
@@ -65,9 +63,9 @@ Config read_config(const RunOptions& options) {
 
 FilesInUse inputs_of(const RunOptions& options) {
   FilesInUse in_use;
-  for (const std::string& file : options.prompt_files) in_use.add(file, "a prompt");
+  for (const std::string& file : options.prompt_files) in_use.add_text(file, "a prompt");
   for (const std::string& text : options.prompts) {
-    if (text == kStdin) in_use.add("/dev/stdin", "a prompt");
+    if (text == kStdin) in_use.add_text(text, "a prompt");
   }
   return in_use;
 }

@@ -118,8 +118,8 @@ int score_command(const ScoreOptions& options, StopFlag& stop) {
   if (!options.report.empty()) config.report = options.report;
   if (!options.trace.empty()) config.trace = options.trace;
   FilesInUse in_use;
-  in_use.add(options.ids_file.empty() ? options.text_file : options.ids_file,
-             "the text to be scored");
+  in_use.add_text(options.ids_file.empty() ? options.text_file : options.ids_file,
+                  "the text to be scored");
   Session session(std::move(config), std::move(in_use), options.quiet, stop);
   const auto texts = texts_of(options, session.model());
   check_score_texts(session.model(), texts);

@@ -121,7 +121,8 @@ int tokenize_command(const TokenizeOptions& options) {
   if (options.decode) {
     const auto json = nlohmann::json::parse(text, nullptr, false);
     const auto ids = ids_in(json);
-    if (json.is_array() && !ids) throw Error(kExpectedIds);
+    const size_t begin = text.find_first_not_of(" \t\r\n");  // a list that is cut off is no text
+    if (!ids && begin != std::string::npos && text[begin] == '[') throw Error(kExpectedIds);
     const std::string decoded = decode_ids(vocabulary, ids ? *ids : tokenizer.encode(text));
     print("{}\n", isatty(STDOUT_FILENO) != 0 ? harmless(decoded) : decoded);
     return 0;

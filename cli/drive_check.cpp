@@ -71,13 +71,15 @@ std::string keep(const KnownRates& known, const ReadSample& sample, bool refresh
   return refused;
 }
 
-/// `planned`: bytes per second of such reads that the plan counts on.
-void say_change(const KnownRates& known, const ReadSample& sample, double probed, double planned,
+/// `news`: to what is known, too; else it is planned with what an earlier run found.
+void say_change(const KnownRates& known, const ReadSample& sample, double probed, bool news,
                 const std::string& not_kept, const NoticeSink& notice) {
+  const double planned = known.rates.read_of(sample.shape.chunk_bytes, sample.shape.depth);
   std::string line = fmt::format(
       "the drive reads {:.2f} GB/s now, and read {:.2f} when spillway probe measured it ({}): "
       "planned with {:.2f}",
       sample.bytes_per_second / 1e9, probed / 1e9, known.measured_at, planned / 1e9);
+  if (!news) line += fmt::format(", which a run found ({})", known.drive_measured_at);
   if (!not_kept.empty()) line += fmt::format("; plan will not know ({})", not_kept);
   notice(line);
 }
@@ -99,10 +101,7 @@ PlannedRun plan_for_now(std::optional<KnownRates> known, const Config& config, c
   const bool of_a_run = known->drive_measured_at != known->measured_at;
   const std::string not_kept = news || of_a_run ? keep(*known, *sample, !news, parts) : "";
   if (news) known->take_drive_change(change, utc_now());
-  if (!alike(change)) {
-    const double used = known->rates.read_of(sample->shape.chunk_bytes, sample->shape.depth);
-    say_change(*known, *sample, probed, used, not_kept, parts.notice);
-  }
+  if (!alike(change)) say_change(*known, *sample, probed, news, not_kept, parts.notice);
   if (!news) return planned;
   planned = {};  // its parts are no part of the next one's bill
   return plan_with(known, config, model, machine, workload, amount);

@@ -12,6 +12,7 @@
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "core/units.h"
+#include "core/user_path.h"
 #include "kernels/host/cpu_features.h"
 #include "probe/profile.h"
 
@@ -39,7 +40,7 @@ std::optional<HardwareProfile> kept_profile(const std::filesystem::path& file,
   notice(
       fmt::format("{}: placed by capacity alone; `spillway probe --path {}` measures the machine, "
                   "and plan then predicts speed",
-                  problem, directory));
+                  problem, shell_word(directory)));
   return std::nullopt;
 }
 

@@ -1,9 +1,13 @@
 #include "cli/hub_cache.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <string>
+#include <vector>
 
 #include "cli/home_folder.h"
+#include "core/error.h"
 #include "core/user_path.h"
 
 namespace spillway {
@@ -21,20 +25,48 @@ bool is_name(std::string_view text) {
          std::all_of(text.begin(), text.end(), allowed);
 }
 
-fs::path newest_in(const fs::path& snapshots) {
-  fs::path newest;
-  fs::file_time_type newest_time{};
+[[noreturn]] void cannot_look(const fs::path& folder, const std::error_code& error) {
+  throw Error(fmt::format("cannot look into {}: {}", folder.string(), errno_text(error.value())));
+}
+
+/// False where nothing is there; what cannot be told is an Error, not a model to fetch again.
+bool folder_there(const fs::path& path) {
   std::error_code error;
-  for (const fs::path& entry : entries_of(snapshots, error)) {
-    std::error_code unknown;
-    const auto time = fs::last_write_time(entry, unknown);
-    if (unknown || !fs::is_directory(entry, unknown)) continue;
-    if (newest.empty() || time > newest_time) {
-      newest = entry;
-      newest_time = time;
-    }
+  const fs::file_type type = fs::status(path, error).type();
+  if (type == fs::file_type::none) cannot_look(path.parent_path(), error);
+  return type == fs::file_type::directory;
+}
+
+/// The one snapshot there is; empty where there is none.
+std::optional<fs::path> only_snapshot(const fs::path& snapshots) {
+  std::error_code error;
+  std::vector<fs::path> found = entries_of(snapshots, error);
+  if (error) cannot_look(snapshots, error);
+  std::erase_if(found, [](const fs::path& entry) { return !folder_there(entry); });
+  if (found.empty()) return std::nullopt;
+  if (found.size() > 1) {
+    throw Error(fmt::format(
+        "{}: {} revisions, and no refs/main that says which; give the folder of one: {}",
+        snapshots.string(), found.size(), std::min_element(found.begin(), found.end())->string()));
   }
-  return newest;
+  return found.front();
+}
+
+/// What refs/main of a repository names.
+fs::path main_snapshot(const fs::path& repository) {
+  const fs::path refs = repository / "refs" / "main";
+  const std::string revision = main_revision(repository);
+  if (revision.empty()) {
+    throw Error(
+        fmt::format("{}: cannot be read, or names no revision; give the folder of one in {}",
+                    refs.string(), (repository / "snapshots").string()));
+  }
+  const fs::path snapshot = repository / "snapshots" / revision;
+  if (!folder_there(snapshot)) {
+    throw Error(fmt::format("{}: names revision {}, which is not there; fetch it: {}",
+                            refs.string(), revision, fetch_command(snapshot / "config.json")));
+  }
+  return snapshot;
 }
 
 }  // namespace
@@ -56,15 +88,10 @@ fs::path hub_cache_folder() {
 }
 
 std::optional<fs::path> snapshot_of(const fs::path& folder) {
-  std::error_code error;
   const fs::path snapshots = folder / "snapshots";
-  if (!fs::is_directory(snapshots, error) || fs::exists(folder / "config.json", error)) return {};
-  const std::string revision = main_revision(folder);
-  if (!revision.empty() && fs::is_directory(snapshots / revision, error)) {
-    return snapshots / revision;
-  }
-  const fs::path newest = newest_in(snapshots);
-  return newest.empty() ? std::nullopt : std::optional(newest);
+  if (!folder_there(snapshots) || has_entry(folder / "config.json")) return {};
+  if (has_entry(folder / "refs" / "main")) return main_snapshot(folder);
+  return only_snapshot(snapshots);
 }
 
 std::optional<fs::path> find_in_hub_cache(std::string_view hub_name) {

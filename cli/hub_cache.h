@@ -15,8 +15,9 @@ bool is_hub_name(std::string_view text);
 /// none of them is set.
 std::filesystem::path hub_cache_folder();
 
-/// The folder with the files of a model: what refs/main names, else the newest snapshot. Empty
-/// where the cache holds none.
+/// The folder with the files of a model: what refs/main names, else the only snapshot. Empty where
+/// the cache holds none; throws Error where that cannot be told: refs/main names nothing that is
+/// there, is missing beside several snapshots, or may not be read.
 std::optional<std::filesystem::path> find_in_hub_cache(std::string_view hub_name);
 
 /// The same for a folder models--ORG--NAME itself; empty for every other folder.

@@ -29,6 +29,8 @@ MeasuredPass median_of(const std::vector<const PassRecord*>& passes) {
   result.copied_bytes_per_second =
       of([](const PassRecord& p) { return static_cast<double>(p.feed.copied_bytes) / p.seconds; });
   result.stall_seconds = of([](const PassRecord& p) { return seconds(p.feed.stall_ns); });
+  result.compute_seconds =
+      of([](const PassRecord& p) { return p.seconds - seconds(p.feed.stall_ns); });
   return result;
 }
 
@@ -68,9 +70,9 @@ void add_rows(Table& table, const char* what, const PassPrediction& predicted,
        forecast.drive_rate);
   link("copies", predicted.copied_bytes_per_second, measured.copied_bytes_per_second,
        forecast.copy_rate);
-  const double computing = measured.seconds - measured.stall_seconds;
-  table.row({"", "computing", duration(predicted.compute_seconds), duration(computing),
-             share(computing, predicted.compute_seconds), ""});
+  table.row({"", "computing", duration(predicted.compute_seconds),
+             duration(measured.compute_seconds),
+             share(measured.compute_seconds, predicted.compute_seconds), ""});
   const double waiting = predicted.seconds - predicted.compute_seconds;
   table.row({"", "stalled", duration(waiting), duration(measured.stall_seconds), "", ""});
 }
@@ -82,7 +84,7 @@ Json measured_json(const MeasuredPass& measured, const PassPrediction& predicted
           {"of_predicted", measured.seconds / predicted.seconds},
           {"nvme_bytes_per_second", measured.nvme_bytes_per_second},
           {"copied_bytes_per_second", measured.copied_bytes_per_second},
-          {"compute_seconds", measured.seconds - measured.stall_seconds},
+          {"compute_seconds", measured.compute_seconds},
           {"stall_seconds", measured.stall_seconds}};
 }
 

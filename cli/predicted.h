@@ -10,12 +10,14 @@
 namespace spillway {
 
 /// Passes of one kind that did what the prediction is for, by their median.
+/// Medians, each of its own: a pass that waits less computes longer, so that they need not add up.
 struct MeasuredPass {
   uint32_t passes = 0;  ///< 0 = there was none to compare
   double seconds = 0;
   double nvme_bytes_per_second = 0;
   double copied_bytes_per_second = 0;
-  double stall_seconds = 0;  ///< waiting for bytes; the rest is computing
+  double stall_seconds = 0;    ///< waiting for bytes
+  double compute_seconds = 0;  ///< the rest of each pass
 };
 
 /// Decode passes of all sequences but the first one, which follows a prompt; prompt (or scoring)

@@ -78,16 +78,26 @@ uint64_t planned_ram(Config config, const Model& model, const Machine& machine) 
 
 std::vector<uint64_t> budgets_of(const Config& base, const Model& model, const Machine& machine,
                                  const SweepOptions& options) {
-  if (!options.memory_bytes.empty()) return options.memory_bytes;
+  std::vector<uint64_t> budgets = options.memory_bytes;
+  if (!budgets.empty()) {
+    std::sort(budgets.begin(), budgets.end());
+    budgets.erase(std::unique(budgets.begin(), budgets.end()), budgets.end());
+    return budgets;
+  }
   const auto [low, high] = memory_range(base, model, machine);
   const uint64_t pages = (high - low) / kHugePageBytes;
-  std::vector<uint64_t> budgets;
   const uint32_t steps = std::max(1u, options.memory_points - 1);
   for (uint32_t i = 0; i < options.memory_points; ++i) {
-    budgets.push_back(low + pages * i / steps * kHugePageBytes);
+    const uint64_t budget = low + pages * i / steps * kHugePageBytes;
+    if (budgets.empty() || budgets.back() != budget) budgets.push_back(budget);
   }
   return budgets;
 }
+
+/// What the program and its libraries take beside memory.ram (docs/ARCHITECTURE.md, "Memory"), and
+/// a little for the pages of its report; with a GPU's driver.
+constexpr uint64_t kProgramBytes = 24 * kMiB;
+constexpr uint64_t kProgramAndDriverBytes = 96 * kMiB;
 
 void add_memory_arms(std::vector<Arm>& arms, const Config& base, const Model& model,
                      const Machine& machine, const SweepOptions& options) {
@@ -97,6 +107,8 @@ void add_memory_arms(std::vector<Arm>& arms, const Config& base, const Model& mo
       arm.sweep = Sweep::kMemory;
       arm.mapped = mapped;
       arm.memory_bytes = budget;
+      arm.group_bytes =
+          budget + (machine.device->unified() ? kProgramBytes : kProgramAndDriverBytes);
       arm.config = base;
       arm.config.ram_bytes = budget;
       if (mapped) arm.config.io_engine = EngineChoice::kMmap;

@@ -14,13 +14,14 @@ const char* sweep_name(Sweep sweep);
 
 struct Arm {
   Sweep sweep = Sweep::kDecode;
-  bool mapped = false;        ///< the baseline: the same kernels on a mapping of the files
-  double ram_share = 0;       ///< wanted; kDecode and kPrompt
-  uint32_t batch = 1;         ///< sequences
-  uint64_t memory_bytes = 0;  ///< kMemory: memory.ram, and the limit of the control group less code
-  Config config;              ///< what the arm's process runs
-  std::string name() const;   ///< "decode-ram75-batch4": also a file name
-  std::string title() const;  ///< "decode, 75 % in RAM, batch 4"
+  bool mapped = false;         ///< the baseline: the same kernels on a mapping of the files
+  double ram_share = 0;        ///< wanted; kDecode and kPrompt
+  uint32_t batch = 1;          ///< sequences
+  uint64_t memory_bytes = 0;   ///< kMemory: memory.ram
+  uint64_t group_bytes = 0;    ///< kMemory: of the control group, with what the program takes
+  Config config;               ///< what the arm's process runs
+  std::string name() const;    ///< "decode-ram75-batch4": also a file name
+  std::string title() const;   ///< "decode, 75 % in RAM, batch 4"
   std::string detail() const;  ///< the same without the sweep: "75 % in RAM, batch 4"
 };
 
@@ -33,9 +34,6 @@ struct SweepOptions {
   uint32_t new_tokens = 5;             ///< decode passes that count; one more comes before
   uint32_t prompt_tokens = 512;
 };
-
-/// What code and libraries take beside memory.ram, as docs/ARCHITECTURE.md promises.
-inline constexpr uint64_t kCodeBytes = uint64_t{96} << 20;
 
 /// Budgets between which a choice means something: the least with which the configured prompts are
 /// answered, and what then holds the whole model.

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "core/read_file.h"
 #include "core/user_path.h"
 
 namespace spillway {
@@ -112,6 +113,10 @@ void FilesInUse::add(const fs::path& file, const std::string& role) {
   if (const auto identity = identity_of(file)) entries_.push_back({*identity, role, ""});
 }
 
+void FilesInUse::add_text(const fs::path& file, const std::string& role) {
+  add(file == kStdin ? fs::path("/dev/stdin") : file, role);
+}
+
 void FilesInUse::add_names(const fs::path& folder, const std::string& ending,
                            const std::string& role) {
   struct stat status {};
@@ -146,6 +151,7 @@ void OutputFile::fail(int error_number) const {
 OutputFile::OutputFile(const fs::path& file, OutputFormat format, FilesInUse& in_use)
     : file_(file), format_(std::move(format)) {
   if (file_.empty()) return;
+  if (file_ == "-") fail("/dev/stdout is standard output, and ./- a file of that name");
   try {
     const Target target = follow(file_);
     struct stat status {};

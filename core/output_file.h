@@ -39,6 +39,8 @@ class FilesInUse {
  public:
   /// `role`: "the configuration", for messages. A file that is not there yet counts by its name.
   void add(const std::filesystem::path& file, const std::string& role);
+  /// One that may be "-", standard input.
+  void add_text(const std::filesystem::path& file, const std::string& role);
   /// Names in `folder` that end in `ending` (".safetensors"), there already or not.
   void add_names(const std::filesystem::path& folder, const std::string& ending,
                  const std::string& role);

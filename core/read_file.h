@@ -19,6 +19,9 @@ struct TextFile {
 /// Of a text that a model reads.
 inline constexpr uint64_t kMaxTextBytes = uint64_t{256} << 20;
 
+/// Where a stream is read, "-" is standard input.
+inline constexpr const char* kStdin = "-";
+
 /// Everything in `file`. Throws Error naming the file, and what was expected: it cannot be opened
 /// or read, is a folder or of another kind, or is larger than max_bytes. A file of another kind is
 /// refused without being waited for; a pipe that is allowed is read until its writers close it.

@@ -159,6 +159,10 @@ class Cli(unittest.TestCase):
         done = call("tokenize", self.model, "--text", json.dumps(ids), "--decode")
         self.assertEqual(done.stdout, "héllo\n")
         self.assertEqual(json.loads(call("tokenize", self.model, "--text", "").stdout), [])
+        self.fails("tokenize", self.model, "--text", " [1,2", "--decode", says="expected a JSON list")
+        piped = subprocess.run([SPILLWAY, "tokenize", self.model, "--text-file", "-"], input="hé",
+                               capture_output=True, text=True)
+        self.assertEqual(json.loads(piped.stdout), list("hé".encode()))
 
     def test_tokenize_lines(self):
         texts = ["héllo", "", "two\nlines \u2028 \0 😀", '"quoted"']
@@ -773,11 +777,17 @@ class Cli(unittest.TestCase):
                 self.assertRegex(done.stdout, r"skipped: decode, 50 % in RAM, batch 1: .*tmpfs")
                 self.assertRegex(done.stdout, r"decode, by share\n100 % in RAM, batch 1 +\d")
         # An arm that does not fit is skipped with its reason.
-        done = self.bench(self.config(self.wide), "--sweeps", "memory", "--budgets", "4MiB,128MiB",
-                          "--out", self.root / "bench-small")
+        out = self.root / "bench-small"
+        done = self.bench(self.config(self.wide), "--sweeps", "memory", "--budgets", "200MiB,4MiB,200MiB",
+                          "--out", out)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stdout, r"skipped: decode in 4.00 MiB, Spillway: .*at least \d+MiB")
-        self.assertRegex(done.stdout, r"decode, by memory\n128 MiB, Spillway +\d")
+        self.assertRegex(done.stdout, r"decode, by memory\n200 MiB, Spillway +\d")
+        arms = {arm["name"]: arm for arm in json.loads((out / "bench.json").read_text())["arms"]}
+        self.assertEqual(len(arms), 4, "a budget that is named twice is one")
+        mapped = arms["memory-200MiB-mmap"]  # the group is no larger than Spillway's promise
+        if "skipped" not in mapped:
+            self.assertGreater(mapped["nvme_bytes_per_pass"], 30 * MIB)
         # Nothing at all is an error.
         self.assertEqual(self.bench(self.config(self.wide), "--sweeps", "memory", "--budgets",
                                     "4MiB", "--out", self.root / "bench-none").returncode, 1)
@@ -814,6 +824,7 @@ class Cli(unittest.TestCase):
         self.fails("bench", config, "--out", busy, says=(str(busy), "in use by another spillway bench"))
         os.close(held)
         self.fails("bench", config, "--budgets", "lots", says="lots", code=2)
+        self.fails("bench", config, "--set", "io.engine=mmap", says="io.engine: mmap is what bench compares with")
         self.fails("bench", config, "--shares", "101", says="101", code=2)
         self.fails("bench", self.root / "none.yaml", says="none.yaml")
         self.fails("bench", self.config(self.root / "no-model"), says="no-model")
@@ -840,6 +851,7 @@ class Cli(unittest.TestCase):
         self.assertIn("pass 1 of 4", call("trace", trace, "--pass", 1).stdout)
         self.fails("trace", trace, "--pass", 5, says="holds 4 passes, not 5")
         self.fails("trace", trace, "--svg", self.root, says="cannot write")
+        self.fails("trace", trace, "--svg", "-", says=("cannot write picture -", "/dev/stdout"))
         self.fails("trace", self.root / "none", says="none")
         for content, says in (("{", "trace.bad"), ("[]", "traceEvents"),
                               ('{"traceEvents": []}', "no whole pass"),

@@ -205,6 +205,18 @@ TEST(PredictedAndMeasured, SaysWhatItsPercentIsOf) {
             "        stalled            50 ms    0.100 s\n");
 }
 
+/// What a pass computes is of that pass: one that waits less may compute longer.
+TEST(PredictedAndMeasured, MediansAreOfEachPass) {
+  const std::vector<PassRecord> passes = {decode(9, 0, 0),     decode(0.5, 0.3, 0),
+                                          decode(0.5, 0.1, 0), decode(0.6, 0.1, 0),
+                                          decode(0.5, 0.2, 0), decode(0.3, 0.1, 0)};
+  const auto json = predicted_and_measured_json(forecast_of(0.4, 0.35, 0), passes);
+  const auto& measured = json["measured"]["decode"];
+  EXPECT_NEAR(measured["seconds"], 0.5, 1e-9);
+  EXPECT_NEAR(measured["stall_seconds"], 0.1, 1e-9);
+  EXPECT_NEAR(measured["compute_seconds"], 0.3, 1e-9) << "not 0.4";
+}
+
 /// Small figures keep their digits, far ones are times, and a rounding is not less than nothing.
 TEST(PredictedAndMeasured, OddFigures) {
   const std::vector<PassRecord> passes(3, decode(3.8e-3, 0, 0));

@@ -94,6 +94,7 @@ class FirstRun(unittest.TestCase):
         file.write_bytes(b"From a file\nof two lines\r\n")
         self.assertEqual(self.prompts("-p", "One", "--prompt", "Two"), ["One", "Two"])
         self.assertEqual(self.prompts("-p", "-", stdin="From a pipe\n"), ["From a pipe"])
+        self.assertEqual(self.prompts("--prompt-file", "-", stdin="Also\n"), ["Also"])
         self.assertEqual(self.prompts("--prompt-file", file), ["From a file\nof two lines"])
         self.assertEqual(self.prompts("-p", "One", "--prompt-file", file),
                          ["One", "From a file\nof two lines"])
@@ -107,6 +108,8 @@ class FirstRun(unittest.TestCase):
     def test_mistakes(self):
         self.fails("run", self.model, says=("nothing to do", "-p TEXT"))
         self.fails("run", self.model, "-p", "-", says="prompt 1 is empty")
+        self.fails("run", self.model, "-p", "-", "--prompt-file", "-", says="more than once")
+        self.fails("run", self.model, "-p", "x", "--report", "-", says=("cannot write report -", "/dev/stdout"))
         self.fails("run", self.model, "--prompt-file", self.root, says="a prompt")
         self.fails("run", self.model, "--prompt-file", self.root / "none", says="none")
         self.fails("run", self.model, "-p", "x", "--ram", "lots", says="a size", code=2)
@@ -152,6 +155,41 @@ class FirstRun(unittest.TestCase):
         shutil.rmtree(hub / "refs")
         (hub / "snapshots" / ("b" * 40)).rmdir()
         self.report("run", "acme/bare", "-p", "x", "-n", 1)
+
+    def other_cache(self, name, revisions, main=None):
+        """A repository whose snapshots are those of the model."""
+        hub = self.hub.parent / f"models--acme--{name}"
+        for revision in revisions:
+            shutil.copytree(self.hub / "snapshots" / ("a" * 40), hub / "snapshots" / revision)
+        (hub / "refs").mkdir()
+        if main is not None:
+            (hub / "refs/main").write_text(main)
+        return hub
+
+    def test_no_version_is_guessed(self):
+        hub = self.other_cache("torn", ["old", "new"], main="gone")
+        for name in ("acme/torn", hub):
+            self.fails("inspect", name, says=("refs/main", "revision gone", "fetch it: hf download acme/torn"))
+        (hub / "refs/main").write_text("../old")
+        self.fails("inspect", "acme/torn", says=("refs/main", "names no revision"))
+        (hub / "refs/main").unlink()
+        self.fails("inspect", "acme/torn", says=("2 revisions", "no refs/main", str(hub / "snapshots/new")))
+        self.works("inspect", hub / "snapshots/old")
+
+    @unittest.skipIf(os.geteuid() != 0, "root alone can become somebody else")
+    def test_a_cache_that_may_not_be_read(self):
+        os.chmod(self.root, 0o755)
+        hub = self.other_cache("shut", ["one"], main="one")
+        for closed, mode, says in ((hub, 0o700, "cannot look into"), (hub / "refs/main", 0o600, "refs/main"),
+                                   (hub.parent, 0o700, "cannot look into")):
+            before = closed.stat().st_mode
+            closed.chmod(mode)
+            done = subprocess.run([SPILLWAY, "inspect", "acme/shut"], capture_output=True, text=True, user=65534,
+                                  group=65534, extra_groups=[], cwd="/", env={"HOME": str(self.home)})
+            closed.chmod(before)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertIn(says, done.stderr)
+            self.assertNotIn("hf download", done.stderr)
 
     # init
 

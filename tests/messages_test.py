@@ -182,6 +182,18 @@ class Messages:
                   self.config("hub", model={"path": str(snapshot)}))
         self.case("hub: dangling tokenizer", "tokenize", snapshot, "--text", "a")
         self.case("hub: not the snapshot", "inspect", cache)
+        for name, snapshots, main in (("gone", ["one"], "two"), ("odd", ["one"], "../one"),
+                                      ("many", ["one", "two"], None)):
+            hub = self.root / "hub" / f"models--acme--{name}"
+            for revision in snapshots:
+                (hub / "snapshots" / revision).mkdir(parents=True)
+            (hub / "refs").mkdir()
+            if main is not None:
+                (hub / "refs/main").write_text(main)
+            self.case(f"hub: {name}", "inspect", f"acme/{name}", HF_HUB_CACHE=str(self.root / "hub"))
+        self.case("hub: ~ of nobody", "inspect", "acme/gone", HOME="", HF_HUB_CACHE="~/hub")
+        self.case("bench: mmap with itself", "bench", self.config("mapped", io={"engine": "mmap"}))
+        self.case("run: report to -", "run", self.config("dash"), "--report", "-")
         partial = cache / "snapshots" / "partial"
         partial.mkdir()
         (partial / "model.safetensors.index.json").write_text(
