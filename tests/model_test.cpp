@@ -134,7 +134,7 @@ TEST_P(SameEverywhere, LogitsAreBitIdentical) {
   for (const auto& placement : placements) {
     SCOPED_TRACE(placement.name);
     Config config = base_config(dir / "m");
-    config.max_new_tokens = 6;
+    config.max_new_tokens = test::kCudaSimulated ? 3 : 6;
     config.prefill_chunk_tokens = 48;
     config.ignore_eos = true;
     placement.apply(config);
