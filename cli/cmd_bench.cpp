@@ -147,18 +147,20 @@ Expectation expect(const Comparison& comparison, uint32_t rounds, const Config& 
   Expectation expected;
   double seconds = 0;
   uint64_t bytes = 0;
+  bool any = false;
   for (const ArmResult& result : comparison.arms) {
     if (!result.skipped.empty() || stop.requested()) {
       expected.arm_seconds.push_back(0);
       continue;
     }
+    any = true;
     const ArmWork work = work_of(result.arm, model, machine, rates);
     bytes += rounds * (work.load_bytes + work.streamed_bytes);
     expected.arm_seconds.push_back(read_rate > 0 ? arm_seconds(work, read_rate) : 0);
     seconds += rounds * expected.arm_seconds.back();
   }
-  if (seconds <= 0 && known) {
-    expected.text = "nothing to compute";  // every arm is left out, or a stop was asked for
+  if (!any) {
+    expected.text = "nothing can be measured";
   } else if (known) {
     expected.text = fmt::format("about {} by the hardware profile", rough_duration(seconds));
   } else if (read_rate > 0) {
@@ -444,6 +446,8 @@ int bench_command(BenchOptions options, StopFlag& stop) {
   if (!options.quiet) {
     for (const std::string& note : comparison.notes) notice(note);
     expected = expect(comparison, options.repeats, config, model, *machine, clock, stop, notice);
+  }
+  if (!options.quiet && !stop.requested()) {
     progress.say(fmt::format("{} arm{}, {} round{}: {}", comparison.arms.size(),
                              comparison.arms.size() == 1 ? "" : "s", options.repeats,
                              options.repeats == 1 ? "" : "s", expected.text));

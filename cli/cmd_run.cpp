@@ -31,7 +31,7 @@ std::string prompt_of(std::string text) {
 }
 
 std::vector<std::string> prompts_of(const RunOptions& options) {
-  const TextFile wanted{"a prompt", kMaxPromptBytes, FileKind::kStream};
+  const TextFile wanted{"a prompt", kMaxPromptBytes, FileKind::kText};
   std::vector<std::string> prompts;
   prompts.reserve(options.prompts.size() + options.prompt_files.size());
   if (std::count(options.prompts.begin(), options.prompts.end(), kStdin) +

@@ -35,7 +35,7 @@ std::vector<uint32_t> ids_of(const nlohmann::json& list, const std::string& file
 /// A JSON list of ids, or a list of such lists.
 std::vector<std::vector<uint32_t>> read_ids(const std::string& file) {
   const nlohmann::json json =
-      load_json_strict(file, kMaxIdsBytes, DuplicateKeys::kRefused, FileKind::kStream);
+      load_json_strict(file, kMaxIdsBytes, DuplicateKeys::kRefused, FileKind::kText);
   if (!json.is_array() || json.empty()) {
     throw Error(fmt::format("{}: expected a JSON list of token ids, or a list of lists", file));
   }
@@ -59,7 +59,7 @@ std::vector<uint32_t> read_text(const std::string& file, const Model& model) {
                     model.checkpoint.directory().string()));
   }
   const std::string text =
-      read_text_file(file, {"a text to score", kMaxTextBytes, FileKind::kStream});
+      read_text_file(file, {"a text to score", kMaxTextBytes, FileKind::kText});
   try {
     return model.tokenizer->encode_prompt(text);
   } catch (const Error& error) {

@@ -15,7 +15,6 @@
 #include "core/error.h"
 #include "core/one_line.h"
 #include "core/read_file.h"
-#include "core/user_path.h"
 #include "model/model_config.h"
 #include "text/tokenizer.h"
 
@@ -26,7 +25,7 @@ constexpr const char* kExpectedIds = "expected a JSON list of token ids, such as
 
 std::string input_of(const TokenizeOptions& options) {
   if (options.text) return *options.text;
-  return read_text_file(*options.text_file, {"a text", kMaxTextBytes, FileKind::kStream});
+  return read_text_file(*options.text_file, {"a text", kMaxTextBytes, FileKind::kText});
 }
 
 /// Ids when `json` is a list of them.
@@ -40,12 +39,21 @@ std::optional<std::vector<uint32_t>> ids_in(const nlohmann::json& json) {
   return ids;
 }
 
+/// A list of numbers that is cut off or misspelt: no text that anybody meant.
+bool is_torn_list(const std::string& text) {
+  const size_t begin = text.find_first_not_of(" \t\r\n");
+  return begin != std::string::npos && text[begin] == '[' &&
+         text.find_first_not_of("[]0123456789,.+- \t\r\n") == std::string::npos;
+}
+
 /// How many ids there are. A model has more than its tokenizer where the vocabulary is padded;
 /// those have no text.
 uint32_t count_ids(const std::string& directory, const Tokenizer& tokenizer) {
-  const bool alone = !has_entry(std::filesystem::path(directory) / "config.json");
-  if (alone) return tokenizer.vocab_size();
-  return std::max(tokenizer.vocab_size(), load_model_config(directory).vocab);
+  try {
+    return std::max(tokenizer.vocab_size(), load_model_config(directory).vocab);
+  } catch (const Error&) {  // a tokenizer alone, or beside a model that is none of ours
+    return tokenizer.vocab_size();
+  }
 }
 
 /// A tokenizer, and how many ids its model has.
@@ -121,8 +129,7 @@ int tokenize_command(const TokenizeOptions& options) {
   if (options.decode) {
     const auto json = nlohmann::json::parse(text, nullptr, false);
     const auto ids = ids_in(json);
-    const size_t begin = text.find_first_not_of(" \t\r\n");  // a list that is cut off is no text
-    if (!ids && begin != std::string::npos && text[begin] == '[') throw Error(kExpectedIds);
+    if (!ids && (json.is_array() || is_torn_list(text))) throw Error(kExpectedIds);
     const std::string decoded = decode_ids(vocabulary, ids ? *ids : tokenizer.encode(text));
     print("{}\n", isatty(STDOUT_FILENO) != 0 ? harmless(decoded) : decoded);
     return 0;

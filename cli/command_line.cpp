@@ -109,7 +109,7 @@ void add_score(const CommandContext& context) {
       context.app.add_subcommand("score", "Log-likelihood and perplexity of a text");
   add_model_options(command, options->model);
   auto* input = command->add_option_group("input");
-  add_file(input, "--text-file", options->text_file, "Text to score; - = standard input");
+  add_file(input, "--text-file", options->text_file, "Text to score (- = standard input)");
   add_file(input, "--token-ids-file", options->ids_file, "JSON list of ids, or list of lists");
   input->require_option(1);
   add_outputs(command, *options);
@@ -233,7 +233,7 @@ void add_tokenize(const CommandContext& context) {
   auto* input = command->add_option_group("input");
   input->add_option("--text", options->text, "The text")->type_name("TEXT");
   auto* file =
-      add_file(input, "--text-file", options->text_file, "File with the text; - = standard input");
+      add_file(input, "--text-file", options->text_file, "File with the text (- = standard input)");
   input->require_option(1);
   command->add_flag("--decode", options->decode,
                     "Print text: of a JSON list of ids, or of the text's own ids");

@@ -80,7 +80,7 @@ void say_change(const KnownRates& known, const ReadSample& sample, double probed
       "planned with {:.2f}",
       sample.bytes_per_second / 1e9, probed / 1e9, known.measured_at, planned / 1e9);
   if (!news) line += fmt::format(", which a run found ({})", known.drive_measured_at);
-  if (!not_kept.empty()) line += fmt::format("; plan will not know ({})", not_kept);
+  if (news && !not_kept.empty()) line += fmt::format("; plan will not know ({})", not_kept);
   notice(line);
 }
 

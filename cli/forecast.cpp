@@ -26,12 +26,11 @@ Hardware this_machine(const Model& model) {
 }
 
 /// What probe kept for this machine. One that is damaged costs the prediction, not the plan.
-std::optional<HardwareProfile> kept_profile(const std::filesystem::path& file,
-                                            const std::string& directory,
+std::optional<HardwareProfile> kept_profile(const Hardware& here, const std::string& directory,
                                             const NoticeSink& notice) {
   std::string problem = "no hardware profile of this machine";
   try {
-    if (!file.empty()) {
+    if (const auto file = default_profile_path(here); !file.empty()) {
       if (auto profile = read_profile(file)) return profile;
     }
   } catch (const Error& error) {
@@ -61,7 +60,7 @@ void say_if_old(const HardwareProfile& profile, const NoticeSink& notice) {
 std::optional<HardwareProfile> find_profile(const std::string& file, const Hardware& here,
                                             const Model& model, const NoticeSink& notice) {
   const std::string directory = model.checkpoint.directory().string();
-  if (file.empty()) return kept_profile(default_profile_path(here), directory, notice);
+  if (file.empty()) return kept_profile(here, directory, notice);
   auto profile = read_profile(file);
   if (!profile)
     throw Error(

@@ -52,6 +52,12 @@ std::optional<fs::path> only_snapshot(const fs::path& snapshots) {
   return found.front();
 }
 
+/// "models--Qwen--Qwen2.5-7B", whatever way leads there.
+bool is_repository_name(const fs::path& folder) {
+  std::error_code error;
+  return fs::weakly_canonical(folder, error).filename().string().starts_with("models--");
+}
+
 /// What refs/main of a repository names.
 fs::path main_snapshot(const fs::path& repository) {
   const fs::path refs = repository / "refs" / "main";
@@ -63,8 +69,9 @@ fs::path main_snapshot(const fs::path& repository) {
   }
   const fs::path snapshot = repository / "snapshots" / revision;
   if (!folder_there(snapshot)) {
-    throw Error(fmt::format("{}: names revision {}, which is not there; fetch it: {}",
-                            refs.string(), revision, fetch_command(snapshot / "config.json")));
+    const std::string fetch = fetch_command(snapshot / "config.json");
+    throw Error(fmt::format("{}: names revision {}, which is not there{}", refs.string(), revision,
+                            fetch.empty() ? "" : "; fetch it: " + fetch));
   }
   return snapshot;
 }
@@ -90,6 +97,8 @@ fs::path hub_cache_folder() {
 std::optional<fs::path> snapshot_of(const fs::path& folder) {
   const fs::path snapshots = folder / "snapshots";
   if (!folder_there(snapshots) || has_entry(folder / "config.json")) return {};
+  // Folders of other programs are called snapshots, too.
+  if (!is_repository_name(folder) && !folder_there(folder / "refs")) return {};
   if (has_entry(folder / "refs" / "main")) return main_snapshot(folder);
   return only_snapshot(snapshots);
 }

@@ -9,8 +9,8 @@
 
 namespace spillway {
 
-/// Passes of one kind that did what the prediction is for, by their median.
-/// Medians, each of its own: a pass that waits less computes longer, so that they need not add up.
+/// Passes of one kind that did what the prediction is for: medians, each of its own. A pass that
+/// waits less computes longer, so that they need not add up.
 struct MeasuredPass {
   uint32_t passes = 0;  ///< 0 = there was none to compare
   double seconds = 0;

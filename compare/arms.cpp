@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "core/error.h"
 #include "core/units.h"
@@ -78,18 +79,13 @@ uint64_t planned_ram(Config config, const Model& model, const Machine& machine) 
 
 std::vector<uint64_t> budgets_of(const Config& base, const Model& model, const Machine& machine,
                                  const SweepOptions& options) {
-  std::vector<uint64_t> budgets = options.memory_bytes;
-  if (!budgets.empty()) {
-    std::sort(budgets.begin(), budgets.end());
-    budgets.erase(std::unique(budgets.begin(), budgets.end()), budgets.end());
-    return budgets;
-  }
+  if (!options.memory_bytes.empty()) return options.memory_bytes;
   const auto [low, high] = memory_range(base, model, machine);
   const uint64_t pages = (high - low) / kHugePageBytes;
+  std::vector<uint64_t> budgets;
   const uint32_t steps = std::max(1u, options.memory_points - 1);
   for (uint32_t i = 0; i < options.memory_points; ++i) {
-    const uint64_t budget = low + pages * i / steps * kHugePageBytes;
-    if (budgets.empty() || budgets.back() != budget) budgets.push_back(budget);
+    budgets.push_back(low + pages * i / steps * kHugePageBytes);
   }
   return budgets;
 }
@@ -98,6 +94,8 @@ std::vector<uint64_t> budgets_of(const Config& base, const Model& model, const M
 /// a little for the pages of its report; with a GPU's driver.
 constexpr uint64_t kProgramBytes = 24 * kMiB;
 constexpr uint64_t kProgramAndDriverBytes = 96 * kMiB;
+/// Tables of small pages, where the system has no huge ones: they count in a control group, too.
+constexpr uint64_t kBytesPerTableByte = 512;
 
 void add_memory_arms(std::vector<Arm>& arms, const Config& base, const Model& model,
                      const Machine& machine, const SweepOptions& options) {
@@ -107,14 +105,20 @@ void add_memory_arms(std::vector<Arm>& arms, const Config& base, const Model& mo
       arm.sweep = Sweep::kMemory;
       arm.mapped = mapped;
       arm.memory_bytes = budget;
-      arm.group_bytes =
-          budget + (machine.device->unified() ? kProgramBytes : kProgramAndDriverBytes);
+      arm.group_bytes = budget + budget / kBytesPerTableByte +
+                        (machine.device->unified() ? kProgramBytes : kProgramAndDriverBytes);
       arm.config = base;
       arm.config.ram_bytes = budget;
       if (mapped) arm.config.io_engine = EngineChoice::kMmap;
       arms.push_back(std::move(arm));
     }
   }
+}
+
+/// Arms are files by their names.
+void drop_repeated(std::vector<Arm>& arms) {
+  std::set<std::string> names;
+  std::erase_if(arms, [&](const Arm& arm) { return !names.insert(arm.name()).second; });
 }
 
 }  // namespace
@@ -198,6 +202,7 @@ std::vector<Arm> make_arms(const Config& config, const Model& model, const Machi
       }
     }
   }
+  drop_repeated(arms);
   return arms;
 }
 

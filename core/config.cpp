@@ -553,14 +553,15 @@ bool begins_with_tab(const std::string& text, int line) {
       fmt::format("{}:{}: {}{}", where, error.mark.line + 1, not_valid, yaml_problem(error.msg)));
 }
 
-/// Where a document's content begins.
+/// Where a document's content begins, and where there is none.
 class ContentMark final : public YAML::EventHandler {
  public:
   std::optional<YAML::Mark> mark;
+  std::optional<YAML::Mark> null;  // a --- with nothing behind it, for one
 
   void OnDocumentStart(const YAML::Mark&) override {}
   void OnDocumentEnd() override {}
-  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}  // a --- with nothing behind it
+  void OnNull(const YAML::Mark& at, YAML::anchor_t) override { null = at; }
   void OnAlias(const YAML::Mark& at, YAML::anchor_t) override { note(at); }
   void OnScalar(const YAML::Mark& at, const std::string&, YAML::anchor_t,
                 const std::string&) override {
@@ -584,20 +585,23 @@ class ContentMark final : public YAML::EventHandler {
 };
 
 /// The line of what follows the first document, from 1; 0 = nothing does. YAML::Load() alone would
-/// leave it out in silence, and LoadAll() does not come back from some texts: so the number of
-/// documents is bounded.
+/// leave it out in silence, and LoadAll() does not come back from some texts, a comma behind a
+/// closing bracket for one: there yaml-cpp finds nothing, at the same place, again and again.
 int line_of_second_document(const std::string& text) {
   constexpr int kMostDocuments = 100;
   std::istringstream stream(text);
   YAML::Parser parser(stream);
-  ContentMark first;
-  if (!parser.HandleNextDocument(first)) return 0;
+  ContentMark last;
+  if (!parser.HandleNextDocument(last)) return 0;
   for (int i = 1; i < kMostDocuments; ++i) {
-    ContentMark other;
-    if (!parser.HandleNextDocument(other)) break;
-    if (other.mark) return other.mark->line + 1;
+    ContentMark next;
+    if (!parser.HandleNextDocument(next)) return 0;
+    if (next.mark) return next.mark->line + 1;
+    const bool stuck = last.null && next.null && last.null->pos == next.null->pos;
+    if (stuck) return next.null->line + 1;
+    last = next;
   }
-  return 0;
+  return last.null ? last.null->line + 1 : 1;
 }
 
 /// yaml-cpp reads UTF-16 and UTF-32, where a NUL byte is half a character.
@@ -613,11 +617,12 @@ YAML::Node parse_yaml(const std::string& text, const std::string& where, bool ha
     if (const size_t at = text.find('\0'); at != std::string::npos && !is_wide(text)) {
       const auto line =
           1 + std::count(text.begin(), text.begin() + static_cast<ptrdiff_t>(at), '\n');
-      throw Error(
-          fmt::format("{}:{}: a NUL byte, which no YAML holds; write the line anew", where, line));
+      throw Error(fmt::format("{}:{}: a NUL byte, which no text holds; save the file as UTF-8",
+                              where, line));
     }
     YAML::Node document = YAML::Load(text);
     if (const int line = line_of_second_document(text)) {
+      if (!has_lines) throw Error(fmt::format("{}: more follows the value; give one value", where));
       throw Error(
           fmt::format("{}:{}: a second document begins here or above; one file describes one run: "
                       "remove it, or the ---, the ... or the closing bracket before it",

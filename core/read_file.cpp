@@ -76,14 +76,14 @@ std::string read_text_stream(int fd, const std::string& name, const TextFile& wa
 }
 
 std::string read_text_file(const std::filesystem::path& file, const TextFile& wanted) {
-  if (wanted.kind == FileKind::kStream && file == kStdin) {  // not /dev/stdin, which opens anew
+  if (wanted.kind == FileKind::kText && file == kStdin) {  // not /dev/stdin, which opens anew
     return read_text_stream(STDIN_FILENO, "standard input", wanted);
   }
   // A stream is waited for, so that it is opened once and as such: its writer may be gone before a
   // second open. All else is opened without waiting: a pipe without a writer would hold it for
   // ever.
   struct stat status {};
-  const bool waits = wanted.kind == FileKind::kStream && stat(file.c_str(), &status) == 0 &&
+  const bool waits = wanted.kind != FileKind::kPlain && stat(file.c_str(), &status) == 0 &&
                      is_stream(status.st_mode);
   const Descriptor first(
       open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | (waits ? 0 : O_NONBLOCK)));

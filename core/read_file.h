@@ -7,8 +7,9 @@
 
 namespace spillway {
 
-/// What may be read: a plain file only, or also a pipe or a device, whose bytes come as they come.
-enum class FileKind { kPlain, kStream };
+/// What may be read: a plain file only; also a pipe or a device, whose bytes come as they come; or
+/// these, and standard input by the name "-".
+enum class FileKind { kPlain, kStream, kText };
 
 struct TextFile {
   std::string expected;    ///< in errors: "a YAML file (man spillway.yaml)"
@@ -19,7 +20,6 @@ struct TextFile {
 /// Of a text that a model reads.
 inline constexpr uint64_t kMaxTextBytes = uint64_t{256} << 20;
 
-/// Where a stream is read, "-" is standard input.
 inline constexpr const char* kStdin = "-";
 
 /// Everything in `file`. Throws Error naming the file, and what was expected: it cannot be opened

@@ -211,6 +211,10 @@ INSTANTIATE_TEST_SUITE_P(
                 "run.yaml:2: |"},
         BadCase{"behind_an_empty_one", "model: {path: m}\n---\n---\nmodel: {path: n}\n",
                 "run.yaml:4: a second document|one file describes one run"},
+        BadCase{"behind_a_comma", "{model: {path: m}}, {memory: {ram: 1GiB}}\n",
+                "run.yaml:1: a second document|one file describes one run"},
+        BadCase{"behind_a_comma_below", "{model: {path: m}}\n, memory: {ram: 1GiB}\n",
+                "run.yaml:2: a second document"},
         BadCase{"two_documents", "model: {path: m}\n---\nmodel: {path: n}\n",
                 "run.yaml:3: a second document|one file describes one run"},
         BadCase{"alias", "model: {path: *m}\n", "run.yaml:1: not valid YAML: * and & begin"},
@@ -301,6 +305,13 @@ TEST(Config, OtherEncodingsAreRead) {
   EXPECT_EQ(parse(text).model_path, "dir/m");
 }
 
+TEST(Config, ADocumentBehindManyEmptyOnesIsFound) {
+  std::string text = "model: {path: m}\n";
+  for (int i = 0; i < 200; ++i) text += "---\n";
+  EXPECT_EQ(parse("model: {path: m}\n---\n---\n...\n# end\n").model_path, "dir/m");
+  EXPECT_NE(complaint(text + "memory: {ram: 1}\n").find("a second document"), std::string::npos);
+}
+
 TEST(Config, ANulByteIsNamed) {
   using namespace std::string_literals;
   EXPECT_NE(test::error_of([] {
@@ -321,6 +332,9 @@ TEST(Config, BadOverridesSayWhichOne) {
   const std::string base = "model: {path: m}";
   EXPECT_NE(complaint(base, {"memory.ram"}).find("KEY=VALUE"), std::string::npos);
   EXPECT_NE(complaint(base, {"memory.rm=1"}).find("--set memory.rm=1"), std::string::npos);
+  EXPECT_NE(
+      complaint(base, {"generate.prompt_token_ids=[1,2],[3,4]"}).find("more follows the value"),
+      std::string::npos);
   EXPECT_NE(complaint(base, {"io.depth=x"}).find("--set io.depth=x: io.depth"), std::string::npos);
 }
 

@@ -86,7 +86,10 @@ TEST_F(Looking, WhatIsKnownIsSaidAgainAndRefreshed) {
   known_.take_drive_change(0.5, "2026-01-02T04:00:00Z");
   pace_.bytes_per_second = 1.02e9;
   EXPECT_EQ(plan().forecast->drive_rate, 1e9);
-  EXPECT_EQ(notices_.lines.size(), 1u);
+  ASSERT_EQ(notices_.lines.size(), 1u);
+  EXPECT_TRUE(
+      notices_.lines[0].ends_with("planned with 1.00, which a run found (2026-01-02T04:00:00Z)"))
+      << notices_.lines[0];
   ASSERT_EQ(history().size(), 2u);
   EXPECT_NE(history()[1].measured_at, "2026-01-02T04:00:00Z");
   // And when the neighbour is gone, that is news that needs no words.

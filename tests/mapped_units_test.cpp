@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <memory>
 #include <random>
 
 #include "core/error.h"

@@ -1,4 +1,5 @@
 // Models from end to end: goldens of real checkpoints, the same bits from every placement.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>

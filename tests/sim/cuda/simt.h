@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstring>
+#include <functional>
 #include <type_traits>
 
 namespace spillway::sim_cuda {
