@@ -112,10 +112,16 @@ class ReadLoop {
   uint64_t next_ = 0;
 };
 
-/// Four streams a quarter apart, so that many cache lines are on their way at once. Compiled for
-/// each instruction set; the loader picks.
-__attribute__((target_clones("default", "avx2", "arch=skylake-avx512"))) uint64_t sum_words(
-    const std::byte* data, uint64_t bytes) {
+/// Compiled for each instruction set; the loader picks, with code that TSan's run-time library is
+/// not yet there for.
+#if defined(__SANITIZE_THREAD__)
+#define SPILLWAY_VARIANTS
+#else
+#define SPILLWAY_VARIANTS __attribute__((target_clones("default", "avx2", "arch=skylake-avx512")))
+#endif
+
+/// Four streams a quarter apart, so that many cache lines are on their way at once.
+SPILLWAY_VARIANTS uint64_t sum_words(const std::byte* data, uint64_t bytes) {
   const auto* words = reinterpret_cast<const uint64_t*>(data);
   const uint64_t quarter = bytes / 32;
   uint64_t sums[4][16] = {};
