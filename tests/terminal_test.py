@@ -31,7 +31,9 @@ class Screen:
         self.lines = [""]      # as written: rows are pieces of them
         self.line = 0          # of the cursor
         self.at = 0            # in that line
+        self.behind_text = False  # no control moved the cursor since
         self.colours = 0
+        self.last_progress = 0  # columns
         self.widest_progress = 0
         self.progress_lines = 0
         self.rest = ""
@@ -58,10 +60,15 @@ class Screen:
     def character(self, c):
         if c == "\r":
             self.note_progress()
-            self.at -= self.at % self.columns
+            if PROGRESS.search(self.lines[self.line]):
+                self.last_progress = len(self.lines[self.line])
+            # Behind the last column the cursor is still in that row.
+            self.at -= (self.at - 1) % self.columns + 1 if self.behind_text else self.at % self.columns
+            self.behind_text = False
         elif c == "\n":
             self.line += 1
             self.at = 0
+            self.behind_text = False
             if self.line == len(self.lines):
                 self.lines.append("")
         else:
@@ -70,6 +77,7 @@ class Screen:
             line = self.lines[self.line].ljust(self.at)
             self.lines[self.line] = line[:self.at] + c + line[self.at + 1:]
             self.at += 1
+            self.behind_text = True
 
     def command(self, name, count):
         if name == "m":
@@ -95,6 +103,10 @@ class Screen:
 
     def resize(self, columns):
         self.columns = columns
+        self.last_progress = 10**6  # of the new size none was seen
+
+
+MARK = "\x1b[99m"  # a colour that nobody has
 
 
 def set_size(terminal, columns):
@@ -113,6 +125,7 @@ class OnTerminal:
         self.process = subprocess.Popen([SPILLWAY, *map(str, arguments)], stdin=subprocess.DEVNULL,
                                         stdout=stdout or side, stderr=stderr or side,
                                         env=environment)
+        self.name = os.ttyname(side)
         os.close(side)
         self.raw = ""
 
@@ -135,11 +148,24 @@ class OnTerminal:
         """As a window does it: what was written before it is on the screen by then."""
         self.process.send_signal(signal.SIGSTOP)
         os.waitpid(self.process.pid, os.WUNTRACED)
-        while select.select([self.terminal], [], [], 0.1)[0]:  # it hands them on when it likes
-            self.take()
+        self.drain()
         self.screen.resize(columns)
         set_size(self.terminal, columns)
         self.process.send_signal(signal.SIGCONT)
+
+    def drain(self):
+        """What was written is handed on when the system likes, but in order: until a mark comes."""
+        side = os.open(self.name, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+        begin = len(self.raw)
+        marked = False
+        while MARK not in self.raw[begin:]:
+            try:
+                marked = marked or os.write(side, MARK.encode()) > 0
+            except BlockingIOError:  # there is no room, or the program stopped while it wrote
+                pass
+            if select.select([self.terminal], [], [], 0.1)[0]:
+                self.take()
+        os.close(side)
 
     def take(self):
         text = os.read(self.terminal, 65536).decode()
@@ -209,9 +235,9 @@ class Terminal(unittest.TestCase):
                 run = OnTerminal(self.streaming(48), columns=before)
                 self.assertFalse(run.read(lambda s: any("/96 tokens" in l for l in s.lines)), run.raw)
                 run.resize(after)
-                seen = run.screen.progress_lines
-                self.assertFalse(run.read(lambda s: s.progress_lines > seen + 4), run.raw)
-                run.screen.widest_progress = 0  # what was on its way at the resize has been read
+                # What was on its way at the resize comes before the first line that fits.
+                self.assertFalse(run.read(lambda s: s.last_progress < after), run.raw)
+                run.screen.widest_progress = 0
                 seen = run.screen.progress_lines
                 self.assertEqual(run.end(), 0, run.raw)
                 self.assertGreater(run.screen.progress_lines, seen)
