@@ -55,7 +55,7 @@ std::optional<fs::path> only_snapshot(const fs::path& snapshots) {
 /// "models--Qwen--Qwen2.5-7B", whatever way leads there.
 bool is_repository_name(const fs::path& folder) {
   std::error_code error;
-  return fs::weakly_canonical(folder, error).filename().string().starts_with("models--");
+  return fs::weakly_canonical(folder, error).filename().string().starts_with(kHubFolder);
 }
 
 /// What refs/main of a repository names.
@@ -107,8 +107,8 @@ std::optional<fs::path> find_in_hub_cache(std::string_view hub_name) {
   const fs::path cache = hub_cache_folder();
   const size_t slash = hub_name.find('/');
   if (cache.empty() || slash == std::string_view::npos) return {};
-  const std::string owner(hub_name.substr(0, slash));
-  return snapshot_of(cache / ("models--" + owner + "--" + std::string(hub_name.substr(slash + 1))));
+  return snapshot_of(cache / fmt::format("{}{}--{}", kHubFolder, hub_name.substr(0, slash),
+                                         hub_name.substr(slash + 1)));
 }
 
 }  // namespace spillway

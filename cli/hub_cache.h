@@ -20,7 +20,7 @@ std::filesystem::path hub_cache_folder();
 /// there, is missing beside several snapshots, or may not be read.
 std::optional<std::filesystem::path> find_in_hub_cache(std::string_view hub_name);
 
-/// The same for a folder models--ORG--NAME itself; empty for every other folder.
+/// The same for a folder models--ORG--NAME itself; empty for one that is none.
 std::optional<std::filesystem::path> snapshot_of(const std::filesystem::path& folder);
 
 }  // namespace spillway

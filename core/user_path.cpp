@@ -14,8 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kCacheFolder = "models--";
-
 bool ends_name(std::string_view text, size_t at) {
   return at == text.size() || text[at] == '/';
 }
@@ -30,7 +28,7 @@ size_t home_prefix(std::string_view text) {
 
 /// "models--Qwen--Qwen2.5-7B" is Qwen/Qwen2.5-7B.
 std::string repository_of(const std::string& folder) {
-  std::string name = folder.substr(kCacheFolder.size());
+  std::string name = folder.substr(kHubFolder.size());
   const size_t owner = name.find("--");
   if (owner != std::string::npos) name.replace(owner, 2, "/");
   return name;
@@ -112,7 +110,7 @@ std::string fetch_command(const fs::path& path) {
   std::string revision;
   for (auto part = whole.begin(); part != whole.end(); ++part) {
     repository /= *part;
-    if (!part->string().starts_with(kCacheFolder)) continue;
+    if (!part->string().starts_with(kHubFolder)) continue;
     auto next = std::next(part);
     if (next == whole.end() || *next != "snapshots" || ++next == whole.end()) return "";
     revision = next->string();

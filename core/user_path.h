@@ -27,6 +27,9 @@ bool has_entry(const std::filesystem::path& file);
 /// Says that `file` is a link that leads nowhere, where, and what to do; empty where it is none.
 std::string dangling_text(const std::filesystem::path& file);
 
+/// How the folder of a model begins in the Hugging Face cache: models--Qwen--Qwen2.5-7B.
+inline constexpr std::string_view kHubFolder = "models--";
+
 /// The revision that refs/main of a repository of the Hugging Face cache names; empty where it
 /// names none that could be a folder's name.
 std::string main_revision(const std::filesystem::path& repository);

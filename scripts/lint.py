@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """clang-tidy over the sources of every layer. Usage: lint.py BUILD_FOLDER [LAYER ...]
 
-BUILD_FOLDER holds compile_commands.json, as `cmake --preset lint` makes it. The sources of a layer are checked as one: what they
-include is parsed and searched once, which is most of the time. They are joined to one file, not
-included by one, because the analyzer follows paths in the main file alone; findings are shown where
+BUILD_FOLDER holds compile_commands.json, as `cmake --preset lint` makes it. The sources of a layer
+are checked as one: what they include is parsed and searched once, which is most of the time. They
+are joined to one file, not included by one, because the analyzer follows paths in the main file alone; findings are shown where
 they stand. Names in unnamed namespaces must therefore differ within a layer. Exits 1 on a finding.
 """
 import concurrent.futures
@@ -81,7 +81,8 @@ def main():
         for layer in layers:
             units = units_of(layer, flags)
             if not units:
-                sys.exit(f"lint.py: {build} builds no single source of {layer}; cmake --preset lint makes build/lint")
+                sys.exit(f"lint.py: {build} builds no single source of {layer}; "
+                         "cmake --preset lint makes build/lint")
             for number, (sources, words) in enumerate(units):
                 name = layer if len(units) == 1 else f"{layer}-{number}"
                 tasks.append(pool.submit(check, name, sources, words, folder))
