@@ -159,9 +159,8 @@ Expectation expect(const Comparison& comparison, uint32_t rounds, const Config& 
     expected.arm_seconds.push_back(read_rate > 0 ? arm_seconds(work, read_rate) : 0);
     seconds += rounds * expected.arm_seconds.back();
   }
-  if (!any) {
-    expected.text = "nothing can be measured";
-  } else if (known) {
+  if (!any) return expected;
+  if (known) {
     expected.text = fmt::format("about {} by the hardware profile", rough_duration(seconds));
   } else if (read_rate > 0) {
     expected.text = fmt::format("{} or more ({} to read at {:.2g} GB/s, and computing)",
@@ -447,7 +446,7 @@ int bench_command(BenchOptions options, StopFlag& stop) {
     for (const std::string& note : comparison.notes) notice(note);
     expected = expect(comparison, options.repeats, config, model, *machine, clock, stop, notice);
   }
-  if (!options.quiet && !stop.requested()) {
+  if (!options.quiet && !stop.requested() && !expected.text.empty()) {
     progress.say(fmt::format("{} arm{}, {} round{}: {}", comparison.arms.size(),
                              comparison.arms.size() == 1 ? "" : "s", options.repeats,
                              options.repeats == 1 ? "" : "s", expected.text));

@@ -42,8 +42,10 @@ std::optional<std::vector<uint32_t>> ids_in(const nlohmann::json& json) {
 /// A list of numbers that is cut off or misspelt: no text that anybody meant.
 bool is_torn_list(const std::string& text) {
   const size_t begin = text.find_first_not_of(" \t\r\n");
-  return begin != std::string::npos && text[begin] == '[' &&
-         text.find_first_not_of("[]0123456789,.+- \t\r\n") == std::string::npos;
+  if (begin == std::string::npos || text[begin] != '[') return false;
+  const size_t other = text.find_first_not_of("0123456789, \t\r\n", begin + 1);
+  return other == std::string::npos ||
+         (text[other] == ']' && other == text.find_last_not_of(" \t\r\n"));
 }
 
 /// How many ids there are. A model has more than its tokenizer where the vocabulary is padded;

@@ -55,7 +55,8 @@ std::optional<fs::path> only_snapshot(const fs::path& snapshots) {
 /// "models--Qwen--Qwen2.5-7B", whatever way leads there.
 bool is_repository_name(const fs::path& folder) {
   std::error_code error;
-  return fs::weakly_canonical(folder, error).filename().string().starts_with(kHubFolder);
+  return folder.filename().string().starts_with(kHubFolder) ||
+         fs::weakly_canonical(folder, error).filename().string().starts_with(kHubFolder);
 }
 
 /// What refs/main of a repository names.

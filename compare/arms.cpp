@@ -94,7 +94,8 @@ std::vector<uint64_t> budgets_of(const Config& base, const Model& model, const M
 /// a little for the pages of its report; with a GPU's driver.
 constexpr uint64_t kProgramBytes = 24 * kMiB;
 constexpr uint64_t kProgramAndDriverBytes = 96 * kMiB;
-/// Tables of small pages, where the system has no huge ones: they count in a control group, too.
+/// Tables of small pages count in a control group, too: of mapped files, and of the budget where
+/// the system has no huge ones.
 constexpr uint64_t kBytesPerTableByte = 512;
 
 void add_memory_arms(std::vector<Arm>& arms, const Config& base, const Model& model,
@@ -105,7 +106,8 @@ void add_memory_arms(std::vector<Arm>& arms, const Config& base, const Model& mo
       arm.sweep = Sweep::kMemory;
       arm.mapped = mapped;
       arm.memory_bytes = budget;
-      arm.group_bytes = budget + budget / kBytesPerTableByte +
+      const uint64_t mapped_bytes = mapped ? model.weights.weight_bytes : budget;
+      arm.group_bytes = budget + mapped_bytes / kBytesPerTableByte +
                         (machine.device->unified() ? kProgramBytes : kProgramAndDriverBytes);
       arm.config = base;
       arm.config.ram_bytes = budget;
@@ -129,7 +131,9 @@ const char* sweep_name(Sweep sweep) {
 
 std::string Arm::name() const {
   if (sweep == Sweep::kMemory) {
-    return fmt::format("memory-{}MiB-{}", memory_bytes / kMiB, mapped ? "mmap" : "spillway");
+    const std::string size = memory_bytes % kMiB == 0 ? fmt::format("{}MiB", memory_bytes / kMiB)
+                                                      : fmt::format("{}B", memory_bytes);
+    return fmt::format("memory-{}-{}", size, mapped ? "mmap" : "spillway");
   }
   return fmt::format("{}-ram{:.0f}-batch{}", sweep_name(sweep), 100 * ram_share, batch);
 }

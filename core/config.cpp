@@ -588,12 +588,13 @@ class ContentMark final : public YAML::EventHandler {
 /// leave it out in silence, and LoadAll() does not come back from some texts, a comma behind a
 /// closing bracket for one: there yaml-cpp finds nothing, at the same place, again and again.
 int line_of_second_document(const std::string& text) {
-  constexpr int kMostDocuments = 100;
+  // A mark takes a line, so that there are no more; a fuse, should yaml-cpp turn in another circle.
+  const auto most = 4 + std::count(text.begin(), text.end(), '\n');
   std::istringstream stream(text);
   YAML::Parser parser(stream);
   ContentMark last;
   if (!parser.HandleNextDocument(last)) return 0;
-  for (int i = 1; i < kMostDocuments; ++i) {
+  for (ptrdiff_t i = 1; i < most; ++i) {
     ContentMark next;
     if (!parser.HandleNextDocument(next)) return 0;
     if (next.mark) return next.mark->line + 1;
@@ -601,7 +602,7 @@ int line_of_second_document(const std::string& text) {
     if (stuck) return next.null->line + 1;
     last = next;
   }
-  return last.null ? last.null->line + 1 : 1;
+  return 1;
 }
 
 /// yaml-cpp reads UTF-16 and UTF-32, where a NUL byte is half a character.

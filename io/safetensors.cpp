@@ -38,6 +38,7 @@ class HeaderParser {
       if (name != "__metadata__") entries_.push_back(entry(name, value));
     }
     check_overlap();
+    check_end();
   }
   std::vector<TensorEntry> take() { return std::move(entries_); }
 
@@ -97,6 +98,15 @@ class HeaderParser {
       if (entries_[i - 1].offset + entries_[i - 1].bytes > entries_[i].offset) {
         fail(entries_[i].name, fmt::format("overlaps tensor {}", entries_[i - 1].name));
       }
+    }
+  }
+
+  /// Bytes that belong to no tensor: a length that lies about the header moves every weight.
+  void check_end() const {
+    const uint64_t end =
+        entries_.empty() ? payload_begin_ : entries_.back().offset + entries_.back().bytes;
+    if (end != file_bytes_) {
+      fail("", fmt::format("its tensors end at byte {} of {}", end, file_bytes_));
     }
   }
 

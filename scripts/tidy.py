@@ -4,7 +4,7 @@
 - Every include of a project header must stay in its folder or go to one that the folder's
   CMakeLists.txt names under DEPS; DEPS must be free of cycles and agree with docs/ARCHITECTURE.md.
 - Nothing includes tests/, bench/ or packaging/ but themselves; CUDA headers appear in kernels/cuda only.
-- A file finds what it names without its neighbours, with which a joined build compiles it: types of the
+- A .h or .cpp finds what it names without its neighbours, with which a joined build compiles it: types of the
   project and common names of the standard library are declared by what it includes, at any depth.
 - No thread_local, no getenv below cli, no line over 100 columns, #pragma once and an opening
   comment in every header, no tabs, no trailing blanks.
@@ -35,7 +35,7 @@ STANDARD = {
     "cstring": "memcpy memset strlen memcmp",
 }
 HEADER_OF = {name: header for header, names in STANDARD.items() for name in names.split()}
-# What these headers are known to bring along in every library.
+# What these headers bring along in libstdc++.
 BRINGS = {"filesystem": {"string", "string_view", "chrono"}, "fstream": {"string"}, "sstream": {"string"},
           "string": {"string_view"}, "thread": {"chrono"}, "condition_variable": {"chrono", "mutex"},
           "map": {"utility"}, "set": {"utility"}, "memory": {"utility"}, "vector": {"utility"},

@@ -50,6 +50,15 @@ TEST(Safetensors, ReadsAHeader) {
   EXPECT_EQ(entries[1].shape, (std::vector<uint64_t>{2, 3}));
 }
 
+/// A header length that is off by two leaves JSON whole where blanks pad it, and moves every
+/// weight.
+TEST(Safetensors, NoByteIsLeftOver) {
+  const std::string header = "{" + tensor("a", "BF16", "[2]", 0, 4) + "}    ";
+  EXPECT_NE(header_error(header.substr(0, header.size() - 2), 6).find("its tensors end at"),
+            std::string::npos);
+  EXPECT_NE(header_error("{}", 1).find("its tensors end at"), std::string::npos);
+}
+
 TEST(Safetensors, KeepsTypesItCannotComputeWith) {
   const std::string header = "{" + tensor("ids", "I64", "[2]", 0, 16) + "}";
   const auto entries = parse_safetensors_header(header, 8 + header.size() + 16, "m");

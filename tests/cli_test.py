@@ -161,7 +161,7 @@ class Cli(unittest.TestCase):
         self.assertEqual(json.loads(call("tokenize", self.model, "--text", "").stdout), [])
         for torn in (" [1,2", "[1,,2]", "[", "[[1]]", '["a"]'):
             self.fails("tokenize", self.model, "--text", torn, "--decode", says="expected a JSON list")
-        for text in ("[INST] hi [/INST]", "[1] see note", "{1", "[a"):
+        for text in ("[INST] hi [/INST]", "[1] see note", "{1", "[a", "[1][2]", "[0-9]+"):
             self.assertEqual(call("tokenize", self.model, "--text", text, "--decode").stdout, text + "\n")
         piped = subprocess.run([SPILLWAY, "tokenize", self.model, "--text-file", "-"], input="hé",
                                capture_output=True, text=True)

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What a terminal shows: progress at any width, resized while running, with and without colour, dumb
 and redirected; answers as they are made. Usage: terminal_test.py SPILLWAY_BINARY [unittest arguments]"""
+import codecs
 import fcntl
 import json
 import os
@@ -84,6 +85,7 @@ class Screen:
             self.colours += 1
         elif name == "A":
             self.at -= count * self.columns
+            self.behind_text = False
             if self.at < 0:
                 raise AssertionError("the cursor left the progress line upwards")
         elif name == "J":
@@ -106,7 +108,7 @@ class Screen:
         self.last_progress = 10**6  # of the new size none was seen
 
 
-MARK = "\x1b[99m"  # a colour that nobody has
+MARK = "\x05"  # the program writes no such byte; one, so that no read cuts it
 
 
 def set_size(terminal, columns):
@@ -128,6 +130,8 @@ class OnTerminal:
         self.name = os.ttyname(side)
         os.close(side)
         self.raw = ""
+        self.marked = False
+        self.decoder = codecs.getincrementaldecoder("utf-8")()
 
     def read(self, until=lambda screen: False):
         """To the end, or until the screen shows what is waited for."""
@@ -147,7 +151,9 @@ class OnTerminal:
     def resize(self, columns):
         """As a window does it: what was written before it is on the screen by then."""
         self.process.send_signal(signal.SIGSTOP)
-        os.waitpid(self.process.pid, os.WUNTRACED)
+        _, status = os.waitpid(self.process.pid, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            raise AssertionError("the program ended before the resize")
         self.drain()
         self.screen.resize(columns)
         set_size(self.terminal, columns)
@@ -156,11 +162,14 @@ class OnTerminal:
     def drain(self):
         """What was written is handed on when the system likes, but in order: until a mark comes."""
         side = os.open(self.name, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
-        begin = len(self.raw)
-        marked = False
-        while MARK not in self.raw[begin:]:
+        rest = MARK.encode()
+        deadline = time.monotonic() + 60
+        self.marked = False
+        while not self.marked:
+            if time.monotonic() > deadline:
+                raise AssertionError("the mark does not come")
             try:
-                marked = marked or os.write(side, MARK.encode()) > 0
+                rest = rest[os.write(side, rest):] if rest else rest
             except BlockingIOError:  # there is no room, or the program stopped while it wrote
                 pass
             if select.select([self.terminal], [], [], 0.1)[0]:
@@ -168,10 +177,13 @@ class OnTerminal:
         os.close(side)
 
     def take(self):
-        text = os.read(self.terminal, 65536).decode()
+        some = os.read(self.terminal, 65536)
+        text = self.decoder.decode(some)
+        self.marked = self.marked or MARK in text
+        text = text.replace(MARK, "")  # wherever the program was when it came
         self.raw += text
         self.screen.feed(text)
-        return text
+        return some
 
     def end(self):
         self.read()
