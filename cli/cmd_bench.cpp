@@ -466,13 +466,13 @@ int bench_command(BenchOptions options, StopFlag& stop) {
       for (const std::string& line : not_kept.lines()) notice(line);
     });
   });
-  std::string where = fmt::format("{} keeps its earlier results", options.out);
+  std::string where = fmt::format("not all results could be written to {}", options.out);
   failures.attempt([&] {
-    if (files.write_last(comparison)) {
-      where =
-          fmt::format("written: {}/bench.html, bench.json, bench.csv; arms/ holds every arm's YAML",
-                      options.out);
-    }
+    where = files.write_last(comparison)
+                ? fmt::format(
+                      "written: {}/bench.html, bench.json, bench.csv; arms/ holds every arm's YAML",
+                      options.out)
+                : fmt::format("{} keeps its earlier results", options.out);
   });
   failures.attempt([&] {
     print_text(options.json ? printed_json(comparison_json(comparison))

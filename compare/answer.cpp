@@ -64,8 +64,7 @@ std::string what_more_brings(const std::vector<Budget>& own, const Budget& enoug
   if (enough.bytes == own.back().bytes && !all_in_ram) {
     return advised == enough.bytes
                ? "; less is slower, and more was not measured"
-               : fmt::format("; more is faster, up to {}, the most that was measured",
-                             enough.size());
+               : fmt::format("; it is fastest in {}, the most that was measured", enough.size());
   }
   return advised == enough.bytes ? "; more gains nothing"
                                  : fmt::format("; beyond {} nothing is gained", enough.size());

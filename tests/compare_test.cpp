@@ -223,7 +223,7 @@ INSTANTIATE_TEST_SUITE_P(
                    {3, 1},
                    false,
                    "Give it 100 MiB: 5 times as fast as mmap in the same memory (0.600 s per "
-                   "token instead of 3.00 s); more is faster, up to 200 MiB, the most that was "
+                   "token instead of 3.00 s); it is fastest in 200 MiB, the most that was "
                    "measured"},
         AnswerCase{"one_budget",
                    {0.5},

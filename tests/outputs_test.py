@@ -11,6 +11,7 @@ import select
 import shutil
 import signal
 import stat
+import resource
 import subprocess
 import sys
 import tempfile
@@ -493,6 +494,15 @@ class Outputs(unittest.TestCase):
         self.assertEqual(results.read_bytes(), first)
         self.assertEqual(call(*self.bench(*one, "prompt")).returncode, 0)
         self.assertEqual(json.loads(results.read_text())["arms"][0]["sweep"], "prompt")
+
+    def test_a_bench_that_cannot_be_kept_says_so(self):
+        arguments = [SPILLWAY, *map(str, self.bench("--repeats", 1, "--quiet", "--sweeps", "decode",
+                                                    "--shares", 100, "--batches", 1))]
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=120,
+                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048)))
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("not all results could be written", done.stdout)
+        self.assertNotIn("earlier results", done.stdout)
 
 
 if __name__ == "__main__":
