@@ -85,10 +85,10 @@ class Prober {
     const auto device = open_device(name, {});
     const auto ops = make_ops(*device, {});
     if (name.rfind("cuda", 0) == 0) profile.hardware.gpu = ops->description();
-    const DriveReads reads{&file_->file(), engine_reads(profile)[0].shape, &reader_->make};
+    const DriveReads reads{&file_->file(), usual_reads(engine_reads(profile)), &reader_->make};
     profile.devices.push_back(
         measure_device(*device, *ops, 0.4 * options_.seconds, &reads, clock_, stop_,
-                       [&](const char* what) { say(fmt::format("{}, {}", name, what)); }));
+                       [&](std::string_view what) { say(fmt::format("{}, {}", name, what)); }));
   }
 
   const ProbeOptions& options_;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <ctime>
 #include <iomanip>
 #include <nlohmann/json.hpp>
@@ -86,7 +87,7 @@ MachineRates rates_of(const HardwareProfile& profile, const DeviceRates& device,
   rates.copy_bytes = device.pinned_to_device;
   for (const MatmulRate::Rows& entry : matmul.rows) {
     rates.matmuls.push_back({entry.rows, entry.weight_bytes_per_second, entry.start_seconds,
-                             entry.beside_reads, entry.read_share});
+                             entry.output_seconds, entry.beside_reads, entry.read_share});
   }
   rates.operation_seconds = device.operation_seconds;
   return rates;
@@ -112,6 +113,17 @@ KnownRates known_rates(const HardwareProfile& profile, const DeviceRates& device
   const double probed = known.probed.read_of(shape.chunk_bytes, shape.depth);
   known.take_drive_change(last.sample.bytes_per_second / probed, last.measured_at);
   return known;
+}
+
+/// Of a matmul of `rows`.
+double change_of(const std::vector<ComputeChange>& changes, uint32_t rows) {
+  const auto above = std::find_if(changes.begin(), changes.end(),
+                                  [&](const ComputeChange& change) { return change.rows >= rows; });
+  if (above == changes.end()) return changes.back().factor;
+  if (above == changes.begin()) return above->factor;
+  const ComputeChange& below = *(above - 1);
+  const auto log_of = [&](uint32_t count) { return std::log(1.0 * count / below.rows); };
+  return below.factor + log_of(rows) / log_of(above->rows) * (above->factor - below.factor);
 }
 
 /// Seconds per decode pass with another budget; 0 where that changes nothing.
@@ -154,6 +166,7 @@ std::optional<KnownRates> find_rates(const std::string& file, const Model& model
     for (const MatmulRate& rate : device.matmuls) {
       if (rate.dtype != dtype) continue;
       KnownRates known = known_rates(*profile, device, rate);
+      known.dtype = dtype;
       if (file.empty()) known.file = default_profile_path(here);
       return known;
     }
@@ -171,6 +184,18 @@ void KnownRates::take_drive_change(double change, const std::string& when) {
   const double factor = std::min(change, sustained_share * std::max(1.0, change));
   rates.reads = probed.reads;
   for (ReadRate& read : rates.reads) read.bytes_per_second *= factor;
+}
+
+void KnownRates::take_compute_changes(const std::vector<ComputeChange>& changes) {
+  rates.matmuls = probed.matmuls;
+  for (RowRate& rate : rates.matmuls) {
+    const double change = change_of(changes, rate.rows);
+    rate.weight_bytes_per_second *= change;
+    rate.beside_reads *= change;
+    rate.start_seconds /= change;
+    rate.output_seconds /= change;
+  }
+  rates.operation_seconds = probed.operation_seconds / change_of(changes, 1);
 }
 
 PlannedRun plan_with(const std::optional<KnownRates>& known, const Config& config,

@@ -11,6 +11,12 @@
 
 namespace spillway {
 
+/// What a matmul of so many rows gives now, over what it gave to probe.
+struct ComputeChange {
+  uint32_t rows = 0;
+  double factor = 1;
+};
+
 /// Rates for a model on a machine, from a profile; the drive's as they were found last.
 struct KnownRates {
   MachineRates rates;
@@ -19,12 +25,16 @@ struct KnownRates {
   std::string drive_measured_at;  ///< by probe, or by a run since
   double drive_change = 1;        ///< what the drive gives now, over what it gave to probe
   MachineRates probed;            ///< what probe measured, in short reads
+  DType dtype = DType::kF32;      ///< that the matmuls were measured with
   double sustained_share = 1;     ///< of short reads, what long ones gave to probe
   std::filesystem::path file;     ///< that may keep readings; empty: named by the user, left alone
 
   /// The drive gives `change` times what it gave to probe. Where long reads are slower than short
   /// ones, a drive that is slower by as much already is taken as it is.
   void take_drive_change(double change, const std::string& when);
+  /// Matmuls between two of `changes` (rows ascending) change in proportion on a logarithmic
+  /// scale of rows, those beyond them as the nearest; whatever else starts as those of one row.
+  void take_compute_changes(const std::vector<ComputeChange>& changes);
 };
 
 /// Empty, with a notice that says why and what to do, where there is no profile that fits. One that

@@ -7,11 +7,12 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "cli/drive_check.h"
+#include "cli/plan_for_now.h"
 #include "cli/predicted.h"
 #include "cli/report.h"
 #include "core/error.h"
 #include "core/units.h"
+#include "kernels/host/cpu_features.h"
 
 namespace spillway {
 namespace {
@@ -69,10 +70,19 @@ void Session::prepare(const Workload& workload) {
   const auto known = find_rates("", model_, machine_, notice_);
   if (known) say_if_read_otherwise(*known);
   planned_ = plan_for_now(known, config_, model_, machine_, workload,
-                          {&readers_, &clock_, &stop_, notice_});
+                          {&readers_, &clock_, &stop_, notice_, matmul_timer()});
   stop_.watch();
   runtime_ = std::make_unique<Runtime>(Runtime::Parts{&config_, &model_, &machine_, &planned_.plan,
                                                       readers_.make, &trace_, &clock_, &stop_});
+}
+
+/// Cores have neighbours; a GPU of one's own does not.
+MatmulTimer Session::matmul_timer() const {
+  if (machine_.device->name() != "host") return nullptr;
+  return [this](const MatmulToTime& matmul) {
+    return time_matmul(*machine_.device, *machine_.ops, matmul, largest_cache_bytes(), clock_,
+                       stop_);
+  };
 }
 
 bool Session::load() {

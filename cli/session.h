@@ -9,6 +9,7 @@
 #include "core/config.h"
 #include "core/output_file.h"
 #include "model/runtime.h"
+#include "probe/compute_rates.h"
 
 namespace spillway {
 
@@ -58,6 +59,7 @@ class Session {
   static Outputs open_outputs(const Config& config, FilesInUse in_use, StopFlag& stop);
   void say_if_unpinned() const;
   void say_if_unregistered() const;
+  MatmulTimer matmul_timer() const;
   void say_if_read_otherwise(const KnownRates& known) const;
   void say_stopped();
 

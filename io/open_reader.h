@@ -11,6 +11,10 @@
 
 namespace spillway {
 
+/// Reads as they are made where nothing is known of the drive.
+constexpr uint64_t kUsualChunkBytes = 1 << 20;
+constexpr uint32_t kUsualDepth = 8;
+
 /// Makes a reader of the given depth; each thread that reads gets its own. The engine takes one of
 /// these, so that tests can hand it a simulated disk.
 using ReaderFactory = std::function<std::unique_ptr<BlockReader>(uint32_t depth)>;

@@ -79,13 +79,16 @@ double weightless_seconds(bool is_head, bool unified, const PassShape& shape,
   return sequences * (rates.operation_seconds + rates.start_seconds(1)) + rates.operation_seconds;
 }
 
-/// A matmul for every tile of a matrix; norms and biases are vectors.
-double start_seconds(const LayerSpec& layer, const Unit& unit, uint32_t rows,
-                     const MachineRates& rates) {
+/// A matmul for every tile of a matrix, of whose rows each is an output; norms and biases are
+/// vectors.
+double operations_seconds(const LayerSpec& layer, const Unit& unit, uint32_t rows,
+                          const MachineRates& rates) {
   double sum = 0;
   for (const Part& part : unit.parts) {
-    sum +=
-        layer.tensors[part.tensor].rows > 1 ? rates.start_seconds(rows) : rates.operation_seconds;
+    const bool matrix = layer.tensors[part.tensor].rows > 1;
+    const auto outputs = static_cast<double>(part.rows);
+    sum += matrix ? rates.start_seconds(rows) + outputs * rates.output_seconds(rows)
+                  : rates.operation_seconds;
   }
   return sum;
 }
@@ -103,7 +106,8 @@ std::vector<double> unit_seconds(const Model& model, const RunPlan& plan, bool u
     const double weightless = attention + weightless_seconds(is_head, unified, shape, rates);
     const double share = bytes / static_cast<double>(layers[unit.layer].bytes());
     result.push_back(bytes * rates.seconds_per_byte(rows) +
-                     start_seconds(layers[unit.layer], unit, rows, rates) + share * weightless);
+                     operations_seconds(layers[unit.layer], unit, rows, rates) +
+                     share * weightless);
   }
   return result;
 }
@@ -240,6 +244,11 @@ double MachineRates::seconds_per_byte(uint32_t rows) const {
 double MachineRates::start_seconds(uint32_t rows) const {
   if (rows == 0) return 0;
   return between_rows(matmuls, rows, [](const RowRate& rate) { return rate.start_seconds; });
+}
+
+double MachineRates::output_seconds(uint32_t rows) const {
+  if (rows == 0) return 0;
+  return between_rows(matmuls, rows, [](const RowRate& rate) { return rate.output_seconds; });
 }
 
 MachineRates MachineRates::beside_reads() const {

@@ -23,7 +23,8 @@ struct ReadRate {
 struct RowRate {
   uint32_t rows = 0;
   double weight_bytes_per_second = 0;
-  double start_seconds = 0;  ///< 0 = not measured on its own: part of the rate
+  double start_seconds = 0;   ///< 0 = not measured on its own: part of the rate
+  double output_seconds = 0;  ///< of every row of weights; 0 = part of the others
   /// The rate while the drive reads as fast as it can into the same memory, and the share of the
   /// drive's rate that is left then; 0 = not measured, as alone.
   double beside_reads = 0;
@@ -47,6 +48,8 @@ struct MachineRates {
   double seconds_per_byte(uint32_t rows) const;
   /// Seconds of starting a matmul of `rows`; the same way, but no more than the largest measured.
   double start_seconds(uint32_t rows) const;
+  /// Seconds of one row of weights in a matmul of `rows`, beside those of its bytes.
+  double output_seconds(uint32_t rows) const;
   /// Whether matmuls were measured beside reads, too.
   bool knows_company() const { return matmuls[0].beside_reads > 0; }
   /// Where the drive reads all the time: the same, with the matmuls slower.

@@ -16,8 +16,6 @@ namespace {
 
 /// Below this a unit is not halved to fit a budget.
 constexpr uint64_t kMinUnitBytes = 4 * kMiB;
-constexpr uint64_t kChunkBytes = kMiB;
-constexpr uint32_t kDepth = 8;
 /// Prompt chunks give way to a tight budget down to this, in steps of it or of a 64th.
 constexpr uint32_t kMinChunkRows = 16;
 constexpr uint32_t kMostChunkSteps = 64;
@@ -35,8 +33,8 @@ StreamPlan cut_model(const Config& config, const Model& model, const Device& dev
   StreamPlan plan;
   plan.layers = model.weights.layers;
   plan.embed = model.weights.embed;
-  plan.chunk_bytes = config.io_chunk_bytes.value_or(kChunkBytes);
-  plan.io_depth = config.io_depth.value_or(kDepth);
+  plan.chunk_bytes = config.io_chunk_bytes.value_or(kUsualChunkBytes);
+  plan.io_depth = config.io_depth.value_or(kUsualDepth);
   plan.register_buffers = config.io_register_buffers.value_or(true);
   const auto shapes = file_shapes(model.checkpoint);
   plan.chunk_bytes = align_up(plan.chunk_bytes, plan_alignment(shapes));  // a slab holds a chunk

@@ -1,7 +1,9 @@
 #include "probe/compute_rates.h"
 
 #include <algorithm>
-#include <cstring>
+#include <chrono>
+#include <map>
+#include <thread>
 
 #include "core/buffer.h"
 #include "core/units.h"
@@ -13,17 +15,28 @@ constexpr uint32_t kCols = 4096;
 /// Of the small calls: as many outputs as the large ones have, so that both are spread over cores
 /// alike, on an eighth of the bytes.
 constexpr uint32_t kSmallCols = 512;
+/// As many outputs as short rows of weights have at the same bytes, where outputs are cheap to
+/// keep.
+constexpr uint32_t kTallTimes = 8;
+constexpr uint32_t kMostTallRows = 16;
 /// Of the time of a large call: short ones are many.
 constexpr double kSmallShare = 0.25;
 constexpr uint64_t kWeightBytes = 512 * kMiB;  // more than caches hold
+constexpr uint64_t kLeastCaches = 4;           // what is read around and around is in none of them
 /// Beside reads nothing but the large calls is measured.
 constexpr double kBesideShare = 0.6;
+constexpr double kAloneShare = 0.4;
+/// Decode passes, whose reads and matmuls weigh alike, hang on these most.
+constexpr double kOneRowBesideShare = 2;
 /// Less than that is a measurement too short for a read.
 constexpr double kLeastReadShare = 0.01;
 /// First touches, code made at run time, clocks that rise.
 constexpr double kWarmUpShare = 0.3;
 /// On cores that others use as well some calls take ten times as long.
 constexpr uint64_t kSureCalls = 20;
+/// Apart in time, so that a neighbour's burst falls on one of them.
+constexpr uint32_t kRounds = 3;
+constexpr double kRoundShare = 1.0 / kRounds;
 constexpr uint64_t kCopyBytes = 64 * kMiB;
 
 class DeviceProbe {
@@ -38,7 +51,7 @@ class DeviceProbe {
         stop_(stop),
         stream_(device.make_stream(StreamKind::kCompute)) {}
 
-  DeviceRates run(const std::function<void(const char*)>& progress) {
+  DeviceRates run(const std::function<void(std::string_view)>& progress) {
     DeviceRates rates;
     rates.device = device_.name();
     if (!device_.unified()) {
@@ -46,22 +59,48 @@ class DeviceProbe {
       measure_copies(rates);
     }
     progress("matmuls");
-    weights_ = filled_memory(device_, *stream_, kWeightBytes);
-    input_ = filled_memory(device_, *stream_, uint64_t{prompt_rows()} * kCols * sizeof(float));
+    fill(kWeightBytes, prompt_rows());
     rates.operation_seconds = measure_operation();
-    if (reads_ != nullptr) {
-      const MeasureLimit short_time{kBesideShare * seconds_};
-      read_alone_ =
-          read_rate(*reads_->file, reads_->shape, short_time, *reads_->readers, clock_, stop_);
+    std::vector<MatmulCalls> calls = {
+        {DType::kBF16, {}, {}}, {DType::kF16, {}, {}}, {DType::kF32, {}, {}}};
+    for (uint32_t round = 0; round < kRounds; ++round) {
+      for (MatmulCalls& of_dtype : calls) {
+        progress(dtype_name(of_dtype.dtype));
+        measure_matmul(of_dtype);
+      }
     }
-    for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
-      progress(dtype == DType::kBF16 ? "bf16" : dtype == DType::kF16 ? "f16" : "f32");
-      rates.matmuls.push_back(measure_matmul(dtype));
-    }
+    for (const MatmulCalls& of_dtype : calls) rates.matmuls.push_back(rates_of(of_dtype));
     return rates;
   }
 
+  /// Of all calls, one large matmul.
+  TimedCall run_one(const MatmulToTime& matmul, uint64_t cache_bytes) {
+    const Memory workspace = bind_workspace(matmul.dtype, matmul.rows);
+    const Memory output = device_.allocate(output_bytes(matmul.dtype, matmul.rows));
+    const uint64_t beside = workspace.bytes() + output.bytes() + input_bytes(matmul.rows);
+    const uint64_t least_bytes = std::max(kLeastCaches * cache_bytes, device_.stream_unit_bytes());
+    const uint64_t weight_bytes = std::min(2 * least_bytes, kWeightBytes);
+    if (matmul.memory_bytes < beside + least_bytes) return {};
+    fill(std::min(weight_bytes, matmul.memory_bytes - beside), matmul.rows);
+    return time_matmul(matmul.dtype, output, matmul.rows, outputs_of(matmul.dtype), kCols, 1);
+  }
+
  private:
+  /// What was timed of matmuls of some rows, round for round.
+  struct RowCalls {
+    std::vector<TimedCall> small;
+    std::vector<TimedCall> large;
+    std::vector<TimedCall> tall;
+    std::vector<TimedCall> beside_reads;
+    std::vector<double> busy_share;
+    std::vector<double> read_rate;
+  };
+  struct MatmulCalls {
+    DType dtype = DType::kF32;
+    std::map<uint32_t, RowCalls> by_rows;
+    std::vector<double> read_alone;
+  };
+
   /// What a call of `work` takes, which only puts something on the stream; a few are under way at a
   /// time.
   template <typename Work>
@@ -70,7 +109,7 @@ class DeviceProbe {
     const double average = repeat(work, share * seconds_);
     const auto middle = times_.begin() + static_cast<std::ptrdiff_t>(times_.size() / 2);
     std::nth_element(times_.begin(), middle, times_.end());
-    return {weight_bytes, average, *middle, times_.size()};
+    return {weight_bytes, average, *middle, times_.size(), 0};
   }
 
   /// Seconds per call on average; those of each batch are in times_.
@@ -105,12 +144,17 @@ class DeviceProbe {
     rates.pageable_to_device = copy_rate(there.data(), pageable.data());
   }
 
+  void fill(uint64_t weight_bytes, uint32_t rows) {
+    weights_ = filled_memory(device_, *stream_, weight_bytes);
+    input_ = filled_memory(device_, *stream_, input_bytes(rows));
+  }
+
   uint32_t prompt_rows() const { return device_.unified() ? 512 : 2048; }
 
   /// Scratch for any operation of this probe; the last one bound counts.
-  Memory bind_workspace(DType dtype) {
+  Memory bind_workspace(DType dtype, uint32_t rows) {
     OpsLimits limits;
-    limits.max_rows = prompt_rows();
+    limits.max_rows = rows;
     limits.max_cols = kCols;
     limits.max_positions = kKvBlockPositions;
     limits.attention = {1, 1, 64, dtype};
@@ -121,7 +165,7 @@ class DeviceProbe {
 
   /// A norm of one short row, as it lies between the matmuls of every layer.
   double measure_operation() {
-    const Memory workspace = bind_workspace(DType::kF32);
+    const Memory workspace = bind_workspace(DType::kF32, 1);
     const Memory rows = device_.allocate(uint64_t{2} * kSmallCols * sizeof(float));
     ops_.zero(*stream_, rows.data(), rows.bytes());
     auto* x = reinterpret_cast<float*>(rows.data());
@@ -132,54 +176,152 @@ class DeviceProbe {
     return time_calls(norm, 0, kSmallShare).median_seconds;
   }
 
-  MatmulRate measure_matmul(DType dtype) {
-    MatmulRate rate;
-    rate.dtype = dtype;
-    const Memory workspace = bind_workspace(dtype);
-    // Large tiles are the units of a run.
-    const auto outputs =
-        static_cast<uint32_t>(device_.stream_unit_bytes() / kCols / dtype_bytes(dtype));
-    const Memory output = device_.allocate(uint64_t{prompt_rows()} * outputs * sizeof(float));
-    const auto call_of = [&](uint32_t rows, uint32_t cols, double share) {
-      uint64_t tile = 0;
-      const uint64_t bytes = uint64_t{outputs} * cols * dtype_bytes(dtype);
-      ops_.set_input(*stream_, reinterpret_cast<float*>(input_.data()), rows, cols);
-      const auto multiply = [&] {
-        const std::byte* data = weights_.data() + tile++ % (kWeightBytes / bytes) * bytes;
-        ops_.matmul(*stream_, {data, dtype, outputs, cols}, reinterpret_cast<float*>(output.data()),
-                    outputs);
-      };
-      return time_calls(multiply, bytes, share);
+  /// Of a large tile, as the units of a run are.
+  uint32_t outputs_of(DType dtype) const {
+    return static_cast<uint32_t>(device_.stream_unit_bytes() / kCols / dtype_bytes(dtype));
+  }
+  uint64_t output_bytes(DType dtype, uint32_t rows) const {
+    return uint64_t{rows} * outputs_of(dtype) * sizeof(float);
+  }
+  static uint64_t input_bytes(uint32_t rows) { return uint64_t{rows} * kCols * sizeof(float); }
+
+  struct TileMatmul {
+    std::function<void()> multiply;  ///< the next tile of weights, around and around
+    uint64_t weight_bytes = 0;
+    uint32_t outputs = 0;
+  };
+  TileMatmul matmul_of(DType dtype, const Memory& output, uint32_t rows, uint32_t outputs,
+                       uint32_t cols) {
+    const uint64_t bytes = uint64_t{outputs} * cols * dtype_bytes(dtype);
+    const uint64_t tiles = weights_.bytes() / bytes;
+    auto* target = reinterpret_cast<float*>(output.data());
+    ops_.set_input(*stream_, reinterpret_cast<float*>(input_.data()), rows, cols);
+    const auto multiply = [=, this, tile = uint64_t{0}]() mutable {
+      const std::byte* data = weights_.data() + tile++ % tiles * bytes;
+      ops_.matmul(*stream_, {data, dtype, outputs, cols}, target, outputs);
+    };
+    return {multiply, bytes, outputs};
+  }
+  TimedCall time_matmul(DType dtype, const Memory& output, uint32_t rows, uint32_t outputs,
+                        uint32_t cols, double share) {
+    const TileMatmul matmul = matmul_of(dtype, output, rows, outputs, cols);
+    TimedCall call = time_calls(matmul.multiply, matmul.weight_bytes, share);
+    call.outputs = outputs;
+    return call;
+  }
+
+  /// One round.
+  void measure_matmul(MatmulCalls& calls) {
+    const DType dtype = calls.dtype;
+    const Memory workspace = bind_workspace(dtype, prompt_rows());
+    const Memory output = device_.allocate(std::max(
+        output_bytes(dtype, prompt_rows()), output_bytes(dtype, kMostTallRows) * kTallTimes));
+    const uint32_t outputs = outputs_of(dtype);
+    const auto call_of = [&](uint32_t rows, uint32_t wanted, uint32_t cols, double share) {
+      return time_matmul(dtype, output, rows, wanted, cols, kRoundShare * share);
     };
     for (const uint32_t rows : {1u, 4u, 16u, 64u, prompt_rows()}) {
       stop_.check();
-      const TimedCall large = call_of(rows, kCols, 1);
-      rate.rows.push_back(rate_of_calls(rows, call_of(rows, kSmallCols, kSmallShare), large));
+      RowCalls& of_rows = calls.by_rows[rows];
+      of_rows.large.push_back(call_of(rows, outputs, kCols, 1));
+      of_rows.small.push_back(call_of(rows, outputs, kSmallCols, kSmallShare));
+      if (rows > kMostTallRows) continue;
+      of_rows.tall.push_back(call_of(rows, kTallTimes * outputs, kCols / kTallTimes, kSmallShare));
     }
-    if (reads_ != nullptr && read_alone_ > 0) measure_beside_reads(rate, call_of);
-    return rate;
+    if (reads_ != nullptr) measure_beside_reads(calls, output);
   }
 
-  /// `call_of`: times a large matmul of so many rows.
-  template <typename CallOf>
-  void measure_beside_reads(MatmulRate& rate, const CallOf& call_of) {
+  /// Large matmuls while the drive reads, with pauses as long between them, as a pass computes that
+  /// waits for its reads. Without pauses reads get little time of the cores; but a
+  /// pass without pauses does not wait for them.
+  void measure_beside_reads(MatmulCalls& calls, const Memory& output) {
     BackgroundReads reads(*reads_->file, reads_->shape, *reads_->readers, clock_, stop_);
-    for (MatmulRate::Rows& rows : rate.rows) {
+    const auto alone = [&] {
+      return read_rate_during(reads, [&] { pause(kAloneShare * seconds_); });
+    };
+    const double alone_before = alone();
+    for (auto& [rows, of_rows] : calls.by_rows) {
       stop_.check();
-      const uint64_t bytes_before = reads.bytes();
-      const int64_t begin_ns = clock_.now_ns();
-      const TimedCall call = call_of(rows.rows, kCols, kBesideShare);
-      const double read = static_cast<double>(reads.bytes() - bytes_before);
-      set_beside_reads(rows, call, read / seconds(clock_.now_ns() - begin_ns) / read_alone_);
+      const double share = rows == 1 ? kOneRowBesideShare : kBesideShare;
+      Spaced spaced;
+      const TileMatmul matmul =
+          matmul_of(calls.dtype, output, rows, outputs_of(calls.dtype), kCols);
+      const double rate =
+          read_rate_during(reads, [&] { spaced = time_spaced(matmul, kRoundShare * share); });
+      of_rows.beside_reads.push_back(spaced.call);
+      of_rows.busy_share.push_back(spaced.busy_share);
+      of_rows.read_rate.push_back(rate);
     }
+    calls.read_alone.push_back((alone_before + alone()) / 2);
     reads.finish();
+  }
+
+  /// Bytes per second while `work` is done.
+  template <typename Work>
+  double read_rate_during(const BackgroundReads& reads, const Work& work) const {
+    const uint64_t bytes_before = reads.bytes();
+    const int64_t begin_ns = clock_.now_ns();
+    work();
+    return static_cast<double>(reads.bytes() - bytes_before) / seconds(clock_.now_ns() - begin_ns);
+  }
+
+  struct Spaced {
+    TimedCall call;
+    double busy_share = 0;  ///< of the time, spent in calls
+  };
+  Spaced time_spaced(const TileMatmul& matmul, double share) {
+    Spaced spaced;
+    spaced.call.weight_bytes = matmul.weight_bytes;
+    spaced.call.outputs = matmul.outputs;
+    double busy_seconds = 0;
+    const int64_t begin_ns = clock_.now_ns();
+    while (spaced.call.calls == 0 ||
+           (seconds(clock_.now_ns() - begin_ns) < share * seconds_ && !stop_.requested())) {
+      const int64_t call_ns = clock_.now_ns();
+      matmul.multiply();
+      stream_->sync();
+      ++spaced.call.calls;
+      const double call_seconds = seconds(clock_.now_ns() - call_ns);
+      busy_seconds += call_seconds;
+      pause(call_seconds);
+    }
+    const auto calls = static_cast<double>(spaced.call.calls);
+    spaced.call.seconds = spaced.call.median_seconds = busy_seconds / calls;
+    spaced.busy_share = busy_seconds / seconds(clock_.now_ns() - begin_ns);
+    return spaced;
+  }
+
+  static void pause(double wanted_seconds) {
+    std::this_thread::sleep_for(std::chrono::duration<double>(wanted_seconds));
+  }
+
+  /// 0 = nothing was read in so short a time.
+  static double read_share_of_rounds(const std::vector<double>& alone, const RowCalls& calls) {
+    double sum = 0;
+    for (size_t round = 0; round < alone.size(); ++round) {
+      if (alone[round] <= 0 || calls.read_rate[round] <= 0) return 0;
+      sum += read_share_of(calls.read_rate[round] / alone[round], calls.busy_share[round]);
+    }
+    return sum / static_cast<double>(alone.size());
+  }
+
+  static MatmulRate rates_of(const MatmulCalls& calls) {
+    MatmulRate rate{calls.dtype, {}};
+    for (const auto& [rows, of_rows] : calls.by_rows) {
+      const TimedCall tall = of_rows.tall.empty() ? TimedCall{} : median_round(of_rows.tall);
+      rate.rows.push_back(
+          rate_of_calls(rows, median_round(of_rows.small), median_round(of_rows.large), tall));
+      if (of_rows.beside_reads.empty()) continue;
+      set_beside_reads(rate.rows.back(), median_round(of_rows.beside_reads),
+                       read_share_of_rounds(calls.read_alone, of_rows));
+    }
+    return rate;
   }
 
   Device& device_;
   Ops& ops_;
   double seconds_;
   const DriveReads* reads_;  // null = nothing is read beside
-  double read_alone_ = 0;
   const Clock& clock_;
   const StopFlag& stop_;
   std::unique_ptr<Stream> stream_;
@@ -207,29 +349,64 @@ Memory filled_memory(Device& device, Stream& stream, uint64_t bytes) {
   return memory;
 }
 
-MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const TimedCall& large) {
+TimedCall median_round(const std::vector<TimedCall>& rounds) {
+  std::vector<TimedCall> sorted = rounds;
+  const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
+  const auto faster = [](const TimedCall& a, const TimedCall& b) { return a.seconds < b.seconds; };
+  std::nth_element(sorted.begin(), middle, sorted.end(), faster);
+  TimedCall median = *middle;
+  median.calls = 0;
+  for (const TimedCall& round : rounds) median.calls += round.calls;
+  return median;
+}
+
+MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const TimedCall& large,
+                               const TimedCall& tall) {
   const auto small_bytes = static_cast<double>(small.weight_bytes);
   const auto large_bytes = static_cast<double>(large.weight_bytes);
   const double more_seconds = large.median_seconds - small.median_seconds;
   const double line =
       small.median_seconds - more_seconds * small_bytes / (large_bytes - small_bytes);
+  MatmulRate::Rows rate;
+  rate.rows = rows;
+  const double most = std::min(small.median_seconds, large.seconds / 2);
   const bool sure = std::min(small.calls, large.calls) >= kSureCalls;
-  const double start =
-      !sure ? 0 : std::clamp(line, 0.0, std::min(small.median_seconds, large.seconds / 2));
-  return {rows, large_bytes / (large.seconds - start), start};
+  if (sure && tall.calls >= kSureCalls) {
+    rate.output_seconds = std::clamp((tall.median_seconds - large.median_seconds) /
+                                         static_cast<double>(tall.outputs - large.outputs),
+                                     0.0, most / large.outputs);
+  }
+  const double outputs_seconds = large.outputs * rate.output_seconds;
+  if (sure) rate.start_seconds = std::clamp(line - outputs_seconds, 0.0, most - outputs_seconds);
+  rate.weight_bytes_per_second =
+      large_bytes / (large.seconds - rate.start_seconds - outputs_seconds);
+  return rate;
+}
+
+double read_share_of(double rate_share, double busy_share) {
+  return std::clamp((rate_share - (1 - busy_share)) / busy_share, kLeastReadShare, 1.0);
 }
 
 void set_beside_reads(MatmulRate::Rows& rows, const TimedCall& call, double read_share) {
-  const double bytes_seconds = call.seconds - rows.start_seconds;
+  const double bytes_seconds =
+      call.seconds - rows.start_seconds - call.outputs * rows.output_seconds;
   if (!(bytes_seconds > 0) || !(read_share > 0)) return;  // nothing was read in so short a time
   const double rate = static_cast<double>(call.weight_bytes) / bytes_seconds;
   rows.beside_reads = std::min(rate, rows.weight_bytes_per_second);
   rows.read_share = std::clamp(read_share, kLeastReadShare, 1.0);
 }
 
+TimedCall time_matmul(Device& device, Ops& ops, const MatmulToTime& matmul, uint64_t cache_bytes,
+                      const Clock& clock, const StopFlag& stop) {
+  const TimedCall call =
+      DeviceProbe(device, ops, matmul.seconds, nullptr, clock, stop).run_one(matmul, cache_bytes);
+  stop.check();
+  return call;
+}
+
 DeviceRates measure_device(Device& device, Ops& ops, double seconds, const DriveReads* reads,
                            const Clock& clock, const StopFlag& stop,
-                           const std::function<void(const char*)>& progress) {
+                           const std::function<void(std::string_view)>& progress) {
   return DeviceProbe(device, ops, seconds, reads, clock, stop).run(progress);
 }
 

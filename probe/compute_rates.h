@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <string_view>
 #include <vector>
 
 #include "core/clock.h"
@@ -13,14 +14,16 @@
 namespace spillway {
 
 /// How fast a matmul gets through its weights, by its rows: few rows wait for the memory, many for
-/// the arithmetic. A call takes `start_seconds` and the time of its bytes.
+/// the arithmetic. A call takes `start_seconds`, `output_seconds` for every row of weights (which
+/// is an output) and the time of its bytes.
 struct MatmulRate {
   DType dtype = DType::kF32;
   struct Rows {
     uint32_t rows = 0;
     double weight_bytes_per_second = 0;
     double start_seconds = 0;
-    /// The same while the drive reads as fast as it can into the same memory, and the share of its
+    double output_seconds = 0;  ///< 0 = not measured: part of the others
+    /// The rate while the drive reads as fast as it can into the same memory, and the share of its
     /// rate that the reads keep; 0 = not measured.
     double beside_reads = 0;
     double read_share = 0;
@@ -45,14 +48,39 @@ struct TimedCall {
   double seconds = 0;         ///< on average
   double median_seconds = 0;  ///< without what a neighbour on the cores costs now and then
   uint64_t calls = 0;
+  uint32_t outputs = 0;  ///< rows of weights
 };
-/// The start is where the line through both medians begins, nothing where that is below nothing or
-/// few calls give no sure median; the rest of the larger call's average is its bytes' time.
-MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const TimedCall& large);
+/// The round in the middle, on the word of all rounds' calls.
+TimedCall median_round(const std::vector<TimedCall>& rounds);
+/// An output costs what `tall` takes more than `large`, which has fewer of them on as many bytes.
+/// Start and outputs are where the line through the medians of `small` and `large` begins; nothing
+/// where that is below nothing or few calls give no sure median. The rest of the large call's
+/// average is its bytes' time. `tall`: nothing timed where outputs cost nothing.
+MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const TimedCall& large,
+                               const TimedCall& tall = {});
+
+/// Of its rate, what a drive gives during calls that take `busy_share` of the time, when over all
+/// it gives `rate_share`: in the pauses it is not slowed.
+double read_share_of(double rate_share, double busy_share);
 
 /// What a large call took while the drive kept `read_share` of its rate. Company makes neither
 /// faster: what looks like it is noise.
 void set_beside_reads(MatmulRate::Rows& rows, const TimedCall& call, double read_share);
+
+/// One of probe's large matmuls, on its own.
+struct MatmulToTime {
+  DType dtype = DType::kF32;
+  uint32_t rows = 1;
+  uint64_t memory_bytes = 0;  ///< that all it needs may take
+  double seconds = 0;
+};
+/// What a call took: nothing (0 calls) where its weights would lie in the cores' caches, of which
+/// `cache_bytes` is the largest. Throws Stopped.
+TimedCall time_matmul(Device& device, Ops& ops, const MatmulToTime& matmul, uint64_t cache_bytes,
+                      const Clock& clock, const StopFlag& stop);
+
+/// That, of a device.
+using MatmulTimer = std::function<TimedCall(const MatmulToTime&)>;
 
 /// Device memory to measure on: small values of either sign in any of the dtypes, since zeros may
 /// run faster than real ones.
@@ -69,6 +97,6 @@ struct DriveReads {
 /// read beside. Throws Stopped, and Error when a read fails.
 DeviceRates measure_device(Device& device, Ops& ops, double seconds, const DriveReads* reads,
                            const Clock& clock, const StopFlag& stop,
-                           const std::function<void(const char*)>& progress);
+                           const std::function<void(std::string_view)>& progress);
 
 }  // namespace spillway

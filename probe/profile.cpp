@@ -52,7 +52,8 @@ Json device_json(const DeviceRates& device) {
     for (const MatmulRate::Rows& entry : rate.rows) {
       Json row = {{"rows", entry.rows},
                   {"weight_bytes_per_second", entry.weight_bytes_per_second},
-                  {"start_seconds", entry.start_seconds}};
+                  {"start_seconds", entry.start_seconds},
+                  {"output_seconds", entry.output_seconds}};
       if (entry.beside_reads > 0) {
         row["beside_reads"] = {{"weight_bytes_per_second", entry.beside_reads},
                                {"read_share", entry.read_share}};
@@ -161,7 +162,7 @@ std::vector<MatmulRate::Rows> parse_rows(const Reader& json) {
   for (const Reader& item : json.list()) {
     rows.push_back({static_cast<uint32_t>(item.at("rows").count(1, 1 << 20)),
                     item.at("weight_bytes_per_second").rate(), item.moment_or_none("start_seconds"),
-                    0, 0});
+                    item.moment_or_none("output_seconds"), 0, 0});
     const bool ascending = rows.size() == 1 || rows.back().rows > rows[rows.size() - 2].rows;
     if (!ascending) item.fail("expected ascending rows");
     if (!item.has("beside_reads")) continue;
@@ -348,6 +349,14 @@ std::vector<ReadSample> engine_reads(const HardwareProfile& profile) {
     if (huge(sample) == any) reads.push_back(sample);
   }
   return reads;
+}
+
+ReadShape usual_reads(const std::vector<ReadSample>& reads) {
+  for (const ReadSample& sample : reads) {
+    const ReadShape& shape = sample.shape;
+    if (shape.chunk_bytes == kUsualChunkBytes && shape.depth == kUsualDepth) return shape;
+  }
+  return reads[0].shape;
 }
 
 std::optional<HardwareProfile> read_profile(const fs::path& file) {

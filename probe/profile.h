@@ -53,5 +53,7 @@ std::optional<HardwareProfile> read_profile(const std::filesystem::path& file);
 /// Reads as the engine makes them: into huge pages, or where the system had none into others. Best
 /// first, never empty.
 std::vector<ReadSample> engine_reads(const HardwareProfile& profile);
+/// Of those, what most plans read with.
+ReadShape usual_reads(const std::vector<ReadSample>& reads);
 
 }  // namespace spillway

@@ -26,10 +26,12 @@ TEST(Rates, BetweenMeasuredRowsInProportion) {
 TEST(Rates, StartsLieBetweenThoseMeasured) {
   MachineRates rates = some_rates();
   EXPECT_EQ(rates.start_seconds(1), 0) << "a profile that lacks them counts them in its rates";
-  rates.matmuls = {{1, 20e9, 4e-6}, {5, 10e9, 8e-6}, {512, 1e9, 0}};
+  rates.matmuls = {{1, 20e9, 4e-6, 1e-9}, {5, 10e9, 8e-6, 5e-9}, {512, 1e9, 0}};
   EXPECT_DOUBLE_EQ(rates.start_seconds(0), 0);
   EXPECT_DOUBLE_EQ(rates.start_seconds(1), 4e-6);
   EXPECT_DOUBLE_EQ(rates.start_seconds(2), 5e-6);
+  EXPECT_DOUBLE_EQ(rates.output_seconds(0), 0);
+  EXPECT_DOUBLE_EQ(rates.output_seconds(2), 2e-9);
   EXPECT_DOUBLE_EQ(rates.start_seconds(5), 8e-6);
   EXPECT_DOUBLE_EQ(rates.start_seconds(5000), 0) << "the largest, whatever the rows";
 }
@@ -125,17 +127,23 @@ TEST_F(Choosing, PredictsTheBottleneckAndItsRate) {
 TEST_F(Choosing, CountsTheStartOfEveryOperation) {
   config_.ram_bytes = kGiB;
   const ChosenPlan chosen = choose(rates(1e9));
-  const auto computing = [&](double start, double operation, uint32_t rows) {
+  const auto computing = [&](double start, double operation, uint32_t rows, double output = 0) {
     MachineRates costly = rates(1e9);
-    for (RowRate& rate : costly.matmuls) rate.start_seconds = start;
+    for (RowRate& rate : costly.matmuls) {
+      rate.start_seconds = start;
+      rate.output_seconds = output;
+    }
     costly.operation_seconds = operation;
     return predict_pass(*model_, chosen.plan, true, {rows, rows, 8, true}, costly).compute_seconds;
   };
   ASSERT_EQ(chosen.plan.stream.placement.nvme_bytes_per_pass, 0u);
   uint32_t tiles = 0;  // of matrices
+  uint64_t outputs = 0;
   for (const Unit& unit : chosen.plan.stream.units) {
     for (const Part& part : unit.parts) {
-      tiles += chosen.plan.stream.layers[unit.layer].tensors[part.tensor].rows > 1 ? 1 : 0;
+      const bool matrix = chosen.plan.stream.layers[unit.layer].tensors[part.tensor].rows > 1;
+      tiles += matrix ? 1 : 0;
+      outputs += matrix ? part.rows : 0;
     }
   }
   EXPECT_GE(tiles, 6u * 7 + 1);
@@ -144,6 +152,7 @@ TEST_F(Choosing, CountsTheStartOfEveryOperation) {
   EXPECT_NEAR(computing(0, 1e-3, 1) - nothing, 1e-3 * (6 * 4 + 4), 1e-9);
   EXPECT_NEAR(computing(1e-3, 0, 4) - computing(0, 0, 4), 1e-3 * (tiles + 4 * 6), 1e-9)
       << "each sequence attends by itself";
+  EXPECT_NEAR(computing(0, 0, 1, 1e-6) - nothing, 1e-6 * static_cast<double>(outputs), 1e-9);
 }
 
 /// Reading and computing share the memory: while both go on each is slower, and a pass takes what

@@ -32,7 +32,7 @@ HardwareProfile some_profile() {
   DeviceRates host;
   host.device = "host";
   host.operation_seconds = 1e-6;
-  host.matmuls = {{DType::kBF16, {{1, 2e10, 5e-6, 1e10, 0.9}, {512, 6e8, 0}}}};
+  host.matmuls = {{DType::kBF16, {{1, 2e10, 5e-6, 2e-9, 1e10, 0.9}, {512, 6e8, 0}}}};
   profile.devices = {host};
   return profile;
 }
@@ -56,6 +56,7 @@ TEST(Profile, SurvivesWritingAndReading) {
   EXPECT_EQ(back->hardware, profile.hardware);
   EXPECT_EQ(back->devices[0].operation_seconds, 1e-6);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].start_seconds, 5e-6);
+  EXPECT_EQ(back->devices[0].matmuls[0].rows[0].output_seconds, 2e-9);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].beside_reads, 1e10);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].read_share, 0.9);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[1].beside_reads, 0);
@@ -68,11 +69,13 @@ TEST(Profile, OlderOnesAreRead) {
   auto json = profile_json(some_profile());
   json["devices"][0].erase("operation_seconds");
   json["devices"][0]["matmuls"][0]["by_rows"][0].erase("start_seconds");
+  json["devices"][0]["matmuls"][0]["by_rows"][0].erase("output_seconds");
   json["devices"][0]["matmuls"][0]["by_rows"][0].erase("beside_reads");
   json["drive"].erase("history");
   const HardwareProfile profile = parse_profile(nlohmann::json::parse(json.dump()), "p.json");
   EXPECT_EQ(profile.devices[0].operation_seconds, 0);
   EXPECT_EQ(profile.devices[0].matmuls[0].rows[0].start_seconds, 0);
+  EXPECT_EQ(profile.devices[0].matmuls[0].rows[0].output_seconds, 0);
   EXPECT_TRUE(profile.history.empty());
 }
 
@@ -506,6 +509,37 @@ TEST(Calls, OfTwoSizesGiveStartAndRate) {
   }
 }
 
+/// Rows of weights cost something beside their bytes, as a call with more of them shows.
+TEST(Calls, WithMoreOutputsGiveWhatAnOutputCosts) {
+  const TimedCall small{1000, 17e-6, 17e-6, 99, 100};
+  const TimedCall large{9000, 57e-6, 57e-6, 99, 100};
+  const auto rate = [&](double tall_seconds, uint64_t calls = 99) {
+    return rate_of_calls(1, small, large, {9000, tall_seconds, tall_seconds, calls, 800});
+  };
+  const MatmulRate::Rows both = rate(92e-6);
+  EXPECT_NEAR(both.output_seconds, 50e-9, 1e-15);
+  EXPECT_NEAR(both.start_seconds, 7e-6, 1e-12);
+  EXPECT_NEAR(both.weight_bytes_per_second, 2e8, 1e-1);
+  for (const MatmulRate::Rows& none : {rate(50e-6), rate(92e-6, 3)}) {
+    EXPECT_EQ(none.output_seconds, 0) << "faster, or of few calls";
+    EXPECT_NEAR(none.start_seconds, 12e-6, 1e-12);
+  }
+  const MatmulRate::Rows costly = rate(1);
+  EXPECT_NEAR(costly.output_seconds, 170e-9, 1e-12) << "no more than the small call took";
+  EXPECT_EQ(costly.start_seconds, 0);
+  EXPECT_NEAR(100 * costly.output_seconds + 9000 / costly.weight_bytes_per_second, 57e-6, 1e-12);
+}
+
+/// A burst of one round is not the machine.
+TEST(Calls, OfRoundsTheMiddleOneCounts) {
+  const TimedCall median =
+      median_round({{1000, 9e-6, 2e-6, 7}, {1000, 3e-6, 1e-6, 8}, {1000, 1e-6, 1e-6, 9}});
+  EXPECT_EQ(median.weight_bytes, 1000u);
+  EXPECT_EQ(median.seconds, 3e-6);
+  EXPECT_EQ(median.median_seconds, 1e-6);
+  EXPECT_EQ(median.calls, 24u);
+}
+
 /// Company makes nothing faster, and what was not seen is not said.
 TEST(Calls, BesideReads) {
   const MatmulRate::Rows alone{1, 2e9, 1e-6};
@@ -523,6 +557,13 @@ TEST(Calls, BesideReads) {
     EXPECT_EQ(rows.beside_reads, 0);
     EXPECT_EQ(rows.read_share, 0);
   }
+}
+
+TEST(Calls, ReadsAreSlowedByBurstsOnly) {
+  EXPECT_NEAR(read_share_of(0.8, 0.5), 0.6, 1e-12);
+  EXPECT_NEAR(read_share_of(0.6, 1), 0.6, 1e-12) << "no pause";
+  EXPECT_EQ(read_share_of(1.1, 0.3), 1) << "noise";
+  EXPECT_GT(read_share_of(0.2, 0.5), 0) << "the pauses alone gave more";
 }
 
 TEST_F(PacedReads, GoOnBesideOthersUntilTheyEnd) {
@@ -570,7 +611,7 @@ TEST(Rates, ArePositiveAndOrdered) {
     const auto ops = make_ops(*device, {});
     const DriveReads beside{&file, {kMiB, 4, true}, &readers};
     const DeviceRates rates =
-        measure_device(*device, *ops, 0.01, &beside, clock, stop, [](const char*) {});
+        measure_device(*device, *ops, 0.01, &beside, clock, stop, [](std::string_view) {});
     EXPECT_EQ(rates.pinned_to_device > 0, !device->unified());
     EXPECT_GT(rates.operation_seconds, 0);
     ASSERT_EQ(rates.matmuls.size(), 3u);

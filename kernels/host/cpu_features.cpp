@@ -2,9 +2,12 @@
 
 #include <cpuid.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <thread>
+
+#include "core/units.h"
 
 namespace spillway {
 namespace {
@@ -44,6 +47,12 @@ unsigned usable_cores() {
     return std::max(1u, static_cast<unsigned>(CPU_COUNT(&set)));
   }
   return std::max(1u, std::thread::hardware_concurrency());
+}
+
+uint64_t largest_cache_bytes() {
+  constexpr uint64_t kCommonBytes = 32 * kMiB;
+  const long known = std::max(sysconf(_SC_LEVEL2_CACHE_SIZE), sysconf(_SC_LEVEL3_CACHE_SIZE));
+  return known > 0 ? static_cast<uint64_t>(known) : kCommonBytes;
 }
 
 }  // namespace spillway

@@ -1,6 +1,8 @@
 // What this CPU can do, read once at start.
 #pragma once
 
+#include <cstdint>
+
 namespace spillway {
 
 enum class Isa { kBaseline, kAvx2, kAvx512 };
@@ -15,5 +17,8 @@ bool bf16_matmul_is_fast();
 bool has_avx512_bf16();
 
 unsigned usable_cores();
+
+/// Of the largest cache that a core has, as the system knows it; where it does not, a common size.
+uint64_t largest_cache_bytes();
 
 }  // namespace spillway

@@ -100,6 +100,9 @@ inline float sum_lanes(Floats v) {
   return lanes[0];
 }
 
+/// What a core asks for before it is needed.
+constexpr size_t kPrefetchBytes = 768;
+
 /// R activation rows by N weight rows. Streams N weight rows at once, so that several cache lines
 /// are always on their way: weight bytes read = N * cols * kBytes, the bound of decode.
 template <typename T, unsigned R, unsigned N>
@@ -111,9 +114,12 @@ inline void dot_tile(const float* x, size_t x_stride, const std::byte* w, size_t
   for (; k + kLanes <= cols; k += kLanes) {
     Floats xs[R];
     for (unsigned r = 0; r < R; ++r) xs[r] = load(x + r * x_stride + k);
+    // Behind the end of a row, its place in the next N rows: what follows it is here already.
+    const bool row_ends = k * T::kBytes + kPrefetchBytes >= row_bytes;
+    const size_t ahead = kPrefetchBytes + (row_ends ? (N - 1) * row_bytes : 0);
     for (unsigned n = 0; n < N; ++n) {
       const std::byte* at = w + n * row_bytes + k * T::kBytes;
-      if ((k * T::kBytes) % 64 == 0) __builtin_prefetch(at + 768);
+      if ((k * T::kBytes) % 64 == 0) __builtin_prefetch(at + ahead);
       const Floats weight = T::load_lanes(at);
       for (unsigned r = 0; r < R; ++r) sum[r][n] += xs[r] * weight;
     }

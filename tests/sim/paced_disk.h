@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <set>
 #include <vector>
 
 #include "io/block_reader.h"
@@ -13,13 +14,15 @@ namespace spillway::test {
 /// What a paced disk does, shared with the test; outlives the disk.
 struct Pace {
   double bytes_per_second = 1e9;
-  double first_seconds = 0;  ///< it wakes up: the first read takes so much longer
-  bool hangs = false;        ///< no read is ever answered
+  double first_seconds = 0;         ///< it wakes up: the first read takes so much longer
+  double new_bytes_per_second = 0;  ///< of what was never read; 0 = the same
+  bool hangs = false;               ///< no read is ever answered
   SimClock clock;
   uint32_t readers = 0;           ///< that were made
   uint32_t registered = 0;        ///< of those, with buffers registered
   uint32_t depth = 0;             ///< of the last one
   std::vector<uint64_t> offsets;  ///< of all reads, as submitted
+  std::set<uint64_t> seen;
 };
 
 class PacedDisk final : public BlockReader {
@@ -33,8 +36,11 @@ class PacedDisk final : public BlockReader {
   uint32_t depth() const override { return depth_; }
   bool submit(ReadOp& op) override {
     if (pending_.size() == depth_) return false;
+    const bool is_new = pace_.seen.insert(op.next_offset()).second;
+    const bool slow = is_new && pace_.new_bytes_per_second > 0;
+    const double rate = slow ? pace_.new_bytes_per_second : pace_.bytes_per_second;
     pace_.offsets.push_back(op.next_offset());
-    const double read_ns = 1e9 * op.next_bytes() / pace_.bytes_per_second;
+    const double read_ns = 1e9 * op.next_bytes() / rate;
     free_at_ns_ = std::max(free_at_ns_, pace_.clock.now_ns()) + static_cast<int64_t>(read_ns);
     pending_.push_back({&op, pace_.hangs ? INT64_MAX : free_at_ns_});
     return true;

@@ -1,10 +1,10 @@
-// What a run says of speed: the drive looked at before it plans, predicted beside measured.
+// What a run says of speed: drive and cores looked at before it plans, predicted beside measured.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 
-#include "cli/drive_check.h"
+#include "cli/plan_for_now.h"
 #include "cli/predicted.h"
 #include "core/units.h"
 #include "model/generate.h"
@@ -40,7 +40,18 @@ class Looking : public test::StreamedRun {
   }
   PlannedRun plan() {
     return plan_for_now(known_, config_, *model_, machine_, workload_,
-                        {&readers_, &pace_.clock, &stop_, notices_.sink()});
+                        {&readers_, &pace_.clock, &stop_, notices_.sink(), matmuls_});
+  }
+  void ask_a_long_prompt() {
+    workload_ = generation_workload(config_, *model_, {{"", std::vector<uint32_t>(100, 1)}});
+  }
+  /// Cores that are `few` times as fast with one row as probe saw them, `many` times with more.
+  MatmulTimer cores(double few, double many) {
+    return [=, this](const MatmulToTime& matmul) {
+      looked_at_.push_back(matmul);
+      const double rate = matmul.rows == 1 ? few * 20e9 : many * 1e9;
+      return TimedCall{4 * kMiB, 4 * kMiB / rate, 4 * kMiB / rate, 9, 512};
+    };
   }
   std::vector<DriveReading> history() const { return read_profile(dir_ / "p.json")->history; }
 
@@ -49,6 +60,8 @@ class Looking : public test::StreamedRun {
   StopFlag stop_;
   test::Notices notices_;
   KnownRates known_;
+  MatmulTimer matmuls_;
+  std::vector<MatmulToTime> looked_at_;
 };
 
 TEST_F(Looking, ASlowerDriveIsSaidPlannedWithAndKept) {
@@ -129,7 +142,7 @@ TEST_F(Looking, NothingIsReadWhereNothingIsToBeLearned) {
   plan();
   config_.io_engine = EngineChoice::kAuto;
   plan_for_now(std::nullopt, config_, *model_, machine_, workload_,
-               {&readers_, &pace_.clock, &stop_, notices_.sink()});
+               {&readers_, &pace_.clock, &stop_, notices_.sink(), matmuls_});
   EXPECT_EQ(pace_.readers, 0u);
   EXPECT_TRUE(notices_.lines.empty());
 }
@@ -154,6 +167,78 @@ TEST_F(Looking, ADriveThatDoesNotAnswerHoldsNobodyUp) {
   pace_.hangs = true;
   EXPECT_EQ(plan().forecast->drive_rate, 2e9);
   EXPECT_LT(seconds(pace_.clock.now_ns()), 0.34);
+}
+
+/// What was never read may lie where the host fetches it from, once.
+TEST_F(Looking, ADriveThatOnlyFetchesIsLookedAtAgain) {
+  pace_.bytes_per_second = 2e9;
+  pace_.new_bytes_per_second = 0.2e9;
+  EXPECT_EQ(plan().forecast->drive_rate, 2e9);
+  EXPECT_EQ(pace_.readers, 2u);
+  EXPECT_TRUE(notices_.lines.empty());
+  pace_.bytes_per_second = 0.5e9;  // slow the second time as well: it is the drive
+  EXPECT_NEAR(plan().forecast->drive_rate / 1e9, 0.5, 1e-2);
+  EXPECT_EQ(notices_.lines.size(), 1u);
+  EXPECT_LT(seconds(pace_.clock.now_ns()), 4 * 0.34);
+}
+
+TEST_F(Looking, CoresAsProbeSawThemAreNoNews) {
+  pace_.bytes_per_second = 2e9;
+  ask_a_long_prompt();
+  matmuls_ = cores(1.05, 0.95);
+  const double usual = plan().forecast->decode.compute_seconds;
+  EXPECT_TRUE(notices_.lines.empty());
+  ASSERT_EQ(looked_at_.size(), 2u);
+  EXPECT_EQ(looked_at_[0].rows, 1u);
+  EXPECT_EQ(looked_at_[1].rows, 512u) << "nearest to the prompt's";
+  EXPECT_EQ(looked_at_[0].dtype, known_.dtype);
+  EXPECT_LE(looked_at_[0].memory_bytes, *config_.ram_bytes / 2) << "the budget";
+  matmuls_ = nullptr;
+  EXPECT_EQ(plan().forecast->decode.compute_seconds, usual);
+}
+
+TEST_F(Looking, SlowerCoresAreSaidAndPlannedWith) {
+  config_.ram_bytes = kGiB;  // nothing is read
+  ask_a_long_prompt();
+  const double usual = plan().forecast->decode.compute_seconds;
+  const double usual_prompt = plan().forecast->prompt.compute_seconds;
+  matmuls_ = cores(0.5, 0.96);
+  const PlannedRun planned = plan();
+  EXPECT_NEAR(planned.forecast->decode.compute_seconds / usual, 2, 0.01);
+  EXPECT_LT(planned.forecast->prompt.compute_seconds / usual_prompt, 2);
+  ASSERT_EQ(notices_.lines.size(), 1u);
+  EXPECT_EQ(notices_.lines[0],
+            "the cores multiply 0.50 times as fast (1 row), 0.96 times as fast (512 rows) as when "
+            "spillway probe measured them (2026-01-02T03:04:05Z): planned with that");
+  EXPECT_TRUE(history().empty()) << "it is gone too soon to be kept";
+}
+
+TEST_F(Looking, CoresThatCannotBeTimedAreAsTheyWere) {
+  config_.ram_bytes = kGiB;
+  matmuls_ = [](const MatmulToTime&) { return TimedCall{}; };  // too little memory
+  plan();
+  EXPECT_TRUE(notices_.lines.empty());
+}
+
+TEST(ComputeChanges, LieBetweenThoseSeen) {
+  KnownRates known;
+  known.probed = {{{kMiB, 8, 4e9}},
+                  0,
+                  {{1, 10e9, 1e-6, 1e-9, 5e9, 0.5}, {4, 9e9}, {16, 8e9}, {64, 7e9}, {512, 1e9}},
+                  1e-6};
+  known.take_compute_changes({{1, 0.5}, {16, 1}});
+  const std::vector<RowRate>& matmuls = known.rates.matmuls;
+  EXPECT_DOUBLE_EQ(matmuls[0].weight_bytes_per_second, 5e9);
+  EXPECT_DOUBLE_EQ(matmuls[0].beside_reads, 2.5e9);
+  EXPECT_DOUBLE_EQ(matmuls[0].read_share, 0.5);
+  EXPECT_DOUBLE_EQ(matmuls[0].start_seconds, 2e-6);
+  EXPECT_DOUBLE_EQ(matmuls[0].output_seconds, 2e-9);
+  EXPECT_DOUBLE_EQ(matmuls[1].weight_bytes_per_second, 0.75 * 9e9);
+  EXPECT_DOUBLE_EQ(matmuls[2].weight_bytes_per_second, 8e9);
+  EXPECT_DOUBLE_EQ(matmuls[4].weight_bytes_per_second, 1e9) << "as the nearest";
+  EXPECT_DOUBLE_EQ(known.rates.operation_seconds, 2e-6);
+  known.take_compute_changes({{64, 1}});
+  EXPECT_DOUBLE_EQ(matmuls[0].weight_bytes_per_second, 10e9) << "of what probe saw, not on top";
 }
 
 TEST_F(Looking, AStopEndsIt) {

@@ -1,0 +1,179 @@
+#include "cli/plan_for_now.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "cli/terminal.h"
+#include "core/error.h"
+
+namespace spillway {
+namespace {
+
+/// Enough for some hundred reads of a fast drive, and too little to be waited for.
+constexpr double kLookSeconds = 0.2;
+constexpr double kMostLookSeconds = 0.33;
+/// Not from the start of the file, which probe may have read again and again: a host may keep it.
+constexpr double kBeginShare = 0.5;
+/// Two looks at the same idle drive differ by as much.
+constexpr double kNoise = 0.08;
+/// What is slower than that may lie where the host of a shared machine has yet to fetch it from;
+/// read again it is as fast as all passes but the first will find it.
+constexpr double kColdShare = 0.5;
+/// A few calls of a prompt's matmul on slow cores.
+constexpr double kMatmulSeconds = 0.1;
+/// Of the budget, for the weights of that matmul and all: nothing of the plan is there yet.
+constexpr uint64_t kMatmulPart = 2;
+
+bool alike(double ratio) {
+  return std::abs(ratio - 1) <= kNoise;
+}
+
+/// The plan reads through the page cache, or with another reader than probe: no comparison.
+bool comparable(const KnownRates& known, const Model& model, const StreamPlan& plan,
+                const LookParts& parts) {
+  return plan.placement.nvme_bytes_per_pass > 0 && model.checkpoint.direct() &&
+         known.read_engine == parts.readers->name;
+}
+
+/// The plan's reads, but no more of them than what it streams into has room for: the budget holds
+/// here too.
+ReadShape shape_of(const StreamPlan& plan) {
+  const Placement& placement = plan.placement;
+  const uint64_t room = placement.slabs > 0 ? placement.slabs * plan.chunk_bytes
+                                            : placement.slots * placement.slot_bytes;
+  const uint64_t fits = std::max<uint64_t>(1, room / plan.chunk_bytes);
+  ReadShape shape;
+  shape.chunk_bytes = plan.chunk_bytes;
+  shape.depth = static_cast<uint32_t>(std::min<uint64_t>(plan.io_depth, fits));
+  shape.registered = plan.register_buffers;
+  return shape;
+}
+
+/// Empty where nothing could be measured.
+std::optional<ReadSample> look_at_drive(const KnownRates& known, const Model& model,
+                                        const StreamPlan& plan, const LookParts& parts) {
+  const DirectFile& file = model.checkpoint.largest_file();
+  ReadSample sample{shape_of(plan), 0};
+  if (file.info().bytes < sample.shape.chunk_bytes) return std::nullopt;
+  const double usual = known.probed.read_of(sample.shape.chunk_bytes, sample.shape.depth);
+  const MeasureLimit limit{kLookSeconds, UINT64_MAX, kMostLookSeconds, kBeginShare};
+  const auto read = [&] {
+    return read_rate(file, sample.shape, limit, parts.readers->make, *parts.clock, *parts.stop);
+  };
+  try {
+    sample.bytes_per_second = read();
+    const bool answers = sample.bytes_per_second > 0;
+    if (answers && sample.bytes_per_second < kColdShare * usual) {
+      sample.bytes_per_second = std::max(sample.bytes_per_second, read());
+    }
+  } catch (const Error& error) {  // whoever needs these bytes will say more
+    parts.notice(fmt::format("the drive's rate could not be measured: {}", error.what()));
+  }
+  if (sample.bytes_per_second <= 0) return std::nullopt;
+  return sample;
+}
+
+/// Why the reading was not kept, or nothing. No signal may fall while a file is half there.
+std::string keep(const KnownRates& known, const ReadSample& sample, bool refresh,
+                 const LookParts& parts) {
+  if (known.file.empty()) return {};
+  parts.stop->watch();
+  std::string refused = keep_reading(known.file, known.measured_at, {utc_now(), sample}, refresh);
+  parts.stop->unwatch();
+  return refused;
+}
+
+/// `news`: to what is known, too; else it is planned with what an earlier run found.
+void say_change(const KnownRates& known, const ReadSample& sample, double probed, bool news,
+                const std::string& not_kept, const NoticeSink& notice) {
+  const double planned = known.rates.read_of(sample.shape.chunk_bytes, sample.shape.depth);
+  std::string line = fmt::format(
+      "the drive reads {:.2f} GB/s now, and read {:.2f} when spillway probe measured it ({}): "
+      "planned with {:.2f}",
+      sample.bytes_per_second / 1e9, probed / 1e9, known.measured_at, planned / 1e9);
+  if (!news) line += fmt::format(", which a run found ({})", known.drive_measured_at);
+  if (news && !not_kept.empty()) line += fmt::format("; plan will not know ({})", not_kept);
+  notice(line);
+}
+
+/// Looks at the drive; whether it gives something else than `known` says, which has it from now on.
+bool take_drive_of_now(KnownRates& known, const Model& model, const StreamPlan& plan,
+                       const LookParts& parts) {
+  if (!comparable(known, model, plan, parts)) return false;
+  const auto sample = look_at_drive(known, model, plan, parts);
+  if (!sample) return false;
+  const double probed = known.probed.read_of(sample->shape.chunk_bytes, sample->shape.depth);
+  const double change = sample->bytes_per_second / probed;
+  const bool news = !alike(change / known.drive_change);
+  const bool of_a_run = known.drive_measured_at != known.measured_at;
+  const std::string not_kept = news || of_a_run ? keep(known, *sample, !news, parts) : "";
+  if (news) known.take_drive_change(change, utc_now());
+  if (!alike(change)) say_change(known, *sample, probed, news, not_kept, parts.notice);
+  return news;
+}
+
+/// What probe timed with a count of rows that is nearest to a pass's.
+const RowRate& nearest(const std::vector<RowRate>& probed, uint32_t rows) {
+  const auto times = [&](const RowRate& rate) {
+    return std::abs(std::log(1.0 * rate.rows / rows));
+  };
+  return *std::min_element(probed.begin(), probed.end(),
+                           [&](const RowRate& a, const RowRate& b) { return times(a) < times(b); });
+}
+
+/// How many times as fast as probe saw it a matmul is; empty where it could not be timed.
+std::optional<ComputeChange> look_at_cores(const KnownRates& known, const RowRate& probed,
+                                           const RunPlan& plan, const LookParts& parts) {
+  const auto memory = plan.ram_budget_bytes / kMatmulPart;
+  const TimedCall call = parts.time_matmul({known.dtype, probed.rows, memory, kMatmulSeconds});
+  if (call.calls == 0) return std::nullopt;
+  const double probed_seconds =
+      probed.start_seconds + call.outputs * probed.output_seconds +
+      static_cast<double>(call.weight_bytes) / probed.weight_bytes_per_second;
+  return ComputeChange{probed.rows, probed_seconds / call.seconds};
+}
+
+/// The same of the cores, for a decode pass and a prompt's.
+bool take_cores_of_now(KnownRates& known, const PlannedRun& planned, const LookParts& parts) {
+  if (!parts.time_matmul) return false;
+  std::map<uint32_t, const RowRate*> of_passes;
+  for (const uint32_t rows : {planned.forecast->decode_rows, planned.forecast->prompt_rows}) {
+    const RowRate& probed = nearest(known.probed.matmuls, std::max(1u, rows));
+    of_passes[probed.rows] = &probed;
+  }
+  std::vector<ComputeChange> changes;
+  for (const auto& [rows, probed] : of_passes) {
+    const auto change = look_at_cores(known, *probed, planned.plan, parts);
+    if (change) changes.push_back(*change);
+  }
+  const auto same = [](const ComputeChange& change) { return alike(change.factor); };
+  if (std::all_of(changes.begin(), changes.end(), same)) return false;
+  known.take_compute_changes(changes);
+  std::string line = "the cores multiply";
+  for (const ComputeChange& change : changes) {
+    line += fmt::format("{} {:.2f} times as fast ({} row{})", &change == &changes[0] ? "" : ",",
+                        change.factor, change.rows, change.rows == 1 ? "" : "s");
+  }
+  parts.notice(fmt::format("{} as when spillway probe measured them ({}): planned with that", line,
+                           known.measured_at));
+  return true;
+}
+
+}  // namespace
+
+PlannedRun plan_for_now(std::optional<KnownRates> known, const Config& config, const Model& model,
+                        const Machine& machine, const Workload& workload, const LookParts& parts) {
+  const WorkAmount amount = work_amount(workload);
+  PlannedRun planned = plan_with(known, config, model, machine, workload, amount);
+  if (!planned.forecast) return planned;
+  const bool other_drive = take_drive_of_now(*known, model, planned.plan.stream, parts);
+  const bool other_cores = take_cores_of_now(*known, planned, parts);
+  if (!other_drive && !other_cores) return planned;
+  planned = {};  // its parts are no part of the next one's bill
+  return plan_with(known, config, model, machine, workload, amount);
+}
+
+}  // namespace spillway
