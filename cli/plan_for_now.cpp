@@ -17,13 +17,17 @@ constexpr double kLookSeconds = 0.2;
 constexpr double kMostLookSeconds = 0.33;
 /// Not from the start of the file, which probe may have read again and again: a host may keep it.
 constexpr double kBeginShare = 0.5;
+constexpr double kNoLimit = 1e18;  // bytes
 /// Two looks at the same idle drive differ by as much.
 constexpr double kNoise = 0.08;
 /// What is slower than that may lie where the host of a shared machine has yet to fetch it from;
 /// read again it is as fast as all passes but the first will find it.
 constexpr double kColdShare = 0.5;
-/// A few calls of a prompt's matmul on slow cores.
 constexpr double kMatmulSeconds = 0.1;
+/// One call may take ten times as long; of three the middle one does not.
+constexpr uint64_t kLeastCalls = 3;
+/// Of so many calls the average counts: what a neighbour on the cores costs now and then as well.
+constexpr uint64_t kManyCalls = 20;
 /// Of the budget, for the weights of that matmul and all: nothing of the plan is there yet.
 constexpr uint64_t kMatmulPart = 2;
 
@@ -52,6 +56,13 @@ ReadShape shape_of(const StreamPlan& plan) {
   return shape;
 }
 
+void say_cold(double first, double again, const NoticeSink& notice) {
+  notice(fmt::format(
+      "the drive gave {:.2f} GB/s of what was not read lately, and {:.2f} of the same again: "
+      "planned with the latter; the first pass may take longer",
+      first / 1e9, again / 1e9));
+}
+
 /// Empty where nothing could be measured.
 std::optional<ReadSample> look_at_drive(const KnownRates& known, const Model& model,
                                         const StreamPlan& plan, const LookParts& parts) {
@@ -59,18 +70,20 @@ std::optional<ReadSample> look_at_drive(const KnownRates& known, const Model& mo
   ReadSample sample{shape_of(plan), 0};
   if (file.info().bytes < sample.shape.chunk_bytes) return std::nullopt;
   const double usual = known.probed.read_of(sample.shape.chunk_bytes, sample.shape.depth);
-  const MeasureLimit limit{kLookSeconds, UINT64_MAX, kMostLookSeconds, kBeginShare};
-  const auto read = [&] {
+  const auto read = [&](double bytes) {
+    const MeasureLimit limit{kLookSeconds, static_cast<uint64_t>(bytes), kMostLookSeconds,
+                             kBeginShare};
     return read_rate(file, sample.shape, limit, parts.readers->make, *parts.clock, *parts.stop);
   };
   try {
-    sample.bytes_per_second = read();
-    const bool answers = sample.bytes_per_second > 0;
-    if (answers && sample.bytes_per_second < kColdShare * usual) {
-      sample.bytes_per_second = std::max(sample.bytes_per_second, read());
-    }
+    const double first = read(kNoLimit);
+    const bool cold = first > 0 && first < kColdShare * usual;
+    const double again = cold ? read(kLookSeconds * first) : 0;  // the same bytes
+    sample.bytes_per_second = std::max(first, again);
+    if (cold && again > first && !alike(again / first)) say_cold(first, again, parts.notice);
   } catch (const Error& error) {  // whoever needs these bytes will say more
     parts.notice(fmt::format("the drive's rate could not be measured: {}", error.what()));
+    return std::nullopt;
   }
   if (sample.bytes_per_second <= 0) return std::nullopt;
   return sample;
@@ -124,41 +137,52 @@ const RowRate& nearest(const std::vector<RowRate>& probed, uint32_t rows) {
                            [&](const RowRate& a, const RowRate& b) { return times(a) < times(b); });
 }
 
-/// How many times as fast as probe saw it a matmul is; empty where it could not be timed.
-std::optional<ComputeChange> look_at_cores(const KnownRates& known, const RowRate& probed,
-                                           const RunPlan& plan, const LookParts& parts) {
-  const auto memory = plan.ram_budget_bytes / kMatmulPart;
-  const TimedCall call = parts.time_matmul({known.dtype, probed.rows, memory, kMatmulSeconds});
-  if (call.calls == 0) return std::nullopt;
+/// How many times as fast as probe saw it a matmul is; 1 where there was no room for it.
+double change_of(const RowRate& probed, const TimedCall& call) {
+  if (call.calls < kLeastCalls) return 1;
   const double probed_seconds =
       probed.start_seconds + call.outputs * probed.output_seconds +
       static_cast<double>(call.weight_bytes) / probed.weight_bytes_per_second;
-  return ComputeChange{probed.rows, probed_seconds / call.seconds};
+  return probed_seconds / (call.calls < kManyCalls ? call.median_seconds : call.seconds);
+}
+
+std::vector<TimedCall> look_at_cores(const KnownRates& known, std::vector<uint32_t> rows,
+                                     const RunPlan& plan, const LookParts& parts) {
+  const uint64_t memory_bytes = plan.ram_budget_bytes / kMatmulPart;
+  try {
+    return parts.time_matmuls(
+        {known.dtype, std::move(rows), memory_bytes, kMatmulSeconds, kLeastCalls});
+  } catch (const Error& error) {
+    parts.notice(fmt::format("the cores' rate could not be measured: {}", error.what()));
+    return {};
+  }
 }
 
 /// The same of the cores, for a decode pass and a prompt's.
 bool take_cores_of_now(KnownRates& known, const PlannedRun& planned, const LookParts& parts) {
-  if (!parts.time_matmul) return false;
-  std::map<uint32_t, const RowRate*> of_passes;
+  if (!parts.time_matmuls) return false;
+  std::map<uint32_t, const RowRate*> probed;
   for (const uint32_t rows : {planned.forecast->decode_rows, planned.forecast->prompt_rows}) {
-    const RowRate& probed = nearest(known.probed.matmuls, std::max(1u, rows));
-    of_passes[probed.rows] = &probed;
+    const RowRate& rate = nearest(known.probed.matmuls, std::max(1u, rows));
+    probed[rate.rows] = &rate;
   }
+  std::vector<uint32_t> wanted;
+  for (const auto& [rows, rate] : probed) wanted.push_back(rows);
+  const auto calls = look_at_cores(known, wanted, planned.plan, parts);
   std::vector<ComputeChange> changes;
-  for (const auto& [rows, probed] : of_passes) {
-    const auto change = look_at_cores(known, *probed, planned.plan, parts);
-    if (change) changes.push_back(*change);
+  std::string line;
+  for (size_t i = 0; i < calls.size(); ++i) {
+    const uint32_t rows = wanted[i];
+    changes.push_back({rows, change_of(*probed[rows], calls[i])});
+    if (calls[i].calls < kLeastCalls) continue;
+    line += fmt::format("{} {:.2f} times as fast ({} row{})", line.empty() ? "" : ",",
+                        changes.back().factor, rows, rows == 1 ? "" : "s");
   }
   const auto same = [](const ComputeChange& change) { return alike(change.factor); };
   if (std::all_of(changes.begin(), changes.end(), same)) return false;
   known.take_compute_changes(changes);
-  std::string line = "the cores multiply";
-  for (const ComputeChange& change : changes) {
-    line += fmt::format("{} {:.2f} times as fast ({} row{})", &change == &changes[0] ? "" : ",",
-                        change.factor, change.rows, change.rows == 1 ? "" : "s");
-  }
-  parts.notice(fmt::format("{} as when spillway probe measured them ({}): planned with that", line,
-                           known.measured_at));
+  parts.notice(fmt::format("this run multiplies{} as spillway probe did ({}): planned with that",
+                           line, known.measured_at));
   return true;
 }
 

@@ -79,9 +79,8 @@ void Session::prepare(const Workload& workload) {
 /// Cores have neighbours; a GPU of one's own does not.
 MatmulTimer Session::matmul_timer() const {
   if (machine_.device->name() != "host") return nullptr;
-  return [this](const MatmulToTime& matmul) {
-    return time_matmul(*machine_.device, *machine_.ops, matmul, largest_cache_bytes(), clock_,
-                       stop_);
+  return [this](const MatmulsToTime& matmuls) {
+    return time_matmuls(*machine_.device, *machine_.ops, matmuls, cache_bytes(), clock_, stop_);
   };
 }
 

@@ -25,8 +25,8 @@ struct RowRate {
   double weight_bytes_per_second = 0;
   double start_seconds = 0;   ///< 0 = not measured on its own: part of the rate
   double output_seconds = 0;  ///< of every row of weights; 0 = part of the others
-  /// The rate while the drive reads as fast as it can into the same memory, and the share of the
-  /// drive's rate that is left then; 0 = not measured, as alone.
+  /// The rate while the drive reads, too, and the share of its rate that it keeps during matmuls;
+  /// 0 = not measured, as alone.
   double beside_reads = 0;
   double read_share = 0;
 };

@@ -38,6 +38,8 @@ constexpr uint64_t kSureCalls = 20;
 constexpr uint32_t kRounds = 3;
 constexpr double kRoundShare = 1.0 / kRounds;
 constexpr uint64_t kCopyBytes = 64 * kMiB;
+/// What filled_memory() takes beside, and what rounding up to huge pages does.
+constexpr uint64_t kFillBytes = 16 * kMiB;
 
 class DeviceProbe {
  public:
@@ -73,16 +75,29 @@ class DeviceProbe {
     return rates;
   }
 
-  /// Of all calls, one large matmul.
-  TimedCall run_one(const MatmulToTime& matmul, uint64_t cache_bytes) {
-    const Memory workspace = bind_workspace(matmul.dtype, matmul.rows);
-    const Memory output = device_.allocate(output_bytes(matmul.dtype, matmul.rows));
-    const uint64_t beside = workspace.bytes() + output.bytes() + input_bytes(matmul.rows);
-    const uint64_t least_bytes = std::max(kLeastCaches * cache_bytes, device_.stream_unit_bytes());
-    const uint64_t weight_bytes = std::min(2 * least_bytes, kWeightBytes);
-    if (matmul.memory_bytes < beside + least_bytes) return {};
-    fill(std::min(weight_bytes, matmul.memory_bytes - beside), matmul.rows);
-    return time_matmul(matmul.dtype, output, matmul.rows, outputs_of(matmul.dtype), kCols, 1);
+  /// The large matmul alone, for each count of rows.
+  std::vector<TimedCall> run_some(const MatmulsToTime& matmuls, uint64_t cache_bytes) {
+    const uint64_t weight_bytes =
+        std::clamp(kLeastCaches * cache_bytes, device_.stream_unit_bytes(), kWeightBytes);
+    std::vector<TimedCall> calls(matmuls.rows.size());
+    std::vector<uint32_t> fitting = matmuls.rows;
+    std::erase_if(fitting, [&](uint32_t rows) {
+      const uint64_t beside = ops_.workspace_bytes(limits_of(matmuls.dtype, rows)) +
+                              output_bytes(matmuls.dtype, rows) + input_bytes(rows);
+      return matmuls.memory_bytes < weight_bytes + beside + kFillBytes;
+    });
+    if (fitting.empty()) return calls;
+    const uint32_t most_rows = *std::max_element(fitting.begin(), fitting.end());
+    const Memory workspace = bind_workspace(matmuls.dtype, most_rows);
+    const Memory output = device_.allocate(output_bytes(matmuls.dtype, most_rows));
+    fill(weight_bytes, most_rows);
+    for (size_t i = 0; i < calls.size(); ++i) {
+      const uint32_t rows = matmuls.rows[i];
+      if (rows > most_rows) continue;
+      calls[i] = time_call(matmuls.dtype, output, rows, outputs_of(matmuls.dtype), kCols, 1,
+                           matmuls.least_calls);
+    }
+    return calls;
   }
 
  private:
@@ -104,9 +119,10 @@ class DeviceProbe {
   /// What a call of `work` takes, which only puts something on the stream; a few are under way at a
   /// time.
   template <typename Work>
-  TimedCall time_calls(const Work& work, uint64_t weight_bytes, double share = 1) {
-    repeat(work, kWarmUpShare * share * seconds_);
-    const double average = repeat(work, share * seconds_);
+  TimedCall time_calls(const Work& work, uint64_t weight_bytes, double share = 1,
+                       uint64_t least_calls = 1) {
+    repeat(work, kWarmUpShare * share * seconds_, 1);
+    const double average = repeat(work, share * seconds_, least_calls);
     const auto middle = times_.begin() + static_cast<std::ptrdiff_t>(times_.size() / 2);
     std::nth_element(times_.begin(), middle, times_.end());
     return {weight_bytes, average, *middle, times_.size(), 0};
@@ -114,7 +130,7 @@ class DeviceProbe {
 
   /// Seconds per call on average; those of each batch are in times_.
   template <typename Work>
-  double repeat(const Work& work, double wanted_seconds) {
+  double repeat(const Work& work, double wanted_seconds, uint64_t least_calls) {
     const uint32_t batch = device_.unified() ? 1 : 16;
     times_.clear();
     const int64_t begin_ns = clock_.now_ns();
@@ -125,7 +141,8 @@ class DeviceProbe {
       const int64_t now_ns = clock_.now_ns();
       times_.push_back(seconds(now_ns - last_ns) / batch);
       last_ns = now_ns;
-    } while (seconds(last_ns - begin_ns) < wanted_seconds && !stop_.requested());
+    } while ((seconds(last_ns - begin_ns) < wanted_seconds || times_.size() < least_calls) &&
+             !stop_.requested());
     return seconds(last_ns - begin_ns) / (static_cast<double>(times_.size()) * batch);
   }
 
@@ -151,13 +168,18 @@ class DeviceProbe {
 
   uint32_t prompt_rows() const { return device_.unified() ? 512 : 2048; }
 
-  /// Scratch for any operation of this probe; the last one bound counts.
-  Memory bind_workspace(DType dtype, uint32_t rows) {
+  static OpsLimits limits_of(DType dtype, uint32_t rows) {
     OpsLimits limits;
     limits.max_rows = rows;
     limits.max_cols = kCols;
     limits.max_positions = kKvBlockPositions;
     limits.attention = {1, 1, 64, dtype};
+    return limits;
+  }
+
+  /// Scratch for any operation of this probe; the last one bound counts.
+  Memory bind_workspace(DType dtype, uint32_t rows) {
+    const OpsLimits limits = limits_of(dtype, rows);
     Memory workspace = device_.allocate(std::max<uint64_t>(1, ops_.workspace_bytes(limits)));
     ops_.bind_workspace({workspace.data(), workspace.bytes()}, limits);
     return workspace;
@@ -202,10 +224,10 @@ class DeviceProbe {
     };
     return {multiply, bytes, outputs};
   }
-  TimedCall time_matmul(DType dtype, const Memory& output, uint32_t rows, uint32_t outputs,
-                        uint32_t cols, double share) {
+  TimedCall time_call(DType dtype, const Memory& output, uint32_t rows, uint32_t outputs,
+                      uint32_t cols, double share, uint64_t least_calls = 1) {
     const TileMatmul matmul = matmul_of(dtype, output, rows, outputs, cols);
-    TimedCall call = time_calls(matmul.multiply, matmul.weight_bytes, share);
+    TimedCall call = time_calls(matmul.multiply, matmul.weight_bytes, share, least_calls);
     call.outputs = outputs;
     return call;
   }
@@ -218,7 +240,7 @@ class DeviceProbe {
         output_bytes(dtype, prompt_rows()), output_bytes(dtype, kMostTallRows) * kTallTimes));
     const uint32_t outputs = outputs_of(dtype);
     const auto call_of = [&](uint32_t rows, uint32_t wanted, uint32_t cols, double share) {
-      return time_matmul(dtype, output, rows, wanted, cols, kRoundShare * share);
+      return time_call(dtype, output, rows, wanted, cols, kRoundShare * share);
     };
     for (const uint32_t rows : {1u, 4u, 16u, 64u, prompt_rows()}) {
       stop_.check();
@@ -232,8 +254,8 @@ class DeviceProbe {
   }
 
   /// Large matmuls while the drive reads, with pauses as long between them, as a pass computes that
-  /// waits for its reads. Without pauses reads get little time of the cores; but a
-  /// pass without pauses does not wait for them.
+  /// waits for its reads. Without pauses reads get little time of the cores; but a pass without
+  /// pauses does not wait for them.
   void measure_beside_reads(MatmulCalls& calls, const Memory& output) {
     BackgroundReads reads(*reads_->file, reads_->shape, *reads_->readers, clock_, stop_);
     const auto alone = [&] {
@@ -252,6 +274,7 @@ class DeviceProbe {
       of_rows.busy_share.push_back(spaced.busy_share);
       of_rows.read_rate.push_back(rate);
     }
+    stop_.check();
     calls.read_alone.push_back((alone_before + alone()) / 2);
     reads.finish();
   }
@@ -291,18 +314,25 @@ class DeviceProbe {
     return spaced;
   }
 
-  static void pause(double wanted_seconds) {
-    std::this_thread::sleep_for(std::chrono::duration<double>(wanted_seconds));
+  /// In steps, so that a stop is seen soon.
+  void pause(double wanted_seconds) const {
+    constexpr double kStepSeconds = 0.05;
+    for (double left = wanted_seconds; left > 0 && !stop_.requested(); left -= kStepSeconds) {
+      std::this_thread::sleep_for(std::chrono::duration<double>(std::min(left, kStepSeconds)));
+    }
   }
 
-  /// 0 = nothing was read in so short a time.
+  /// Over all rounds; 0 = nothing was read in so short a time.
   static double read_share_of_rounds(const std::vector<double>& alone, const RowCalls& calls) {
-    double sum = 0;
+    double rate_share = 0;
+    double busy_share = 0;
     for (size_t round = 0; round < alone.size(); ++round) {
-      if (alone[round] <= 0 || calls.read_rate[round] <= 0) return 0;
-      sum += read_share_of(calls.read_rate[round] / alone[round], calls.busy_share[round]);
+      if (alone[round] <= 0) return 0;
+      rate_share += calls.read_rate[round] / alone[round];
+      busy_share += calls.busy_share[round];
     }
-    return sum / static_cast<double>(alone.size());
+    const auto rounds = static_cast<double>(alone.size());
+    return rate_share > 0 ? read_share_of(rate_share / rounds, busy_share / rounds) : 0;
   }
 
   static MatmulRate rates_of(const MatmulCalls& calls) {
@@ -354,10 +384,7 @@ TimedCall median_round(const std::vector<TimedCall>& rounds) {
   const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
   const auto faster = [](const TimedCall& a, const TimedCall& b) { return a.seconds < b.seconds; };
   std::nth_element(sorted.begin(), middle, sorted.end(), faster);
-  TimedCall median = *middle;
-  median.calls = 0;
-  for (const TimedCall& round : rounds) median.calls += round.calls;
-  return median;
+  return *middle;
 }
 
 MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const TimedCall& large,
@@ -377,7 +404,9 @@ MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const Time
                                      0.0, most / large.outputs);
   }
   const double outputs_seconds = large.outputs * rate.output_seconds;
-  if (sure) rate.start_seconds = std::clamp(line - outputs_seconds, 0.0, most - outputs_seconds);
+  if (sure)
+    rate.start_seconds =
+        std::clamp(line - outputs_seconds, 0.0, std::max(0.0, most - outputs_seconds));
   rate.weight_bytes_per_second =
       large_bytes / (large.seconds - rate.start_seconds - outputs_seconds);
   return rate;
@@ -396,12 +425,13 @@ void set_beside_reads(MatmulRate::Rows& rows, const TimedCall& call, double read
   rows.read_share = std::clamp(read_share, kLeastReadShare, 1.0);
 }
 
-TimedCall time_matmul(Device& device, Ops& ops, const MatmulToTime& matmul, uint64_t cache_bytes,
-                      const Clock& clock, const StopFlag& stop) {
-  const TimedCall call =
-      DeviceProbe(device, ops, matmul.seconds, nullptr, clock, stop).run_one(matmul, cache_bytes);
+std::vector<TimedCall> time_matmuls(Device& device, Ops& ops, const MatmulsToTime& matmuls,
+                                    uint64_t cache_bytes, const Clock& clock,
+                                    const StopFlag& stop) {
+  auto calls = DeviceProbe(device, ops, matmuls.seconds, nullptr, clock, stop)
+                   .run_some(matmuls, cache_bytes);
   stop.check();
-  return call;
+  return calls;
 }
 
 DeviceRates measure_device(Device& device, Ops& ops, double seconds, const DriveReads* reads,

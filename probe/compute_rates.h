@@ -23,8 +23,8 @@ struct MatmulRate {
     double weight_bytes_per_second = 0;
     double start_seconds = 0;
     double output_seconds = 0;  ///< 0 = not measured: part of the others
-    /// The rate while the drive reads as fast as it can into the same memory, and the share of its
-    /// rate that the reads keep; 0 = not measured.
+    /// The rate while the drive reads, too, and the share of its rate that it keeps during calls;
+    /// 0 = not measured.
     double beside_reads = 0;
     double read_share = 0;
   };
@@ -50,7 +50,7 @@ struct TimedCall {
   uint64_t calls = 0;
   uint32_t outputs = 0;  ///< rows of weights
 };
-/// The round in the middle, on the word of all rounds' calls.
+/// The round in the middle.
 TimedCall median_round(const std::vector<TimedCall>& rounds);
 /// An output costs what `tall` takes more than `large`, which has fewer of them on as many bytes.
 /// Start and outputs are where the line through the medians of `small` and `large` begins; nothing
@@ -67,20 +67,22 @@ double read_share_of(double rate_share, double busy_share);
 /// faster: what looks like it is noise.
 void set_beside_reads(MatmulRate::Rows& rows, const TimedCall& call, double read_share);
 
-/// One of probe's large matmuls, on its own.
-struct MatmulToTime {
+/// Probe's large matmul, on its own.
+struct MatmulsToTime {
   DType dtype = DType::kF32;
-  uint32_t rows = 1;
+  std::vector<uint32_t> rows;
   uint64_t memory_bytes = 0;  ///< that all it needs may take
-  double seconds = 0;
+  double seconds = 0;         ///< for each, beside a third of that to warm up
+  uint64_t least_calls = 1;   ///< of each, however long they take
 };
-/// What a call took: nothing (0 calls) where its weights would lie in the cores' caches, of which
-/// `cache_bytes` is the largest. Throws Stopped.
-TimedCall time_matmul(Device& device, Ops& ops, const MatmulToTime& matmul, uint64_t cache_bytes,
-                      const Clock& clock, const StopFlag& stop);
+/// What calls took, for each count of rows: nothing (0 calls) where memory is too small for weights
+/// that are more than the caches, of `cache_bytes`, hold. Filling them takes as long as their first
+/// touch. Leaves `ops` without a workspace. Throws Error, Stopped.
+std::vector<TimedCall> time_matmuls(Device& device, Ops& ops, const MatmulsToTime& matmuls,
+                                    uint64_t cache_bytes, const Clock& clock, const StopFlag& stop);
 
 /// That, of a device.
-using MatmulTimer = std::function<TimedCall(const MatmulToTime&)>;
+using MatmulTimer = std::function<std::vector<TimedCall>(const MatmulsToTime&)>;
 
 /// Device memory to measure on: small values of either sign in any of the dtypes, since zeros may
 /// run faster than real ones.

@@ -24,6 +24,8 @@ using Json = nlohmann::ordered_json;
 constexpr int kVersion = 2;
 constexpr uint64_t kMaxProfileBytes = 16 * kMiB;
 constexpr size_t kMostReadings = 32;
+constexpr uint64_t kMostChunkBytes = kGiB;
+constexpr uint64_t kMostDepth = 4096;
 constexpr double kLeastRate = 1e3;
 constexpr double kMostRate = 1e15;
 constexpr double kMostMomentSeconds = 60;
@@ -177,8 +179,8 @@ std::vector<MatmulRate::Rows> parse_rows(const Reader& json) {
 
 ReadSample parse_read(const Reader& json) {
   ReadSample sample;
-  sample.shape.chunk_bytes = json.at("chunk_bytes").count(512, uint64_t{1} << 40);
-  sample.shape.depth = static_cast<uint32_t>(json.at("depth").count(1, 1 << 20));
+  sample.shape.chunk_bytes = json.at("chunk_bytes").count(512, kMostChunkBytes);
+  sample.shape.depth = static_cast<uint32_t>(json.at("depth").count(1, kMostDepth));
   sample.shape.huge_pages = json.at("huge_pages").flag();
   sample.bytes_per_second = json.at("bytes_per_second").rate();
   return sample;

@@ -2,9 +2,12 @@
 
 #include <cpuid.h>
 #include <sched.h>
-#include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <string>
 #include <thread>
 
 #include "core/units.h"
@@ -16,6 +19,21 @@ bool cpuid_bit(unsigned leaf, unsigned subleaf, int reg, unsigned bit) {
   unsigned r[4] = {};
   if (__get_cpuid_count(leaf, subleaf, &r[0], &r[1], &r[2], &r[3]) == 0) return false;
   return ((r[reg] >> bit) & 1u) != 0;
+}
+
+constexpr unsigned kMostCaches = 16;
+
+/// The first word of a file in sysfs; empty where there is none.
+std::string word_in(const std::filesystem::path& file) {
+  std::string word;
+  std::ifstream(file) >> word;
+  return word;
+}
+/// The number it begins with, or 0.
+uint64_t number_in(const std::filesystem::path& file) {
+  uint64_t number = 0;
+  std::ifstream(file) >> number;
+  return number;
 }
 
 }  // namespace
@@ -49,10 +67,27 @@ unsigned usable_cores() {
   return std::max(1u, std::thread::hardware_concurrency());
 }
 
-uint64_t largest_cache_bytes() {
+uint64_t cache_bytes() {
   constexpr uint64_t kCommonBytes = 32 * kMiB;
-  const long known = std::max(sysconf(_SC_LEVEL2_CACHE_SIZE), sysconf(_SC_LEVEL3_CACHE_SIZE));
-  return known > 0 ? static_cast<uint64_t>(known) : kCommonBytes;
+  std::map<std::string, uint64_t> farthest;  // by the cores that share one
+  unsigned farthest_level = 0;
+  std::error_code error;
+  const std::filesystem::path cores = "/sys/devices/system/cpu";
+  for (const auto& core : std::filesystem::directory_iterator(cores, error)) {
+    for (unsigned i = 0; i < kMostCaches; ++i) {
+      const auto folder = core.path() / "cache" / ("index" + std::to_string(i));
+      const unsigned level = static_cast<unsigned>(number_in(folder / "level"));
+      if (level == 0) break;
+      if (level < farthest_level) continue;
+      if (level > farthest_level) farthest.clear();
+      farthest_level = level;
+      farthest[word_in(folder / "shared_cpu_list")] =
+          kKiB * number_in(folder / "size");  // "32768K"
+    }
+  }
+  uint64_t bytes = 0;
+  for (const auto& [cores_of_one, size] : farthest) bytes += size;
+  return bytes > 0 ? bytes : kCommonBytes;
 }
 
 }  // namespace spillway

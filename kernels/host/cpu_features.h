@@ -18,7 +18,8 @@ bool has_avx512_bf16();
 
 unsigned usable_cores();
 
-/// Of the largest cache that a core has, as the system knows it; where it does not, a common size.
-uint64_t largest_cache_bytes();
+/// Of the caches farthest from the cores, all together, as sysfs has them (Linux,
+/// Documentation/ABI/testing/sysfs-devices-system-cpu); where it does not, a common size.
+uint64_t cache_bytes();
 
 }  // namespace spillway
