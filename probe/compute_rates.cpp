@@ -25,7 +25,8 @@ constexpr uint64_t kWeightBytes = 512 * kMiB;  // more than caches hold
 constexpr uint64_t kLeastCaches = 4;           // what is read around and around is in none of them
 /// Beside reads nothing but the large calls is measured.
 constexpr double kBesideShare = 0.6;
-constexpr double kAloneShare = 0.4;
+/// Of calls with reads, and of reads alone: shorter than drives change in, longer than a read.
+constexpr double kTurnSeconds = 0.02;
 /// Decode passes, whose reads and matmuls weigh alike, hang on these most.
 constexpr double kOneRowBesideShare = 2;
 /// Less than that is a measurement too short for a read.
@@ -63,8 +64,7 @@ class DeviceProbe {
     progress("matmuls");
     fill(kWeightBytes, prompt_rows());
     rates.operation_seconds = measure_operation();
-    std::vector<MatmulCalls> calls = {
-        {DType::kBF16, {}, {}}, {DType::kF16, {}, {}}, {DType::kF32, {}, {}}};
+    std::vector<MatmulCalls> calls = {{DType::kBF16, {}}, {DType::kF16, {}}, {DType::kF32, {}}};
     for (uint32_t round = 0; round < kRounds; ++round) {
       for (MatmulCalls& of_dtype : calls) {
         progress(dtype_name(of_dtype.dtype));
@@ -106,14 +106,11 @@ class DeviceProbe {
     std::vector<TimedCall> small;
     std::vector<TimedCall> large;
     std::vector<TimedCall> tall;
-    std::vector<TimedCall> beside_reads;
-    std::vector<double> busy_share;
-    std::vector<double> read_rate;
+    std::vector<BesideReads> beside;
   };
   struct MatmulCalls {
     DType dtype = DType::kF32;
     std::map<uint32_t, RowCalls> by_rows;
-    std::vector<double> read_alone;
   };
 
   /// What a call of `work` takes, which only puts something on the stream; a few are under way at a
@@ -255,63 +252,47 @@ class DeviceProbe {
 
   /// Large matmuls while the drive reads, with pauses as long between them, as a pass computes that
   /// waits for its reads. Without pauses reads get little time of the cores; but a pass without
-  /// pauses does not wait for them.
+  /// pauses does not wait for them. In turns with reads alone, since drives change within a second.
   void measure_beside_reads(MatmulCalls& calls, const Memory& output) {
     BackgroundReads reads(*reads_->file, reads_->shape, *reads_->readers, clock_, stop_);
-    const auto alone = [&] {
-      return read_rate_during(reads, [&] { pause(kAloneShare * seconds_); });
-    };
-    const double alone_before = alone();
     for (auto& [rows, of_rows] : calls.by_rows) {
-      stop_.check();
       const double share = rows == 1 ? kOneRowBesideShare : kBesideShare;
-      Spaced spaced;
       const TileMatmul matmul =
           matmul_of(calls.dtype, output, rows, outputs_of(calls.dtype), kCols);
-      const double rate =
-          read_rate_during(reads, [&] { spaced = time_spaced(matmul, kRoundShare * share); });
-      of_rows.beside_reads.push_back(spaced.call);
-      of_rows.busy_share.push_back(spaced.busy_share);
-      of_rows.read_rate.push_back(rate);
+      const double wanted_seconds = kRoundShare * share * seconds_;
+      BesideReads turns;
+      while (turns.calls == 0 || turns.together.seconds < wanted_seconds) {
+        stop_.check();
+        const double before = turns.together.seconds;
+        turns.together += read_during(reads, [&] { call_and_pause(matmul, turns); });
+        turns.alone += read_during(reads, [&] { pause(turns.together.seconds - before); });
+      }
+      of_rows.beside.push_back(turns);
     }
-    stop_.check();
-    calls.read_alone.push_back((alone_before + alone()) / 2);
     reads.finish();
   }
 
-  /// Bytes per second while `work` is done.
-  template <typename Work>
-  double read_rate_during(const BackgroundReads& reads, const Work& work) const {
-    const uint64_t bytes_before = reads.bytes();
+  /// Calls with pauses as long, for one turn.
+  void call_and_pause(const TileMatmul& matmul, BesideReads& turns) {
     const int64_t begin_ns = clock_.now_ns();
-    work();
-    return static_cast<double>(reads.bytes() - bytes_before) / seconds(clock_.now_ns() - begin_ns);
-  }
-
-  struct Spaced {
-    TimedCall call;
-    double busy_share = 0;  ///< of the time, spent in calls
-  };
-  Spaced time_spaced(const TileMatmul& matmul, double share) {
-    Spaced spaced;
-    spaced.call.weight_bytes = matmul.weight_bytes;
-    spaced.call.outputs = matmul.outputs;
-    double busy_seconds = 0;
-    const int64_t begin_ns = clock_.now_ns();
-    while (spaced.call.calls == 0 ||
-           (seconds(clock_.now_ns() - begin_ns) < share * seconds_ && !stop_.requested())) {
+    do {
       const int64_t call_ns = clock_.now_ns();
       matmul.multiply();
       stream_->sync();
-      ++spaced.call.calls;
+      ++turns.calls;
       const double call_seconds = seconds(clock_.now_ns() - call_ns);
-      busy_seconds += call_seconds;
+      turns.busy_seconds += call_seconds;
       pause(call_seconds);
-    }
-    const auto calls = static_cast<double>(spaced.call.calls);
-    spaced.call.seconds = spaced.call.median_seconds = busy_seconds / calls;
-    spaced.busy_share = busy_seconds / seconds(clock_.now_ns() - begin_ns);
-    return spaced;
+    } while (seconds(clock_.now_ns() - begin_ns) < kTurnSeconds && !stop_.requested());
+  }
+
+  /// What is read while `work` is done.
+  template <typename Work>
+  ReadAmount read_during(const BackgroundReads& reads, const Work& work) const {
+    const uint64_t bytes_before = reads.bytes();
+    const int64_t begin_ns = clock_.now_ns();
+    work();
+    return {static_cast<double>(reads.bytes() - bytes_before), seconds(clock_.now_ns() - begin_ns)};
   }
 
   /// In steps, so that a stop is seen soon.
@@ -322,28 +303,18 @@ class DeviceProbe {
     }
   }
 
-  /// Over all rounds; 0 = nothing was read in so short a time.
-  static double read_share_of_rounds(const std::vector<double>& alone, const RowCalls& calls) {
-    double rate_share = 0;
-    double busy_share = 0;
-    for (size_t round = 0; round < alone.size(); ++round) {
-      if (alone[round] <= 0) return 0;
-      rate_share += calls.read_rate[round] / alone[round];
-      busy_share += calls.busy_share[round];
-    }
-    const auto rounds = static_cast<double>(alone.size());
-    return rate_share > 0 ? read_share_of(rate_share / rounds, busy_share / rounds) : 0;
-  }
-
   static MatmulRate rates_of(const MatmulCalls& calls) {
     MatmulRate rate{calls.dtype, {}};
     for (const auto& [rows, of_rows] : calls.by_rows) {
       const TimedCall tall = of_rows.tall.empty() ? TimedCall{} : median_round(of_rows.tall);
       rate.rows.push_back(
           rate_of_calls(rows, median_round(of_rows.small), median_round(of_rows.large), tall));
-      if (of_rows.beside_reads.empty()) continue;
-      set_beside_reads(rate.rows.back(), median_round(of_rows.beside_reads),
-                       read_share_of_rounds(calls.read_alone, of_rows));
+      BesideReads sum;
+      for (const BesideReads& turns : of_rows.beside) sum += turns;
+      if (sum.calls == 0) continue;
+      TimedCall call = of_rows.large[0];
+      call.seconds = call.median_seconds = sum.busy_seconds / static_cast<double>(sum.calls);
+      set_beside_reads(rate.rows.back(), call, read_share_of(sum));
     }
     return rate;
   }
@@ -412,7 +383,10 @@ MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const Time
   return rate;
 }
 
-double read_share_of(double rate_share, double busy_share) {
+double read_share_of(const BesideReads& turns) {
+  if (!(turns.alone.bytes > 0) || !(turns.together.bytes > 0)) return 0;
+  const double rate_share = turns.together.rate() / turns.alone.rate();
+  const double busy_share = turns.busy_seconds / turns.together.seconds;
   return std::clamp((rate_share - (1 - busy_share)) / busy_share, kLeastReadShare, 1.0);
 }
 

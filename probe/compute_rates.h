@@ -59,9 +59,33 @@ TimedCall median_round(const std::vector<TimedCall>& rounds);
 MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const TimedCall& large,
                                const TimedCall& tall = {});
 
-/// Of its rate, what a drive gives during calls that take `busy_share` of the time, when over all
-/// it gives `rate_share`: in the pauses it is not slowed.
-double read_share_of(double rate_share, double busy_share);
+struct ReadAmount {
+  double bytes = 0;
+  double seconds = 0;
+  double rate() const { return bytes / seconds; }
+  ReadAmount& operator+=(const ReadAmount& more) {
+    bytes += more.bytes;
+    seconds += more.seconds;
+    return *this;
+  }
+};
+/// Calls with pauses between them while a drive reads, in turns with reads alone.
+struct BesideReads {
+  ReadAmount together;
+  ReadAmount alone;
+  double busy_seconds = 0;  ///< of those together, spent in calls
+  uint64_t calls = 0;
+  BesideReads& operator+=(const BesideReads& more) {
+    together += more.together;
+    alone += more.alone;
+    busy_seconds += more.busy_seconds;
+    calls += more.calls;
+    return *this;
+  }
+};
+/// Of its rate, what the drive gives during calls: in the pauses it is not slowed. 0 = nothing was
+/// read in so short a time.
+double read_share_of(const BesideReads& turns);
 
 /// What a large call took while the drive kept `read_share` of its rate. Company makes neither
 /// faster: what looks like it is noise.

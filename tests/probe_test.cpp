@@ -567,10 +567,15 @@ TEST(Calls, BesideReads) {
 }
 
 TEST(Calls, ReadsAreSlowedByBurstsOnly) {
-  EXPECT_NEAR(read_share_of(0.8, 0.5), 0.6, 1e-12);
-  EXPECT_NEAR(read_share_of(0.6, 1), 0.6, 1e-12) << "no pause";
-  EXPECT_EQ(read_share_of(1.1, 0.3), 1) << "noise";
-  EXPECT_GT(read_share_of(0.2, 0.5), 0) << "the pauses alone gave more";
+  const auto share = [](double together, double alone, double busy_seconds) {
+    return read_share_of({{together, 2}, {alone, 1}, busy_seconds, 9});
+  };
+  EXPECT_NEAR(share(160, 100, 1), 0.6, 1e-12);
+  EXPECT_NEAR(share(120, 100, 2), 0.6, 1e-12) << "no pause";
+  EXPECT_EQ(share(220, 100, 0.6), 1) << "noise";
+  EXPECT_GT(share(40, 100, 1), 0) << "the pauses alone gave more";
+  EXPECT_EQ(share(0, 100, 1), 0) << "too short for a read";
+  EXPECT_EQ(share(10, 0, 1), 0);
 }
 
 TEST_F(PacedReads, GoOnBesideOthersUntilTheyEnd) {
