@@ -35,9 +35,8 @@ constexpr double kLeastReadShare = 0.01;
 constexpr double kWarmUpShare = 0.3;
 /// On cores that others use as well some calls take ten times as long.
 constexpr uint64_t kSureCalls = 20;
-/// Apart in time, so that a neighbour's burst falls on one of them.
-constexpr uint32_t kRounds = 3;
-constexpr double kRoundShare = 1.0 / kRounds;
+/// Apart in time, so that a neighbour's burst falls on one of them. A device of one's own has none.
+constexpr uint32_t kSharedRounds = 3;
 constexpr uint64_t kCopyBytes = 64 * kMiB;
 /// What filled_memory() takes beside, and what rounding up to huge pages does.
 constexpr uint64_t kFillBytes = 16 * kMiB;
@@ -65,7 +64,7 @@ class DeviceProbe {
     fill(kWeightBytes, prompt_rows());
     rates.operation_seconds = measure_operation();
     std::vector<MatmulCalls> calls = {{DType::kBF16, {}}, {DType::kF16, {}}, {DType::kF32, {}}};
-    for (uint32_t round = 0; round < kRounds; ++round) {
+    for (uint32_t round = 0; round < rounds(); ++round) {
       for (MatmulCalls& of_dtype : calls) {
         progress(dtype_name(of_dtype.dtype));
         measure_matmul(of_dtype);
@@ -163,6 +162,8 @@ class DeviceProbe {
     input_ = filled_memory(device_, *stream_, input_bytes(rows));
   }
 
+  uint32_t rounds() const { return device_.unified() ? kSharedRounds : 1; }
+  double round_share() const { return 1.0 / rounds(); }
   uint32_t prompt_rows() const { return device_.unified() ? 512 : 2048; }
 
   static OpsLimits limits_of(DType dtype, uint32_t rows) {
@@ -237,7 +238,7 @@ class DeviceProbe {
         output_bytes(dtype, prompt_rows()), output_bytes(dtype, kMostTallRows) * kTallTimes));
     const uint32_t outputs = outputs_of(dtype);
     const auto call_of = [&](uint32_t rows, uint32_t wanted, uint32_t cols, double share) {
-      return time_call(dtype, output, rows, wanted, cols, kRoundShare * share);
+      return time_call(dtype, output, rows, wanted, cols, round_share() * share);
     };
     for (const uint32_t rows : {1u, 4u, 16u, 64u, prompt_rows()}) {
       stop_.check();
@@ -259,7 +260,7 @@ class DeviceProbe {
       const double share = rows == 1 ? kOneRowBesideShare : kBesideShare;
       const TileMatmul matmul =
           matmul_of(calls.dtype, output, rows, outputs_of(calls.dtype), kCols);
-      const double wanted_seconds = kRoundShare * share * seconds_;
+      const double wanted_seconds = round_share() * share * seconds_;
       BesideReads turns;
       while (turns.calls == 0 || turns.together.seconds < wanted_seconds) {
         stop_.check();
