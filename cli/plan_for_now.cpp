@@ -167,6 +167,7 @@ bool take_cores_of_now(KnownRates& known, const PlannedRun& planned, const LookP
     probed[rate.rows] = &rate;
   }
   std::vector<uint32_t> wanted;
+  wanted.reserve(probed.size());
   for (const auto& [rows, rate] : probed) wanted.push_back(rows);
   const auto calls = look_at_cores(known, wanted, planned.plan, parts);
   std::vector<ComputeChange> changes;
