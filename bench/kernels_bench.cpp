@@ -93,8 +93,9 @@ Work matmul(Bench& bench, DType dtype, uint32_t rows) {
   work.run = [&bench, dtype, rows, tile_bytes, tiles, tile = uint64_t{0}, w = work.memory[1].data(),
               x = floats(work.memory[2]), out = floats(work.memory[3])]() mutable {
     bench.ops->set_input(*bench.stream, x, rows, kHidden);
-    bench.ops->matmul(*bench.stream, {w + tile++ % tiles * tile_bytes, dtype, kOutputs, kHidden},
-                      out, kOutputs);
+    bench.ops->matmul(*bench.stream,
+                      {w + tile++ % tiles * tile_bytes, format_of(dtype), kOutputs, kHidden}, out,
+                      kOutputs);
   };
   work.bytes = static_cast<double>(tile_bytes);
   work.flops = 2.0 * rows * kOutputs * kHidden;
@@ -108,7 +109,8 @@ Work norm_input(Bench& bench, uint32_t rows) {
   work.memory.push_back(filled(bench, kHidden * 2));
   work.run = [&bench, rows, x = floats(work.memory[1]), y = floats(work.memory[2]),
               w = work.memory[3].data()] {
-    bench.ops->norm_input(*bench.stream, x, y, {w, DType::kBF16, 1, kHidden}, rows, 1e-5f, y);
+    bench.ops->norm_input(*bench.stream, x, y, {w, WeightFormat::kBF16, 1, kHidden}, rows, 1e-5f,
+                          y);
   };
   work.bytes = rows * kHidden * 14.0;
   return work;

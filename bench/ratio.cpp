@@ -250,7 +250,7 @@ double weight_bytes_per_pass(const Model& model) {
 double prompt_flops(const Model& model, uint32_t tokens) {
   const auto head = static_cast<double>(model.weights.layers.back().bytes());
   return 2.0 * tokens * (weight_bytes_per_pass(model) - head) /
-         static_cast<double>(dtype_bytes(model.weights.weights[0][1].dtype));
+         static_cast<double>(row_bytes(model.weights.weights[0][1].format, 1));
 }
 
 void streamed_arms(const Options& options, Report& report) {

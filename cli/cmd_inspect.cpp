@@ -102,12 +102,12 @@ int inspect_command(const InspectOptions& options, const StopFlag& stop) {
   std::map<std::string, uint64_t> by_dtype;
   json["tensors"] = nlohmann::ordered_json::array();
   for (const TensorEntry& entry : checkpoint.tensors()) {
-    by_dtype[entry.dtype_text] += entry.bytes;
+    by_dtype[entry.format_text] += entry.bytes;
     std::vector<std::string> cells = {
-        cut_middle(printable(entry.name), kNameColumns), entry.dtype_text,
+        cut_middle(printable(entry.name), kNameColumns), entry.format_text,
         fmt::format("[{}]", fmt::join(entry.shape, ", ")), format_bytes(entry.bytes)};
     nlohmann::ordered_json row = {{"name", entry.name},
-                                  {"dtype", entry.dtype_text},
+                                  {"dtype", entry.format_text},
                                   {"shape", entry.shape},
                                   {"bytes", entry.bytes},
                                   {"file", checkpoint.files()[entry.file].info().path},

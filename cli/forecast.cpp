@@ -158,7 +158,7 @@ std::optional<KnownRates> find_rates(const std::string& file, const Model& model
   if (!profile) return std::nullopt;
   say_if_old(*profile, notice);
   const std::string name = machine.device->name();
-  const DType dtype = model.weights.matrix_dtype().value_or(DType::kF32);
+  const DType dtype = model.weights.kv_dtype();
   for (const DeviceRates& device : profile->devices) {
     if (device.device != name) continue;
     if (!machine.device->unified() && device.pinned_to_device <= 0) break;

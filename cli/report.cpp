@@ -56,17 +56,7 @@ std::vector<LayerRange> ranges_of(const std::vector<LayerPlacement>& table) {
 }
 
 std::string dtype_summary(const Model& model) {
-  uint64_t bytes[3] = {};
-  for (const auto& layer : model.weights.weights) {
-    for (const Weight& weight : layer) {
-      bytes[static_cast<size_t>(weight.dtype)] += uint64_t{weight.spec.rows} * weight.spec.cols;
-    }
-  }
-  size_t most = 0;
-  for (size_t i = 1; i < 3; ++i) {
-    if (bytes[i] > bytes[most]) most = i;
-  }
-  return std::string(dtype_name(static_cast<DType>(most)));
+  return std::string(format_name(model.weights.matrix_formats().front().format));
 }
 
 }  // namespace

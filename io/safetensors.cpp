@@ -61,10 +61,10 @@ class HeaderParser {
     }
     TensorEntry result;
     result.name = name;
-    result.dtype_text = value["dtype"].get<std::string>();
-    result.dtype = parse_dtype(result.dtype_text);
-    const auto bits = element_bits(result.dtype_text);
-    if (!bits) fail(name, "unknown dtype " + cut_middle(printable(result.dtype_text), 40));
+    result.format_text = value["dtype"].get<std::string>();
+    if (const auto dtype = parse_dtype(result.format_text)) result.format = format_of(*dtype);
+    const auto bits = element_bits(result.format_text);
+    if (!bits) fail(name, "unknown dtype " + cut_middle(printable(result.format_text), 40));
     uint64_t total_bits = *bits;
     for (const Json& item : value["shape"]) {
       const uint64_t dimension = natural(name, item, "a dimension");

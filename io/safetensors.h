@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/dtype.h"
+#include "core/weight_format.h"
 
 namespace spillway {
 
@@ -17,8 +17,8 @@ struct TensorEntry {
   uint32_t file = 0;    ///< index into Checkpoint::files()
   uint64_t offset = 0;  ///< of the first payload byte, from the start of the file
   uint64_t bytes = 0;
-  std::optional<DType> dtype;  ///< empty: a type the engine cannot compute with
-  std::string dtype_text;
+  std::optional<WeightFormat> format;  ///< empty: one the engine cannot compute with
+  std::string format_text;
   std::vector<uint64_t> shape;
 };
 

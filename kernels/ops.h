@@ -14,6 +14,7 @@
 #include "core/device.h"
 #include "core/dtype.h"
 #include "core/stop.h"
+#include "core/weight_format.h"
 
 namespace spillway {
 
@@ -21,7 +22,7 @@ namespace spillway {
 /// tile of its rows; a vector is [1, cols]. The data may have any alignment.
 struct WeightView {
   const std::byte* data = nullptr;
-  DType dtype = DType::kF32;
+  WeightFormat format = WeightFormat::kF32;
   uint32_t rows = 0;
   uint32_t cols = 0;
 };
@@ -64,9 +65,11 @@ struct OpsLimits {
   uint32_t max_cols = 0;       ///< widest matmul input
   uint32_t max_positions = 0;  ///< longest sequence
   AttentionShape attention;
-  /// Dtype of every weight matrix, where they all have the same: inputs of matmuls can then be
-  /// converted where they are computed.
+  /// The type that every weight matrix is multiplied in (compute_dtype), where they all have the
+  /// same: inputs of matmuls can then be converted where they are computed.
   std::optional<DType> matrix_dtype;
+  /// Values of the largest tile of a matrix that is stored in blocks; 0 where none is.
+  uint64_t block_values = 0;
 };
 
 /// How one row's next token is picked.

@@ -58,7 +58,7 @@ class Forward::Cursor {
       if (part.first_row == 0) rows_left = weight.spec.rows;
       CHECK(rows_left >= part.rows);
       rows_left -= part.rows;
-      use(WeightView{lease_.part(part_), weight.dtype, static_cast<uint32_t>(part.rows),
+      use(WeightView{lease_.part(part_), weight.format, static_cast<uint32_t>(part.rows),
                      weight.spec.cols},
           static_cast<uint32_t>(part.first_row));
       if (++part_ == unit.parts.size()) {
@@ -167,7 +167,7 @@ OpsLimits Forward::ops_limits(const ModelConfig& config, const WeightMap& weight
 
 AttentionShape attention_shape(const ModelConfig& config, const WeightMap& weights) {
   return {config.heads,    config.kv_heads,
-          config.head_dim, weights.matrix_dtype().value_or(DType::kF32),
+          config.head_dim, weights.kv_dtype(),
           kNoWindow,       static_cast<float>(config.rope_scaling.attention_factor)};
 }
 
@@ -246,7 +246,7 @@ void Forward::run(const Batch& batch) {
 /// Rows of the table that lie on the device are gathered there; the others come from RAM or file.
 void Forward::group_rows(const Batch& batch) {
   const TensorSpec& table = weights_.embed.tensors[0];
-  const DType dtype = weights_.embed_weight.dtype;
+  const WeightFormat format = weights_.embed_weight.format;
   const auto count = static_cast<uint32_t>(batch.ids.size());
   uint32_t* ids = host_.indices;
   uint32_t* rows = ids + limits_.max_rows;
@@ -261,7 +261,7 @@ void Forward::group_rows(const Batch& batch) {
       rows[filled++] = i;
       on_device_[i] = true;
     }
-    const WeightView view{span.data, dtype, static_cast<uint32_t>(span.rows), config_.hidden};
+    const WeightView view{span.data, format, static_cast<uint32_t>(span.rows), config_.hidden};
     if (filled > begin) embed_groups_.push_back({view, begin, filled - begin});
   }
   gathered_ids_.clear();
@@ -276,7 +276,7 @@ void Forward::group_rows(const Batch& batch) {
   if (gathered_ids_.empty()) return;
   engine_.gather_rows(gathered_ids_, host_.raw_rows);
   copy(buffers_.raw_rows, host_.raw_rows, gathered_ids_.size() * table.row_bytes);
-  const WeightView view{buffers_.raw_rows, dtype, static_cast<uint32_t>(gathered_ids_.size()),
+  const WeightView view{buffers_.raw_rows, format, static_cast<uint32_t>(gathered_ids_.size()),
                         config_.hidden};
   embed_groups_.push_back({view, begin, filled - begin});
 }

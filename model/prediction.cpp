@@ -57,7 +57,7 @@ double between_rows(const std::vector<RowRate>& rates, uint32_t rows, const Figu
 double attention_seconds(const Model& model, bool unified, uint32_t layer, const PassShape& shape,
                          const MachineRates& rates) {
   const ModelConfig& config = model.config;
-  const DType dtype = model.weights.matrix_dtype().value_or(DType::kF32);
+  const DType dtype = model.weights.kv_dtype();
   double seen = shape.positions;
   if (config.slides(layer)) seen = std::min<double>(seen, *config.sliding_window);
   const double values = 2.0 * seen * config.head_dim;

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <array>
 #include <string_view>
 #include <unordered_set>
 
@@ -56,17 +58,17 @@ Found locate(const WeightSpec& spec, const ModelConfig& config, const Checkpoint
                     "two is of another model",
                     path, spec.name, fmt::join(entry->shape, ", "), fmt::join(expected, ", ")));
   }
-  if (!entry->dtype) {
+  if (!entry->format) {
     throw Error(fmt::format("{}: tensor {} is {}; weights must be F32, F16 or BF16", path,
-                            spec.name, entry->dtype_text));
+                            spec.name, entry->format_text));
   }
   Found found;
-  found.weight = {spec, *entry->dtype};
+  found.weight = {spec, *entry->format};
   found.tensor = {entry->name,
                   entry->file,
                   entry->offset,
                   spec.rows,
-                  uint64_t{spec.cols} * dtype_bytes(*entry->dtype),
+                  row_bytes(*entry->format, spec.cols),
                   spec.vector ? 0 : uint64_t{kPanelRows}};
   return found;
 }
@@ -111,16 +113,42 @@ uint64_t WeightMap::pass_bytes() const {
   return bytes;
 }
 
-std::optional<DType> WeightMap::matrix_dtype() const {
-  std::optional<DType> common;
+std::vector<FormatBytes> WeightMap::matrix_formats() const {
+  std::array<uint64_t, kFormats.size()> bytes{};
   for (const auto& layer : weights) {
     for (const Weight& weight : layer) {
       if (weight.spec.vector) continue;
-      if (common && *common != weight.dtype) return std::nullopt;
-      common = weight.dtype;
+      bytes[static_cast<size_t>(weight.format)] +=
+          weight.spec.rows * row_bytes(weight.format, weight.spec.cols);
     }
   }
-  return common;
+  std::vector<FormatBytes> list;
+  for (const FormatTraits& traits : kFormats) {
+    const uint64_t of_format = bytes[static_cast<size_t>(traits.format)];
+    if (of_format > 0) list.push_back({traits.format, of_format});
+  }
+  std::stable_sort(list.begin(), list.end(),
+                   [](const FormatBytes& a, const FormatBytes& b) { return a.bytes > b.bytes; });
+  return list;
+}
+
+std::optional<DType> WeightMap::matrix_dtype() const {
+  const std::vector<FormatBytes> formats = matrix_formats();
+  const DType first = compute_dtype(formats.front().format);
+  const bool same = std::all_of(formats.begin(), formats.end(), [&](const FormatBytes& entry) {
+    return compute_dtype(entry.format) == first;
+  });
+  return same ? std::optional(first) : std::nullopt;
+}
+
+DType WeightMap::kv_dtype() const {
+  std::array<double, 3> values{};
+  for (const FormatBytes& entry : matrix_formats()) {
+    const FormatTraits& traits = traits_of(entry.format);
+    values[static_cast<size_t>(compute_dtype(entry.format))] +=
+        static_cast<double>(entry.bytes) / traits.block_bytes * traits.block_values;
+  }
+  return static_cast<DType>(std::max_element(values.begin(), values.end()) - values.begin());
 }
 
 namespace {

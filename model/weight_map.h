@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "core/dtype.h"
+#include "core/weight_format.h"
 #include "io/checkpoint.h"
 #include "model/model_config.h"
 #include "tiers/layer_layout.h"
@@ -28,7 +28,12 @@ WeightSpec embedding_weight(const ModelConfig& config);
 
 struct Weight {
   WeightSpec spec;
-  DType dtype = DType::kF32;
+  WeightFormat format = WeightFormat::kF32;
+};
+
+struct FormatBytes {
+  WeightFormat format = WeightFormat::kF32;
+  uint64_t bytes = 0;
 };
 
 /// The model's layers over a checkpoint: decoder layers "0".. and "head". weights[l][t] describes
@@ -44,8 +49,13 @@ struct WeightMap {
 
   /// What a pass walks: the layers and the head.
   uint64_t pass_bytes() const;
-  /// The dtype of every matrix of the layers and the head; empty when they differ.
+  /// What every matrix of the layers and the head is multiplied in; empty when they differ.
   std::optional<DType> matrix_dtype() const;
+  /// What keys and values are kept in on a device: what most of the matrices' values are multiplied
+  /// in.
+  DType kv_dtype() const;
+  /// Formats of the matrices that a pass walks and the bytes of each, the most first.
+  std::vector<FormatBytes> matrix_formats() const;
 };
 
 /// Throws Error naming the tensor that is missing, or has the wrong shape or dtype. Names may lack

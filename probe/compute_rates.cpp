@@ -189,7 +189,7 @@ class DeviceProbe {
     const Memory rows = device_.allocate(uint64_t{2} * kSmallCols * sizeof(float));
     ops_.zero(*stream_, rows.data(), rows.bytes());
     auto* x = reinterpret_cast<float*>(rows.data());
-    const WeightView weight{weights_.data(), DType::kF32, 1, kSmallCols};
+    const WeightView weight{weights_.data(), WeightFormat::kF32, 1, kSmallCols};
     const auto norm = [&] {
       ops_.norm_input(*stream_, x, nullptr, weight, 1, 1e-5f, x + kSmallCols);
     };
@@ -218,7 +218,7 @@ class DeviceProbe {
     ops_.set_input(*stream_, reinterpret_cast<float*>(input_.data()), rows, cols);
     const auto multiply = [=, this, tile = uint64_t{0}]() mutable {
       const std::byte* data = weights_.data() + tile++ % tiles * bytes;
-      ops_.matmul(*stream_, {data, dtype, outputs, cols}, target, outputs);
+      ops_.matmul(*stream_, {data, format_of(dtype), outputs, cols}, target, outputs);
     };
     return {multiply, bytes, outputs};
   }

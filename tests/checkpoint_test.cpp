@@ -46,7 +46,7 @@ TEST(Safetensors, ReadsAHeader) {
   EXPECT_EQ(entries[0].name, "a");
   EXPECT_EQ(entries[1].offset, 8 + header.size() + 4);
   EXPECT_EQ(entries[1].bytes, 12u);
-  EXPECT_EQ(entries[1].dtype, DType::kBF16);
+  EXPECT_EQ(entries[1].format, WeightFormat::kBF16);
   EXPECT_EQ(entries[1].shape, (std::vector<uint64_t>{2, 3}));
 }
 
@@ -62,8 +62,8 @@ TEST(Safetensors, NoByteIsLeftOver) {
 TEST(Safetensors, KeepsTypesItCannotComputeWith) {
   const std::string header = "{" + tensor("ids", "I64", "[2]", 0, 16) + "}";
   const auto entries = parse_safetensors_header(header, 8 + header.size() + 16, "m");
-  EXPECT_FALSE(entries[0].dtype);
-  EXPECT_EQ(entries[0].dtype_text, "I64");
+  EXPECT_FALSE(entries[0].format);
+  EXPECT_EQ(entries[0].format_text, "I64");
 }
 
 /// As many as the largest header may hold, nearly; a parser that is quadratic in them takes an

@@ -162,7 +162,7 @@ class OpsTest : public ::testing::TestWithParam<OpsCase> {
     }
     // cuBLAS wants what the tiers give: aligned addresses.
     weight.memory = std::make_unique<Array<std::byte>>(*this, bytes, offset);
-    weight.view = {weight.memory->data(), dtype, rows, cols};
+    weight.view = {weight.memory->data(), format_of(dtype), rows, cols};
     return weight;
   }
 
@@ -178,13 +178,13 @@ class OpsTest : public ::testing::TestWithParam<OpsCase> {
   void expect_product(const std::vector<double>& x, const Weight& w, uint32_t rows,
                       const std::vector<float>& out, uint32_t stride) {
     const uint32_t cols = w.view.cols;
-    const double allowed = tolerance(w.view.dtype, rows, cols);
+    const double allowed = tolerance(compute_dtype(w.view.format), rows, cols);
     for (uint32_t r = 0; r < rows; ++r) {
       for (uint32_t n = 0; n < w.view.rows; ++n) {
         double expected = 0;
         for (uint32_t k = 0; k < cols; ++k) expected += x[r * cols + k] * w.values[n * cols + k];
         ASSERT_NEAR(out[r * stride + n], expected, allowed)
-            << dtype_name(w.view.dtype) << " rows " << rows << " cols " << cols << " at " << r
+            << format_name(w.view.format) << " rows " << rows << " cols " << cols << " at " << r
             << "," << n;
       }
     }

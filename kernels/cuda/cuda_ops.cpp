@@ -38,9 +38,9 @@ class Blas {
     blas.check(blas.set_stream(handle_, stream), "cublasSetStream");  // resets the workspace
     blas.check(blas.set_workspace(handle_, workspace_.data(), workspace_.size()),
                "cublasSetWorkspace");
-    const cudaDataType_t type = w.dtype == DType::kF32   ? CUDA_R_32F
-                                : w.dtype == DType::kF16 ? CUDA_R_16F
-                                                         : CUDA_R_16BF;
+    const cudaDataType_t type = w.format == WeightFormat::kF32   ? CUDA_R_32F
+                                : w.format == WeightFormat::kF16 ? CUDA_R_16F
+                                                                 : CUDA_R_16BF;
     const float one = 1;
     const float zero = 0;
     const auto cols = static_cast<int>(w.cols);
@@ -121,13 +121,13 @@ class CudaOps final : public Ops {
     if (input_rows_ <= cuda::kMaxGemvRows) {
       return cuda::gemv(on, weight, input_, input_rows_, out, out_stride);
     }
-    if (weight.dtype == DType::kF32)
+    if (weight.format == WeightFormat::kF32)
       return blas_.run(on.stream, input_, input_rows_, weight, out, out_stride);
-    if (half_dtype_ != weight.dtype) {
+    if (half_dtype_ != compute_dtype(weight.format)) {
       CHECK(input_ != nullptr);
       const uint64_t count = uint64_t{input_rows_} * input_cols_;
-      cuda::convert(on, input_, count, {nullptr, input_half_, weight.dtype});
-      half_dtype_ = weight.dtype;
+      cuda::convert(on, input_, count, {nullptr, input_half_, compute_dtype(weight.format)});
+      half_dtype_ = compute_dtype(weight.format);
     }
     blas_.run(on.stream, input_half_, input_rows_, weight, out, out_stride);
   }

@@ -261,7 +261,7 @@ bool waits_by_itself() {
 void embed(const LaunchOn& on, const WeightView& table, const uint32_t* ids, const uint32_t* rows,
            uint32_t count, float* out) {
   if (count == 0) return;
-  with_type(table.dtype, [&](auto type) {
+  with_type(table.format, [&](auto type) {
     launch("embed", embed_kernel<decltype(type)>, count, kThreads, on, table.data, table.cols, ids,
            rows, out);
   });
@@ -269,7 +269,7 @@ void embed(const LaunchOn& on, const WeightView& table, const uint32_t* ids, con
 
 void rmsnorm(const LaunchOn& on, const float* x, const WeightView& weight, uint32_t rows,
              float epsilon, float* out) {
-  with_type(weight.dtype, [&](auto type) {
+  with_type(weight.format, [&](auto type) {
     launch("rmsnorm", rmsnorm_kernel<decltype(type)>, blocks_of(rows, kThreads / kWarp), kThreads,
            on, x, weight.data, rows, weight.cols, epsilon, out);
   });
@@ -277,7 +277,7 @@ void rmsnorm(const LaunchOn& on, const float* x, const WeightView& weight, uint3
 
 void add_rmsnorm(const LaunchOn& on, float* x, const float* y, const WeightView& weight,
                  uint32_t rows, float epsilon, const InputTarget& target) {
-  with_type(weight.dtype, [&](auto type) {
+  with_type(weight.format, [&](auto type) {
     launch("add_rmsnorm", add_rmsnorm_kernel<decltype(type)>, rows, kThreads, on, x, y, weight.data,
            weight.cols, epsilon, target);
   });
@@ -300,7 +300,7 @@ void add(const LaunchOn& on, float* x, const float* y, uint64_t count) {
 
 void add_bias(const LaunchOn& on, float* x, uint32_t rows, const WeightView& bias) {
   const uint64_t count = uint64_t{rows} * bias.cols;
-  with_type(bias.dtype, [&](auto type) {
+  with_type(bias.format, [&](auto type) {
     launch("add_bias", add_bias_kernel<decltype(type)>, blocks_of(count, kThreads), kThreads, on, x,
            bias.data, bias.cols, count);
   });

@@ -16,7 +16,8 @@
 #include <cstdint>
 #include <utility>
 
-#include "core/dtype.h"
+#include "core/error.h"
+#include "core/weight_format.h"
 #include "kernels/cuda/check.h"
 #include "kernels/cuda/kernels.h"
 
@@ -96,6 +97,12 @@ void with_type(DType dtype, const Use& use) {
   if (dtype == DType::kF32) use(F32{});
   if (dtype == DType::kF16) use(F16{});
   if (dtype == DType::kBF16) use(Bf16{});
+}
+/// The same of a format of plain numbers.
+template <typename Use>
+void with_type(WeightFormat format, const Use& use) {
+  CHECK(!has_blocks(format));
+  with_type(compute_dtype(format), use);
 }
 
 template <typename T>

@@ -86,10 +86,10 @@ class HostOps final : public Ops {
 
   void embed(Stream&, const WeightView& table, const uint32_t* ids, const uint32_t* rows,
              uint32_t count, float* out) override {
-    const uint64_t row_bytes = table.cols * dtype_bytes(table.dtype);
+    const uint64_t row_bytes = ::spillway::row_bytes(table.format, table.cols);
     for (uint32_t i = 0; i < count; ++i) {
       CHECK(ids[i] < table.rows);
-      to_f32(table.dtype, table.data + ids[i] * row_bytes, out + uint64_t{rows[i]} * table.cols,
+      to_f32(table.format, table.data + ids[i] * row_bytes, out + uint64_t{rows[i]} * table.cols,
              table.cols);
     }
   }
@@ -128,7 +128,7 @@ class HostOps final : public Ops {
   void matmul(Stream&, const WeightView& weight, float* out, uint32_t out_stride) override {
     CHECK(weight.cols == input_cols_);
     const bool gemv = input_rows_ <= kMaxGemvRows;
-    const bool bf16 = !gemv && bf16_prompts_ && weight.dtype == DType::kBF16;
+    const bool bf16 = !gemv && bf16_prompts_ && weight.format == WeightFormat::kBF16;
     if (bf16) prepare_bf16_input();
     if (gemv) return gemv_tiles(weight, out, out_stride);
     // Cut by panels and by rows: both borders are fixed, so that results do not depend on threads.
@@ -267,10 +267,11 @@ class HostOps final : public Ops {
     return parts;
   }
 
-  void to_f32(DType dtype, const std::byte* source, float* target, size_t count) const {
-    if (dtype == DType::kF32) std::memcpy(target, source, count * sizeof(float));
-    if (dtype == DType::kF16) isa_.f16_to_f32(source, target, count);
-    if (dtype == DType::kBF16) isa_.bf16_to_f32(source, target, count);
+  void to_f32(WeightFormat format, const std::byte* source, float* target, size_t count) const {
+    if (format == WeightFormat::kF32) std::memcpy(target, source, count * sizeof(float));
+    if (format == WeightFormat::kF16) isa_.f16_to_f32(source, target, count);
+    if (format == WeightFormat::kBF16) isa_.bf16_to_f32(source, target, count);
+    if (has_blocks(format)) decode_values(format, source, count, target);
   }
 
   void rotate_heads(float* x, uint32_t heads, uint32_t head_dim, const float* cosine,
@@ -283,7 +284,7 @@ class HostOps final : public Ops {
   /// A norm weight or bias as f32, valid until the next call.
   const float* vector_of(const WeightView& view) {
     vector_.resize(view.cols);
-    to_f32(view.dtype, view.data, vector_.data(), view.cols);
+    to_f32(view.format, view.data, vector_.data(), view.cols);
     return vector_.data();
   }
 
@@ -297,15 +298,15 @@ class HostOps final : public Ops {
   }
 
   static WeightView rows_of(WeightView weight, uint32_t first, uint32_t count) {
-    weight.data += uint64_t{first} * weight.cols * dtype_bytes(weight.dtype);
+    weight.data += first * ::spillway::row_bytes(weight.format, weight.cols);
     weight.rows = std::min(count, weight.rows - first);
     return weight;
   }
 
   void gemv_tiles(const WeightView& weight, float* out, uint32_t out_stride) {
-    const IsaKernels::Gemv gemv = weight.dtype == DType::kF32   ? isa_.gemv_f32
-                                  : weight.dtype == DType::kF16 ? isa_.gemv_f16
-                                                                : isa_.gemv_bf16;
+    const IsaKernels::Gemv gemv = weight.format == WeightFormat::kF32   ? isa_.gemv_f32
+                                  : weight.format == WeightFormat::kF16 ? isa_.gemv_f16
+                                                                        : isa_.gemv_bf16;
     const auto slices = static_cast<uint32_t>(ceil_div(weight.rows, kGemvSliceRows));
     const uint64_t work = uint64_t{weight.rows} * weight.cols * input_rows_;
     parallel(slices, work, [&](uint32_t slice) {
@@ -320,9 +321,9 @@ class HostOps final : public Ops {
 
   /// The panel as f32: itself, or converted into this thread's scratch.
   const void* f32_weights(const WeightView& part) {
-    if (part.dtype == DType::kF32) return part.data;
+    if (part.format == WeightFormat::kF32) return part.data;
     auto* scratch = reinterpret_cast<float*>(thread_scratch());
-    to_f32(part.dtype, part.data, scratch, uint64_t{part.rows} * part.cols);
+    to_f32(part.format, part.data, scratch, uint64_t{part.rows} * part.cols);
     return scratch;
   }
 
