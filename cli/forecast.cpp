@@ -90,6 +90,8 @@ MachineRates rates_of(const HardwareProfile& profile, const DeviceRates& device,
                              entry.output_seconds, entry.beside_reads, entry.read_share});
   }
   rates.operation_seconds = device.operation_seconds;
+  rates.attention_seconds = device.attention_seconds;
+  rates.value_seconds = device.value_seconds;
   return rates;
 }
 
@@ -196,6 +198,9 @@ void KnownRates::take_compute_changes(const std::vector<ComputeChange>& changes)
     rate.output_seconds /= change;
   }
   rates.operation_seconds = probed.operation_seconds / change_of(changes, 1);
+  const double prompts = change_of(changes, rates.matmuls.back().rows);
+  rates.attention_seconds = probed.attention_seconds / prompts;
+  rates.value_seconds = probed.value_seconds / prompts;
 }
 
 PlannedRun plan_with(const std::optional<KnownRates>& known, const Config& config,

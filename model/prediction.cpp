@@ -53,7 +53,7 @@ double between_rows(const std::vector<RowRate>& rates, uint32_t rows, const Figu
 }
 
 /// Seconds that attention adds to a decoder layer. A decoding row reads the cache of its own
-/// sequence; a prompt's rows multiply with theirs as a matmul of the same shape would.
+/// sequence; a prompt's rows multiply with theirs.
 double attention_seconds(const Model& model, bool unified, uint32_t layer, const PassShape& shape,
                          const MachineRates& rates) {
   const ModelConfig& config = model.config;
@@ -66,8 +66,21 @@ double attention_seconds(const Model& model, bool unified, uint32_t layer, const
     return shape.rows * values * config.kv_heads * static_cast<double>(dtype_bytes(cached)) *
            rates.seconds_per_byte(1);
   }
+  if (rates.attention_seconds > 0) {
+    return shape.rows * values * config.heads * rates.attention_seconds;
+  }
   return values * config.heads * static_cast<double>(dtype_bytes(dtype)) *
          rates.seconds_per_byte(shape.rows);
+}
+
+/// Seconds of what goes over a prompt's values once: norms and what is added before them, rotation,
+/// activation; and the inputs of matmuls, converted or written where they are multiplied.
+double values_seconds(const ModelConfig& config, const PassShape& shape,
+                      const MachineRates& rates) {
+  const double inputs = 2.0 * config.hidden + config.q_width() + config.intermediate;
+  const double others =
+      2.0 * config.hidden + config.q_width() + 2.0 * config.kv_width() + config.intermediate;
+  return shape.rows * (inputs + others) * rates.value_seconds;
 }
 
 /// What a layer starts beside its weights' operations: rotation, attention, activation; the head
@@ -101,9 +114,11 @@ std::vector<double> unit_seconds(const Model& model, const RunPlan& plan, bool u
     const auto bytes = static_cast<double>(unit.bytes);
     const bool is_head = unit.layer + 1 == layers.size();
     const uint32_t rows = is_head ? shape.logit_rows : shape.rows;
-    const double attention =
-        is_head ? 0 : attention_seconds(model, unified, unit.layer, shape, rates);
-    const double weightless = attention + weightless_seconds(is_head, unified, shape, rates);
+    double weightless = weightless_seconds(is_head, unified, shape, rates);
+    if (!is_head) {
+      weightless += attention_seconds(model, unified, unit.layer, shape, rates) +
+                    values_seconds(model.config, shape, rates);
+    }
     const double share = bytes / static_cast<double>(layers[unit.layer].bytes());
     result.push_back(bytes * rates.seconds_per_byte(rows) +
                      operations_seconds(layers[unit.layer], unit, rows, rates) +

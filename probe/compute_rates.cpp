@@ -21,6 +21,8 @@ constexpr uint32_t kTallTimes = 8;
 constexpr uint32_t kMostTallRows = 16;
 /// Of the time of a large call: short ones are many.
 constexpr double kSmallShare = 0.25;
+/// Of a model of today, of which eight queries share a head of keys and values at most.
+constexpr AttentionShape kAttention{8, 2, 128, DType::kBF16};
 constexpr uint64_t kWeightBytes = 512 * kMiB;  // more than caches hold
 constexpr uint64_t kLeastCaches = 4;           // what is read around and around is in none of them
 /// Beside reads nothing but the large calls is measured.
@@ -63,6 +65,9 @@ class DeviceProbe {
     progress("matmuls");
     fill(kWeightBytes, prompt_rows());
     rates.operation_seconds = measure_operation();
+    progress("attention");
+    rates.attention_seconds = measure_attention();
+    rates.value_seconds = measure_values();
     std::vector<MatmulCalls> calls = {{DType::kBF16, {}}, {DType::kF16, {}}, {DType::kF32, {}}};
     for (uint32_t round = 0; round < rounds(); ++round) {
       for (MatmulCalls& of_dtype : calls) {
@@ -177,7 +182,9 @@ class DeviceProbe {
 
   /// Scratch for any operation of this probe; the last one bound counts.
   Memory bind_workspace(DType dtype, uint32_t rows) {
-    const OpsLimits limits = limits_of(dtype, rows);
+    return bind_workspace(limits_of(dtype, rows));
+  }
+  Memory bind_workspace(const OpsLimits& limits) {
     Memory workspace = device_.allocate(std::max<uint64_t>(1, ops_.workspace_bytes(limits)));
     ops_.bind_workspace({workspace.data(), workspace.bytes()}, limits);
     return workspace;
@@ -194,6 +201,45 @@ class DeviceProbe {
       ops_.norm_input(*stream_, x, nullptr, weight, 1, 1e-5f, x + kSmallCols);
     };
     return time_calls(norm, 0, kSmallShare).median_seconds;
+  }
+
+  /// A prompt's attention to itself.
+  double measure_attention() {
+    const uint32_t rows = prompt_rows();
+    OpsLimits limits = limits_of(DType::kBF16, rows);
+    limits.max_positions = rows;
+    limits.attention = kAttention;
+    const Memory workspace = bind_workspace(limits);
+    const uint64_t q_values = uint64_t{rows} * kAttention.heads * kAttention.head_dim;
+    const Memory activations = filled_memory(device_, *stream_, 4 * q_values * sizeof(float));
+    const Memory speeds = device_.allocate(kAttention.head_dim / 2 * sizeof(float));
+    const Memory cache = device_.allocate(ops_.kv_bytes(kAttention, rows));
+    ops_.zero(*stream_, speeds.data(), speeds.bytes());
+    auto* q = reinterpret_cast<float*>(activations.data());
+    const SequenceRows sequence{0, rows, 0, cache.data(), rows, 0};
+    ops_.rope_append(*stream_, q, q + q_values, q + 2 * q_values, kAttention,
+                     reinterpret_cast<const float*>(speeds.data()), {&sequence, 1});
+    const auto attend = [&] {
+      ops_.attention(*stream_, q, kAttention, {&sequence, 1}, q + 3 * q_values);
+    };
+    const double seen = 0.5 * (rows + 1.0);
+    return time_calls(attend, 0, kSmallShare).median_seconds /
+           (2 * seen * static_cast<double>(q_values));
+  }
+
+  /// A norm of a prompt's rows and what was added to them, as between a layer's blocks.
+  double measure_values() {
+    const uint32_t rows = prompt_rows();
+    const Memory workspace = bind_workspace(DType::kF32, rows);
+    const uint64_t values = uint64_t{rows} * kCols;
+    const Memory activations = device_.allocate(2 * values * sizeof(float));
+    ops_.zero(*stream_, activations.data(), activations.bytes());
+    auto* x = reinterpret_cast<float*>(activations.data());
+    const WeightView weight{weights_.data(), WeightFormat::kF32, 1, kCols};
+    const auto norm = [&] {
+      ops_.norm_input(*stream_, x, x + values, weight, rows, 1e-5f, x + values);
+    };
+    return time_calls(norm, 0, kSmallShare).median_seconds / static_cast<double>(2 * values);
   }
 
   /// Of a large tile, as the units of a run are.

@@ -69,6 +69,8 @@ Json device_json(const DeviceRates& device) {
           {"device_to_pinned_bytes_per_second", device.device_to_pinned},
           {"pageable_to_device_bytes_per_second", device.pageable_to_device},
           {"operation_seconds", device.operation_seconds},
+          {"attention_seconds", device.attention_seconds},
+          {"value_seconds", device.value_seconds},
           {"matmuls", matmuls}};
 }
 
@@ -193,6 +195,8 @@ DeviceRates parse_device(const Reader& json) {
   device.device_to_pinned = json.at("device_to_pinned_bytes_per_second").rate_or_none();
   device.pageable_to_device = json.at("pageable_to_device_bytes_per_second").rate_or_none();
   device.operation_seconds = json.moment_or_none("operation_seconds");
+  device.attention_seconds = json.moment_or_none("attention_seconds");
+  device.value_seconds = json.moment_or_none("value_seconds");
   for (const Reader& item : json.at("matmuls").list()) {
     const auto dtype = parse_dtype(item.at("dtype").text());
     if (!dtype) throw Error("matmuls: an unknown dtype " + item.at("dtype").text());

@@ -299,7 +299,9 @@ TEST(ComputeChanges, LieBetweenThoseSeen) {
   known.probed = {{{kMiB, 8, 4e9}},
                   0,
                   {{1, 10e9, 1e-6, 1e-9, 5e9, 0.5}, {4, 9e9}, {16, 8e9}, {64, 7e9}, {512, 1e9}},
-                  1e-6};
+                  1e-6,
+                  2e-11,
+                  3e-10};
   known.take_compute_changes({{1, 0.5}, {16, 1}});
   const std::vector<RowRate>& matmuls = known.rates.matmuls;
   EXPECT_DOUBLE_EQ(matmuls[0].weight_bytes_per_second, 5e9);
@@ -311,6 +313,11 @@ TEST(ComputeChanges, LieBetweenThoseSeen) {
   EXPECT_DOUBLE_EQ(matmuls[2].weight_bytes_per_second, 8e9);
   EXPECT_DOUBLE_EQ(matmuls[4].weight_bytes_per_second, 1e9) << "as the nearest";
   EXPECT_DOUBLE_EQ(known.rates.operation_seconds, 2e-6);
+  EXPECT_DOUBLE_EQ(known.rates.attention_seconds, 2e-11);
+  EXPECT_DOUBLE_EQ(known.rates.value_seconds, 3e-10);
+  known.take_compute_changes({{64, 0.5}});
+  EXPECT_DOUBLE_EQ(known.rates.attention_seconds, 4e-11);
+  EXPECT_DOUBLE_EQ(known.rates.value_seconds, 6e-10);
   known.take_compute_changes({{64, 1}});
   EXPECT_DOUBLE_EQ(matmuls[0].weight_bytes_per_second, 10e9) << "of what probe saw, not on top";
 }
