@@ -91,6 +91,7 @@ MachineRates rates_of(const HardwareProfile& profile, const DeviceRates& device,
   }
   rates.operation_seconds = device.operation_seconds;
   rates.attention_seconds = device.attention_seconds;
+  rates.score_seconds = device.score_seconds;
   rates.value_seconds = device.value_seconds;
   return rates;
 }
@@ -200,6 +201,7 @@ void KnownRates::take_compute_changes(const std::vector<ComputeChange>& changes)
   rates.operation_seconds = probed.operation_seconds / change_of(changes, 1);
   const double prompts = change_of(changes, rates.matmuls.back().rows);
   rates.attention_seconds = probed.attention_seconds / prompts;
+  rates.score_seconds = probed.score_seconds / prompts;
   rates.value_seconds = probed.value_seconds / prompts;
 }
 

@@ -67,7 +67,8 @@ double attention_seconds(const Model& model, bool unified, uint32_t layer, const
            rates.seconds_per_byte(1);
   }
   if (rates.attention_seconds > 0) {
-    return shape.rows * values * config.heads * rates.attention_seconds;
+    return shape.rows * config.heads *
+           (values * rates.attention_seconds + seen * rates.score_seconds);
   }
   return values * config.heads * static_cast<double>(dtype_bytes(dtype)) *
          rates.seconds_per_byte(shape.rows);

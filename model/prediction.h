@@ -37,9 +37,11 @@ struct MachineRates {
   double copy_bytes = 0;         ///< per second, from pinned memory to a discrete device
   std::vector<RowRate> matmuls;  ///< rows ascending, never empty
   double operation_seconds = 0;  ///< of starting anything else than a matmul
-  /// Of a prompt: a multiply-add of attention, and a value that anything but matmul and attention
-  /// takes. 0 = not measured: attention as a matmul would, values for nothing.
+  /// Of a prompt: a multiply-add of attention, a query and a position beside those, and a value
+  /// that anything but matmul and attention takes. 0 = not measured: attention as a matmul would,
+  /// values for nothing.
   double attention_seconds = 0;
+  double score_seconds = 0;
   double value_seconds = 0;
   double best_read() const;  ///< the drive's limit: the best of all shapes
   /// Reads of one shape. One that was not measured lies between its neighbours, in proportion on a

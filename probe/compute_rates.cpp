@@ -18,11 +18,14 @@ constexpr uint32_t kSmallCols = 512;
 /// As many outputs as short rows of weights have at the same bytes, where outputs are cheap to
 /// keep.
 constexpr uint32_t kTallTimes = 8;
-constexpr uint32_t kMostTallRows = 16;
+constexpr uint32_t kMostTallRows = 16;  // of a device that has little memory to spare
 /// Of the time of a large call: short ones are many.
 constexpr double kSmallShare = 0.25;
-/// Of a model of today, of which eight queries share a head of keys and values at most.
-constexpr AttentionShape kAttention{8, 2, 128, DType::kBF16};
+/// As models of today have them; a head's elements apart from what every score costs.
+constexpr AttentionShape kWideHeads{8, 2, 128, DType::kBF16};
+constexpr AttentionShape kNarrowHeads{8, 2, 64, DType::kBF16};
+/// At least a quarter of a wide head's score is its elements: what looks otherwise is noise.
+constexpr double kLeastAttentionShare = 8;
 constexpr uint64_t kWeightBytes = 512 * kMiB;  // more than caches hold
 constexpr uint64_t kLeastCaches = 4;           // what is read around and around is in none of them
 /// Beside reads nothing but the large calls is measured.
@@ -65,16 +68,22 @@ class DeviceProbe {
     progress("matmuls");
     fill(kWeightBytes, prompt_rows());
     rates.operation_seconds = measure_operation();
-    progress("attention");
-    rates.attention_seconds = measure_attention();
-    rates.value_seconds = measure_values();
     std::vector<MatmulCalls> calls = {{DType::kBF16, {}}, {DType::kF16, {}}, {DType::kF32, {}}};
+    std::vector<double> wide;
+    std::vector<double> narrow;
+    std::vector<double> values;
     for (uint32_t round = 0; round < rounds(); ++round) {
+      progress("attention");
+      wide.push_back(seconds_per_score(kWideHeads));
+      narrow.push_back(seconds_per_score(kNarrowHeads));
+      values.push_back(seconds_per_value());
       for (MatmulCalls& of_dtype : calls) {
         progress(dtype_name(of_dtype.dtype));
         measure_matmul(of_dtype);
       }
     }
+    take_attention(rates, middle_of(wide), middle_of(narrow));
+    rates.value_seconds = middle_of(values);
     for (const MatmulCalls& of_dtype : calls) rates.matmuls.push_back(rates_of(of_dtype));
     return rates;
   }
@@ -124,9 +133,7 @@ class DeviceProbe {
                        uint64_t least_calls = 1) {
     repeat(work, kWarmUpShare * share * seconds_, 1);
     const double average = repeat(work, share * seconds_, least_calls);
-    const auto middle = times_.begin() + static_cast<std::ptrdiff_t>(times_.size() / 2);
-    std::nth_element(times_.begin(), middle, times_.end());
-    return {weight_bytes, average, *middle, times_.size(), 0};
+    return {weight_bytes, average, middle_of(times_), times_.size(), 0};
   }
 
   /// Seconds per call on average; those of each batch are in times_.
@@ -169,6 +176,7 @@ class DeviceProbe {
 
   uint32_t rounds() const { return device_.unified() ? kSharedRounds : 1; }
   double round_share() const { return 1.0 / rounds(); }
+  uint32_t most_tall_rows() const { return device_.unified() ? prompt_rows() : kMostTallRows; }
   uint32_t prompt_rows() const { return device_.unified() ? 512 : 2048; }
 
   static OpsLimits limits_of(DType dtype, uint32_t rows) {
@@ -203,32 +211,46 @@ class DeviceProbe {
     return time_calls(norm, 0, kSmallShare).median_seconds;
   }
 
-  /// A prompt's attention to itself.
-  double measure_attention() {
+  static double middle_of(std::vector<double> rounds) {
+    const auto middle = rounds.begin() + static_cast<std::ptrdiff_t>(rounds.size() / 2);
+    std::nth_element(rounds.begin(), middle, rounds.end());
+    return *middle;
+  }
+
+  /// The line through what a score takes with wide and with narrow heads.
+  static void take_attention(DeviceRates& rates, double wide, double narrow) {
+    const double more = wide - std::min(wide, narrow);
+    const double least = wide / kLeastAttentionShare;
+    const double each = std::max(more, least) / (kWideHeads.head_dim - kNarrowHeads.head_dim);
+    rates.attention_seconds = each / 2;
+    rates.score_seconds = std::max(0.0, wide - each * kWideHeads.head_dim);
+  }
+
+  /// Of a prompt's attention to itself.
+  double seconds_per_score(const AttentionShape& shape) {
     const uint32_t rows = prompt_rows();
     OpsLimits limits = limits_of(DType::kBF16, rows);
     limits.max_positions = rows;
-    limits.attention = kAttention;
+    limits.attention = shape;
     const Memory workspace = bind_workspace(limits);
-    const uint64_t q_values = uint64_t{rows} * kAttention.heads * kAttention.head_dim;
+    const uint64_t q_values = uint64_t{rows} * shape.heads * shape.head_dim;
     const Memory activations = filled_memory(device_, *stream_, 4 * q_values * sizeof(float));
-    const Memory speeds = device_.allocate(kAttention.head_dim / 2 * sizeof(float));
-    const Memory cache = device_.allocate(ops_.kv_bytes(kAttention, rows));
+    const Memory speeds = device_.allocate(shape.head_dim / 2 * sizeof(float));
+    const Memory cache = device_.allocate(ops_.kv_bytes(shape, rows));
     ops_.zero(*stream_, speeds.data(), speeds.bytes());
     auto* q = reinterpret_cast<float*>(activations.data());
     const SequenceRows sequence{0, rows, 0, cache.data(), rows, 0};
-    ops_.rope_append(*stream_, q, q + q_values, q + 2 * q_values, kAttention,
+    ops_.rope_append(*stream_, q, q + q_values, q + 2 * q_values, shape,
                      reinterpret_cast<const float*>(speeds.data()), {&sequence, 1});
     const auto attend = [&] {
-      ops_.attention(*stream_, q, kAttention, {&sequence, 1}, q + 3 * q_values);
+      ops_.attention(*stream_, q, shape, {&sequence, 1}, q + 3 * q_values);
     };
     const double seen = 0.5 * (rows + 1.0);
-    return time_calls(attend, 0, kSmallShare).median_seconds /
-           (2 * seen * static_cast<double>(q_values));
+    return time_calls(attend, 0, round_share()).median_seconds / (seen * rows * shape.heads);
   }
 
   /// A norm of a prompt's rows and what was added to them, as between a layer's blocks.
-  double measure_values() {
+  double seconds_per_value() {
     const uint32_t rows = prompt_rows();
     const Memory workspace = bind_workspace(DType::kF32, rows);
     const uint64_t values = uint64_t{rows} * kCols;
@@ -239,7 +261,8 @@ class DeviceProbe {
     const auto norm = [&] {
       ops_.norm_input(*stream_, x, x + values, weight, rows, 1e-5f, x + values);
     };
-    return time_calls(norm, 0, kSmallShare).median_seconds / static_cast<double>(2 * values);
+    return time_calls(norm, 0, kSmallShare * round_share()).median_seconds /
+           static_cast<double>(2 * values);
   }
 
   /// Of a large tile, as the units of a run are.
@@ -281,18 +304,23 @@ class DeviceProbe {
     const DType dtype = calls.dtype;
     const Memory workspace = bind_workspace(dtype, prompt_rows());
     const Memory output = device_.allocate(std::max(
-        output_bytes(dtype, prompt_rows()), output_bytes(dtype, kMostTallRows) * kTallTimes));
+        output_bytes(dtype, prompt_rows()), output_bytes(dtype, most_tall_rows()) * kTallTimes));
     const uint32_t outputs = outputs_of(dtype);
-    const auto call_of = [&](uint32_t rows, uint32_t wanted, uint32_t cols, double share) {
-      return time_call(dtype, output, rows, wanted, cols, round_share() * share);
+    const auto call_of = [&](uint32_t rows, uint32_t wanted, uint32_t cols, double share,
+                             uint64_t least_calls) {
+      return time_call(dtype, output, rows, wanted, cols, round_share() * share, least_calls);
     };
     for (const uint32_t rows : {1u, 4u, 16u, 64u, prompt_rows()}) {
       stop_.check();
       RowCalls& of_rows = calls.by_rows[rows];
-      of_rows.large.push_back(call_of(rows, outputs, kCols, 1));
-      of_rows.small.push_back(call_of(rows, outputs, kSmallCols, kSmallShare));
-      if (rows > kMostTallRows) continue;
-      of_rows.tall.push_back(call_of(rows, kTallTimes * outputs, kCols / kTallTimes, kSmallShare));
+      // Outputs are told apart by sure calls alone; a prompt's take milliseconds each.
+      const bool tall = rows <= most_tall_rows();
+      const uint64_t least_calls = tall ? kSureCalls : 1;
+      of_rows.large.push_back(call_of(rows, outputs, kCols, 1, least_calls));
+      of_rows.small.push_back(call_of(rows, outputs, kSmallCols, kSmallShare, least_calls));
+      if (!tall) continue;
+      of_rows.tall.push_back(
+          call_of(rows, kTallTimes * outputs, kCols / kTallTimes, kSmallShare, least_calls));
     }
     if (reads_ != nullptr) measure_beside_reads(calls, output);
   }

@@ -70,6 +70,7 @@ Json device_json(const DeviceRates& device) {
           {"pageable_to_device_bytes_per_second", device.pageable_to_device},
           {"operation_seconds", device.operation_seconds},
           {"attention_seconds", device.attention_seconds},
+          {"score_seconds", device.score_seconds},
           {"value_seconds", device.value_seconds},
           {"matmuls", matmuls}};
 }
@@ -196,6 +197,7 @@ DeviceRates parse_device(const Reader& json) {
   device.pageable_to_device = json.at("pageable_to_device_bytes_per_second").rate_or_none();
   device.operation_seconds = json.moment_or_none("operation_seconds");
   device.attention_seconds = json.moment_or_none("attention_seconds");
+  device.score_seconds = json.moment_or_none("score_seconds");
   device.value_seconds = json.moment_or_none("value_seconds");
   for (const Reader& item : json.at("matmuls").list()) {
     const auto dtype = parse_dtype(item.at("dtype").text());

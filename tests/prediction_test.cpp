@@ -159,9 +159,10 @@ TEST_F(Choosing, CountsTheStartOfEveryOperation) {
 TEST_F(Choosing, CountsAttentionAndValuesOfPrompts) {
   config_.ram_bytes = kGiB;
   const ChosenPlan chosen = choose(rates(1e9));
-  const auto computing = [&](double attention, double value, double positions) {
+  const auto computing = [&](double attention, double value, double positions, double score = 0) {
     MachineRates costly = rates(1e9);
     costly.attention_seconds = attention;
+    costly.score_seconds = score;
     costly.value_seconds = value;
     return predict_pass(*model_, chosen.plan, true, {64, 1, positions, false}, costly)
         .compute_seconds;
@@ -170,6 +171,8 @@ TEST_F(Choosing, CountsAttentionAndValuesOfPrompts) {
   const double each = 64.0 * model.layers * model.q_width() * 2;
   EXPECT_NEAR(computing(2e-9, 0, 30) - computing(1e-9, 0, 30), 1e-9 * 30 * each, 1e-9);
   EXPECT_NEAR(computing(1e-9, 0, 50) - computing(1e-9, 0, 30), 1e-9 * 20 * each, 1e-9);
+  const double scores = 64.0 * 30 * model.layers * model.heads;
+  EXPECT_NEAR(computing(1e-9, 0, 30, 1e-9) - computing(1e-9, 0, 30), 1e-9 * scores, 1e-9);
   const double values = 4.0 * model.hidden + 2.0 * model.q_width() + 2.0 * model.kv_width() +
                         2.0 * model.intermediate;
   EXPECT_NEAR(computing(0, 1e-9, 30) - computing(0, 0, 30), 1e-9 * 64 * model.layers * values,

@@ -33,6 +33,7 @@ HardwareProfile some_profile() {
   host.device = "host";
   host.operation_seconds = 1e-6;
   host.attention_seconds = 2e-11;
+  host.score_seconds = 4e-10;
   host.value_seconds = 3e-10;
   host.matmuls = {{DType::kBF16, {{1, 2e10, 5e-6, 2e-9, 1e10, 0.9}, {512, 6e8, 0}}}};
   profile.devices = {host};
@@ -65,6 +66,7 @@ TEST(Profile, SurvivesWritingAndReading) {
   EXPECT_EQ(back->hardware, profile.hardware);
   EXPECT_EQ(back->devices[0].operation_seconds, 1e-6);
   EXPECT_EQ(back->devices[0].attention_seconds, 2e-11);
+  EXPECT_EQ(back->devices[0].score_seconds, 4e-10);
   EXPECT_EQ(back->devices[0].value_seconds, 3e-10);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].start_seconds, 5e-6);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].output_seconds, 2e-9);
@@ -80,6 +82,7 @@ TEST(Profile, OlderOnesAreRead) {
   auto json = profile_json(some_profile());
   json["devices"][0].erase("operation_seconds");
   json["devices"][0].erase("attention_seconds");
+  json["devices"][0].erase("score_seconds");
   json["devices"][0].erase("value_seconds");
   json["devices"][0]["matmuls"][0]["by_rows"][0].erase("start_seconds");
   json["devices"][0]["matmuls"][0]["by_rows"][0].erase("output_seconds");
@@ -88,6 +91,7 @@ TEST(Profile, OlderOnesAreRead) {
   const HardwareProfile profile = parse_profile(nlohmann::json::parse(json.dump()), "p.json");
   EXPECT_EQ(profile.devices[0].operation_seconds, 0);
   EXPECT_EQ(profile.devices[0].attention_seconds, 0);
+  EXPECT_EQ(profile.devices[0].score_seconds, 0);
   EXPECT_EQ(profile.devices[0].value_seconds, 0);
   EXPECT_EQ(profile.devices[0].matmuls[0].rows[0].start_seconds, 0);
   EXPECT_EQ(profile.devices[0].matmuls[0].rows[0].output_seconds, 0);
@@ -635,6 +639,7 @@ TEST(Rates, ArePositiveAndOrdered) {
     EXPECT_EQ(rates.pinned_to_device > 0, !device->unified());
     EXPECT_GT(rates.operation_seconds, 0);
     EXPECT_GT(rates.attention_seconds, 0);
+    EXPECT_GE(rates.score_seconds, 0);
     EXPECT_GT(rates.value_seconds, 0);
     ASSERT_EQ(rates.matmuls.size(), 3u);
     for (const MatmulRate& rate : rates.matmuls) {
