@@ -17,6 +17,7 @@ namespace {
 using test::error_of;
 using test::GgufFile;
 using test::GgufTensor;
+using test::TempDir;
 
 /// One of each kind of value, and tensors of plain numbers and of blocks.
 GgufFile small_file() {
@@ -424,6 +425,293 @@ TEST(GgufMetadata, OtherKindsAreRefused) {
   const auto texts = [&](const char* key) { data.texts(key); };
   refused(texts, "text", "expected an array");
   refused(texts, "list", "expected texts");
+}
+
+TEST(GgufParts, NamesOfParts) {
+  const auto name = parse_gguf_part("llama-3-00002-of-00010.gguf");
+  ASSERT_TRUE(name);
+  EXPECT_EQ(name->prefix, "llama-3");
+  EXPECT_EQ(name->part, 2u);
+  EXPECT_EQ(name->parts, 10u);
+  EXPECT_EQ(name->file_of(10), "llama-3-00010-of-00010.gguf");
+  for (const char* other :
+       {"", "m.gguf", "-00001-of-00002.gguf", "m-00003-of-00002.gguf", "m-00000-of-00002.gguf",
+        "m-1-of-2.gguf", "m-00001-of-00002.bin", "m-+0001-of-00002.gguf", "m-00001-by-00002.gguf",
+        "m_00001-of-00002.gguf"}) {
+    EXPECT_FALSE(parse_gguf_part(other)) << other;
+  }
+}
+
+class GgufCheckpoint : public ::testing::Test {
+ protected:
+  /// A model of one tensor, of this name.
+  void model(const std::string& file, const std::string& tensor = "a") {
+    GgufFile content;
+    content.metadata = {{"general.architecture", "llama"},
+                        {"tokenizer.ggml.model", "gpt2"},
+                        {"tokenizer.ggml.tokens", std::vector<std::string>{"x"}}};
+    content.tensors = {{tensor, {2}, 0, std::string(8, 'x')}};
+    test::write_file(dir_ / file, content.bytes());
+  }
+  /// Part `no` (from 0) of three, with one tensor of its number; the first has the keys.
+  static GgufFile part(uint16_t no) {
+    GgufFile content;
+    content.metadata = {
+        {"split.no", no}, {"split.count", uint16_t{3}}, {"split.tensors.count", int32_t{3}}};
+    if (no == 0) content.metadata.emplace_back("general.architecture", "llama");
+    content.tensors = {
+        {fmt::format("t{}", no), {2}, 0, std::string(8, static_cast<char>('0' + no))}};
+    return content;
+  }
+  static std::string part_name(int no) { return fmt::format("m-0000{}-of-00003.gguf", no + 1); }
+  void write(int no, const GgufFile& content) {
+    test::write_file(dir_ / part_name(no), content.bytes());
+  }
+  void split() {
+    for (uint16_t no = 0; no < 3; ++no) write(no, part(no));
+  }
+  void safetensors() {
+    const std::string header = R"({"s":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})";
+    test::write_file(dir_ / "model.safetensors",
+                     test::packed<uint64_t>(header.size()) + header + "data");
+  }
+  Checkpoint open(const std::string& name = "") {
+    return Checkpoint::open(name.empty() ? dir_.path() : dir_ / name, DirectChoice::kOff,
+                            notices_.sink());
+  }
+  void refused(const std::string& name, const std::string& why) {
+    const std::string message = error_of([&] { open(name); });
+    EXPECT_NE(message.find(why), std::string::npos) << message;
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+  }
+  TempDir dir_;
+  test::Notices notices_;
+};
+
+TEST_F(GgufCheckpoint, OpensAFile) {
+  model("m.gguf");
+  const Checkpoint checkpoint = open("m.gguf");
+  ASSERT_NE(checkpoint.metadata(), nullptr);
+  EXPECT_EQ(checkpoint.metadata()->text("general.architecture"), "llama");
+  EXPECT_EQ(checkpoint.metadata()->path(), (dir_ / "m.gguf").string());
+  EXPECT_EQ(checkpoint.path(), dir_ / "m.gguf");
+  EXPECT_EQ(checkpoint.directory(), dir_.path());
+  const TensorEntry* entry = checkpoint.find("a");
+  ASSERT_NE(entry, nullptr);
+  EXPECT_EQ(checkpoint.files().at(entry->file).read_text(entry->offset, entry->bytes), "xxxxxxxx");
+  EXPECT_EQ(checkpoint.find("b"), nullptr);
+  EXPECT_TRUE(notices_.lines.empty());
+}
+
+/// What a store of models calls by its hash is a GGUF file all the same.
+TEST_F(GgufCheckpoint, KnowsAFileByItsFirstBytes) {
+  model("sha256-12ab");
+  EXPECT_TRUE(open("sha256-12ab").has("a"));
+  EXPECT_TRUE(open().has("a"));
+  test::write_file(dir_ / "text.gguf", "hello, world");
+  refused("text.gguf", "begins with \"hell\", not with \"GGUF\"");
+  test::write_file(dir_ / "text", "hello, world");
+  refused("text", "neither a folder nor a GGUF file");
+  test::write_file(dir_ / "empty", "");
+  refused("empty", "neither a folder nor a GGUF file");
+  test::write_file(dir_ / "old.bin", "tjgg----");
+  refused("old.bin", "a GGML file, from before GGUF");
+}
+
+TEST_F(GgufCheckpoint, OtherPathsAreRefused) {
+  refused("none.gguf", "no such folder or file; expected the folder");
+  safetensors();
+  refused("model.safetensors", "name the folder that it lies in, " + dir_.path().string());
+  ASSERT_EQ(mkfifo((dir_ / "pipe.gguf").c_str(), 0600), 0);
+  refused("pipe.gguf", "not a regular file");
+  std::filesystem::create_symlink("gone", dir_ / "link.gguf");
+  refused("link.gguf", "a link that dangles");
+}
+
+TEST_F(GgufCheckpoint, OpensTheOnlyModelOfAFolder) {
+  refused("", "nor a GGUF file; only safetensors and GGUF are read");
+  model("m.gguf");
+  test::write_file(dir_ / "README.md", "GGUF, but no model");
+  test::write_file(dir_ / ".m.gguf", "of another system");
+  const Checkpoint checkpoint = open();
+  EXPECT_EQ(checkpoint.path(), dir_ / "m.gguf");
+  model("mmproj-m.gguf");
+  EXPECT_EQ(open().path(), dir_ / "m.gguf");
+  model("n.gguf");
+  refused("", "holds 2 models in GGUF; name one of the files: m.gguf, n.gguf");
+  for (int i = 0; i < 10; ++i) model(fmt::format("z{}.gguf", i));
+  refused("", "m.gguf, n.gguf, z0.gguf, z1.gguf, z2.gguf, z3.gguf, z4.gguf, z5.gguf and 4 more");
+}
+
+TEST_F(GgufCheckpoint, SaysWhatElseIsInAFolder) {
+  std::filesystem::create_directory(dir_ / "Q8_0");
+  model("Q8_0/m.gguf");
+  refused("", "there is one in " + (dir_ / "Q8_0").string() + ": name that folder");
+  test::write_file(dir_ / "pytorch_model.bin", "x");
+  refused("", ".bin files are not read, only safetensors and GGUF");
+}
+
+TEST_F(GgufCheckpoint, SafetensorsGoFirstWhereTheyAreWhole) {
+  safetensors();
+  model("m.gguf");
+  EXPECT_TRUE(open().has("a"));
+  ASSERT_EQ(notices_.lines.size(), 1u);
+  EXPECT_NE(notices_.lines[0].find("reading the GGUF file: there is no config.json"),
+            std::string::npos);
+  test::write_file(dir_ / "config.json", "{}");
+  const Checkpoint checkpoint = open();
+  EXPECT_TRUE(checkpoint.has("s"));
+  EXPECT_EQ(checkpoint.metadata(), nullptr);
+  EXPECT_EQ(checkpoint.path(), dir_.path());
+  ASSERT_EQ(notices_.lines.size(), 2u);
+  EXPECT_NE(notices_.lines[1].find("name a .gguf file to read that"), std::string::npos);
+  EXPECT_TRUE(open("m.gguf").has("a"));
+  EXPECT_EQ(notices_.lines.size(), 2u);
+}
+
+TEST_F(GgufCheckpoint, KeysOfTheTokenizerCanBeDropped) {
+  model("m.gguf");
+  Checkpoint checkpoint = open();
+  checkpoint.drop_tokenizer_keys();
+  EXPECT_FALSE(checkpoint.metadata()->has("tokenizer.ggml.tokens"));
+  EXPECT_FALSE(checkpoint.metadata()->has("tokenizer.ggml.model"));
+  EXPECT_TRUE(checkpoint.metadata()->has("general.architecture"));
+}
+
+TEST_F(GgufCheckpoint, WhatIsNoModelIsNamed) {
+  GgufFile content = part(0);
+  const auto refused_with = [&](const char* architecture, const char* type, const char* why) {
+    content.metadata = {{"general.architecture", architecture}, {"general.type", type}};
+    test::write_file(dir_ / "m.gguf", content.bytes());
+    refused("m.gguf", why);
+    refused("", why);
+  };
+  refused_with("clip", "model", "a projector for images or sound (mmproj), not a model");
+  refused_with("clip", "mmproj", "a projector for images or sound (mmproj), not a model");
+  refused_with("llama", "adapter", "not a model (its general.type is \"adapter\")");
+  content.tensors.clear();
+  refused_with("llama", "model", "holds no tensors, a vocabulary at most");
+}
+
+TEST_F(GgufCheckpoint, OpensASplit) {
+  split();
+  for (const std::string& name : {std::string(), part_name(0)}) {
+    const Checkpoint checkpoint = open(name);
+    EXPECT_EQ(checkpoint.files().size(), 3u);
+    EXPECT_EQ(checkpoint.path(), dir_ / part_name(0));
+    EXPECT_EQ(checkpoint.metadata()->text("general.architecture"), "llama");
+    for (int i = 0; i < 3; ++i) {
+      const TensorEntry* entry = checkpoint.find(fmt::format("t{}", i));
+      ASSERT_NE(entry, nullptr);
+      const DirectFile& file = checkpoint.files().at(entry->file);
+      EXPECT_EQ(file.info().path, (dir_ / part_name(i)).string());
+      EXPECT_EQ(file.read_text(entry->offset, 1), std::to_string(i));
+    }
+  }
+}
+
+TEST_F(GgufCheckpoint, TheFirstPartMayHoldNoTensors) {
+  split();
+  GgufFile first = part(0);
+  first.tensors.clear();
+  first.metadata[2].second = int32_t{2};
+  write(0, first);
+  for (const uint16_t no : {uint16_t{1}, uint16_t{2}}) {
+    GgufFile other = part(no);
+    other.metadata[2].second = int32_t{2};
+    write(no, other);
+  }
+  const Checkpoint checkpoint = open();
+  EXPECT_FALSE(checkpoint.has("t0"));
+  EXPECT_TRUE(checkpoint.has("t1") && checkpoint.has("t2"));
+}
+
+TEST_F(GgufCheckpoint, AlignmentIsThePartsOwn) {
+  split();
+  GgufFile second = part(1);
+  second.alignment = 256;
+  second.metadata.emplace_back("general.alignment", uint32_t{256});
+  write(1, second);
+  const Checkpoint checkpoint = open();
+  const TensorEntry* entry = checkpoint.find("t1");
+  EXPECT_EQ(entry->offset % 256, 0u);
+  EXPECT_EQ(checkpoint.files()[entry->file].read_text(entry->offset, 1), "1");
+}
+
+TEST_F(GgufCheckpoint, ASplitOfOnePartIsAFile) {
+  model("m-00001-of-00001.gguf");
+  EXPECT_TRUE(open("m-00001-of-00001.gguf").has("a"));
+  GgufFile content = part(0);
+  content.metadata[1].second = uint16_t{1};
+  test::write_file(dir_ / "n.gguf", content.bytes());
+  EXPECT_TRUE(open("n.gguf").has("t0"));
+}
+
+TEST_F(GgufCheckpoint, ALaterPartSaysWhichIsTheFirst) {
+  split();
+  refused(part_name(1),
+          "part 2 of 3 of a model; name the first part, " + (dir_ / part_name(0)).string());
+  std::filesystem::rename(dir_ / part_name(2), dir_ / "x.gguf");
+  refused("x.gguf", "part 3 of 3 of a model; name the first part instead");
+}
+
+TEST_F(GgufCheckpoint, PartsThatAreMissingAreNamed) {
+  split();
+  std::filesystem::remove(dir_ / part_name(2));
+  refused("", (dir_ / part_name(2)).string() + ": part 3 of 3 of the model is not there");
+  std::filesystem::remove(dir_ / part_name(0));
+  refused("", (dir_ / part_name(0)).string() + ": part 1 of 3 of the model is not there");
+}
+
+TEST_F(GgufCheckpoint, MissingPartsOfACacheComeWithTheCommand) {
+  const auto folder = dir_ / "hub" / "models--acme--m-GGUF" / "snapshots" / "12ab" / "Q8_0";
+  std::filesystem::create_directories(folder);
+  test::write_file(folder / part_name(0), part(0).bytes());
+  const std::string message =
+      error_of([&] { Checkpoint::open(folder, DirectChoice::kOff, notices_.sink()); });
+  EXPECT_NE(message.find("hf download acme/m-GGUF --revision 12ab"), std::string::npos) << message;
+  EXPECT_NE(message.find("--include '*m-*-of-00003.gguf'"), std::string::npos) << message;
+}
+
+TEST_F(GgufCheckpoint, NamesAndMetadataOfPartsMustAgree) {
+  split();
+  std::filesystem::rename(dir_ / part_name(0), dir_ / "m.gguf");
+  refused("m.gguf", "part 1 of 3, which its name does not");
+  model("m-00001-of-00002.gguf");
+  refused("m-00001-of-00002.gguf", "part 1 of 1, its name says part 1 of 2");
+  test::write_file(dir_ / part_name(1), part(0).bytes());
+  refused(part_name(1), "part 1 of 3, its name says part 2 of 3");
+}
+
+TEST_F(GgufCheckpoint, PartsMustBeOfOneModel) {
+  const auto second = [&](const auto& change, const char* why) {
+    split();
+    GgufFile content = part(1);
+    change(content);
+    write(1, content);
+    refused("", why);
+    const std::string message = error_of([&] { open(); });
+    EXPECT_EQ(message.find((dir_ / part_name(1)).string() + ": "), 0u) << message;
+  };
+  second([](GgufFile& file) { file.metadata.clear(); }, "it has no split.no and split.count");
+  second([](GgufFile& file) { file.metadata[0].second = uint16_t{2}; }, "say part 3 of 3");
+  second([](GgufFile& file) { file.metadata[1].second = uint16_t{4}; }, "say part 2 of 4");
+  second([](GgufFile& file) { file.metadata[1].second = uint16_t{0}; }, "do not go together");
+  second([](GgufFile& file) { file.metadata[1].second = int16_t{-1}; }, "expected 0 or more");
+  second([](GgufFile& file) { file.metadata.pop_back(); }, "do not go together");
+  second([](GgufFile& file) { file.metadata[2].second = int32_t{9}; }, "its model has 9 tensors");
+  second([](GgufFile& file) { file.metadata.emplace_back("general.architecture", "qwen2"); },
+         "its architecture is \"qwen2\"");
+  second([](GgufFile& file) { file.tensors[0].name = "t0"; }, "tensor t0 is also in");
+  second([](GgufFile& file) { file.magic = "x"; }, "begins with \"x\\x03");
+}
+
+TEST_F(GgufCheckpoint, PartsMustHoldAllTensors) {
+  split();
+  GgufFile last = part(2);
+  last.tensors.clear();
+  write(2, last);
+  refused("", "the model has 3 tensors but its 3 parts hold 2");
 }
 
 }  // namespace
