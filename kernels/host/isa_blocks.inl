@@ -68,6 +68,13 @@ inline Floats floats_of(const Byte* p) {
   return __builtin_convertvector(lanes_of(p), Floats);
 }
 
+/// Scales go through memory: a load can broadcast one to all lanes at no cost in shuffles, of which
+/// a core does one at a time.
+template <unsigned kCount>
+inline void keep_in_memory(float (&values)[kCount]) {
+  asm("" : "+m"(values));
+}
+
 /// Four f16 numbers, the first in the lowest bits.
 inline void floats_of_halves(uint64_t halves, float* out) {
 #if defined(__F16C__)
@@ -85,7 +92,7 @@ inline float float_of_half(const std::byte* p) {
 }
 /// The f16 numbers at the beginning of each of some blocks.
 template <unsigned kBlocks, size_t kStride>
-inline void halves_of_blocks(const std::byte* b, float* out) {
+inline void halves_of_blocks(const std::byte* b, float (&out)[8]) {
   for (unsigned i = 0; i < kBlocks; i += 4) {
     uint64_t halves = 0;
     for (unsigned j = 0; j < 4 && i + j < kBlocks; ++j) {
@@ -93,11 +100,13 @@ inline void halves_of_blocks(const std::byte* b, float* out) {
     }
     floats_of_halves(halves, out + i);
   }
+  keep_in_memory(out);
 }
 /// out[i] = factor * bytes[i], 16 of them.
 template <typename Byte>
-inline void scaled(const Byte* bytes, float factor, float* out) {
+inline void scaled(const Byte* bytes, float factor, float (&out)[16]) {
   for (unsigned i = 0; i < 16; i += kLanes) store(out + i, factor * floats_of(bytes + i));
+  keep_in_memory(out);
 }
 
 /// A part's 32 codes times a scale for each half.
@@ -337,6 +346,8 @@ struct Q2_K {
       store(scale + i, d[0] * __builtin_convertvector(both & 15, Floats));
       store(min + i, d[1] * __builtin_convertvector(both >> 4, Floats));
     }
+    keep_in_memory(scale);
+    keep_in_memory(min);
     for (unsigned i = 0; i < 8; ++i) {
       const auto raw = read<Bytes>(b + 16 + i / 4 * 32);
       int8_t codes[kPart];
@@ -365,6 +376,7 @@ struct Q3_K {
       const Ints six = lanes_of(reinterpret_cast<const uint8_t*>(scales) + i);
       store(scale + i, d * __builtin_convertvector(six - 32, Floats));
     }
+    keep_in_memory(scale);
     const auto mask = read<Bytes>(b);
     for (unsigned i = 0; i < 8; ++i) {
       const Bytes low = right(read<Bytes>(b + 32 + i / 4 * 32), i % 4 * 2) & 3;
@@ -387,14 +399,26 @@ struct EightPairs {
     constexpr uint32_t kHigh = 0x30303030;
     const uint32_t pairs[4] = {x & kSix, (z & kLow) | (x >> 2 & kHigh), y & kSix,
                                (z >> 4 & kLow) | (y >> 2 & kHigh)};
+#if defined(__AVX512F__)
+    const __m128i scales =
+        _mm_set_epi64x(static_cast<int64_t>(pairs[2] | uint64_t{pairs[3]} << 32),
+                       static_cast<int64_t>(pairs[0] | uint64_t{pairs[1]} << 32));
+    const __m512 d =
+        _mm512_castps128_ps512(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(b))));
+    const __m512i which = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    const auto factor = reinterpret_cast<Floats>(_mm512_maskz_permutexvar_ps(0xffff, which, d));
+    store(values,
+          factor * __builtin_convertvector(
+                       reinterpret_cast<Ints>(_mm512_maskz_cvtepu8_epi32(0xffff, scales)), Floats));
+#else
     float d[4];
     floats_of_halves(read<uint32_t>(b), d);
     for (unsigned i = 0; i < 16; i += kLanes) {
-      const Floats six = floats_of(reinterpret_cast<const uint8_t*>(pairs) + i);
-      Floats factor;
-      for (unsigned j = 0; j < kLanes; ++j) factor[j] = i + j < 8 ? d[0] : d[1];
-      store(values + i, factor * six);
+      store(values + i,
+            (i < 8 ? d[0] : d[1]) * floats_of(reinterpret_cast<const uint8_t*>(pairs) + i));
     }
+#endif
+    keep_in_memory(values);
   }
   inline float scale(unsigned i) const { return values[i]; }
   inline float min(unsigned i) const { return values[8 + i]; }
@@ -481,6 +505,7 @@ struct IQ4_XS {
       const Ints scales = lanes_of(reinterpret_cast<const uint8_t*>(six) + i);
       store(scale + i, d * __builtin_convertvector(scales - 32, Floats));
     }
+    keep_in_memory(scale);
     for (unsigned i = 0; i < 8; ++i) {
       take_nibbles<Iq4>(sink, i * kPart, b + 8 + i * 16, scale[i]);
     }
