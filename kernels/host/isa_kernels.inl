@@ -5,9 +5,7 @@
 
 #include "kernels/host/isa_kernels.h"
 
-#if defined(__F16C__)
 #include <immintrin.h>
-#endif
 
 namespace spillway {
 namespace {
@@ -386,9 +384,28 @@ void max_exp_sum(const float* x, size_t count, float* maximum, float* sum) {
   *sum = total;
 }
 
-constexpr IsaKernels kTable = {gemv<F32>,    gemv<F16>,   gemv<Bf16>,   to_f32<F16>,
-                               to_f32<Bf16>, f32_to_bf16, rmsnorm,      silu_mul,
-                               add,          rotate,      attend_block, max_exp_sum};
+#include "kernels/host/isa_blocks.inl"
+
+// In the order of WeightFormat.
+constexpr IsaKernels kTable = {
+    {gemv<F32>, gemv<F16>, gemv<Bf16>, block_gemv<Q8_0>, block_gemv<Q4_0>, block_gemv<Q4_1>,
+     block_gemv<Q5_0>, block_gemv<Q5_1>, block_gemv<Q2_K>, block_gemv<Q3_K>, block_gemv<Q4_K>,
+     block_gemv<Q5_K>, block_gemv<Q6_K>, block_gemv<IQ4_NL>, block_gemv<IQ4_XS>, block_gemv<MXFP4>},
+    {to_f32<F32>, to_f32<F16>, to_f32<Bf16>, blocks_to_f32<Q8_0>, blocks_to_f32<Q4_0>,
+     blocks_to_f32<Q4_1>, blocks_to_f32<Q5_0>, blocks_to_f32<Q5_1>, blocks_to_f32<Q2_K>,
+     blocks_to_f32<Q3_K>, blocks_to_f32<Q4_K>, blocks_to_f32<Q5_K>, blocks_to_f32<Q6_K>,
+     blocks_to_f32<IQ4_NL>, blocks_to_f32<IQ4_XS>, blocks_to_f32<MXFP4>},
+    {nullptr, nullptr, nullptr, blocks_to_bf16<Q8_0>, blocks_to_bf16<Q4_0>, blocks_to_bf16<Q4_1>,
+     blocks_to_bf16<Q5_0>, blocks_to_bf16<Q5_1>, blocks_to_bf16<Q2_K>, blocks_to_bf16<Q3_K>,
+     blocks_to_bf16<Q4_K>, blocks_to_bf16<Q5_K>, blocks_to_bf16<Q6_K>, blocks_to_bf16<IQ4_NL>,
+     blocks_to_bf16<IQ4_XS>, blocks_to_bf16<MXFP4>},
+    f32_to_bf16,
+    rmsnorm,
+    silu_mul,
+    add,
+    rotate,
+    attend_block,
+    max_exp_sum};
 
 }  // namespace
 }  // namespace spillway
