@@ -188,7 +188,9 @@ std::unique_ptr<Tokenizer> gguf_sentencepiece(const GgufVocabulary& vocabulary) 
   parts.added = added_of(vocabulary);
   parts.bos = vocabulary.bos(true);
   parts.vocab_size = vocabulary.size();
-  parts.drops_first_space = metadata.flag(gguf_keys::kAddSpacePrefix).value_or(true);
+  parts.drops_every_space = metadata.flag(gguf_keys::kRemoveSpaces).value_or(false);
+  parts.drops_first_space =
+      parts.drops_every_space || metadata.flag(gguf_keys::kAddSpacePrefix).value_or(true);
   return std::make_unique<SentencePieceTokenizer>(std::move(parts));
 }
 

@@ -39,7 +39,7 @@ inline constexpr std::string_view kAddSpacePrefix = "tokenizer.ggml.add_space_pr
 inline constexpr std::string_view kRemoveSpaces = "tokenizer.ggml.remove_extra_whitespaces";
 inline constexpr std::string_view kCharsmap = "tokenizer.ggml.precompiled_charsmap";
 inline constexpr std::string_view kChatTemplate = "tokenizer.chat_template";
-}  // namespace gguf_key
+}  // namespace gguf_keys
 
 /// Throws Error: file, key, what is wrong, and what to do.
 [[noreturn]] void refuse_gguf(const GgufMetadata& metadata, std::string_view key,
