@@ -53,16 +53,45 @@ std::string advice_on(const fs::path& directory) {
   if (fs::is_directory(directory / "snapshots", error)) {
     return "in a Hugging Face cache the model lies in a folder below snapshots/";
   }
-  for (const auto& entry : fs::directory_iterator(directory, error)) {
-    const std::string kind = entry.path().extension().string();
-    if (kind == ".gguf" || kind == ".bin" || kind == ".pth") {
+  const std::vector<fs::path> entries = entries_of(directory, error);
+  for (const fs::path& entry : entries) {
+    const std::string kind = entry.extension().string();
+    if (kind == ".bin" || kind == ".pth") {
       return fmt::format(
-          "{} files are not read, only safetensors; most models are published in that form too",
+          "{} files are not read, only safetensors and GGUF; most models are published in such a "
+          "form too",
           kind);
     }
   }
+  for (const fs::path& entry : entries) {
+    if (fs::is_directory(entry, error) && has_gguf(entry)) {
+      return fmt::format("there is one in {}: name that folder", entry.string());
+    }
+  }
   const std::string fetch = fetch_command(directory);
-  return fetch.empty() ? "only safetensors checkpoints are read" : "fetch them: " + fetch;
+  return fetch.empty() ? "only safetensors and GGUF are read" : "fetch them: " + fetch;
+}
+
+/// Of a path that is no folder: throws Error that says what it is, where that is no GGUF file.
+void check_is_gguf(const fs::path& path) {
+  std::error_code error;
+  const std::string dangling = dangling_text(path);
+  if (!dangling.empty()) throw Error(dangling);
+  const bool there = fs::exists(path, error);
+  const std::string expected = "expected the folder of a Hugging Face checkpoint, or a GGUF file";
+  if (!there) {
+    throw Error(fmt::format("{}: {}; {}", path.string(),
+                            error ? errno_text(error.value()) : "no such folder or file",
+                            expected));
+  }
+  const DirectFile file(path, DirectChoice::kOff);
+  const std::string first = file.read_text(0, std::min<uint64_t>(4, file.info().bytes));
+  if (looks_like_gguf(first) || path.extension() == ".gguf") return;
+  const std::string folder = path.has_parent_path() ? path.parent_path().string() : ".";
+  throw Error(fmt::format("{}: is neither a folder nor a GGUF file; {}", path.string(),
+                          path.extension() == ".safetensors"
+                              ? "name the folder that it lies in, " + folder
+                              : expected));
 }
 
 /// Beside the shards: standard streams, rings and their wake-ups, report, trace, a device's own.
@@ -83,32 +112,15 @@ void allow_open_files(uint64_t shards, const std::string& index) {
 
 }  // namespace
 
-Checkpoint Checkpoint::open(const fs::path& directory, DirectChoice direct,
-                            const NoticeSink& notice) {
+Checkpoint Checkpoint::open(const fs::path& path, DirectChoice direct, const NoticeSink& notice) {
   std::error_code error;
-  if (!fs::is_directory(directory, error)) {
-    const std::string dangling = dangling_text(directory);
-    if (!dangling.empty()) throw Error(dangling);
-    const bool is_file = fs::exists(directory, error);
-    throw Error(fmt::format("{}: {}; expected the folder of a Hugging Face checkpoint",
-                            directory.string(),
-                            is_file ? "is no folder"
-                            : error ? errno_text(error.value())
-                                    : std::string("no such folder")));
-  }
   Checkpoint checkpoint;
-  checkpoint.directory_ = directory;
-  const fs::path single = directory / "model.safetensors";
-  const fs::path index = directory / "model.safetensors.index.json";
-  if (has_entry(single)) {
-    allow_open_files(1, single.string());
-    checkpoint.add_shard(single, direct);
-  } else if (has_entry(index)) {
-    checkpoint.open_indexed(index, direct);
+  if (fs::is_directory(path, error)) {
+    checkpoint.directory_ = checkpoint.path_ = path;
+    checkpoint.open_folder(direct, notice);
   } else {
-    throw Error(
-        fmt::format("{}: neither model.safetensors nor model.safetensors.index.json is there; {}",
-                    directory.string(), advice_on(directory)));
+    check_is_gguf(path);
+    checkpoint.open_gguf(path, direct);
   }
   for (const DirectFile& file : checkpoint.files_) {
     if (file.refused().empty()) continue;
@@ -119,6 +131,87 @@ Checkpoint Checkpoint::open(const fs::path& directory, DirectChoice direct,
     break;
   }
   return checkpoint;
+}
+
+/// Safetensors go first, where the folder has what a model needs beside them.
+void Checkpoint::open_folder(DirectChoice direct, const NoticeSink& notice) {
+  const fs::path folder = directory_;
+  const fs::path single = folder / "model.safetensors";
+  const fs::path index = folder / "model.safetensors.index.json";
+  const bool safetensors = has_entry(single) || has_entry(index);
+  if (safetensors && (has_entry(folder / "config.json") || !has_gguf(folder))) {
+    if (has_gguf(folder)) {
+      notice(
+          fmt::format("{}: holds safetensors and GGUF; reading the safetensors: name a .gguf "
+                      "file to read that instead",
+                      folder.string()));
+    }
+    return open_safetensors(single, index, direct);
+  }
+  if (const fs::path gguf = find_gguf(folder); !gguf.empty()) {
+    const auto first = parse_gguf_part(gguf.filename().string());
+    if (first && !has_entry(gguf)) throw Error(missing_part(folder, *first, 1));
+    if (safetensors) {
+      notice(fmt::format("{}: reading the GGUF file: there is no config.json for the safetensors",
+                         folder.string()));
+    }
+    return open_gguf(gguf, direct);
+  }
+  throw Error(
+      fmt::format("{}: neither model.safetensors nor model.safetensors.index.json is there, nor a "
+                  "GGUF file; {}",
+                  folder.string(), advice_on(folder)));
+}
+
+void Checkpoint::open_safetensors(const fs::path& single, const fs::path& index,
+                                  DirectChoice direct) {
+  if (!has_entry(single)) return open_indexed(index, direct);
+  allow_open_files(1, single.string());
+  add_shard(single, direct);
+}
+
+void Checkpoint::open_gguf(const fs::path& file, DirectChoice direct) {
+  path_ = file;
+  directory_ = file.has_parent_path() ? file.parent_path() : fs::path(".");
+  allow_open_files(1, file.string());
+  metadata_ = add_gguf(file, direct);
+  if (const auto name = check_gguf_start(file, *metadata_)) {
+    allow_open_files(name->parts, file.string());
+    for (uint32_t part = 2; part <= name->parts; ++part) {
+      const fs::path path = file.parent_path() / name->file_of(part);
+      if (!has_entry(path)) throw Error(missing_part(file.parent_path(), *name, part));
+      check_gguf_part(add_gguf(path, direct), part, *metadata_);
+    }
+    const uint64_t tensors = split_of(*metadata_)->tensors;
+    if (tensors != tensors_.size()) {
+      throw Error(
+          fmt::format("{}: the model has {} tensors but its {} parts hold {}; fetch them "
+                      "again",
+                      file.string(), tensors, name->parts, tensors_.size()));
+    }
+  }
+  if (tensors_.empty()) {
+    throw Error(fmt::format("{}: holds no tensors, a vocabulary at most; fetch the model itself",
+                            file.string()));
+  }
+}
+
+GgufMetadata Checkpoint::add_gguf(const fs::path& path, DirectChoice direct) {
+  files_.emplace_back(path, direct);
+  const DirectFile& file = files_.back();
+  GgufHeader header = read_gguf_header(
+      [&](uint64_t offset, uint64_t bytes) { return file.read_text(offset, bytes); },
+      file.info().bytes, file.info().path);
+  for (TensorEntry& entry : header.tensors) {
+    entry.file = static_cast<uint32_t>(files_.size() - 1);
+    const auto [known, added] = by_name_.emplace(entry.name, tensors_.size());
+    if (!added) {
+      throw Error(fmt::format("{}: tensor {} is also in {}; fetch them again", file.info().path,
+                              entry.name, files_[tensors_[known->second].file].info().path));
+    }
+    tensors_.push_back(std::move(entry));
+  }
+  return std::move(header.metadata);
 }
 
 void Checkpoint::add_shard(const fs::path& path, DirectChoice direct) {
@@ -172,6 +265,10 @@ void Checkpoint::open_indexed(const fs::path& index, DirectChoice direct) {
                                     index.string(), entry.name, files_[entry.file].info().path));
     }
   }
+}
+
+void Checkpoint::drop_tokenizer_keys() {
+  if (metadata_) metadata_->drop("tokenizer.");
 }
 
 const TensorEntry* Checkpoint::find(const std::string& name) const {

@@ -84,7 +84,8 @@ DirectFile::DirectFile(const std::filesystem::path& path, DirectChoice choice) {
   struct stat status {};
   if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
     close(fd);
-    throw Error(fmt::format("{}: not a regular file; expected weights (safetensors)", info_.path));
+    throw Error(
+        fmt::format("{}: not a regular file; expected weights (safetensors or GGUF)", info_.path));
   }
   info_.bytes = static_cast<uint64_t>(status.st_size);
   if (choice == DirectChoice::kOff) return;

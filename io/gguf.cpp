@@ -45,6 +45,11 @@ std::string_view name_of(GgufType type) {
   return kNames.at(static_cast<size_t>(type));
 }
 
+/// What came before GGUF, as its files begin.
+bool is_ggml(std::string_view magic) {
+  return magic == "lmgg" || magic == "fmgg" || magic == "tjgg" || magic == "algg";
+}
+
 template <typename T>
 T number_from(std::string_view bytes, size_t index) {
   T number{};
@@ -156,11 +161,9 @@ class GgufParser {
   void check_start() {
     const std::string magic(bytes_.take(4, "the first four bytes"));
     if (!looks_like_gguf(magic)) {
-      const bool older = magic == "lmgg" || magic == "fmgg" || magic == "tjgg" || magic == "algg";
-      refuse(older ? "a GGML file, from before GGUF; fetch the model as GGUF or safetensors"
-                   : fmt::format("begins with {}, not with GGUF; no GGUF file, or damaged",
-                                 in_quotes(magic)));
+      fail(fmt::format("begins with {}, not with \"GGUF\"", in_quotes(magic)));
     }
+    if (is_ggml(magic)) refuse("a GGML file, from before GGUF; fetch the model as GGUF");
     const auto version = bytes_.number<uint32_t>("the version");
     if (magic != "GGUF" || (version != 0 && version % 65536 == 0)) {
       refuse("a GGUF file for big-endian machines; fetch the little-endian one");
@@ -407,6 +410,8 @@ double GgufMetadata::number_at(std::string_view key, const Value& value, size_t 
     number = number_from<float>(value.bytes, index);
   } else if (value.type == GgufType::kF64) {
     number = number_from<double>(value.bytes, index);
+  } else if (value.type == GgufType::kU64) {
+    number = static_cast<double>(number_from<uint64_t>(value.bytes, index));
   } else if (value.type == GgufType::kBool || value.type == GgufType::kText) {
     refuse(key, value.array ? "numbers" : "a number");
   } else {
@@ -475,7 +480,8 @@ const std::vector<std::string>* GgufMetadata::texts(std::string_view key) const 
 }
 
 bool looks_like_gguf(std::string_view first_bytes) {
-  return first_bytes.starts_with("GGUF") || first_bytes.starts_with("FUGG");
+  const std::string_view magic = first_bytes.substr(0, 4);
+  return magic == "GGUF" || magic == "FUGG" || is_ggml(magic);
 }
 
 GgufHeader read_gguf_header(const GgufBytes& read, uint64_t file_bytes, const std::string& path) {

@@ -107,6 +107,11 @@ class GgufMetadata {
     return values_.emplace(std::move(key), std::move(value)).second;
   }
 
+  /// Frees the keys that begin so.
+  void drop(std::string_view prefix) {
+    std::erase_if(values_, [&](const auto& item) { return item.first.starts_with(prefix); });
+  }
+
  private:
   const Value* find(std::string_view key, bool array) const;
   [[noreturn]] void refuse(std::string_view key, std::string_view expected) const;
@@ -124,7 +129,8 @@ struct GgufHeader {
   std::vector<TensorEntry> tensors;
 };
 
-/// Is this how a GGUF file begins, of any version and order of bytes?
+/// Is this how a GGUF file begins, of any version and order of bytes, or one of GGML, its
+/// forerunner?
 bool looks_like_gguf(std::string_view first_bytes);
 
 /// Gives exactly the bytes that were asked for; the parser asks for none beyond the file's end.

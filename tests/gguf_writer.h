@@ -53,8 +53,8 @@ inline std::string gguf_key(const std::string& key, const GgufMetadata::Value& v
 }
 
 struct GgufFile {
-  std::vector<std::pair<std::string, GgufMetadata::Value>> metadata;
-  std::vector<GgufTensor> tensors;
+  std::vector<std::pair<std::string, GgufMetadata::Value>> metadata = {};
+  std::vector<GgufTensor> tensors = {};
   uint64_t alignment = 32;  ///< what tensors are aligned to, whatever `metadata` says of it
   uint32_t version = 3;
   std::string magic = "GGUF";

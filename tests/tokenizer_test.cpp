@@ -358,7 +358,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadPatternCase{"lazy_count", "a{2}?", "{n}?"},
         BadPatternCase{"lookbehind_of_any_length", "(?<=a+)b",
                        "regular expression that PCRE2 runs"},
-        BadPatternCase{"young_characters", "[\U00031350-\U00031360]", "PCRE2 does not know"}),
+        BadPatternCase{"young_characters", "[\U00031350-\U00031360]", "PCRE2 does not know"},
+        BadPatternCase{"young_range", "[\\x{1000}-\\x{10FF}\\p{N}]", "PCRE2 does not know"}),
     [](const auto& test) { return std::string(test.param.name); });
 
 TEST(Regex, LongTextsNeitherOverflowAStackNorTakeLong) {
@@ -371,6 +372,14 @@ TEST(Regex, EmptyMatchesAreFoundButNotRightBehindAnother) {
   std::vector<std::pair<size_t, size_t>> found;
   for (const Match& match : Regex("x*").find_all("axb")) found.emplace_back(match.begin, match.end);
   EXPECT_EQ(found, (std::vector<std::pair<size_t, size_t>>{{0, 0}, {1, 2}, {3, 3}}));
+}
+
+TEST(Regex, RangesMeanTheirCharactersOnly) {
+  // PCRE2 does not know U+1C89; where it need not, the character stands for no older one.
+  const Regex range("[\\x{1000}-\\x{10FF}]");
+  EXPECT_EQ(range.find_all("\u1C89").size(), 0u);
+  EXPECT_EQ(range.find_all("\u10A0").size(), 1u);
+  EXPECT_EQ(Regex("\\p{L}").find_all("\u1C89").size(), 1u);
 }
 
 TEST(Unicode, NormalizingManyMarksTakesLinearTime) {

@@ -144,6 +144,9 @@ class Translator {
   std::string run() {
     std::string result = alternatives(Options{}, 0);
     if (at_ < pattern_.size()) bad("an unmatched )");
+    if (unequal_range_ && asks_properties(result)) {
+      unsupported("a range with characters that PCRE2 does not know beside a property");
+    }
     return result;
   }
 
@@ -185,13 +188,13 @@ class Translator {
   }
 
   /// Where PCRE2 gets a substitute to match, both or none must lie in a range.
-  void check_range(uint32_t first, uint32_t last) const {
+  void check_range(uint32_t first, uint32_t last) {
     const auto inside = [&](uint32_t c) { return c >= first && c <= last; };
     for (const Substitute& range : pattern_substitutes()) {
       const bool same = inside(static_cast<uint32_t>(range.same));
       const bool touched = range.first <= last && range.last >= first;
       if (touched != same || inside(range.first) != inside(range.last)) {
-        unsupported("a range with characters that PCRE2 does not know");
+        unequal_range_ = true;
       }
     }
   }
@@ -577,9 +580,16 @@ class Translator {
   std::string_view pattern_;
   size_t at_ = 0;
   uint32_t last_letter_ = 0;  // the literal before, where case is ignored
+  bool unequal_range_ = false;
 };
 
 }  // namespace
+
+/// Literals are written without backslashes of their own.
+bool asks_properties(std::string_view pcre2) {
+  return pcre2.find("\\p{") != std::string_view::npos ||
+         pcre2.find("\\P{") != std::string_view::npos;
+}
 
 std::string pcre2_pattern(std::string_view oniguruma) {
   if (!is_valid_utf8(oniguruma)) throw BadPattern("a pattern is not valid UTF-8");

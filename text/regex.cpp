@@ -31,11 +31,13 @@ using CompileContext = std::unique_ptr<pcre2_compile_context, Free<pcre2_compile
 
 struct Regex::Impl {
   pcre2_code* code = nullptr;
+  bool substitutes = false;  // characters that the library does not know
   ~Impl() { pcre2_code_free(code); }
 };
 
 Regex::Regex(const std::string& oniguruma) : impl_(std::make_unique<Impl>()) {
   const std::string pattern = pcre2_pattern(oniguruma);
+  impl_->substitutes = asks_properties(pattern);
   const CompileContext context(pcre2_compile_context_create(nullptr));
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   int error = 0;
@@ -57,7 +59,8 @@ Regex& Regex::operator=(Regex&&) noexcept = default;
 
 std::vector<Match> Regex::find_all(std::string_view subject) const {
   std::vector<Match> found;
-  const std::optional<std::string> substituted = same_for_patterns(subject);
+  const std::optional<std::string> substituted =
+      impl_->substitutes ? same_for_patterns(subject) : std::nullopt;
   const std::string_view text = substituted ? *substituted : subject;
   const MatchData data(pcre2_match_data_create(1, nullptr));
   MatchContext context;

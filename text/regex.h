@@ -24,6 +24,9 @@ struct Match {
 
 /// The same pattern for PCRE2 (UTF, UCP, newline LF). Throws BadPattern.
 std::string pcre2_pattern(std::string_view oniguruma);
+/// Whether such a pattern looks at more of a character than which one it is. If not, the library's
+/// version of Unicode does not matter.
+bool asks_properties(std::string_view pcre2);
 
 /// A compiled pattern. Move-only. After construction any number of threads may search: PCRE2 never
 /// writes to compiled code, and every search has match data and, where it needs one, a stack of its

@@ -1,0 +1,26 @@
+// How byte-level tokenizers split text, by the names that GGUF files give to it
+// (`tokenizer.ggml.pre`). A wrong one changes tokens silently, so that only names are known whose
+// rules are those of the models' own tokenizers.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "text/json_tokenizer.h"
+
+namespace spillway {
+
+struct GgufPreTokenizer {
+  std::string_view name;
+  void (*build)(TokenizerParts& parts);  ///< sets pre_tokenizer and byte_level
+  bool composes = false;                 ///< text is brought to NFC
+  bool ignores_merges = false;           ///< a word that is a token is that token
+  bool adds_bos = false;                 ///< where the file does not say
+};
+
+/// Null for a name that is not known.
+const GgufPreTokenizer* find_gguf_pre_tokenizer(std::string_view name);
+/// "default, gpt-2, ..."
+std::string gguf_pre_tokenizer_names();
+
+}  // namespace spillway
