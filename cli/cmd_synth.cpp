@@ -54,17 +54,51 @@ ModelConfig config_of(const SynthOptions& options) {
   return config;
 }
 
+/// Blocks exist in GGUF alone, and so does a file of that name.
+CheckpointKind kind_of(const SynthOptions& options, const MatrixType& type) {
+  const bool named = std::filesystem::path(options.directory).extension() == ".gguf";
+  if (options.format == "safetensors") {
+    if (has_blocks(type.format)) {
+      throw Error(
+          fmt::format("--format safetensors: {} has blocks, which only GGUF files hold; "
+                      "leave --format out",
+                      type.name));
+    }
+    if (named) throw Error("--format safetensors: DIR ends in .gguf; give the name of a folder");
+    return CheckpointKind::kSafetensors;
+  }
+  const bool gguf = options.format == "gguf" || named || has_blocks(type.format);
+  return gguf ? CheckpointKind::kGguf : CheckpointKind::kSafetensors;
+}
+
+/// What was chosen for the user.
+std::string notes_on(const SynthOptions& options, const SyntheticOptions& synthetic) {
+  std::string notes;
+  if (options.format.empty() && synthetic.kind == CheckpointKind::kGguf) {
+    notes = "GGUF";
+  }
+  const std::string others = other_formats(synthetic.model, synthetic.type);
+  if (!others.empty()) notes += (notes.empty() ? "" : "; ") + others;
+  return notes;
+}
+
 }  // namespace
+
+MatrixType type_of(const std::string& name, const char* option) {
+  const auto type = parse_matrix_type(name);
+  if (!type) {
+    throw Error(fmt::format("{} {}: no such type; there are {}", option, in_quotes(name),
+                            fmt::join(matrix_type_names(), ", ")));
+  }
+  return *type;
+}
 
 int synth_command(const SynthOptions& options, StopFlag& stop) {
   if (options.directory.empty()) throw Error("DIR is empty; give the new folder a name");
   SyntheticOptions synthetic;
   synthetic.model = config_of(options);
-  std::string dtype = options.dtype;
-  for (char& c : dtype) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-  const auto parsed = parse_dtype(dtype);
-  if (!parsed) throw Error(fmt::format("--dtype {}: expected bf16, f16 or f32", options.dtype));
-  synthetic.dtype = *parsed;
+  synthetic.type = type_of(options.dtype, "--dtype");
+  synthetic.kind = kind_of(options, synthetic.type);
   synthetic.shards = options.shards;
   synthetic.seed = options.seed;
   const SteadyClock clock;
@@ -87,9 +121,11 @@ int synth_command(const SynthOptions& options, StopFlag& stop) {
     return kExitInterrupted;
   }
   progress.clear();
-  print_text(fmt::format("{}: {} in {:.1f} s\n", printable(options.directory), format_bytes(bytes),
-                         seconds(clock.now_ns() - begin_ns)),
-             stop);
+  const std::string notes = notes_on(options, synthetic);
+  print_text(
+      fmt::format("{}: {} in {:.1f} s{}\n", printable(options.directory), format_bytes(bytes),
+                  seconds(clock.now_ns() - begin_ns), notes.empty() ? "" : " (" + notes + ")"),
+      stop);
   return 0;
 }
 

@@ -264,7 +264,8 @@ void add_trace(const CommandContext& context) {
 void add_synth(const CommandContext& context) {
   auto options = std::make_shared<SynthOptions>();
   CLI::App* command = context.app.add_subcommand("synth", "Write a checkpoint with random weights");
-  command->add_option("DIR", options->directory, "New folder to write")->required();
+  command->add_option("DIR", options->directory, "New folder to write; or new .gguf file")
+      ->required();
   command
       ->add_option("--like", options->like,
                    fmt::format("Shape of a known model: {}", fmt::join(preset_names(), ", ")))
@@ -283,9 +284,17 @@ void add_synth(const CommandContext& context) {
   natural("--kv-heads", options->kv_heads, kMostHeads,
           "Key/value heads (default: as many as heads)");
   natural("--vocab", options->vocab, 1u << 24, "Vocabulary, at least 258");
-  command->add_option("--dtype", options->dtype, "bf16, f16 or f32")
+  command
+      ->add_option("--dtype", options->dtype,
+                   fmt::format("Type of the matrices: {}", fmt::join(matrix_type_names(), ", ")))
       ->type_name("DTYPE")
       ->capture_default_str();
+  command
+      ->add_option("--format", options->format,
+                   "safetensors, or gguf, which alone holds types of blocks (default: the one that "
+                   "fits)")
+      ->type_name("FORMAT")
+      ->check(CLI::IsMember({"safetensors", "gguf"}));
   command->add_option("--shards", options->shards, "Files to spread the weights over")
       ->check(CLI::Range(1u, 10000u))
       ->capture_default_str();

@@ -9,6 +9,7 @@
 #include "cli/model_argument.h"
 #include "compare/arms.h"
 #include "core/stop.h"
+#include "model/matrix_type.h"
 
 namespace spillway {
 
@@ -106,10 +107,13 @@ struct SynthOptions {
   uint32_t kv_heads = 0;
   uint32_t vocab = 0;
   std::string dtype = "bf16";
+  std::string format;  ///< "safetensors", "gguf"; empty = what goes with the rest
   uint32_t shards = 1;
   uint64_t seed = 0;
 };
 int synth_command(const SynthOptions& options, StopFlag& stop);
+/// A type by name. Throws Error, which names the option.
+MatrixType type_of(const std::string& name, const char* option);
 
 /// Exit codes: 0, 1 for an Error, 2 for wrong usage, and this after Ctrl-C, SIGTERM or SIGHUP,
 /// whether the run ended cleanly or a second signal ended it.

@@ -1,28 +1,26 @@
 #include "model/synthetic.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
-#include <cerrno>
-#include <cmath>
-#include <cstring>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <set>
+#include <optional>
 #include <span>
 #include <thread>
 
-#include "core/buffer.h"
-#include "core/descriptor.h"
 #include "core/error.h"
+#include "core/new_file.h"
 #include "core/thread.h"
 #include "core/units.h"
+#include "core/user_path.h"
+#include "io/gguf_writer.h"
+#include "model/gguf_metadata.h"
+#include "model/gguf_names.h"
+#include "model/new_folder.h"
+#include "model/synthetic_values.h"
 #include "model/weight_map.h"
 #include "text/unicode.h"
 
@@ -32,8 +30,7 @@ namespace {
 namespace fs = std::filesystem;
 using OrderedJson = nlohmann::ordered_json;
 
-constexpr uint64_t kWriteBytes = 8 * kMiB;
-constexpr uint64_t kBlock = 4096;
+constexpr uint64_t kMaxUnitBytes = 256;  // of a format's block
 constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr uint32_t kFirstSpecial = 256;  // ids 0..255 are bytes, then begin, end, fillers
 
@@ -56,293 +53,140 @@ constexpr Preset kPresets[] = {
     {"qwen3-8b", "Qwen3ForCausalLM", 36, 4096, 12288, 32, 8, 128, 151936, 40960, 1e6, false},
 };
 
-/// Quantile function of the normal distribution (P. J. Acklam's rational approximation).
-double normal_quantile(double p) {
-  constexpr double a[] = {-3.969683028665376e+01, 2.209460984245205e+02,  -2.759285104469687e+02,
-                          1.383577518672690e+02,  -3.066479806614716e+01, 2.506628277459239e+00};
-  constexpr double b[] = {-5.447609879822406e+01, 1.615858368580409e+02, -1.556989798598866e+02,
-                          6.680131188771972e+01, -1.328068155288572e+01};
-  constexpr double c[] = {-7.784894002430293e-03, -3.223964580411365e-01, -2.400758277161838e+00,
-                          -2.549732539343734e+00, 4.374664141464968e+00,  2.938163982698783e+00};
-  constexpr double d[] = {7.784695709041462e-03, 3.224671290700398e-01, 2.445134137142996e+00,
-                          3.754408661907416e+00};
-  if (p > 0.97575) return -normal_quantile(1 - p);
-  if (p < 0.02425) {
-    const double q = std::sqrt(-2 * std::log(p));
-    return (((((c[0] * q + c[1]) * q + c[2]) * q + c[3]) * q + c[4]) * q + c[5]) /
-           ((((d[0] * q + d[1]) * q + d[2]) * q + d[3]) * q + 1);
-  }
-  const double q = p - 0.5;
-  const double r = q * q;
-  return (((((a[0] * r + a[1]) * r + a[2]) * r + a[3]) * r + a[4]) * r + a[5]) * q /
-         (((((b[0] * r + b[1]) * r + b[2]) * r + b[3]) * r + b[4]) * r + 1);
-}
-
-uint64_t mix(uint64_t x) {  // splitmix64's finalizer: a counter in, an independent word out
-  x += 0x9E3779B97F4A7C15ull;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
-  return x ^ (x >> 31);
-}
-
-/// Weights as a function of their place, so that threads can fill any part: 16 random bits look up
-/// one of 65536 normal quantiles.
-class WeightSource {
- public:
-  WeightSource(DType dtype, uint64_t seed) : dtype_(dtype), seed_(mix(seed)) {
-    constexpr double kStandardDeviation = 0.02;
-    for (uint32_t i = 0; i < 65536; ++i) {
-      const auto value =
-          static_cast<float>(kStandardDeviation * normal_quantile((i + 0.5) / 65536));
-      floats_.push_back(value);
-      halves_.push_back(dtype == DType::kF16 ? f16_from_f32(value) : bf16_from_f32(value));
-    }
-  }
-
-  /// Elements [first, first+count) of a tensor; first is a multiple of 4.
-  void fill(uint64_t tensor, bool ones, uint64_t first, uint64_t count, std::byte* out) const {
-    const uint64_t key = seed_ ^ mix(tensor + 1);
-    for (uint64_t i = 0; i < count; i += 4) {
-      const uint64_t bits = ones ? 0 : mix(key + (first + i) / 4);
-      for (uint64_t lane = 0; lane < std::min<uint64_t>(4, count - i); ++lane) {
-        const auto pick = static_cast<uint16_t>(bits >> (16 * lane));
-        store(out, i + lane, ones, pick);
-      }
-    }
-  }
-
- private:
-  void store(std::byte* out, uint64_t index, bool one, uint16_t pick) const {
-    if (dtype_ == DType::kF32) {
-      const float value = one ? 1.0f : floats_[pick];
-      std::memcpy(out + index * 4, &value, 4);
-    } else {
-      const uint16_t unit = dtype_ == DType::kF16 ? 0x3C00 : 0x3F80;
-      const uint16_t value = one ? unit : halves_[pick];
-      std::memcpy(out + index * 2, &value, 2);
-    }
-  }
-  DType dtype_;
-  uint64_t seed_;
-  std::vector<float> floats_;
-  std::vector<uint16_t> halves_;
-};
-
 struct SyntheticTensor {
   WeightSpec spec;
   uint64_t number = 0;  ///< over the whole model
+  WeightFormat format = WeightFormat::kBF16;
   uint64_t elements() const { return uint64_t{spec.rows} * spec.cols; }
+  uint64_t bytes() const { return spec.rows * row_bytes(format, spec.cols); }
 };
 
-/// Stands in a folder while it is being written: a first line, then the names of the files. Locked
-/// by who writes.
-constexpr const char* kMarkerName = ".spillway-synth";
-constexpr const char* kMarkerTitle = "spillway synth is writing these files";
-constexpr const char* kPartial = ".partial";
-
-/// The names that an unfinished run wrote; empty when there is no marker of ours. An empty marker
-/// was just made.
-std::set<std::string> marked_names(const fs::path& directory) {
-  std::ifstream in(directory / kMarkerName);
-  if (!in) return {};
-  std::string line;
-  if (std::getline(in, line) && line != kMarkerTitle) return {};
-  std::set<std::string> names = {kMarkerName};
-  while (std::getline(in, line)) names.insert({line, line + kPartial});
-  return names;
-}
-
-/// Nothing may be there but what an unfinished run left.
-void check_folder(const fs::path& directory) {
-  const std::set<std::string> names = marked_names(directory);
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(directory, error)) {
-    const std::string name = entry.path().filename().string();
-    std::error_code ignored;
-    if (names.contains(name) && entry.is_regular_file(ignored) && !entry.is_symlink(ignored)) {
-      continue;
-    }
-    throw Error(fmt::format("{}: exists and is not empty ({}); choose another folder",
-                            directory.string(), name));
-  }
-  if (error && error != std::errc::no_such_file_or_directory) {
-    throw Error(fmt::format("{}: {}; choose another folder", directory.string(),
-                            errno_text(error.value())));
-  }
-}
-
-/// A folder's files while they are being written; removed unless keep() is called.
-class WrittenFiles {
+/// Files that have their names already; removed unless all are there.
+class PublishedFiles {
  public:
-  WrittenFiles(const fs::path& directory, const std::vector<std::string>& names)
-      : directory_(directory) {
-    check_folder(directory);
-    make_folder();
-    try {
-      mark(names);
-    } catch (...) {
-      remove_folders();
-      throw;
-    }
+  PublishedFiles() = default;
+  PublishedFiles(const PublishedFiles&) = delete;
+  ~PublishedFiles() {
+    if (kept_) return;
+    for (const fs::path& file : files_) unlink(file.c_str());
   }
-  WrittenFiles(const WrittenFiles&) = delete;
-  ~WrittenFiles() {
-    if (!kept_) remove_files();
-    unlink((directory_ / kMarkerName).c_str());
-    if (!kept_) remove_folders();
+  void publish(NewFile& file) {
+    file.finish();
+    file.publish();
+    files_.push_back(file.path());
   }
   void keep() { kept_ = true; }
 
  private:
-  void make_folder() {
-    fs::path missing = fs::absolute(directory_).lexically_normal();
-    if (!missing.has_filename()) missing = missing.parent_path();
-    std::error_code error;
-    for (; !fs::exists(missing, error) && missing.has_relative_path();
-         missing = missing.parent_path()) {
-      made_.push_back(missing);
-    }
-    fs::create_directories(directory_, error);
-    if (!error) return;
-    const std::string cause = errno_text(error.value());
-    remove_folders();
-    throw Error(fmt::format("cannot make folder {}: {}", directory_.string(), cause));
-  }
-
-  /// Takes the folder for this run, and removes what an unfinished one left.
-  void mark(const std::vector<std::string>& names) {
-    const fs::path file = directory_ / kMarkerName;
-    marker_ = Descriptor(open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
-    if (!marker_.valid()) {
-      throw Error(fmt::format("cannot create {}: {}", file.string(), errno_text(errno)));
-    }
-    if (flock(marker_.get(), LOCK_EX | LOCK_NB) != 0) {
-      throw Error(fmt::format("{}: another spillway synth is writing there; choose another folder",
-                              directory_.string()));
-    }
-    struct stat status {};
-    if (fstat(marker_.get(), &status) != 0 || status.st_nlink == 0) {
-      throw Error(fmt::format("{}: another spillway synth wrote there; choose another folder",
-                              directory_.string()));
-    }
-    remove_leftovers();
-    std::string text = std::string(kMarkerTitle) + "\n";
-    for (const std::string& name : names) text += name + "\n";
-    names_ = names;
-    if (ftruncate(marker_.get(), 0) != 0 ||
-        pwrite(marker_.get(), text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
-      const std::string cause = errno_text(errno);
-      unlink(file.c_str());
-      throw Error(fmt::format("cannot write {}: {}", file.string(), cause));
-    }
-  }
-
-  void remove_leftovers() {
-    check_folder(directory_);
-    for (const std::string& name : marked_names(directory_)) {
-      if (name != kMarkerName) unlink((directory_ / name).c_str());
-    }
-  }
-
-  void remove_files() {
-    for (const std::string& name : names_) {
-      unlink((directory_ / name).c_str());
-      unlink((directory_ / (name + kPartial)).c_str());
-    }
-  }
-
-  /// The deepest first; those with anything in them stay.
-  void remove_folders() {
-    for (const fs::path& folder : made_) rmdir(folder.c_str());
-  }
-
-  fs::path directory_;
-  std::vector<fs::path> made_;
-  std::vector<std::string> names_;
-  Descriptor marker_;
+  std::vector<fs::path> files_;
   bool kept_ = false;
 };
 
-/// One file under a temporary name: preallocated, written front to back in whole blocks.
-class FileWriter {
- public:
-  FileWriter(const fs::path& path, uint64_t bytes)
-      : path_(path), temporary_(path.string() + kPartial), bytes_(bytes), buffer_(kWriteBytes) {
-    fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_DIRECT, 0644);
-    if (fd_ < 0) fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd_ < 0) fail("create");
-    if (bytes > 0 && fallocate(fd_, 0, 0, static_cast<off_t>(align_up(bytes, kBlock))) != 0 &&
-        errno != EOPNOTSUPP) {
-      fail("reserve space for");
-    }
-  }
-  FileWriter(const FileWriter&) = delete;
-  ~FileWriter() {
-    if (fd_ >= 0) close(fd_);
-  }
+std::string token_of_byte(uint32_t byte, uint32_t& shifted) {
+  const bool printable = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) ||
+                         (byte >= 0xAE && byte <= 0xFF);
+  std::string token;
+  append_utf8(token, printable ? byte : shifted++);
+  return token;
+}
 
-  /// Room for the next bytes; commit() what was filled.
-  std::span<std::byte> room() {
-    if (filled_ == kWriteBytes) flush(kWriteBytes);
-    return {buffer_.data() + filled_, kWriteBytes - filled_};
+/// Byte-level: every text can be encoded, and every id of the vocabulary prints something.
+std::vector<std::string> synthetic_tokens(uint32_t vocab) {
+  std::vector<std::string> tokens;
+  uint32_t shifted = 256;
+  for (uint32_t b = 0; b < kFirstSpecial; ++b) tokens.push_back(token_of_byte(b, shifted));
+  tokens.emplace_back("<|begin|>");
+  tokens.emplace_back("<|end|>");
+  for (uint32_t id = kFirstSpecial + 2; id < vocab; ++id) {
+    tokens.push_back(fmt::format("\u0120w{}", id));  // U+0120 stands for a space
   }
-  void commit(uint64_t bytes) { filled_ += bytes; }
-  void write(std::string_view text) {
-    while (!text.empty()) {
-      const auto space = room();
-      const size_t count = std::min(space.size(), text.size());
-      std::memcpy(space.data(), text.data(), count);
-      commit(count);
-      text.remove_prefix(count);
-    }
-  }
-  void finish() {
-    const uint64_t rest = align_up(filled_, kBlock);
-    std::memset(buffer_.data() + filled_, 0, rest - filled_);
-    flush(rest);
-    if (ftruncate(fd_, static_cast<off_t>(bytes_)) != 0) fail("cut");
-    if (fsync(fd_) != 0) fail("sync");
-    close(std::exchange(fd_, -1));
-    if (std::rename(temporary_.c_str(), path_.c_str()) != 0) fail("rename");
-  }
-
- private:
-  [[noreturn]] void fail(const char* what) const {
-    const int error = errno;
-    std::string advice;
-    if (error == ENOSPC) advice = "; free some space or choose a smaller model, nothing was kept";
-    throw Error(fmt::format("cannot {} {}: {}{}", what, path_.string(), errno_text(error), advice));
-  }
-  void flush(uint64_t bytes) {
-    errno = write_all(fd_, {reinterpret_cast<const char*>(buffer_.data()), bytes});
-    if (errno != 0) fail("write");
-    filled_ = 0;
-  }
-
-  fs::path path_;
-  fs::path temporary_;
-  uint64_t bytes_;
-  HugeBuffer buffer_;
-  uint64_t filled_ = 0;
-  int fd_ = -1;
-};
+  return tokens;
+}
 
 class SyntheticWriter {
  public:
-  SyntheticWriter(const fs::path& directory, const SyntheticOptions& options, const StopFlag& stop,
+  SyntheticWriter(const fs::path& path, const SyntheticOptions& options, const StopFlag& stop,
                   const SyntheticProgress& progress)
-      : directory_(directory),
-        options_(options),
-        stop_(stop),
-        progress_(progress),
-        source_(options.dtype, options.seed) {
+      : path_(path), options_(options), stop_(stop), progress_(progress) {
     list_tensors();
-    check_folder(directory_);
-    check_space();
+    if (!in_one_file()) check_folder_is_free(path_);
+    check_room(path_, total_bytes_ + 64 * kMiB, "free some space or choose a smaller model");
   }
 
   void run() {
-    WrittenFiles written(directory_, file_names());
+    if (in_one_file()) return run_beside_others();
+    NewFolder folder(path_, file_names());
+    if (in_gguf()) {
+      write_gguf(path_);
+    } else {
+      write_safetensors();
+    }
+    stop_.check();
+    folder.keep();
+  }
+
+ private:
+  bool in_gguf() const { return options_.kind == CheckpointKind::kGguf; }
+  /// In a folder where other things may be.
+  bool in_one_file() const { return in_gguf() && path_.extension() == ".gguf"; }
+
+  /// Names are looked at before the work starts, and again when a file is there.
+  void run_beside_others() {
+    const fs::path folder = path_.parent_path();
+    for (const std::string& name : file_names()) {
+      if (has_entry(folder / name)) {
+        throw Error(
+            fmt::format("{}: exists; choose another name or remove it", (folder / name).string()));
+      }
+    }
+    write_gguf(folder);
+    stop_.check();
+    published_.keep();
+  }
+
+  std::string shard_name(size_t shard) const {
+    if (in_gguf()) {
+      const std::string name = in_one_file() ? path_.filename().string() : "model.gguf";
+      return gguf_part_name(name, static_cast<uint32_t>(shard),
+                            static_cast<uint32_t>(shards_.size()));
+    }
+    if (shards_.size() == 1) return "model.safetensors";
+    return fmt::format("model-{:05}-of-{:05}.safetensors", shard + 1, shards_.size());
+  }
+
+  std::vector<std::string> file_names() const {
+    std::vector<std::string> names;
+    for (size_t s = 0; s < shards_.size(); ++s) names.push_back(shard_name(s));
+    if (in_gguf()) return names;
+    names.insert(names.end(), {"config.json", "generation_config.json", "tokenizer.json"});
+    if (shards_.size() > 1) names.emplace_back(kIndexName);
+    return names;
+  }
+
+  void list_tensors() {
+    const ModelConfig& model = options_.model;
+    std::vector<SyntheticTensor> all;
+    for (WeightSpec& spec : model_weights(model)) {
+      const WeightFormat format = format_in(options_.type, model, spec, in_gguf());
+      all.push_back({std::move(spec), all.size(), format});
+      total_bytes_ += all.back().bytes();
+    }
+    tensors_ = all.size();
+    const uint64_t shard_bytes = ceil_div(total_bytes_, options_.shards);
+    uint64_t bytes = 0;
+    for (SyntheticTensor& tensor : all) {
+      if (shards_.empty() || (bytes >= shard_bytes && shards_.size() < options_.shards)) {
+        shards_.emplace_back();
+        bytes = 0;
+      }
+      bytes += tensor.bytes();
+      shards_.back().push_back(std::move(tensor));
+    }
+  }
+
+  // ---- safetensors
+
+  void write_safetensors() {
     write_text("config.json", config_json());
     write_text(
         "generation_config.json",
@@ -359,69 +203,13 @@ class SyntheticWriter {
                                  {"weight_map", weight_map}};
       write_text(kIndexName, index.dump(1));
     }
-    stop_.check();
-    written.keep();
-  }
-
- private:
-  std::string shard_name(size_t shard) const {
-    if (shards_.size() == 1) return "model.safetensors";
-    return fmt::format("model-{:05}-of-{:05}.safetensors", shard + 1, shards_.size());
-  }
-
-  std::vector<std::string> file_names() const {
-    std::vector<std::string> names = {"config.json", "generation_config.json", "tokenizer.json"};
-    for (size_t s = 0; s < shards_.size(); ++s) names.push_back(shard_name(s));
-    if (shards_.size() > 1) names.emplace_back(kIndexName);
-    return names;
-  }
-
-  void list_tensors() {
-    const ModelConfig& model = options_.model;
-    std::vector<SyntheticTensor> all;
-    const auto add = [&](const WeightSpec& spec) {
-      all.push_back({spec, all.size()});
-      total_bytes_ += all.back().elements() * dtype_bytes(options_.dtype);
-    };
-    add(embedding_weight(model));
-    for (uint32_t i = 0; i < model.layers; ++i) {
-      for (const WeightSpec& spec : decoder_weights(model, i)) add(spec);
-    }
-    for (const WeightSpec& spec : head_weights(model)) {
-      if (spec.name != all[0].spec.name) add(spec);
-    }
-    const uint64_t shard_bytes = ceil_div(total_bytes_, options_.shards);
-    uint64_t bytes = 0;
-    for (SyntheticTensor& tensor : all) {
-      if (shards_.empty() || (bytes >= shard_bytes && shards_.size() < options_.shards)) {
-        shards_.emplace_back();
-        bytes = 0;
-      }
-      bytes += tensor.elements() * dtype_bytes(options_.dtype);
-      shards_.back().push_back(std::move(tensor));
-    }
-  }
-
-  void check_space() const {
-    struct statvfs info {};
-    fs::path there = fs::absolute(directory_);
-    while (statvfs(there.c_str(), &info) != 0) {
-      if (!there.has_relative_path()) return;  // writing will tell
-      there = there.parent_path();
-    }
-    const uint64_t free_bytes = uint64_t{info.f_bavail} * info.f_frsize;
-    if (free_bytes < total_bytes_ + 64 * kMiB) {
-      throw Error(
-          fmt::format("{}: {} are needed but {} are free; free some space or choose a "
-                      "smaller model",
-                      directory_.string(), format_bytes(total_bytes_), format_bytes(free_bytes)));
-    }
   }
 
   void write_text(const std::string& name, const std::string& text) {
-    FileWriter writer(directory_ / name, text.size());
-    writer.write(text);
-    writer.finish();
+    NewFile file(path_ / name, text.size());
+    file.write(text);
+    file.finish();
+    file.publish();
   }
 
   std::string config_json() const {
@@ -462,22 +250,11 @@ class SyntheticWriter {
     }
   }
 
-  /// Byte-level: every text can be encoded, and every id of the vocabulary prints something.
   std::string tokenizer_json() const {
     OrderedJson vocab = OrderedJson::object();
-    uint32_t shifted = 256;
-    for (uint32_t b = 0; b < 256; ++b) {
-      const bool printable =
-          (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || (b >= 0xAE && b <= 0xFF);
-      std::string token;
-      append_utf8(token, printable ? b : shifted++);
-      vocab[token] = b;
-    }
-    // Known to the model too: others would be numbered behind it, whatever id they claim.
-    vocab["<|begin|>"] = kFirstSpecial;
-    vocab["<|end|>"] = kFirstSpecial + 1;
-    for (uint32_t id = kFirstSpecial + 2; id < options_.model.vocab; ++id) {
-      vocab[fmt::format("\u0120w{}", id)] = id;  // U+0120 stands for a space
+    uint32_t id_of_token = 0;  // the special ones too: others would be numbered behind it
+    for (const std::string& token : synthetic_tokens(options_.model.vocab)) {
+      vocab[token] = id_of_token++;
     }
     const auto special = [](uint32_t id, const char* content) {
       return OrderedJson{{"id", id},        {"content", content}, {"single_word", false},
@@ -507,58 +284,133 @@ class SyntheticWriter {
     OrderedJson header = {{"__metadata__", {{"format", "pt"}}}};
     uint64_t offset = 0;
     for (const SyntheticTensor& tensor : tensors) {
-      const uint64_t bytes = tensor.elements() * dtype_bytes(options_.dtype);
       const OrderedJson shape = tensor.spec.vector
                                     ? OrderedJson{tensor.spec.cols}
                                     : OrderedJson{tensor.spec.rows, tensor.spec.cols};
-      header[tensor.spec.name] = {{"dtype", dtype_name(options_.dtype)},
+      header[tensor.spec.name] = {{"dtype", format_name(tensor.format)},
                                   {"shape", shape},
-                                  {"data_offsets", {offset, offset + bytes}}};
-      offset += bytes;
+                                  {"data_offsets", {offset, offset + tensor.bytes()}}};
+      offset += tensor.bytes();
     }
     std::string text = header.dump();
     text.resize(align_up(text.size() + 8, 8) - 8, ' ');
-    FileWriter writer(directory_ / name, 8 + text.size() + offset);
+    NewFile file(path_ / name, 8 + text.size() + offset);
     const uint64_t length = text.size();
-    writer.write({reinterpret_cast<const char*>(&length), 8});
-    writer.write(text);
-    for (const SyntheticTensor& tensor : tensors) write_tensor(writer, tensor);
-    writer.finish();
+    file.write({reinterpret_cast<const char*>(&length), 8});
+    file.write(text);
+    for (const SyntheticTensor& tensor : tensors) write_tensor(file, tensor);
+    file.finish();
+    file.publish();
   }
 
-  void write_tensor(FileWriter& writer, const SyntheticTensor& tensor) {
-    const uint64_t element_bytes = dtype_bytes(options_.dtype);
+  // ---- GGUF
+
+  void write_gguf(const fs::path& folder) {
+    const auto parts = static_cast<uint32_t>(shards_.size());
+    for (uint32_t part = 0; part < parts; ++part) {
+      GgufMetadata metadata;
+      if (part == 0) {
+        describe_model(options_.model, path_.stem().string(), options_.type, metadata);
+        describe_tokenizer(metadata);
+      }
+      describe_part(part, parts, tensors_, metadata);
+      std::vector<GgufTensorSpec> specs;
+      for (const SyntheticTensor& tensor : shards_[part]) {
+        specs.push_back(gguf_tensor(tensor.spec, tensor.format));
+      }
+      const GgufLayout layout = lay_out_gguf(metadata, specs);
+      NewFile file(folder / shard_name(part), layout.file_bytes);
+      file.write(layout.header);
+      for (size_t t = 0; t < specs.size(); ++t) {
+        file.write_zeros(layout.offsets[t] - file.position());
+        write_tensor(file, shards_[part][t]);
+      }
+      file.write_zeros(layout.file_bytes - file.position());
+      published_.publish(file);
+    }
+    if (!in_one_file()) published_.keep();  // the folder's care now
+  }
+
+  /// What tokenizer_json() says, in the words of GGUF.
+  void describe_tokenizer(GgufMetadata& metadata) const {
+    constexpr int32_t kNormal = 1;
+    constexpr int32_t kControl = 3;
+    std::vector<int32_t> types(options_.model.vocab, kNormal);
+    types[kFirstSpecial] = types[kFirstSpecial + 1] = kControl;
+    metadata.set("tokenizer.ggml.model", "gpt2");
+    metadata.set("tokenizer.ggml.pre", "gpt-2");
+    metadata.set("tokenizer.ggml.tokens", synthetic_tokens(options_.model.vocab));
+    metadata.set("tokenizer.ggml.token_type", types);
+    metadata.set("tokenizer.ggml.merges", std::vector<std::string>{});
+    metadata.set("tokenizer.ggml.bos_token_id", kFirstSpecial);
+    metadata.set("tokenizer.ggml.eos_token_id", kFirstSpecial + 1);
+    metadata.set("tokenizer.ggml.add_bos_token", true);
+  }
+
+  // ---- weights
+
+  const SyntheticValues& values_of(WeightFormat format) {
+    auto& values = values_[static_cast<size_t>(format)];
+    if (!values) values.emplace(format, options_.seed);
+    return *values;
+  }
+
+  bool interleaved(const SyntheticTensor& tensor) const {
+    return in_gguf() && !tensor.spec.vector && !has_blocks(tensor.format) &&
+           has_rotated_rows(tensor.spec.name) &&
+           gguf_interleaves_heads(gguf_architecture(options_.model.architecture));
+  }
+
+  void write_tensor(NewFile& file, const SyntheticTensor& tensor) {
+    const SyntheticValues& values = values_of(tensor.format);
+    const uint64_t unit = values.unit_values();
     uint64_t done = 0;
     while (done < tensor.elements()) {
       stop_.check();
-      const auto room = writer.room();
-      uint64_t count = std::min(tensor.elements() - done, room.size() / element_bytes);
-      if (count < tensor.elements() - done) count = align_down(count, 4);
-      if (count == 0) {  // the next four elements straddle the buffer's end
-        std::byte few[16];
-        const uint64_t rest = std::min<uint64_t>(4, tensor.elements() - done);
-        source_.fill(tensor.number, tensor.spec.vector, done, rest, few);
-        writer.write({reinterpret_cast<const char*>(few), rest * element_bytes});
-        done += rest;
-        continue;
+      const auto room = file.room();
+      const uint64_t left = tensor.elements() - done;
+      uint64_t count = std::min(left, room.size() / values.unit_bytes() * unit);
+      if (count == 0) {  // the next unit straddles the buffer's end
+        std::byte one[kMaxUnitBytes];
+        count = std::min(unit, left);
+        fill(tensor, values, done, count, one);
+        file.write(std::span<const std::byte>(one, row_bytes(tensor.format, count)));
+      } else {
+        fill_on_threads(tensor, values, done, count, room.data());
+        file.commit(row_bytes(tensor.format, count));
       }
-      fill_on_threads(tensor, done, count, room.data());
-      writer.commit(count * element_bytes);
       done += count;
-      done_bytes_ += count * element_bytes;
+      done_bytes_ += row_bytes(tensor.format, count);
       progress_(done_bytes_, total_bytes_);
     }
   }
 
-  void fill_on_threads(const SyntheticTensor& tensor, uint64_t first, uint64_t count,
-                       std::byte* out) const {
+  void fill(const SyntheticTensor& tensor, const SyntheticValues& values, uint64_t first,
+            uint64_t count, std::byte* out) const {
+    if (!interleaved(tensor)) {
+      return values.fill(tensor.number, tensor.spec.vector, first, count, out);
+    }
+    const uint64_t cols = tensor.spec.cols;
+    while (count > 0) {
+      const uint64_t col = first % cols;
+      const uint64_t some = std::min(count, cols - col);
+      const uint64_t row = hf_row(first / cols, options_.model.head_dim);
+      values.fill(tensor.number, false, row * cols + col, some, out);
+      first += some;
+      count -= some;
+      out += row_bytes(tensor.format, some);
+    }
+  }
+
+  void fill_on_threads(const SyntheticTensor& tensor, const SyntheticValues& values, uint64_t first,
+                       uint64_t count, std::byte* out) const {
     constexpr uint64_t kMinPerThread = 256 * 1024;
     const uint64_t threads = std::clamp<uint64_t>(
         count / kMinPerThread, 1, std::max(1u, std::thread::hardware_concurrency()));
-    const uint64_t each = align_up(ceil_div(count, threads), 4);
+    const uint64_t each = align_up(ceil_div(count, threads), values.unit_values());
     const auto fill_part = [&](uint64_t begin) {
-      source_.fill(tensor.number, tensor.spec.vector, first + begin, std::min(each, count - begin),
-                   out + begin * dtype_bytes(options_.dtype));
+      fill(tensor, values, first + begin, std::min(each, count - begin),
+           out + row_bytes(tensor.format, begin));
     };
     std::vector<std::jthread> helpers;
     helpers.reserve(threads);
@@ -568,12 +420,14 @@ class SyntheticWriter {
     fill_part(0);
   }
 
-  fs::path directory_;
+  fs::path path_;
   const SyntheticOptions& options_;
   const StopFlag& stop_;
   const SyntheticProgress& progress_;
-  WeightSource source_;
+  PublishedFiles published_;
+  std::array<std::optional<SyntheticValues>, kFormats.size()> values_;
   std::vector<std::vector<SyntheticTensor>> shards_;
+  size_t tensors_ = 0;
   uint64_t total_bytes_ = 0;
   uint64_t done_bytes_ = 0;
 };
@@ -608,9 +462,9 @@ std::vector<std::string> preset_names() {
   return names;
 }
 
-void write_synthetic(const fs::path& directory, const SyntheticOptions& options,
-                     const StopFlag& stop, const SyntheticProgress& progress) {
-  SyntheticWriter(directory, options, stop, progress).run();
+void write_synthetic(const fs::path& path, const SyntheticOptions& options, const StopFlag& stop,
+                     const SyntheticProgress& progress) {
+  SyntheticWriter(path, options, stop, progress).run();
 }
 
 }  // namespace spillway

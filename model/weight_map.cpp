@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <string_view>
 #include <unordered_set>
 
@@ -105,6 +106,17 @@ std::vector<WeightSpec> head_weights(const ModelConfig& config) {
 
 WeightSpec embedding_weight(const ModelConfig& config) {
   return {"model.embed_tokens.weight", config.vocab, config.hidden, false};
+}
+
+std::vector<WeightSpec> model_weights(const ModelConfig& config) {
+  std::vector<WeightSpec> all = {embedding_weight(config)};
+  const auto add = [&](std::vector<WeightSpec> list) {
+    std::move(list.begin(), list.end(), std::back_inserter(all));
+  };
+  for (uint32_t i = 0; i < config.layers; ++i) add(decoder_weights(config, i));
+  add(head_weights(config));
+  if (all.back().name == all.front().name) all.pop_back();
+  return all;
 }
 
 uint64_t WeightMap::pass_bytes() const {

@@ -25,6 +25,8 @@ struct WeightSpec {
 std::vector<WeightSpec> decoder_weights(const ModelConfig& config, uint32_t index);
 std::vector<WeightSpec> head_weights(const ModelConfig& config);
 WeightSpec embedding_weight(const ModelConfig& config);
+/// All of them, each once: the embedding table, the layers, the head.
+std::vector<WeightSpec> model_weights(const ModelConfig& config);
 
 struct Weight {
   WeightSpec spec;

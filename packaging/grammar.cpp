@@ -1,8 +1,10 @@
 #include "packaging/grammar.h"
 
 #include <CLI/CLI.hpp>
+#include <cctype>
 #include <string_view>
 
+#include "model/matrix_type.h"
 #include "model/synthetic.h"
 
 namespace spillway {
@@ -32,11 +34,18 @@ std::string range_of(const std::string& type) {
              : "from " + range.substr(0, dash) + " to " + range.substr(dash + 3);
 }
 
+std::vector<std::string> lower_case(std::vector<std::string> words) {
+  for (std::string& word : words) {
+    for (char& c : word) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  }
+  return words;
+}
+
 /// Values that the program checks in its own words, by the name that stands for them.
 std::vector<std::string> known_values(std::string_view placeholder) {
   if (placeholder == "PRESET") return preset_names();
   if (placeholder == "DEVICE") return {"auto", "host", "host-discrete", "cuda", "cuda:0"};
-  if (placeholder == "DTYPE") return {"bf16", "f16", "f32"};
+  if (placeholder == "DTYPE") return lower_case(matrix_type_names());
   return {};
 }
 

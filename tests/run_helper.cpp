@@ -110,7 +110,7 @@ void make_checkpoint(const std::filesystem::path& directory, const ModelConfig& 
                      uint32_t shards, uint64_t seed) {
   SyntheticOptions options;
   options.model = shape;
-  options.dtype = dtype;
+  options.type = matrix_type(format_of(dtype));
   options.shards = shards;
   options.seed = seed;
   const StopFlag stop;

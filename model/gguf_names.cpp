@@ -1,0 +1,130 @@
+#include "model/gguf_names.h"
+
+#include <algorithm>
+#include <array>
+
+namespace spillway {
+namespace {
+
+struct NamePair {
+  std::string_view hf;
+  std::string_view gguf;
+};
+
+/// Of the model, without "model." and ".weight".
+constexpr auto kModelParts = std::to_array<NamePair>({
+    {"embed_tokens", "token_embd"},
+    {"norm", "output_norm"},
+    {"lm_head", "output"},
+});
+/// Of a layer, without its number and ".weight" or ".bias".
+constexpr auto kLayerParts = std::to_array<NamePair>({
+    {"input_layernorm", "attn_norm"},
+    {"self_attn.q_proj", "attn_q"},
+    {"self_attn.k_proj", "attn_k"},
+    {"self_attn.v_proj", "attn_v"},
+    {"self_attn.q_norm", "attn_q_norm"},
+    {"self_attn.k_norm", "attn_k_norm"},
+    {"self_attn.o_proj", "attn_output"},
+    {"post_attention_layernorm", "ffn_norm"},
+    {"mlp.gate_proj", "ffn_gate"},
+    {"mlp.up_proj", "ffn_up"},
+    {"mlp.down_proj", "ffn_down"},
+});
+constexpr std::string_view kHfLayers = "layers.";
+constexpr std::string_view kGgufLayers = "blk.";
+constexpr std::string_view kHead = "lm_head";
+
+constexpr auto kArchitectureNames = std::to_array<NamePair>({
+    {"LlamaForCausalLM", "llama"},
+    {"MistralForCausalLM", "llama"},
+    {"Qwen2ForCausalLM", "qwen2"},
+    {"Qwen3ForCausalLM", "qwen3"},
+});
+
+template <size_t N>
+std::string_view find_name(const std::array<NamePair, N>& pairs, std::string_view name,
+                           std::string_view NamePair::*from, std::string_view NamePair::*to) {
+  const auto found = std::find_if(pairs.begin(), pairs.end(),
+                                  [&](const NamePair& pair) { return pair.*from == name; });
+  return found == pairs.end() ? std::string_view() : (*found).*to;
+}
+
+/// A name, with the part before ".weight" or ".bias" and with the layer's number and what comes
+/// after it.
+struct Parts {
+  std::string_view layer;  ///< digits; empty outside of layers
+  std::string_view stem;
+  std::string_view kind;  ///< ".weight" or ".bias"
+};
+
+std::optional<Parts> split_name(std::string_view name, std::string_view layers) {
+  Parts parts;
+  const size_t last = name.rfind('.');
+  if (last == std::string_view::npos) return std::nullopt;
+  parts.kind = name.substr(last);
+  if (parts.kind != ".weight" && parts.kind != ".bias") return std::nullopt;
+  name = name.substr(0, last);
+  if (name.starts_with(layers)) {
+    name = name.substr(layers.size());
+    const size_t end = name.find('.');
+    if (end == std::string_view::npos || end == 0) return std::nullopt;
+    parts.layer = name.substr(0, end);
+    if (parts.layer.find_first_not_of("0123456789") != std::string_view::npos) return std::nullopt;
+    name = name.substr(end + 1);
+  }
+  parts.stem = name;
+  return parts;
+}
+
+std::optional<std::string> translate(std::string_view name, bool to_gguf) {
+  const auto from = to_gguf ? &NamePair::hf : &NamePair::gguf;
+  const auto to = to_gguf ? &NamePair::gguf : &NamePair::hf;
+  const auto parts = split_name(name, to_gguf ? kHfLayers : kGgufLayers);
+  if (!parts) return std::nullopt;
+  const bool in_layer = !parts->layer.empty();
+  const std::string_view stem = in_layer ? find_name(kLayerParts, parts->stem, from, to)
+                                         : find_name(kModelParts, parts->stem, from, to);
+  if (stem.empty()) return std::nullopt;
+  std::string result;
+  if (in_layer) result.append(to_gguf ? kGgufLayers : kHfLayers).append(parts->layer).append(".");
+  return result.append(stem).append(parts->kind);
+}
+
+}  // namespace
+
+std::optional<std::string> gguf_tensor_name(const std::string& hf_name) {
+  constexpr std::string_view kPrefix = "model.";
+  std::string_view name = hf_name;
+  if (name.starts_with(kPrefix)) {
+    name = name.substr(kPrefix.size());
+    if (name.starts_with(kHead)) return std::nullopt;
+  }
+  return translate(name, true);
+}
+
+std::optional<std::string> hf_tensor_name(const std::string& gguf_name) {
+  const auto name = translate(gguf_name, false);
+  if (!name || name->starts_with(kHead)) return name;
+  return "model." + *name;
+}
+
+std::string_view gguf_architecture(std::string_view architecture) {
+  return find_name(kArchitectureNames, architecture, &NamePair::hf, &NamePair::gguf);
+}
+
+std::string_view hf_architecture(std::string_view gguf_architecture) {
+  return find_name(kArchitectureNames, gguf_architecture, &NamePair::gguf, &NamePair::hf);
+}
+
+bool gguf_interleaves_heads(std::string_view gguf_architecture) {
+  return gguf_architecture == "llama";
+}
+
+bool has_rotated_rows(std::string_view hf_name) {
+  const size_t last = hf_name.rfind('.');
+  const std::string_view stem = hf_name.substr(0, last);
+  return stem.ends_with(".self_attn.q_proj") || stem.ends_with(".self_attn.k_proj");
+}
+
+}  // namespace spillway
