@@ -72,8 +72,8 @@ float* floats(const Memory& memory) {
   return reinterpret_cast<float*>(memory.data());
 }
 
-Memory bind(Bench& bench, uint32_t rows, uint32_t positions) {
-  const OpsLimits limits{rows, kInner, positions, kShape, DType::kBF16};
+Memory bind(Bench& bench, uint32_t rows, uint32_t positions, uint64_t block_values = 0) {
+  const OpsLimits limits{rows, kInner, positions, kShape, DType::kBF16, block_values};
   Memory workspace =
       bench.device->allocate(std::max<uint64_t>(1, bench.ops->workspace_bytes(limits)));
   bench.ops->bind_workspace({workspace.data(), workspace.bytes()}, limits);
@@ -81,21 +81,21 @@ Memory bind(Bench& bench, uint32_t rows, uint32_t positions) {
 }
 
 /// Weights larger than any cache are walked, as a pass does.
-Work matmul(Bench& bench, DType dtype, uint32_t rows) {
+Work matmul(Bench& bench, WeightFormat format, uint32_t rows) {
   constexpr uint32_t kOutputs = 2048;
-  const uint64_t tile_bytes = uint64_t{kOutputs} * kHidden * dtype_bytes(dtype);
+  const uint64_t tile_bytes = kOutputs * row_bytes(format, kHidden);
   const uint64_t tiles = kGiB / tile_bytes;
   Work work;
-  work.memory.push_back(bind(bench, rows, 16));
+  work.memory.push_back(bind(bench, rows, 16, uint64_t{kOutputs} * kHidden));
   work.memory.push_back(filled(bench, tiles * tile_bytes));
   work.memory.push_back(filled(bench, uint64_t{rows} * kHidden * 4));
   work.memory.push_back(bench.device->allocate(uint64_t{rows} * kOutputs * 4));
-  work.run = [&bench, dtype, rows, tile_bytes, tiles, tile = uint64_t{0}, w = work.memory[1].data(),
-              x = floats(work.memory[2]), out = floats(work.memory[3])]() mutable {
+  work.run = [&bench, format, rows, tile_bytes, tiles, tile = uint64_t{0},
+              w = work.memory[1].data(), x = floats(work.memory[2]),
+              out = floats(work.memory[3])]() mutable {
     bench.ops->set_input(*bench.stream, x, rows, kHidden);
-    bench.ops->matmul(*bench.stream,
-                      {w + tile++ % tiles * tile_bytes, format_of(dtype), kOutputs, kHidden}, out,
-                      kOutputs);
+    bench.ops->matmul(*bench.stream, {w + tile++ % tiles * tile_bytes, format, kOutputs, kHidden},
+                      out, kOutputs);
   };
   work.bytes = static_cast<double>(tile_bytes);
   work.flops = 2.0 * rows * kOutputs * kHidden;
@@ -240,15 +240,23 @@ void add_all(Bench& bench) {
   for (const uint32_t rows : {1u, 2u, 4u, 8u, 16u, 64u, 512u, 2048u}) {
     if (host && rows == 2048) continue;
     add(bench, fmt::format("matmul_bf16/{}", rows),
-        [&bench, rows] { return matmul(bench, DType::kBF16, rows); });
+        [&bench, rows] { return matmul(bench, WeightFormat::kBF16, rows); });
   }
   for (const uint32_t rows : {1u, 512u}) {
     add(bench, fmt::format("matmul_f16/{}", rows),
-        [&bench, rows] { return matmul(bench, DType::kF16, rows); });
+        [&bench, rows] { return matmul(bench, WeightFormat::kF16, rows); });
     add(bench, fmt::format("matmul_f32/{}", rows),
-        [&bench, rows] { return matmul(bench, DType::kF32, rows); });
+        [&bench, rows] { return matmul(bench, WeightFormat::kF32, rows); });
   }
   const uint32_t prompt = host ? 512 : 2048;
+  for (const WeightFormat format :
+       {WeightFormat::kQ8_0, WeightFormat::kQ4_K, WeightFormat::kQ6_K}) {
+    if (host) break;
+    for (const uint32_t rows : {1u, 8u, 512u, prompt}) {
+      add(bench, fmt::format("matmul_{}/{}", format_name(format), rows),
+          [&bench, format, rows] { return matmul(bench, format, rows); });
+    }
+  }
   for (const uint32_t rows : {1u, prompt}) {
     add(bench, fmt::format("norm_input/{}", rows),
         [&bench, rows] { return norm_input(bench, rows); });
