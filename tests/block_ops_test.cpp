@@ -11,6 +11,7 @@
 #include "core/weight_format.h"
 #include "kernels/ops.h"
 #include "kernels/registry.h"
+#include "model/forward.h"
 #include "tests/support.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -298,6 +299,32 @@ TEST_P(BlockOps, PromptsTakeLargeTilesInPieces) {
   const auto x = random_floats(size_t{rows} * cols);
   const Array input = put(x);
   expect_product(w, x, rows, multiply(w, w.view(weight.data()), input, rows));
+}
+
+/// A part of a unit, not a whole matrix, is what there must be room for.
+TEST(BlockLimits, TakeTheLargestTileOfAUnit) {
+  const auto matrix = [](uint32_t rows, uint32_t cols, WeightFormat format) {
+    const uint64_t bytes = row_bytes(format, cols);
+    return std::pair{TensorSpec{"w", 0, 0, rows, bytes, kPanelRows},
+                     Weight{{"w", rows, cols, false}, format}};
+  };
+  WeightMap map;
+  map.layers.resize(1);
+  map.weights.resize(1);
+  for (const auto& [tensor, weight] :
+       {matrix(5000, 512, WeightFormat::kBF16), matrix(100, 512, WeightFormat::kQ8_0),
+        matrix(1000, 256, WeightFormat::kQ4_K)}) {
+    map.layers[0].tensors.push_back(tensor);
+    map.weights[0].push_back(weight);
+  }
+  const auto values = [&](uint64_t unit_bytes) {
+    return Forward::ops_limits({}, map, {}, unit_bytes).block_values;
+  };
+  EXPECT_EQ(values(kMiB), 1000u * 256);
+  EXPECT_EQ(values(kMiB / 16), kMiB / 16 / 144 * 256);
+  EXPECT_EQ(values(kKiB), uint64_t{kPanelRows} * 512);  // tiles are cut no smaller
+  map.weights[0].resize(1);
+  EXPECT_EQ(values(kMiB), 0u);
 }
 
 std::vector<std::string> block_devices() {

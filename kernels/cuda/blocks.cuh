@@ -551,9 +551,11 @@ __device__ uint32_t column_of(const BlockUnit& own, uint32_t step, unsigned run)
 template <typename Format, unsigned kAlign>
 __device__ Sixteen load_unit(const BlockTensor<Format>& tensor, uint32_t row, uint32_t step,
                              const Stage<Format>& stage, unsigned n, const BlockUnit& own) {
-  const uintptr_t address = reinterpret_cast<uintptr_t>(tensor.data) + tensor.begin(row, step);
-  const Place<kAlign> begin{reinterpret_cast<const uint32_t*>(stage.chunks[n]),
-                            static_cast<uint32_t>(address % 16)};
+  Place<kAlign> begin{reinterpret_cast<const uint32_t*>(stage.chunks[n]), 0};
+  if constexpr (kAlign < 16) {
+    const uintptr_t address = reinterpret_cast<uintptr_t>(tensor.data) + tensor.begin(row, step);
+    begin.at = static_cast<uint32_t>(address % 16);
+  }
   return Format::load(begin + own.block * Format::kBytes, own.unit);
 }
 
