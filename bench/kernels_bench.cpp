@@ -90,8 +90,8 @@ float* floats(const Memory& memory) {
   return reinterpret_cast<float*>(memory.data());
 }
 
-Memory bind(Bench& bench, uint32_t rows, uint32_t positions) {
-  const OpsLimits limits{rows, kInner, positions, kShape, DType::kBF16};
+Memory bind(Bench& bench, uint32_t rows, uint32_t positions, uint64_t block_values = 0) {
+  const OpsLimits limits{rows, kInner, positions, kShape, DType::kBF16, block_values};
   Memory workspace =
       bench.device->allocate(std::max<uint64_t>(1, bench.ops->workspace_bytes(limits)));
   bench.ops->bind_workspace({workspace.data(), workspace.bytes()}, limits);
@@ -104,7 +104,7 @@ Work matmul(Bench& bench, WeightFormat format, uint32_t rows) {
   const uint64_t tile_bytes = kOutputs * row_bytes(format, kHidden);
   const uint64_t tiles = kGiB / tile_bytes;
   Work work;
-  work.memory.push_back(bind(bench, rows, 16));
+  work.memory.push_back(bind(bench, rows, 16, uint64_t{kOutputs} * kHidden));
   work.memory.push_back(filled(bench, tiles * tile_bytes));
   if (format == WeightFormat::kMXFP4) {  // any byte is a power of two, but few are a weight's
     constexpr uint32_t kBlockBytes = traits_of(WeightFormat::kMXFP4).block_bytes;
@@ -280,13 +280,13 @@ void add_all(Bench& bench) {
   }
   for (const uint32_t rows : {1u, 512u}) {
     for (const FormatTraits& traits : kFormats) {
-      if (traits.format == WeightFormat::kBF16 || (!host && has_blocks(traits.format))) continue;
-      add_matmul(bench, traits.format, rows);
+      if (traits.format != WeightFormat::kBF16) add_matmul(bench, traits.format, rows);
     }
   }
-  for (const uint32_t rows : {4u, 16u}) {
-    for (const WeightFormat format : {WeightFormat::kQ8_0, WeightFormat::kQ4_K}) {
-      if (host) add_matmul(bench, format, rows);
+  for (const uint32_t rows : {4u, 8u, 16u}) {
+    for (const WeightFormat format :
+         {WeightFormat::kQ8_0, WeightFormat::kQ4_K, WeightFormat::kQ6_K}) {
+      add_matmul(bench, format, rows);
     }
   }
   const uint32_t prompt = host ? 512 : 2048;

@@ -261,6 +261,7 @@ bool waits_by_itself() {
 void embed(const LaunchOn& on, const WeightView& table, const uint32_t* ids, const uint32_t* rows,
            uint32_t count, float* out) {
   if (count == 0) return;
+  if (has_blocks(table.format)) return embed_blocks(on, table, ids, rows, count, out);
   with_type(table.format, [&](auto type) {
     launch("embed", embed_kernel<decltype(type)>, count, kThreads, on, table.data, table.cols, ids,
            rows, out);
