@@ -228,8 +228,8 @@ class GgufParser {
     if (type == GgufType::kBool) {
       for (const char flag : packed) {
         if (flag != 0 && flag != 1) {
-          fail(
-              fmt::format("{} is a flag of {}; only 0 and 1 are", key, static_cast<uint8_t>(flag)));
+          fail(fmt::format("{} has a flag of {}, where 0 and 1 are known", key,
+                           static_cast<uint8_t>(flag)));
         }
       }
     }

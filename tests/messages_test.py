@@ -154,6 +154,47 @@ class Messages:
         self.case("config: long name", "run", "x" * 300)
         self.case("config: home not set", "plan", self.config("home", "model: {path: ~/m}\n"), HOME="")
 
+    def add_gguf_files(self):
+        def text(value):
+            return struct.pack("<Q", len(value)) + value
+
+        def key(name, value):
+            if isinstance(value, bytes):
+                return text(name) + struct.pack("<I", 8) + text(value)
+            return text(name) + struct.pack("<II", 4, value)
+
+        def gguf(name, keys=(), tensors=(), version=3, more=b""):
+            header = struct.pack("<4sIQQ", b"GGUF", version, len(tensors), len(keys))
+            entries = [text(name) + struct.pack("<IQIQ", 1, size, kind, offset)
+                       for name, size, kind, offset in tensors]
+            path = self.root / name
+            path.write_bytes(header + b"".join([key(*pair) for pair in keys] + entries) + more)
+            self.case(f"gguf: {name}", "inspect", path)
+
+        pad = bytes(4096)
+        model = (b"general.architecture", b"llama")
+        gguf("old.gguf", version=1)
+        gguf("new.gguf", version=9)
+        gguf("big-endian.gguf", version=3 << 24)
+        gguf("cut.gguf", [model], [(b"a", 1 << 20, 0, 0)])
+        gguf("twice.gguf", [model, model], more=pad)
+        gguf("alignment.gguf", [(b"general.alignment", 48)], more=pad)
+        gguf("alignment-text.gguf", [(b"general.alignment", b"32")], more=pad)
+        gguf("rows.gguf", [model], [(b"a", 48, 2, 0)], more=pad)
+        gguf("offset.gguf", [model], [(b"a", 32, 0, 8)], more=pad)
+        gguf("overlap.gguf", [model], [(b"a", 32, 0, 0), (b"b", 32, 0, 32)], more=pad)
+        gguf("removed.gguf", [model], [(b"a", 32, 4, 0)], more=pad)
+        gguf("unknown.gguf", [model], [(b"a", 32, 99, 0)], more=pad)
+        gguf("name.gguf", [model], [(b"a\x1b[2J\n", 48, 2, 0)], more=pad)
+        gguf("mmproj.gguf", [(b"general.architecture", b"clip")], [(b"a", 32, 0, 0)], more=pad)
+        gguf("lora.gguf", [model, (b"general.type", b"adapter")], [(b"a", 32, 0, 0)], more=pad)
+        gguf("vocabulary.gguf", [model])
+        split = [(b"split.count", 3), (b"split.tensors.count", 3), (b"split.no", 0)]
+        gguf("m-00002-of-00003.gguf", [*split[:2], (b"split.no", 1)], more=pad)
+        gguf("m-00001-of-00003.gguf", [model, *split], more=pad)
+        gguf("m.gguf", [model, *split], more=pad)
+        gguf("x-00001-of-00003.gguf", [model, split[0], (b"split.no", 3)], more=pad)
+
     def add_folders(self):
         def damaged(name, file, content):
             def change(folder):
@@ -172,6 +213,12 @@ class Messages:
         gguf.mkdir()
         (gguf / "model-q4.gguf").write_bytes(b"GGUF")
         self.case("model: gguf", "inspect", gguf)
+        two = self.root / "two"
+        two.mkdir()
+        for name in ("model-q4.gguf", "model-q8.gguf"):
+            (two / name).write_bytes(b"GGUF")
+        self.case("model: two gguf", "inspect", two)
+        self.add_gguf_files()
         cache = self.root / "hub" / "models--Qwen--Qwen2.5-7B"
         snapshot = cache / "snapshots" / "0123abcd"
         snapshot.mkdir(parents=True)
