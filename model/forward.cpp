@@ -185,9 +185,13 @@ OpsLimits Forward::ops_limits(const ModelConfig& config, const WeightMap& weight
 }
 
 AttentionShape attention_shape(const ModelConfig& config, const WeightMap& weights) {
-  return {config.heads,    config.kv_heads,
-          config.head_dim, weights.kv_dtype(),
-          kNoWindow,       static_cast<float>(config.rope_scaling.attention_factor)};
+  return {config.heads,
+          config.kv_heads,
+          config.head_dim,
+          weights.kv_dtype(),
+          kNoWindow,
+          static_cast<float>(config.rope_scaling.attention_factor),
+          config.interleaved_heads};
 }
 
 Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_bytes)

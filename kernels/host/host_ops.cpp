@@ -176,8 +176,8 @@ class HostOps final : public Ops {
           sine[i] = std::sin(angle) * shape.rope_scale;
         }
         const uint64_t row = sequence.first_row + r;
-        rotate_heads(q + row * q_width, shape.heads, shape.head_dim, cosine, sine);
-        rotate_heads(k + row * kv_width, shape.kv_heads, shape.head_dim, cosine, sine);
+        rotate_heads(q + row * q_width, shape.heads, shape, cosine, sine);
+        rotate_heads(k + row * kv_width, shape.kv_heads, shape, cosine, sine);
         host_kv_store(k + row * kv_width, v + row * kv_width, shape, sequence, position);
       });
     }
@@ -272,11 +272,22 @@ class HostOps final : public Ops {
     isa_.to_f32[index_of(format)](source, target, count);
   }
 
-  void rotate_heads(float* x, uint32_t heads, uint32_t head_dim, const float* cosine,
+  void rotate_heads(float* x, uint32_t heads, const AttentionShape& shape, const float* cosine,
                     const float* sine) const {
-    for (uint32_t head = 0; head < heads; ++head) {
-      isa_.rotate(x + uint64_t{head} * head_dim, cosine, sine, head_dim / 2);
+    for (uint32_t i = 0; i < heads; ++i) {
+      float* head = x + uint64_t{i} * shape.head_dim;
+      if (shape.interleaved) set_pairs_apart(head, shape.head_dim / 2);
+      isa_.rotate(head, cosine, sine, shape.head_dim / 2);
     }
+  }
+  /// Pair i from (2i, 2i+1) to (i, i + half).
+  static void set_pairs_apart(float* head, uint32_t half) {
+    float second[kMaxHalfHead];
+    for (uint32_t i = 0; i < half; ++i) {
+      second[i] = head[2 * i + 1];
+      head[i] = head[2 * i];
+    }
+    std::memcpy(head + half, second, half * sizeof(float));
   }
 
   /// A norm weight or bias as f32, valid until the next call.
