@@ -6,6 +6,7 @@
 #include "cli/hub_cache.h"
 #include "core/error.h"
 #include "core/user_path.h"
+#include "io/gguf_files.h"
 
 namespace spillway {
 namespace {
@@ -53,24 +54,26 @@ void find_configured_model(Config& config) {
 }  // namespace
 
 fs::path model_folder(const std::string& name) {
-  if (name.empty()) throw Error("MODEL is empty; give a checkpoint's folder");
+  if (name.empty()) throw Error("MODEL is empty; give a checkpoint's folder or .gguf file");
   if (!has_entry(name) && is_hub_name(name)) return in_hub_cache(name);
   return snapshot_of(name).value_or(name);
 }
 
 Config config_of(const ModelOptions& options) {
   const std::string& name = options.model;
-  if (name.empty()) throw Error("MODEL is empty; give a checkpoint's folder or a YAML file");
+  if (name.empty())
+    throw Error("MODEL is empty; give a checkpoint's folder, a .gguf file or a YAML file");
   if (!has_entry(name) && !is_hub_name(name)) {
-    throw Error(
-        fmt::format("{}: no such file or folder; give a checkpoint's folder, a YAML file, or "
-                    "a name in the Hugging Face cache such as Qwen/Qwen2.5-7B",
-                    name));
+    throw Error(fmt::format(
+        "{}: no such file or folder; give a checkpoint's folder or .gguf file, a YAML file, or "
+        "a name in the Hugging Face cache such as Qwen/Qwen2.5-7B",
+        name));
   }
-  const bool folder = is_folder(name) || (!has_entry(name) && is_hub_name(name));
-  Config config = folder ? default_config(model_folder(name), overrides_of(options), home_folder())
-                         : load_config(name, overrides_of(options), home_folder());
-  if (!folder) find_configured_model(config);
+  const bool model =
+      is_folder(name) || is_gguf_file(name) || (!has_entry(name) && is_hub_name(name));
+  Config config = model ? default_config(model_folder(name), overrides_of(options), home_folder())
+                        : load_config(name, overrides_of(options), home_folder());
+  if (!model) find_configured_model(config);
   return config;
 }
 

@@ -178,6 +178,11 @@ std::string missing_part(const fs::path& folder, const GgufPartName& name, uint3
                      which, name.parts, fetch);
 }
 
+bool is_gguf_file(const fs::path& file) {
+  std::error_code error;
+  return fs::is_regular_file(file, error) && (named_like_gguf(file) || begins_like_gguf(file));
+}
+
 bool has_gguf(const fs::path& folder) {
   std::error_code error;
   const std::vector<fs::path> files = entries_of(folder, error);

@@ -57,6 +57,16 @@ class KeyReader {
     if (*value <= 0) fail(key, "a number above 0", fmt::to_string(*value));
     return *value;
   }
+  /// A list of flags; empty where there is none, or a number, which some files have there.
+  std::optional<std::vector<bool>> flags(const std::string& key) const {
+    const auto found = metadata_.values().find(prefix_ + key);
+    if (found == metadata_.values().end()) return std::nullopt;
+    const GgufMetadata::Value& value = found->second;
+    if (!value.array || value.type != GgufType::kBool) return std::nullopt;
+    std::vector<bool> list;
+    for (const char byte : value.bytes) list.push_back(byte != 0);
+    return list;
+  }
   std::string text(const std::string& key, const std::string& fallback) const {
     return metadata_.text(prefix_ + key).value_or(fallback);
   }
@@ -107,20 +117,43 @@ std::vector<double> numbers_of(const Checkpoint& checkpoint, const TensorEntry& 
   return {floats.begin(), floats.end()};
 }
 
+/// A tensor of factors, one per pair of a head.
+std::vector<double> factors_of(const Checkpoint& checkpoint, const char* name,
+                               const ModelConfig& config) {
+  const TensorEntry* entry = checkpoint.find(name);
+  if (entry == nullptr) {
+    throw Error(
+        fmt::format("{}: tensor {} is missing: rotations are scaled by two lists of factors",
+                    checkpoint.path().string(), name));
+  }
+  return numbers_of(checkpoint, *entry, config.head_dim / 2);
+}
+
+RopeScaling longrope_of(const KeyReader& reader, const Checkpoint& checkpoint,
+                        const ModelConfig& config) {
+  RopeScaling scaling;
+  scaling.kind = RopeScaling::Kind::kLongRope;
+  scaling.short_factors = factors_of(checkpoint, kGgufRopeShort, config);
+  scaling.long_factors = factors_of(checkpoint, kGgufRopeLong, config);
+  const char* original = "rope.scaling.original_context_length";
+  scaling.original_max_positions = reader.natural(original, 2, 1u << 30);
+  scaling.factor = config.context / scaling.original_max_positions;
+  scaling.attention_factor =
+      reader.positive("rope.scaling.attn_factor",
+                      longrope_attention_factor(scaling.factor, scaling.original_max_positions));
+  return scaling;
+}
+
 RopeScaling rope_scaling_of(const KeyReader& reader, const Checkpoint& checkpoint,
                             const ModelConfig& config) {
   using Kind = RopeScaling::Kind;
   RopeScaling scaling;
-  if (const TensorEntry* factors = checkpoint.find(kGgufRopeFactors)) {
+  if (checkpoint.has(kGgufRopeFactors)) {
     scaling.kind = Kind::kFactors;
-    scaling.short_factors = numbers_of(checkpoint, *factors, config.head_dim / 2);
+    scaling.short_factors = factors_of(checkpoint, kGgufRopeFactors, config);
     return scaling;
   }
-  for (const char* name : {kGgufRopeLong, kGgufRopeShort}) {
-    if (!checkpoint.has(name)) continue;
-    throw Error(fmt::format("{}: tensor {}: this scaling of rotations is not supported in GGUF yet",
-                            checkpoint.path().string(), name));
-  }
+  if (checkpoint.has(kGgufRopeLong)) return longrope_of(reader, checkpoint, config);
   const double linear = reader.positive("rope.scale_linear", 1);  // older files
   const std::string name = reader.text("rope.scaling.type", linear == 1 ? "none" : "linear");
   scaling.factor = reader.positive("rope.scaling.factor", linear);
@@ -160,6 +193,20 @@ std::string read_gguf_architecture(const GgufMetadata& metadata) {
 
 bool has_bias(const Checkpoint& checkpoint, const char* part) {
   return checkpoint.has(fmt::format("blk.0.{}.bias", part));
+}
+
+/// Where no list says which layers slide: Llama files are of Mistral's models, too, which slide in
+/// every layer; Qwen's name a window that none of their layers has.
+void read_windows(const KeyReader& reader, const std::string& architecture, ModelConfig& config) {
+  if (reader.whole("attention.sliding_window").value_or(0) == 0) return;
+  const auto listed = reader.flags("attention.sliding_window_pattern");
+  if (!listed && architecture != "llama") return;
+  config.sliding_window = reader.natural("attention.sliding_window", 1, UINT32_MAX);
+  config.sliding_layers = listed.value_or(std::vector<bool>(config.layers, true));
+  if (config.sliding_layers.size() != config.layers) {
+    reader.fail("attention.sliding_window_pattern", fmt::format("{} flags", config.layers),
+                std::to_string(config.sliding_layers.size()));
+  }
 }
 
 void read_shapes(const KeyReader& reader, const Checkpoint& checkpoint, ModelConfig& config) {
@@ -215,13 +262,7 @@ ModelConfig gguf_model_config(const Checkpoint& checkpoint) {
   config.mlp_bias = has_bias(checkpoint, "ffn_gate");
   config.qk_norm = architecture == "qwen3";
   config.interleaved_heads = gguf_interleaves_heads(architecture);
-  // Llama files are of Mistral's models, too, which slide in every layer; Qwen's name a window that
-  // none of their layers has.
-  const uint64_t window = reader.whole("attention.sliding_window").value_or(0);
-  if (architecture == "llama" && window > 0) {
-    config.sliding_window = reader.natural("attention.sliding_window", 1, UINT32_MAX);
-    config.sliding_layers.assign(config.layers, true);
-  }
+  read_windows(reader, architecture, config);
   config.end_tokens = gguf_end_tokens(metadata);
   return config;
 }
