@@ -328,7 +328,7 @@ TEST(BlockLimits, TakeTheLargestTileOfAUnit) {
 }
 
 std::vector<std::string> block_devices() {
-  std::vector<std::string> names;
+  std::vector<std::string> names = {"host"};
   if (test::kCudaBuilt) names.emplace_back("cuda");
   return names;
 }

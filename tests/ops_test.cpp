@@ -55,7 +55,7 @@ class OpsTest : public ::testing::TestWithParam<OpsCase> {
       ops_ = make_host_ops(options, GetParam().isa);
     }
     stream_ = device_->make_stream(StreamKind::kCompute);
-    bind({40, 768, 64, {8, 8, 64}, std::nullopt});
+    bind({40, 768, 64, {8, 8, 64}, std::nullopt, uint64_t{301} * 768});
   }
 
   void bind(const OpsLimits& limits) {
@@ -166,9 +166,7 @@ class OpsTest : public ::testing::TestWithParam<OpsCase> {
   /// What this device multiplies.
   static std::vector<WeightFormat> formats() {
     std::vector<WeightFormat> all;
-    for (const FormatTraits& traits : kFormats) {
-      if (!GetParam().cuda || !has_blocks(traits.format)) all.push_back(traits.format);
-    }
+    for (const FormatTraits& traits : kFormats) all.push_back(traits.format);
     return all;
   }
   /// The nearest width that is whole blocks.
