@@ -142,7 +142,7 @@ void add_plan(const CommandContext& context) {
 void add_probe(const CommandContext& context) {
   auto options = std::make_shared<ProbeOptions>();
   CLI::App* command = context.app.add_subcommand(
-      "probe", "Measure this machine: drive, memory, copies, matmuls (about half a minute)");
+      "probe", "Measure this machine: drive, memory, copies, matmuls (about a minute)");
   command
       ->add_option("--path", options->path,
                    "Folder or file on the drive to measure (a model's folder)")

@@ -205,7 +205,7 @@ TEST_F(Looking, CoresAsProbeSawThemAreNoNews) {
   EXPECT_TRUE(notices_.lines.empty());
   ASSERT_EQ(looked_at_.size(), 1u);
   EXPECT_EQ(looked_at_[0].rows, (std::vector<uint32_t>{1, 512})) << "nearest to the prompt's";
-  EXPECT_EQ(looked_at_[0].dtype, known_.dtype);
+  EXPECT_EQ(looked_at_[0].format, known_.format);
   EXPECT_EQ(looked_at_[0].memory_bytes, *config_.ram_bytes / 2) << "the budget";
   matmuls_ = nullptr;
   EXPECT_EQ(plan().forecast->decode.compute_seconds, usual);
@@ -275,7 +275,7 @@ TEST_F(Looking, ARunAfterItGivesTheSameTokens) {
     return generate(runtime, config_, {{"", {1, 2, 3}}}, {}).outputs[0].ids;
   };
   const auto before = tokens();
-  MatmulsToTime wanted{DType::kBF16, {1, 64}, kGiB, 0.001};
+  MatmulsToTime wanted{WeightFormat::kBF16, {1, 64}, kGiB, 0.001};
   for (const TimedCall& call :
        time_matmuls(*machine_.device, *machine_.ops, wanted, kMiB, SteadyClock(), stop_)) {
     EXPECT_GT(call.calls, 0u);

@@ -35,7 +35,7 @@ HardwareProfile some_profile() {
   host.attention_seconds = 2e-11;
   host.score_seconds = 4e-10;
   host.value_seconds = 3e-10;
-  host.matmuls = {{DType::kBF16, {{1, 2e10, 5e-6, 2e-9, 1e10, 0.9}, {512, 6e8, 0}}}};
+  host.matmuls = {{WeightFormat::kBF16, {{1, 2e10, 5e-6, 2e-9, 1e10, 0.9}, {512, 6e8, 0}}}};
   profile.devices = {host};
   return profile;
 }
@@ -641,7 +641,7 @@ TEST(Rates, ArePositiveAndOrdered) {
     EXPECT_GT(rates.attention_seconds, 0);
     EXPECT_GE(rates.score_seconds, 0);
     EXPECT_GT(rates.value_seconds, 0);
-    ASSERT_EQ(rates.matmuls.size(), 3u);
+    ASSERT_EQ(rates.matmuls.size(), kFormats.size());
     for (const MatmulRate& rate : rates.matmuls) {
       ASSERT_EQ(rate.rows.size(), 5u);
       for (const MatmulRate::Rows& entry : rate.rows) {
