@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <tbb/global_control.h>
+#include <tbb/info.h>
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 #include <unistd.h>
@@ -272,6 +274,8 @@ class Quantizer {
         progress_(progress),
         work_(std::move(work)),
         threads_(options.threads != 0 ? options.threads : usable_cores()),
+        allowed_(tbb::global_control::max_allowed_parallelism,
+                 std::max<size_t>(threads_, tbb::info::default_concurrency())),
         arena_(static_cast<int>(threads_)) {
     for (const TensorJob& job : work_.jobs) total_bytes_ += job.source_bytes();
     size_buffers(options.ram_bytes);
@@ -485,6 +489,7 @@ class Quantizer {
   const QuantizeProgress& progress_;
   Work work_;
   uint32_t threads_;
+  tbb::global_control allowed_;  ///< more threads than cores, where that was asked for
   tbb::task_arena arena_;
   BufferSizes sizes_;
   HugeBuffer source_[2];

@@ -318,7 +318,7 @@ constexpr std::array kProbes = {
     "a\n\n\nb \n c\r\n\r\nd",
     "\uff11\uff12\uff13 \u0663\u0664\u0665 \u00bd \u2167 1 12 123 1234 1234567890",
     "\u2018quotes\u2019 \u2014 dash\u2026 $100 #tag @you a_b-c/d\\e",
-    "<s> </s> <unk> <|endoftext|> <0x0A>",
+    "<s> </s><|endoftext|> <|im_start|>user <0x0A>",
     "CamelCaseWord HTTPServer iPhone XMLHttpRequest",
     " ",
     "\n",
