@@ -11,6 +11,7 @@
 #include "core/config.h"
 #include "core/one_line.h"
 #include "core/units.h"
+#include "model/quantize.h"
 #include "model/synthetic.h"
 
 namespace spillway {
@@ -304,6 +305,35 @@ void add_synth(const CommandContext& context) {
   context.on(command, [options, &stop = context.stop] { return synth_command(*options, stop); });
 }
 
+void add_quantize(const CommandContext& context) {
+  auto options = std::make_shared<QuantizeCommandOptions>();
+  CLI::App* command = context.app.add_subcommand(
+      "quantize", "Write a model as a GGUF file with smaller matrices, and say what that changed");
+  command
+      ->add_option("MODEL", options->source,
+                   "Folder of a checkpoint, its name in the Hugging Face cache, or a GGUF file")
+      ->required();
+  command->add_option("FILE", options->target, "New .gguf file to write")
+      ->required()
+      ->check(check_name);
+  command
+      ->add_option("--type", options->type,
+                   fmt::format("Type of the matrices: {}; Q4_K_M is Q4_K with the head and some of "
+                               "the layers' matrices in Q6_K",
+                               fmt::join(quantize_type_names(), ", ")))
+      ->type_name("TYPE")
+      ->required();
+  command->add_option("--ram", options->ram, "Memory for buffers")
+      ->type_name("SIZE")
+      ->check(memory_size_problem)
+      ->capture_default_str();
+  command->add_option("--threads", options->threads, "Threads that compute (default: all cores)")
+      ->check(CLI::Range(1u, 4096u));
+  command->add_flag("--json", options->json, "Print the result as JSON");
+  command->add_flag("--quiet", options->quiet, "No progress, and no table");
+  context.on(command, [options, &stop = context.stop] { return quantize_command(*options, stop); });
+}
+
 void describe_program(CLI::App& app) {
   app.name("spillway");
   app.description(
@@ -329,6 +359,7 @@ void add_commands(CLI::App& app, StopFlag& stop, Command& chosen) {
   add_tokenize(context);
   add_trace(context);
   add_synth(context);
+  add_quantize(context);
 }
 
 }  // namespace spillway

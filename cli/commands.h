@@ -112,6 +112,18 @@ struct SynthOptions {
   uint64_t seed = 0;
 };
 int synth_command(const SynthOptions& options, StopFlag& stop);
+
+struct QuantizeCommandOptions {
+  std::string source;
+  std::string target;
+  std::string type;
+  std::string ram = "256MiB";
+  uint32_t threads = 0;
+  bool json = false;
+  bool quiet = false;
+};
+int quantize_command(const QuantizeCommandOptions& options, StopFlag& stop);
+
 /// A type by name. Throws Error, which names the option.
 MatrixType type_of(const std::string& name, const char* option);
 

@@ -8,6 +8,9 @@
 #include <cctype>
 #include <charconv>
 
+#include "core/error.h"
+#include "model/gguf_names.h"
+
 namespace spillway {
 namespace {
 
@@ -32,12 +35,11 @@ constexpr auto kMatrixTypes = std::to_array<MatrixType>({
     {"MXFP4", WeightFormat::kMXFP4, false, 38},
 });
 
-/// The number behind "model.layers."; empty for tensors outside of layers.
+/// The number behind "blk."; empty for tensors outside of layers.
 std::optional<uint32_t> layer_of(std::string_view name) {
-  constexpr std::string_view kLayers = "layers.";
-  const size_t at = name.find(kLayers);
-  if (at == std::string_view::npos) return std::nullopt;
-  name.remove_prefix(at + kLayers.size());
+  constexpr std::string_view kLayers = "blk.";
+  if (!name.starts_with(kLayers)) return std::nullopt;
+  name.remove_prefix(kLayers.size());
   uint32_t layer = 0;
   const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), layer);
   return error == std::errc() ? std::optional(layer) : std::nullopt;
@@ -49,23 +51,25 @@ bool gets_more_bits(uint32_t layer, uint32_t layers) {
   return layer < eighth || layer >= 7 * layers / 8 || (layer - eighth) % 3 == 2;
 }
 
-bool matters_more(const ModelConfig& config, std::string_view name) {
+bool matters_more(std::string_view name, uint32_t layers, bool tied) {
   const auto layer = layer_of(name);
-  if (!layer) {
-    return name.starts_with("lm_head.") ||
-           (config.tied_embeddings && name.ends_with("embed_tokens.weight"));
-  }
-  const bool candidate = name.ends_with("v_proj.weight") || name.ends_with("down_proj.weight");
-  return candidate && gets_more_bits(*layer, config.layers);
+  if (!layer) return name == "output.weight" || (tied && name == "token_embd.weight");
+  const bool candidate = name.ends_with(".attn_v.weight") || name.ends_with(".ffn_down.weight");
+  return candidate && gets_more_bits(*layer, layers);
 }
 
 WeightFormat wanted_format(const MatrixType& type, const ModelConfig& config,
                            const WeightSpec& spec) {
-  const bool more = type.mixed && matters_more(config, spec.name);
-  return more ? WeightFormat::kQ6_K : type.format;
+  const auto name = gguf_tensor_name(spec.name);
+  CHECK(name);
+  return type.format_of(*name, config.layers, config.tied_embeddings);
 }
 
 }  // namespace
+
+WeightFormat MatrixType::format_of(std::string_view gguf_name, uint32_t layers, bool tied) const {
+  return mixed && matters_more(gguf_name, layers, tied) ? WeightFormat::kQ6_K : format;
+}
 
 std::optional<MatrixType> parse_matrix_type(std::string_view name) {
   const auto same = [&](const MatrixType& type) {

@@ -18,6 +18,9 @@ struct MatrixType {
   WeightFormat format = WeightFormat::kBF16;
   bool mixed = false;      ///< what matters more is Q6_K: the head, and some of the layers' v, down
   uint32_t file_type = 0;  ///< general.file_type of a GGUF file
+
+  /// Of the matrix of this name, whatever its rows are. `tied`: the table is the head too.
+  WeightFormat format_of(std::string_view gguf_name, uint32_t layers, bool tied) const;
 };
 
 /// By name, in any case: "bf16", "q4_k", "Q4_K_M".

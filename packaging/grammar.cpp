@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "model/matrix_type.h"
+#include "model/quantize.h"
 #include "model/synthetic.h"
 
 namespace spillway {
@@ -45,6 +46,7 @@ std::vector<std::string> lower_case(std::vector<std::string> words) {
 std::vector<std::string> known_values(std::string_view placeholder) {
   if (placeholder == "PRESET") return preset_names();
   if (placeholder == "DEVICE") return {"auto", "host", "host-discrete", "cuda", "cuda:0"};
+  if (placeholder == "TYPE") return quantize_type_names();
   if (placeholder == "DTYPE") return lower_case(matrix_type_names());
   return {};
 }

@@ -271,9 +271,11 @@ class DeviceProbe {
            static_cast<double>(2 * values);
   }
 
-  /// Of a large tile, as the units of a run are.
+  /// Of a large tile, as the units of a run are; of blocks as many, for the sake of a probe's
+  /// length.
   uint32_t outputs_of(WeightFormat format) const {
-    return static_cast<uint32_t>(device_.stream_unit_bytes() / row_bytes(format, kCols));
+    const WeightFormat plain = has_blocks(format) ? WeightFormat::kBF16 : format;
+    return static_cast<uint32_t>(device_.stream_unit_bytes() / row_bytes(plain, kCols));
   }
   uint64_t output_bytes(WeightFormat format, uint32_t rows) const {
     return uint64_t{rows} * outputs_of(format) * sizeof(float);

@@ -88,7 +88,8 @@ class Messages:
                 "long": ["x" * 5000], "help of unknown": ["help", "fly"]}.items():
             self.case(f"command: {name}", *words, code=2)
         base = {"run": ["c.yaml"], "score": ["c.yaml"], "plan": ["c.yaml"], "bench": ["c.yaml"],
-                "inspect": ["m"], "tokenize": ["m"], "trace": ["t"], "synth": ["d"], "probe": []}
+                "inspect": ["m"], "tokenize": ["m"], "trace": ["t"], "synth": ["d"], "probe": [],
+                "quantize": ["m", "q.gguf"]}
         for command, words in base.items():
             if words:
                 self.case(f"{command}: nothing", command, code=2)
@@ -102,7 +103,8 @@ class Messages:
                 ("bench", "--shares", "150"), ("bench", "--sweeps", "speed"),
                 ("bench", "--budgets", "lots"), ("bench", "--tokens", "-1"), ("trace", "--pass", "x"),
                 ("synth", "--seed", "-1"), ("synth", "--seed", "1.5"), ("synth", "--layers", "nan"),
-                ("synth", "--layers", "99999999999999999999"), ("synth", "--shards", "0")):
+                ("synth", "--layers", "99999999999999999999"), ("synth", "--shards", "0"),
+                ("synth", "--format", "bin"), ("quantize", "--ram", "lots")):
             self.case(f"{command}: {' '.join([option, *value])}", command, *base[command], option,
                       *value, code=2)
         self.case("run: option twice", "run", "c", "--report", "a", "--report", "b", code=2)
@@ -378,6 +380,12 @@ class Messages:
                             "kv heads": ["--like", "tiny", "--kv-heads", 3],
                             "too large": ["--like", "llama-3-70b", "--layers", 60000]}.items():
             self.case(f"synth: {name}", "synth", new, *words)
+        for name, words in {"type": [new, "--type", "f8"], "no blocks": [new, "--type", "mxfp4"],
+                            "ending": [new, "--type", "q8_0"],
+                            "no model": [new.with_suffix(".gguf"), "--type", "q8_0"]}.items():
+            self.case(f"quantize: {name}", "quantize", self.root / "none", *words)
+        self.case("synth: blocks", "synth", new, "--like", "tiny", "--dtype", "q4_k", "--format",
+                  "safetensors")
         self.case("synth: not empty", "synth", self.root, "--like", "tiny")
         self.case("synth: no name", "synth", "", "--like", "tiny")
         self.case("synth: below a file", "synth", self.file("y", "y") / "z", "--like", "tiny")

@@ -433,6 +433,94 @@ class Outputs(unittest.TestCase):
                          {"config.json", "generation_config.json", "tokenizer.json",
                           "model.safetensors"})
 
+    def test_synth_writes_a_file_beside_others(self):
+        (self.root / "notes.txt").write_text("mine")
+        for dtype, more in (("q4_k", ()), ("bf16", ("--shards", 3))):
+            done = call("synth", self.root / f"{dtype}.gguf", "--like", "tiny", "--dtype", dtype, *more)
+            self.assertEqual(done.returncode, 0, done.stderr)
+        parts = {f"bf16-0000{part}-of-00003.gguf" for part in (1, 2, 3)}
+        self.assertEqual({p.name for p in self.root.iterdir()}, {"notes.txt", "q4_k.gguf", *parts})
+        self.unchanged("synth", self.root / "q4_k.gguf", "--like", "tiny", says="exists")
+        self.unchanged("synth", self.root / "bf16.gguf", "--like", "tiny", "--shards", 3,
+                       says="bf16-00001-of-00003.gguf: exists")
+        for arguments, says in ((("--dtype", "q4_k", "--format", "safetensors"), "only GGUF"),
+                                (("--dtype", "q9"), "no such type"),
+                                (("--format", "safetensors"), "ends in .gguf")):
+            self.unchanged("synth", self.root / "x.gguf", "--like", "tiny", *arguments, says=says)
+
+    def test_stopped_or_killed_synth_of_a_file_leaves_nothing(self):
+        for number in (signal.SIGINT, signal.SIGKILL):
+            process = self.until_progress(rb"writing", "synth", self.root / "m.gguf", *self.SHAPE)
+            process.send_signal(number)
+            process.communicate(timeout=60)
+            self.assertEqual(process.returncode, 130 if number == signal.SIGINT else -number)
+            if number == signal.SIGKILL:  # where the file system makes no files without names
+                (self.root / "m.gguf.partial").unlink(missing_ok=True)
+            self.assertEqual(list(self.root.iterdir()), [])
+
+    # quantize
+
+    def test_quantize(self):
+        target = self.root / "q.gguf"
+        done = call("quantize", self.models / "tiny", target, "--type", "q4_k_m", "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        result = json.loads(done.stdout)
+        self.assertTrue(result["tokenizer"])
+        self.assertEqual(result["bytes"], target.stat().st_size)
+        by_name = {tensor["name"]: tensor for tensor in result["tensors"]}
+        self.assertEqual(by_name["output.weight"]["to"], "Q6_K")
+        self.assertEqual(by_name["token_embd.weight"]["to"], "Q4_K")
+        self.assertEqual(by_name["output_norm.weight"]["to"], "F32")
+        self.assertTrue(0.05 < by_name["token_embd.weight"]["error"] < 0.08)
+        done = call("quantize", target, self.root / "again.gguf", "--type", "Q8_0", "--quiet")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(len(done.stdout.splitlines()), 1, done.stdout)
+        (self.root / "link.gguf").symlink_to("nowhere")
+        for name, arguments, says in (("q.gguf", (), "exists"), ("link.gguf", (), "exists"),
+                                      ("x.bin", (), "is to end in .gguf"),
+                                      ("x.gguf", ("--type", "mxfp4"), "can be read but not made"),
+                                      ("x.gguf", ("--type", "q9"), "no such type"),
+                                      ("x.gguf", ("--ram", "1MiB"), "are needed"),
+                                      ("no/x.gguf", (), "No such file or directory")):
+            arguments = arguments if "--type" in arguments else ("--type", "q8_0", *arguments)
+            self.unchanged("quantize", self.models / "tiny", self.root / name, *arguments, says=says)
+        self.unchanged("quantize", self.root / "none", self.root / "x.gguf", "--type", "q8_0",
+                       says="none")
+
+    def test_quantize_on_a_full_disk(self):
+        if os.getuid() != 0:
+            self.skipTest("mounting a small file system needs root")
+        mount = self.root / "small"
+        mount.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", mount]).returncode:
+            self.skipTest("no tmpfs can be mounted here")
+        try:
+            arguments = ("quantize", self.models / "wide", mount / "m.gguf", "--type", "q8_0")
+            self.one_line(call(*arguments), "are needed but", "free")
+            self.assertEqual(list(mount.iterdir()), [])
+            subprocess.run(["mount", "-o", "remount,size=64m", mount], check=True)
+
+            def small_files_only():  # the kernel fails larger ones as a full disk would
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, MIB))
+
+            self.one_line(call(*arguments, preexec_fn=small_files_only), "File too large")
+            self.assertEqual(list(mount.iterdir()), [])
+        finally:
+            subprocess.run(["umount", mount], check=True)
+
+    def test_stopped_or_killed_quantize_leaves_nothing(self):
+        model = self.model("wide")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            process = self.until_progress(rb"quantizing", "quantize", model, self.root / "q.gguf",
+                                          "--type", "q4_k", "--ram", "32MiB", "--threads", 1)
+            process.send_signal(number)
+            process.communicate(timeout=60)
+            self.assertEqual(process.returncode, -number if number == signal.SIGKILL else 130)
+            if number == signal.SIGKILL:  # where the file system makes no files without names
+                (self.root / "q.gguf.partial").unlink(missing_ok=True)
+            self.assertEqual([p.name for p in self.root.iterdir()], ["model"])
+
     # bench
 
     def bench(self, *arguments):

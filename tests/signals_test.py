@@ -92,6 +92,8 @@ class Signals:
             Scenario("bench", ["bench", bench, "--out", self.out / "bench", "--repeats", 1,
                                "--sweeps", "decode", "--shares", "0,100", "--batches", 1,
                                "--tokens", 20], [self.out / "bench" / "bench.json"]),
+            Scenario("quantize", ["quantize", model, self.out / "made.gguf", "--type", "q4_k",
+                                  "--ram", "32MiB"], [], self.out / "made.gguf"),
             Scenario("synth", ["synth", self.out / "made", *shape, "--shards", 3], [],
                      self.out / "made"),
         ]

@@ -119,15 +119,34 @@ constexpr GgufPreTokenizer kKnown[] = {
     {.name = "phi-2", .build = gpt2},
     {.name = "mpt", .build = gpt2, .composes = true},
     {.name = "olmo", .build = gpt2, .composes = true},
-    {.name = "llama-bpe", .build = words<kLlama3Words>, .ignores_merges = true, .adds_bos = true},
-    {.name = "llama3", .build = words<kLlama3Words>, .ignores_merges = true, .adds_bos = true},
-    {.name = "llama-v3", .build = words<kLlama3Words>, .ignores_merges = true, .adds_bos = true},
-    {.name = "dbrx", .build = words<kLlama3Words>},
-    {.name = "qwen2", .build = words<kQwen2Words>, .composes = true},
-    {.name = "deepseek-r1-qwen", .build = words<kQwen2Words>, .composes = true},
-    {.name = "qwen35", .build = words<kQwen35Words>, .composes = true},
-    {.name = "gpt-4o", .build = words<kGpt4oWords>},
-    {.name = "tekken", .build = words<kTekkenWords>, .ignores_merges = true, .adds_bos = true},
+    {.name = "llama-bpe",
+     .build = words<kLlama3Words>,
+     .pattern = kLlama3Words,
+     .ignores_merges = true,
+     .adds_bos = true},
+    {.name = "llama3",
+     .build = words<kLlama3Words>,
+     .pattern = kLlama3Words,
+     .ignores_merges = true,
+     .adds_bos = true},
+    {.name = "llama-v3",
+     .build = words<kLlama3Words>,
+     .pattern = kLlama3Words,
+     .ignores_merges = true,
+     .adds_bos = true},
+    {.name = "dbrx", .build = words<kLlama3Words>, .pattern = kLlama3Words},
+    {.name = "qwen2", .build = words<kQwen2Words>, .pattern = kQwen2Words, .composes = true},
+    {.name = "deepseek-r1-qwen",
+     .build = words<kQwen2Words>,
+     .pattern = kQwen2Words,
+     .composes = true},
+    {.name = "qwen35", .build = words<kQwen35Words>, .pattern = kQwen35Words, .composes = true},
+    {.name = "gpt-4o", .build = words<kGpt4oWords>, .pattern = kGpt4oWords},
+    {.name = "tekken",
+     .build = words<kTekkenWords>,
+     .pattern = kTekkenWords,
+     .ignores_merges = true,
+     .adds_bos = true},
     {.name = "smollm", .build = single_digits},
     {.name = "starcoder", .build = single_digits},
     {.name = "refact", .build = single_digits},
@@ -144,6 +163,15 @@ const GgufPreTokenizer* find_gguf_pre_tokenizer(std::string_view name) {
   const auto* found = std::find_if(std::begin(kKnown), std::end(kKnown),
                                    [&](const auto& known) { return known.name == name; });
   return found == std::end(kKnown) ? nullptr : found;
+}
+
+std::string_view gguf_name_of_pattern(std::string_view pattern, bool composes,
+                                      bool ignores_merges) {
+  const auto* found = std::find_if(std::begin(kKnown), std::end(kKnown), [&](const auto& known) {
+    return known.pattern == pattern && known.composes == composes &&
+           known.ignores_merges == ignores_merges;
+  });
+  return found == std::end(kKnown) ? std::string_view() : found->name;
 }
 
 std::string gguf_pre_tokenizer_names() {

@@ -13,6 +13,7 @@ namespace spillway {
 struct GgufPreTokenizer {
   std::string_view name;
   void (*build)(TokenizerParts& parts);  ///< sets pre_tokenizer and byte_level
+  std::string_view pattern = {};         ///< where one that isolates is all there is
   bool composes = false;                 ///< text is brought to NFC
   bool ignores_merges = false;           ///< a word that is a token is that token
   bool adds_bos = false;                 ///< where the file does not say
@@ -20,6 +21,8 @@ struct GgufPreTokenizer {
 
 /// Null for a name that is not known.
 const GgufPreTokenizer* find_gguf_pre_tokenizer(std::string_view name);
+/// The name of tokenizers that split by this pattern alone; empty where none is known.
+std::string_view gguf_name_of_pattern(std::string_view pattern, bool composes, bool ignores_merges);
 /// "default, gpt-2, ..."
 std::string gguf_pre_tokenizer_names();
 
