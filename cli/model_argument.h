@@ -22,8 +22,8 @@ struct ModelOptions {
 /// where there is no such model with the command that fetches it.
 Config config_of(const ModelOptions& options);
 
-/// A checkpoint's folder or .gguf file, by its path or by its name in the Hugging Face cache. Throws
-/// Error.
+/// A checkpoint's folder or .gguf file, by its path or by its name in the Hugging Face cache.
+/// Throws Error.
 std::filesystem::path model_folder(const std::string& name);
 
 }  // namespace spillway
