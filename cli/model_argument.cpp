@@ -78,7 +78,9 @@ void find_configured_model(Config& config) {
   const fs::path name = folder.empty()
                             ? config.model_path
                             : config.model_path.lexically_relative(folder.lexically_normal());
-  if (is_hub_name(name.string())) config.model_path = in_hub_cache(name.string(), kModel);
+  if (is_hub_name(name.string()) && !ends_like_a_file(name.string())) {
+    config.model_path = in_hub_cache(name.string(), kModel);
+  }
 }
 
 }  // namespace
@@ -100,7 +102,8 @@ Config config_of(const ModelOptions& options) {
     if (!is_hub_name(name)) no_such_model(name, kModelOrFile);
     return default_config(in_hub_cache(name, kModelOrFile), overrides_of(options), home_folder());
   }
-  if (is_folder(name) || is_gguf_file(name)) {
+  // Of a checkpoint's weights, which are no YAML either, opening says what to name.
+  if (is_folder(name) || is_gguf_file(name) || name.ends_with(".safetensors")) {
     return default_config(model_folder(name), overrides_of(options), home_folder());
   }
   Config config = load_config(name, overrides_of(options), home_folder());

@@ -619,7 +619,14 @@ class Cli(unittest.TestCase):
             config.write_text(json.dumps({"model": {"path": path}, "generate": {
                 "prompts": ["Hi"], "max_new_tokens": 1}}))
             self.text_of("run", config, env=home)
-        self.fails("run", self.config(), "--set", "model.path=gone.gguf", says="gone.gguf: no such")
+        for path in ("gone.gguf", "models/gone.gguf"):  # from the folder of the YAML on
+            self.fails("run", self.config(), "--set", f"model.path={path}",
+                       says=f"{self.root / path}: no such folder or file")
+        self.fails("run", self.model / "model-00001-of-00002.safetensors", "-p", "x",
+                   says=f"name the folder that it lies in, {self.model}")
+        pointer = model.with_name("pointer.gguf")
+        pointer.write_text("version https://git-lfs.github.com/spec/v1\n")
+        self.fails("run", pointer, "-p", "x", says="git lfs pull")
         config.write_text("device: host\n")
         self.fails("run", config, says=("model.path: missing", ".gguf"))
 
