@@ -72,7 +72,7 @@ Vocabulary vocabulary_of_gguf(const std::string& path) {
   Vocabulary vocabulary{tokenizer_of(checkpoint),
                         model_ids([&] { return model_config_of(checkpoint); })};
   if (vocabulary.tokenizer == nullptr) {
-    throw Error(fmt::format("{}: the file holds no tokenizer", checkpoint.path().string()));
+    throw Error(no_tokenizer_text(checkpoint));
   }
   return vocabulary;
 }
@@ -86,16 +86,16 @@ Vocabulary vocabulary_of(const std::string& path) {
                                 ? "is neither a folder nor a GGUF file"
                                 : "no such file or folder"));
   }
-  if (!folder) return vocabulary_of_gguf(path);
+  // As run chooses: where it reads the GGUF file, the tokens are that file's.
+  if (!folder || !gguf_to_read(path).empty()) return vocabulary_of_gguf(path);
   Vocabulary vocabulary{load_tokenizer(path), 0};
   if (vocabulary.tokenizer != nullptr) {
     vocabulary.ids = model_ids([&] { return load_model_config(path); });
     return vocabulary;
   }
-  if (has_gguf(path)) return vocabulary_of_gguf(path);
   throw Error(fmt::format(
-      "{}: no tokenizer.json, no tokenizer.model and no GGUF file; give the folder of a "
-      "Hugging Face checkpoint",
+      "{}: no tokenizer.json, no tokenizer.model and no GGUF file; give a model's folder or its "
+      ".gguf file",
       path));
 }
 

@@ -57,8 +57,8 @@ void add_outputs(CLI::App* command, Options& options) {
 void add_model_options(CLI::App* command, ModelOptions& options) {
   command
       ->add_option("MODEL", options.model,
-                   "Folder of a checkpoint, its name in the Hugging Face cache (Qwen/Qwen2.5-7B), "
-                   "or a YAML file (man spillway.yaml)")
+                   "A .gguf file, a checkpoint's folder, its name in the Hugging Face cache "
+                   "(Qwen/Qwen2.5-7B), or a YAML file (man spillway.yaml)")
       ->required();
   command->add_option("--ram", options.ram, "Memory to use: 6GiB (default: what is free)")
       ->type_name("SIZE")
@@ -77,7 +77,7 @@ void add_model_options(CLI::App* command, ModelOptions& options) {
 void add_folder_option(CLI::App* command, std::string& directory) {
   command
       ->add_option("MODEL", directory,
-                   "Folder of a checkpoint, or its name in the Hugging Face cache")
+                   "A .gguf file, a checkpoint's folder, or its name in the Hugging Face cache")
       ->required();
 }
 

@@ -160,6 +160,10 @@ class GgufParser {
 
   void check_start() {
     const std::string magic(bytes_.take(4, "the first four bytes"));
+    if (magic == "vers") {  // "version https://git-lfs.github.com/spec/v1"
+      refuse(
+          "begins as a pointer of Git LFS does, not with \"GGUF\"; git lfs pull fetches the file");
+    }
     if (!looks_like_gguf(magic)) {
       fail(fmt::format("begins with {}, not with \"GGUF\"", in_quotes(magic)));
     }

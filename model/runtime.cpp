@@ -219,6 +219,12 @@ std::unique_ptr<Tokenizer> tokenizer_of(const Checkpoint& checkpoint) {
                                           : load_tokenizer(checkpoint.directory());
 }
 
+std::string no_tokenizer_text(const Checkpoint& checkpoint) {
+  return fmt::format("{}: {}", checkpoint.path().string(),
+                     checkpoint.metadata() != nullptr ? "the file's metadata hold no tokenizer"
+                                                      : "no tokenizer.json and no tokenizer.model");
+}
+
 Model open_model(const std::filesystem::path& path, DirectChoice direct, const NoticeSink& notice) {
   Checkpoint checkpoint = Checkpoint::open(path, direct, notice);
   ModelConfig config = model_config_of(checkpoint);

@@ -35,6 +35,8 @@ Model open_model(const std::filesystem::path& path, DirectChoice direct, const N
 /// Of either kind of checkpoint. Throw Error.
 ModelConfig model_config_of(const Checkpoint& checkpoint);
 std::unique_ptr<Tokenizer> tokenizer_of(const Checkpoint& checkpoint);
+/// Says where a tokenizer was looked for, and that there is none.
+std::string no_tokenizer_text(const Checkpoint& checkpoint);
 
 /// One sequence: its prompt (or a window of a text that is scored), and what is generated after it.
 struct SequenceWork {
