@@ -5,8 +5,9 @@
 // subtraction, and neither the order of products nor a fused multiply-subtract changes a bit: the
 // values are those of decode_values().
 //
-// A format's each() shows its values, in order, to a sink: take(at, a, b) gets 2 * kLanes values,
-// which begin at value `at` of what each() was called for.
+// A format's prepare() makes scales ready, for several rows before the first of them is used: what
+// waits for a scale would fill the core's queues. Its each() shows the values, in order, to a sink:
+// take(at, a, b) gets 2 * kLanes values, which begin at value `at` of what each() was called for.
 
 /// Values that each() shows in one go, where there are as many left.
 constexpr size_t kChunk = 256;
@@ -68,6 +69,13 @@ inline Floats floats_of(const Byte* p) {
   return __builtin_convertvector(lanes_of(p), Floats);
 }
 
+/// What prepare() makes of up to kChunk values: their scales, and codes where they lie in pieces.
+struct Ready {
+  alignas(64) float scale[16];
+  float min[16];
+  int8_t codes[kChunk];
+};
+
 /// Scales go through memory: a load can broadcast one to all lanes at no cost in shuffles, of which
 /// a core does one at a time.
 template <unsigned kCount>
@@ -92,7 +100,7 @@ inline float float_of_half(const std::byte* p) {
 }
 /// The f16 numbers at the beginning of each of some blocks.
 template <unsigned kBlocks, size_t kStride>
-inline void halves_of_blocks(const std::byte* b, float (&out)[8]) {
+inline void halves_of_blocks(const std::byte* b, float (&out)[16]) {
   for (unsigned i = 0; i < kBlocks; i += 4) {
     uint64_t halves = 0;
     for (unsigned j = 0; j < 4 && i + j < kBlocks; ++j) {
@@ -103,9 +111,32 @@ inline void halves_of_blocks(const std::byte* b, float (&out)[8]) {
   keep_in_memory(out);
 }
 /// out[i] = factor * bytes[i], 16 of them.
-template <typename Byte>
-inline void scaled(const Byte* bytes, float factor, float (&out)[16]) {
+inline void scaled(const int8_t* bytes, float factor, float (&out)[16]) {
   for (unsigned i = 0; i < 16; i += kLanes) store(out + i, factor * floats_of(bytes + i));
+  keep_in_memory(out);
+}
+/// kLanes of 16 bytes in two registers; a load would wait for stores of half its size.
+inline Ints lanes_of(uint64_t low, uint64_t high, unsigned first) {
+#if defined(__AVX512F__)
+  static_cast<void>(first);
+  const __m128i bytes = _mm_set_epi64x(static_cast<int64_t>(high), static_cast<int64_t>(low));
+  return reinterpret_cast<Ints>(_mm512_maskz_cvtepu8_epi32(0xffff, bytes));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Ints>(
+      _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(first == 0 ? low : high))));
+#else
+  const uint64_t eight = first < 8 ? low : high;
+  const auto four = static_cast<int32_t>(eight >> (8 * (first % 8)) & 0xffffffffu);
+  uint8_t bytes[4];
+  std::memcpy(bytes, &four, sizeof(four));
+  return lanes_of(bytes);
+#endif
+}
+/// out[i] = factor * (byte i - zero).
+inline void scaled(uint64_t low, uint64_t high, int zero, float factor, float (&out)[16]) {
+  for (unsigned i = 0; i < 16; i += kLanes) {
+    store(out + i, factor * __builtin_convertvector(lanes_of(low, high, i) - zero, Floats));
+  }
   keep_in_memory(out);
 }
 
@@ -157,6 +188,37 @@ inline Floats picked(Floats table, Ints nibbles) {
 template <typename Kind>
 inline Floats table_of() {
   return floats_of(Kind::kCodes);
+}
+
+/// Two parts at once.
+using Wide = uint8_t __attribute__((vector_size(64)));
+using WidePairs = uint16_t __attribute__((vector_size(64)));
+/// The same 32 bytes for both parts.
+inline Wide twice(const std::byte* p) {
+  return reinterpret_cast<Wide>(
+      _mm512_maskz_broadcast_i64x4(0xff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+}
+inline WidePairs counts(unsigned first, unsigned second) {
+  const auto a = static_cast<uint16_t>(first);
+  const auto b = static_cast<uint16_t>(second);
+  return WidePairs{a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a,
+                   b, b, b, b, b, b, b, b, b, b, b, b, b, b, b, b};
+}
+/// Shifts the parts by counts of their own; as above, the neighbour's bits come along.
+inline Wide left(Wide v, unsigned first, unsigned second) {
+  return reinterpret_cast<Wide>(reinterpret_cast<WidePairs>(v) << counts(first, second));
+}
+inline Wide right(Wide v, unsigned first, unsigned second) {
+  return reinterpret_cast<Wide>(reinterpret_cast<WidePairs>(v) >> counts(first, second));
+}
+/// `ones` where mask has bits, `zeros` elsewhere.
+inline Wide chosen(uint8_t mask, Wide ones, Wide zeros) {
+  return reinterpret_cast<Wide>(_mm512_ternarylogic_epi32(reinterpret_cast<__m512i>(Wide{} + mask),
+                                                          reinterpret_cast<__m512i>(ones),
+                                                          reinterpret_cast<__m512i>(zeros), 0xca));
+}
+inline void store_bytes(int8_t* p, Wide v) {
+  std::memcpy(p, &v, sizeof(v));
 }
 #endif
 
@@ -210,12 +272,16 @@ template <typename Kind, typename Sink>
 
 struct Q8_0 {
   static constexpr WeightFormat kFormat = WeightFormat::kQ8_0;
+  template <unsigned kBlocks>
+  [[gnu::always_inline]] static inline void prepare(const std::byte* b, Ready& ready) {
+    halves_of_blocks<kBlocks, 34>(b, ready.scale);
+  }
   template <unsigned kBlocks, typename Sink>
-  [[gnu::always_inline]] static inline void each(const std::byte* b, Sink& sink) {
-    float d[8];
-    halves_of_blocks<kBlocks, 34>(b, d);
+  [[gnu::always_inline]] static inline void each(const std::byte* b, const Ready& ready,
+                                                 Sink& sink) {
     for (unsigned i = 0; i < kBlocks; ++i) {
-      take_part(sink, i * kPart, reinterpret_cast<const int8_t*>(b + i * 34 + 2), d[i], d[i]);
+      const float d = ready.scale[i];
+      take_part(sink, i * kPart, reinterpret_cast<const int8_t*>(b + i * 34 + 2), d, d);
     }
   }
 };
@@ -224,12 +290,15 @@ struct Q8_0 {
 template <WeightFormat kOne, typename Kind>
 struct Nibbles {
   static constexpr WeightFormat kFormat = kOne;
+  template <unsigned kBlocks>
+  [[gnu::always_inline]] static inline void prepare(const std::byte* b, Ready& ready) {
+    halves_of_blocks<kBlocks, 18>(b, ready.scale);
+  }
   template <unsigned kBlocks, typename Sink>
-  [[gnu::always_inline]] static inline void each(const std::byte* b, Sink& sink) {
-    float d[8];
-    halves_of_blocks<kBlocks, 18>(b, d);
+  [[gnu::always_inline]] static inline void each(const std::byte* b, const Ready& ready,
+                                                 Sink& sink) {
     for (unsigned i = 0; i < kBlocks; ++i) {
-      take_nibbles<Kind>(sink, i * kPart, b + i * 18 + 2, d[i]);
+      take_nibbles<Kind>(sink, i * kPart, b + i * 18 + 2, ready.scale[i]);
     }
   }
 };
@@ -238,28 +307,38 @@ using IQ4_NL = Nibbles<WeightFormat::kIQ4_NL, Iq4>;
 
 struct Q4_1 {
   static constexpr WeightFormat kFormat = WeightFormat::kQ4_1;
+  template <unsigned kBlocks>
+  [[gnu::always_inline]] static inline void prepare(const std::byte* b, Ready& ready) {
+    halves_of_blocks<kBlocks, 20>(b, ready.scale);
+    halves_of_blocks<kBlocks, 20>(b + 2, ready.min);
+  }
   template <unsigned kBlocks, typename Sink>
-  [[gnu::always_inline]] static inline void each(const std::byte* b, Sink& sink) {
-    float d[8];
-    float m[8];
-    halves_of_blocks<kBlocks, 20>(b, d);
-    halves_of_blocks<kBlocks, 20>(b + 2, m);
+  [[gnu::always_inline]] static inline void each(const std::byte* b, const Ready& ready,
+                                                 Sink& sink) {
     for (unsigned i = 0; i < kBlocks; ++i) {
-      take_nibbles<Counted>(sink, i * kPart, b + i * 20 + 4, d[i], -m[i]);
+      take_nibbles<Counted>(sink, i * kPart, b + i * 20 + 4, ready.scale[i], -ready.min[i]);
     }
   }
 };
 
 struct MXFP4 {
   static constexpr WeightFormat kFormat = WeightFormat::kMXFP4;
-  template <unsigned kBlocks, typename Sink>
-  [[gnu::always_inline]] static inline void each(const std::byte* b, Sink& sink) {
-    for (unsigned i = 0; i < kBlocks; ++i, b += 17) {
-      const auto exponent = std::to_integer<uint32_t>(*b);
+  template <unsigned kBlocks>
+  [[gnu::always_inline]] static inline void prepare(const std::byte* b, Ready& ready) {
+    for (unsigned i = 0; i < kBlocks; ++i) {
+      const auto exponent = std::to_integer<uint32_t>(b[i * 17]);
       const uint32_t bits = exponent == 0 ? 1u << 22 : exponent << 23;  // 2^(exponent - 127)
       float scale;
       std::memcpy(&scale, &bits, sizeof(scale));
-      take_nibbles<TwiceE2m1>(sink, i * kPart, b + 1, 0.5f * scale);
+      ready.scale[i] = 0.5f * scale;
+    }
+    keep_in_memory(ready.scale);
+  }
+  template <unsigned kBlocks, typename Sink>
+  [[gnu::always_inline]] static inline void each(const std::byte* b, const Ready& ready,
+                                                 Sink& sink) {
+    for (unsigned i = 0; i < kBlocks; ++i) {
+      take_nibbles<TwiceE2m1>(sink, i * kPart, b + i * 17 + 1, ready.scale[i]);
     }
   }
 };
@@ -303,138 +382,187 @@ inline Bytes five_bits(const std::byte* nibbles, uint32_t fifth) {
 
 struct Q5_0 {
   static constexpr WeightFormat kFormat = WeightFormat::kQ5_0;
-  template <unsigned kBlocks, typename Sink>
-  [[gnu::always_inline]] static inline void each(const std::byte* b, Sink& sink) {
-    float d[8];
-    halves_of_blocks<kBlocks, 22>(b, d);
+  template <unsigned kBlocks>
+  [[gnu::always_inline]] static inline void prepare(const std::byte* b, Ready& ready) {
+    halves_of_blocks<kBlocks, 22>(b, ready.scale);
     for (unsigned i = 0; i < kBlocks; ++i) {
       const std::byte* block = b + i * 22;
-      int8_t codes[kPart];
-      store_bytes(codes, five_bits(block + 6, read<uint32_t>(block + 2)) - 16);
-      take_part(sink, i * kPart, codes, d[i], d[i]);
+      store_bytes(ready.codes + i * kPart, five_bits(block + 6, read<uint32_t>(block + 2)) - 16);
+    }
+  }
+  template <unsigned kBlocks, typename Sink>
+  [[gnu::always_inline]] static inline void each(const std::byte* b, const Ready& ready,
+                                                 Sink& sink) {
+    static_cast<void>(b);
+    for (unsigned i = 0; i < kBlocks; ++i) {
+      take_part(sink, i * kPart, ready.codes + i * kPart, ready.scale[i], ready.scale[i]);
     }
   }
 };
 
 struct Q5_1 {
   static constexpr WeightFormat kFormat = WeightFormat::kQ5_1;
-  template <unsigned kBlocks, typename Sink>
-  [[gnu::always_inline]] static inline void each(const std::byte* b, Sink& sink) {
-    float d[8];
-    float m[8];
-    halves_of_blocks<kBlocks, 24>(b, d);
-    halves_of_blocks<kBlocks, 24>(b + 2, m);
+  template <unsigned kBlocks>
+  [[gnu::always_inline]] static inline void prepare(const std::byte* b, Ready& ready) {
+    halves_of_blocks<kBlocks, 24>(b, ready.scale);
+    halves_of_blocks<kBlocks, 24>(b + 2, ready.min);
     for (unsigned i = 0; i < kBlocks; ++i) {
       const std::byte* block = b + i * 24;
-      int8_t codes[kPart];
-      store_bytes(codes, five_bits(block + 8, read<uint32_t>(block + 4)));
-      take_part(sink, i * kPart, codes, d[i], d[i], -m[i], -m[i]);
+      store_bytes(ready.codes + i * kPart, five_bits(block + 8, read<uint32_t>(block + 4)));
+    }
+  }
+  template <unsigned kBlocks, typename Sink>
+  [[gnu::always_inline]] static inline void each(const std::byte* b, const Ready& ready,
+                                                 Sink& sink) {
+    static_cast<void>(b);
+    for (unsigned i = 0; i < kBlocks; ++i) {
+      take_part(sink, i * kPart, ready.codes + i * kPart, ready.scale[i], ready.scale[i],
+                -ready.min[i], -ready.min[i]);
     }
   }
 };
 
 struct Q2_K {
   static constexpr WeightFormat kFormat = WeightFormat::kQ2_K;
-  template <unsigned kBlocks, typename Sink>
-  [[gnu::always_inline]] static inline void each(const std::byte* b, Sink& sink) {
+  template <unsigned kBlocks>
+  [[gnu::always_inline]] static inline void prepare(const std::byte* b, Ready& ready) {
     float d[4];
     floats_of_halves(read<uint32_t>(b + 80), d);
-    float scale[16];
-    float min[16];
     for (unsigned i = 0; i < 16; i += kLanes) {
       const Ints both = lanes_of(reinterpret_cast<const uint8_t*>(b) + i);
-      store(scale + i, d[0] * __builtin_convertvector(both & 15, Floats));
-      store(min + i, d[1] * __builtin_convertvector(both >> 4, Floats));
+      store(ready.scale + i, d[0] * __builtin_convertvector(both & 15, Floats));
+      store(ready.min + i, d[1] * __builtin_convertvector(both >> 4, Floats));
     }
-    keep_in_memory(scale);
-    keep_in_memory(min);
+    keep_in_memory(ready.scale);
+    keep_in_memory(ready.min);
+  }
+  template <unsigned kBlocks, typename Sink>
+  [[gnu::always_inline]] static inline void each(const std::byte* b, const Ready& ready,
+                                                 Sink& sink) {
+#if defined(__AVX512F__)
+    // Any four bits pick: the table repeats, and what the upper two say does not matter.
+    const Floats table = floats_of(kTwoBits);
+    for (unsigned half = 0; half < 2; ++half) {
+      const auto* raw = reinterpret_cast<const uint8_t*>(b) + 16 + half * 32;
+      const Ints first = lanes_of(raw);
+      const Ints second = lanes_of(raw + 16);
+      for (int i = 0; i < 4; ++i) {
+        const float* s = ready.scale + 8 * half + 2 * i;
+        const float* m = ready.min + 8 * half + 2 * i;
+        sink.take((4 * half + i) * kPart, picked(table * s[0] - m[0], first >> 2 * i),
+                  picked(table * s[1] - m[1], second >> 2 * i));
+      }
+    }
+#else
     for (unsigned i = 0; i < 8; ++i) {
       const auto raw = read<Bytes>(b + 16 + i / 4 * 32);
       int8_t codes[kPart];
       store_bytes(codes, right(raw, i % 4 * 2) & 3);
-      take_part(sink, i * kPart, codes, scale[2 * i], scale[2 * i + 1], min[2 * i], min[2 * i + 1]);
+      take_part(sink, i * kPart, codes, ready.scale[2 * i], ready.scale[2 * i + 1],
+                ready.min[2 * i], ready.min[2 * i + 1]);
     }
+#endif
   }
+  static constexpr int8_t kTwoBits[16] = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
 };
 
 struct Q3_K {
   static constexpr WeightFormat kFormat = WeightFormat::kQ3_K;
-  template <unsigned kBlocks, typename Sink>
-  [[gnu::always_inline]] static inline void each(const std::byte* b, Sink& sink) {
-    // 16 scales of 6 bits in 12 bytes: four low bits in the first eight.
-    const auto low_0 = read<uint32_t>(b + 96);
-    const auto low_1 = read<uint32_t>(b + 100);
-    const auto high = read<uint32_t>(b + 104);
-    constexpr uint32_t kLow = 0x0f0f0f0f;
-    constexpr uint32_t kHigh = 0x30303030;
-    const uint32_t scales[4] = {
-        (low_0 & kLow) | (high << 4 & kHigh), (low_1 & kLow) | (high << 2 & kHigh),
-        (low_0 >> 4 & kLow) | (high & kHigh), (low_1 >> 4 & kLow) | (high >> 2 & kHigh)};
-    const float d = float_of_half(b + 108);
-    float scale[16];
-    for (unsigned i = 0; i < 16; i += kLanes) {
-      const Ints six = lanes_of(reinterpret_cast<const uint8_t*>(scales) + i);
-      store(scale + i, d * __builtin_convertvector(six - 32, Floats));
+  template <unsigned kBlocks>
+  [[gnu::always_inline]] static inline void prepare(const std::byte* b, Ready& ready) {
+    // 16 scales of 6 bits in 12 bytes: four low bits of each in the first eight.
+    const auto low = read<uint64_t>(b + 96);
+    const uint64_t high = read<uint32_t>(b + 104);
+    constexpr uint64_t kLow = 0x0f0f0f0f0f0f0f0f;
+    constexpr uint64_t kHigh = 0x30303030;
+    const uint64_t high_0 = (high << 4 & kHigh) | (high << 2 & kHigh) << 32;
+    const uint64_t high_1 = (high & kHigh) | (high >> 2 & kHigh) << 32;
+    scaled((low & kLow) | high_0, (low >> 4 & kLow) | high_1, 32, float_of_half(b + 108),
+           ready.scale);
+#if defined(__AVX512F__)
+    const Wide mask = twice(b);
+    for (unsigned half = 0; half < 2; ++half) {
+      const Wide raw = twice(b + 32 + half * 32);
+      int8_t* codes = ready.codes + half * 4 * kPart;
+      const Wide third_0 = half == 0 ? left(mask, 2, 1) : right(mask, 2, 3);
+      const Wide third_1 = half == 0 ? right(mask, 0, 1) : right(mask, 4, 5);
+      store_bytes(codes, chosen(3, right(raw, 0, 2), third_0));
+      store_bytes(codes + 2 * kPart, chosen(3, right(raw, 4, 6), third_1));
     }
-    keep_in_memory(scale);
+#else
     const auto mask = read<Bytes>(b);
     for (unsigned i = 0; i < 8; ++i) {
-      const Bytes low = right(read<Bytes>(b + 32 + i / 4 * 32), i % 4 * 2) & 3;
+      const Bytes two = right(read<Bytes>(b + 32 + i / 4 * 32), i % 4 * 2) & 3;
       const Bytes third = (i < 2 ? left(mask, 2 - i) : right(mask, i - 2)) & 4;
-      int8_t codes[kPart];
-      store_bytes(codes, (low | third) - 4);
-      take_part(sink, i * kPart, codes, scale[2 * i], scale[2 * i + 1]);
-    }
-  }
-};
-
-/// Scales and minima of Q4_K and Q5_K: 8 pairs of 6 bits in 12 bytes.
-struct EightPairs {
-  inline explicit EightPairs(const std::byte* b) {
-    const auto x = read<uint32_t>(b + 4);
-    const auto y = read<uint32_t>(b + 8);
-    const auto z = read<uint32_t>(b + 12);
-    constexpr uint32_t kSix = 0x3f3f3f3f;
-    constexpr uint32_t kLow = 0x0f0f0f0f;
-    constexpr uint32_t kHigh = 0x30303030;
-    const uint32_t pairs[4] = {x & kSix, (z & kLow) | (x >> 2 & kHigh), y & kSix,
-                               (z >> 4 & kLow) | (y >> 2 & kHigh)};
-#if defined(__AVX512F__)
-    const __m128i scales =
-        _mm_set_epi64x(static_cast<int64_t>(pairs[2] | uint64_t{pairs[3]} << 32),
-                       static_cast<int64_t>(pairs[0] | uint64_t{pairs[1]} << 32));
-    const __m512 d =
-        _mm512_castps128_ps512(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(b))));
-    const __m512i which = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    const auto factor = reinterpret_cast<Floats>(_mm512_maskz_permutexvar_ps(0xffff, which, d));
-    store(values,
-          factor * __builtin_convertvector(
-                       reinterpret_cast<Ints>(_mm512_maskz_cvtepu8_epi32(0xffff, scales)), Floats));
-#else
-    float d[4];
-    floats_of_halves(read<uint32_t>(b), d);
-    for (unsigned i = 0; i < 16; i += kLanes) {
-      store(values + i,
-            (i < 8 ? d[0] : d[1]) * floats_of(reinterpret_cast<const uint8_t*>(pairs) + i));
+      store_bytes(ready.codes + i * kPart, (two | third) - 4);
     }
 #endif
-    keep_in_memory(values);
   }
-  inline float scale(unsigned i) const { return values[i]; }
-  inline float min(unsigned i) const { return values[8 + i]; }
-  float values[16];
+  template <unsigned kBlocks, typename Sink>
+  [[gnu::always_inline]] static inline void each(const std::byte* b, const Ready& ready,
+                                                 Sink& sink) {
+    static_cast<void>(b);
+    for (unsigned i = 0; i < 8; ++i) {
+      const int8_t* codes = ready.codes + i * kPart;
+      const float* scale = ready.scale + 2 * i;
+#if defined(__AVX512F__)
+      // Any four bits pick, of which three matter.
+      const Floats table = floats_of(kThreeBits);
+      sink.take(i * kPart, picked(table * scale[0], lanes_of(codes)),
+                picked(table * scale[1], lanes_of(codes + 16)));
+#else
+      take_part(sink, i * kPart, codes, scale[0], scale[1]);
+#endif
+    }
+  }
+  static constexpr int8_t kThreeBits[16] = {-4, -3, -2, -1, 0, 1, 2, 3, -4, -3, -2, -1, 0, 1, 2, 3};
 };
+
+/// Scales and minima of Q4_K and Q5_K: 8 pairs of 6 bits in 12 bytes. The minima follow the scales.
+inline void eight_pairs(const std::byte* b, Ready& ready) {
+  // Words of their own: as vectors they would take the ports that products need.
+  auto x = read<uint32_t>(b + 4);
+  auto y = read<uint32_t>(b + 8);
+  auto z = read<uint32_t>(b + 12);
+  asm("" : "+r"(x), "+r"(y), "+r"(z));
+  constexpr uint32_t kSix = 0x3f3f3f3f;
+  constexpr uint32_t kLow = 0x0f0f0f0f;
+  constexpr uint32_t kHigh = 0x30303030;
+  const uint64_t scales = (x & kSix) | uint64_t{(z & kLow) | (x >> 2 & kHigh)} << 32;
+  const uint64_t minima = (y & kSix) | uint64_t{(z >> 4 & kLow) | (y >> 2 & kHigh)} << 32;
+#if defined(__AVX512F__)
+  const __m512 d =
+      _mm512_castps128_ps512(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(b))));
+  const __m512i which = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+  const auto factor = reinterpret_cast<Floats>(_mm512_maskz_permutexvar_ps(0xffff, which, d));
+  store(ready.scale, factor * __builtin_convertvector(lanes_of(scales, minima, 0), Floats));
+#else
+  float d[4];
+  floats_of_halves(read<uint32_t>(b), d);
+  for (unsigned i = 0; i < 16; i += kLanes) {
+    store(ready.scale + i,
+          (i < 8 ? d[0] : d[1]) * __builtin_convertvector(lanes_of(scales, minima, i), Floats));
+  }
+#endif
+  keep_in_memory(ready.scale);
+}
 
 struct Q4_K {
   static constexpr WeightFormat kFormat = WeightFormat::kQ4_K;
+  template <unsigned kBlocks>
+  [[gnu::always_inline]] static inline void prepare(const std::byte* b, Ready& ready) {
+    eight_pairs(b, ready);
+  }
   template <unsigned kBlocks, typename Sink>
-  [[gnu::always_inline]] static inline void each(const std::byte* b, Sink& sink) {
-    const EightPairs pairs(b);
+  [[gnu::always_inline]] static inline void each(const std::byte* b, const Ready& ready,
+                                                 Sink& sink) {
+    const float* min = ready.scale + 8;
     for (unsigned i = 0; i < 8; i += 2) {
       const std::byte* p = b + 16 + i * 16;
+      const float* scale = ready.scale + i;
 #if defined(__AVX512F__)
-      const Floats low = table_of<Counted>() * pairs.scale(i) - pairs.min(i);
-      const Floats high = table_of<Counted>() * pairs.scale(i + 1) - pairs.min(i + 1);
+      const Floats low = table_of<Counted>() * scale[0] - min[i];
+      const Floats high = table_of<Counted>() * scale[1] - min[i + 1];
       const Ints first = lanes_of(reinterpret_cast<const uint8_t*>(p));
       const Ints second = lanes_of(reinterpret_cast<const uint8_t*>(p) + 16);
       sink.take(i * kPart, picked(low, first), picked(low, second));
@@ -444,9 +572,8 @@ struct Q4_K {
       int8_t codes[2 * kPart];
       store_bytes(codes, raw & 15);
       store_bytes(codes + kPart, right(raw, 4) & 15);
-      take_part(sink, i * kPart, codes, pairs.scale(i), pairs.scale(i), pairs.min(i), pairs.min(i));
-      take_part(sink, (i + 1) * kPart, codes + kPart, pairs.scale(i + 1), pairs.scale(i + 1),
-                pairs.min(i + 1), pairs.min(i + 1));
+      take_part(sink, i * kPart, codes, scale[0], scale[0], min[i], min[i]);
+      take_part(sink, (i + 1) * kPart, codes + kPart, scale[1], scale[1], min[i + 1], min[i + 1]);
 #endif
     }
   }
@@ -454,41 +581,82 @@ struct Q4_K {
 
 struct Q5_K {
   static constexpr WeightFormat kFormat = WeightFormat::kQ5_K;
-  template <unsigned kBlocks, typename Sink>
-  [[gnu::always_inline]] static inline void each(const std::byte* b, Sink& sink) {
-    const EightPairs pairs(b);
+  template <unsigned kBlocks>
+  [[gnu::always_inline]] static inline void prepare(const std::byte* b, Ready& ready) {
+    eight_pairs(b, ready);
+#if defined(__AVX512F__)
+    const Wide fifth = twice(b + 16);
+    for (unsigned half = 0; half < 2; ++half) {
+      // Parts 0 and 2 are low nibbles of what lies side by side, 1 and 3 the high ones.
+      const auto raw = read<Wide>(b + 48 + half * 64);
+      int8_t* codes = ready.codes + half * 4 * kPart;
+      const Wide fifth_0 = half == 0 ? left(fifth, 4, 2) : right(fifth, 0, 2);
+      const Wide fifth_1 = half == 0 ? left(fifth, 3, 1) : right(fifth, 1, 3);
+      store_bytes(codes, chosen(15, raw, fifth_0) & 31);
+      store_bytes(codes + 2 * kPart, chosen(15, right(raw, 4, 4), fifth_1) & 31);
+    }
+#else
     const auto fifth = read<Bytes>(b + 16);
     for (unsigned i = 0; i < 8; ++i) {
       const Bytes low = right(read<Bytes>(b + 48 + i / 2 * 32), i % 2 * 4) & 15;
       const Bytes high = (i < 4 ? left(fifth, 4 - i) : right(fifth, i - 4)) & 16;
-      int8_t codes[kPart];
-      store_bytes(codes, low | high);
-      take_part(sink, i * kPart, codes, pairs.scale(i), pairs.scale(i), pairs.min(i), pairs.min(i));
+      store_bytes(ready.codes + place(i) * kPart, low | high);
     }
+#endif
+  }
+  template <unsigned kBlocks, typename Sink>
+  [[gnu::always_inline]] static inline void each(const std::byte* b, const Ready& ready,
+                                                 Sink& sink) {
+    static_cast<void>(b);
+    for (unsigned i = 0; i < 8; ++i) {
+      const float scale = ready.scale[i];
+      const float min = ready.scale[8 + i];
+      take_part(sink, i * kPart, ready.codes + place(i) * kPart, scale, scale, min, min);
+    }
+  }
+  /// Of part i among the codes.
+  static constexpr unsigned place(unsigned i) {
+    return i % 4 == 1 ? i + 1 : i % 4 == 2 ? i - 1 : i;
   }
 };
 
 struct Q6_K {
   static constexpr WeightFormat kFormat = WeightFormat::kQ6_K;
-  template <unsigned kBlocks, typename Sink>
-  [[gnu::always_inline]] static inline void each(const std::byte* b, Sink& sink) {
-    float scale[16];
-    scaled(reinterpret_cast<const int8_t*>(b + 192), float_of_half(b + 208), scale);
+  template <unsigned kBlocks>
+  [[gnu::always_inline]] static inline void prepare(const std::byte* b, Ready& ready) {
+    scaled(reinterpret_cast<const int8_t*>(b + 192), float_of_half(b + 208), ready.scale);
+#if defined(__AVX512F__)
+    for (unsigned half = 0; half < 2; ++half) {
+      const auto raw = read<Wide>(b + half * 64);
+      const Wide high = twice(b + 128 + half * 32);
+      int8_t* codes = ready.codes + half * 4 * kPart;
+      store_bytes(codes, (chosen(15, raw, left(high, 4, 2)) & 63) - 32);
+      store_bytes(codes + 2 * kPart, (chosen(15, right(raw, 4, 4), right(high, 0, 2)) & 63) - 32);
+    }
+#else
     for (unsigned i = 0; i < 8; ++i) {
       const Bytes low = right(read<Bytes>(b + i / 4 * 64 + i % 2 * 32), i % 4 / 2 * 4) & 15;
       const auto raw = read<Bytes>(b + 128 + i / 4 * 32);
       const Bytes high = (i % 4 < 2 ? left(raw, 4 - i % 4 * 2) : right(raw, i % 4 * 2 - 4)) & 48;
-      int8_t codes[kPart];
-      store_bytes(codes, (low | high) - 32);
-      take_part(sink, i * kPart, codes, scale[2 * i], scale[2 * i + 1]);
+      store_bytes(ready.codes + i * kPart, (low | high) - 32);
+    }
+#endif
+  }
+  template <unsigned kBlocks, typename Sink>
+  [[gnu::always_inline]] static inline void each(const std::byte* b, const Ready& ready,
+                                                 Sink& sink) {
+    static_cast<void>(b);
+    for (unsigned i = 0; i < 8; ++i) {
+      const float* scale = ready.scale + 2 * i;
+      take_part(sink, i * kPart, ready.codes + i * kPart, scale[0], scale[1]);
     }
   }
 };
 
 struct IQ4_XS {
   static constexpr WeightFormat kFormat = WeightFormat::kIQ4_XS;
-  template <unsigned kBlocks, typename Sink>
-  [[gnu::always_inline]] static inline void each(const std::byte* b, Sink& sink) {
+  template <unsigned kBlocks>
+  [[gnu::always_inline]] static inline void prepare(const std::byte* b, Ready& ready) {
     // Eight scales of 6 bits: four low ones in a nibble, two high ones apart; each into a byte.
     uint64_t low = read<uint32_t>(b + 4);
     low = (low | low << 16) & 0x0000ffff0000ffffu;
@@ -498,16 +666,13 @@ struct IQ4_XS {
     high = (high | high << 24) & 0x000000ff000000ffu;
     high = (high | high << 12) & 0x000f000f000f000fu;
     high = (high | high << 6) & 0x0303030303030303u;
-    const uint64_t six[2] = {low | high << 4, 0};
-    const float d = float_of_half(b);
-    float scale[16];
-    for (unsigned i = 0; i < 8 || i < kLanes; i += kLanes) {
-      const Ints scales = lanes_of(reinterpret_cast<const uint8_t*>(six) + i);
-      store(scale + i, d * __builtin_convertvector(scales - 32, Floats));
-    }
-    keep_in_memory(scale);
+    scaled(low | high << 4, 0, 32, float_of_half(b), ready.scale);
+  }
+  template <unsigned kBlocks, typename Sink>
+  [[gnu::always_inline]] static inline void each(const std::byte* b, const Ready& ready,
+                                                 Sink& sink) {
     for (unsigned i = 0; i < 8; ++i) {
-      take_nibbles<Iq4>(sink, i * kPart, b + 8 + i * 16, scale[i]);
+      take_nibbles<Iq4>(sink, i * kPart, b + 8 + i * 16, ready.scale[i]);
     }
   }
 };
@@ -546,6 +711,10 @@ struct Products {
 /// R activation rows by `count` weight rows, a chunk of each in turn: what a chunk needs of the
 /// activations is then in the first cache, and several rows are on their way.
 constexpr unsigned kBlockRows = 4;
+/// What the first cache is asked for, and rows ahead that the second is: rows of blocks are short,
+/// and a core that computes on them looks less far ahead itself.
+constexpr size_t kBlockPrefetchBytes = 512;
+constexpr size_t kFarRows = 8;
 template <typename Format, unsigned R>
 inline void block_tile(const float* x, size_t x_stride, const std::byte* w, unsigned count,
                        size_t cols, float* out, size_t out_stride) {
@@ -553,26 +722,35 @@ inline void block_tile(const float* x, size_t x_stride, const std::byte* w, unsi
   constexpr size_t kBytes = block_bytes<Format>();
   constexpr size_t kChunkBytes = chunk_blocks<Format>() * kBytes;
   const size_t row_bytes = cols / kValues * kBytes;
+  const size_t far = kFarRows * row_bytes;
   Sums<R> sums[kBlockRows] = {};
+  Ready ready[kBlockRows];
   size_t k = 0;
   size_t at = 0;
   for (; k + kChunk <= cols; k += kChunk, at += kChunkBytes) {
-    const bool row_ends = at + kPrefetchBytes >= row_bytes;
-    const size_t ahead = kPrefetchBytes + (row_ends ? (count - 1) * row_bytes : 0);
+    const bool row_ends = at + kBlockPrefetchBytes >= row_bytes;
+    const size_t near = kBlockPrefetchBytes + (row_ends ? (count - 1) * row_bytes : 0);
+    for (unsigned n = 0; n < count; ++n) {
+      const std::byte* block = w + n * row_bytes + at;
+      Format::template prepare<chunk_blocks<Format>()>(block, ready[n]);
+    }
     for (unsigned n = 0; n < count; ++n) {
       const std::byte* block = w + n * row_bytes + at;
       for (size_t line = 0; line < kChunkBytes; line += 64) {
-        __builtin_prefetch(block + ahead + line);
+        __builtin_prefetch(block + far + line, 0, 2);
+        __builtin_prefetch(block + near + line);
       }
       Products<R> products{x + k, x_stride, sums[n]};
-      Format::template each<chunk_blocks<Format>()>(block, products);
+      Format::template each<chunk_blocks<Format>()>(block, ready[n], products);
       sums[n] = products.sums;
     }
   }
   for (; k < cols; k += kValues, at += kBytes) {
     for (unsigned n = 0; n < count; ++n) {
+      const std::byte* block = w + n * row_bytes + at;
       Products<R> products{x + k, x_stride, sums[n]};
-      Format::template each<1>(w + n * row_bytes + at, products);
+      Format::template prepare<1>(block, ready[n]);
+      Format::template each<1>(block, ready[n], products);
       sums[n] = products.sums;
     }
   }
@@ -637,14 +815,18 @@ struct AsBf16 {
 template <typename Format, typename Sink, typename Out>
 inline void convert_blocks(const std::byte* source, Out* target, size_t count) {
   constexpr size_t kBytes = block_bytes<Format>();
+  constexpr unsigned kBlocks = chunk_blocks<Format>();
+  Ready ready;
   size_t i = 0;
-  for (; i + kChunk <= count; i += kChunk, source += chunk_blocks<Format>() * kBytes) {
+  for (; i + kChunk <= count; i += kChunk, source += kBlocks * kBytes) {
     Sink sink{target + i};
-    Format::template each<chunk_blocks<Format>()>(source, sink);
+    Format::template prepare<kBlocks>(source, ready);
+    Format::template each<kBlocks>(source, ready, sink);
   }
   for (; i < count; i += block_values<Format>(), source += kBytes) {
     Sink sink{target + i};
-    Format::template each<1>(source, sink);
+    Format::template prepare<1>(source, ready);
+    Format::template each<1>(source, ready, sink);
   }
 }
 template <typename Format>
