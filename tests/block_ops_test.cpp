@@ -10,6 +10,7 @@
 #include "core/units.h"
 #include "core/weight_format.h"
 #include "kernels/ops.h"
+#include "kernels/host/cpu_features.h"
 #include "kernels/registry.h"
 #include "model/forward.h"
 #include "tests/support.h"
@@ -24,6 +25,7 @@ namespace {
 constexpr float kUnwritten = -7777.0f;
 /// Input rows up to which CUDA multiplies weights as they are; with more it rounds to bf16.
 constexpr uint32_t kExactRows = 8;
+constexpr uint32_t kExactHostRows = 32;
 
 std::vector<WeightFormat> block_formats() {
   std::vector<WeightFormat> formats;
@@ -187,7 +189,8 @@ class BlockOps : public ::testing::TestWithParam<std::string> {
 
   void expect_product(const Weight& w, const std::vector<float>& x, uint32_t rows,
                       const std::vector<float>& out) {
-    const bool rounds = rows > kExactRows && GetParam() == "cuda";
+    const bool rounds =
+        GetParam() == "cuda" ? rows > kExactRows : rows > kExactHostRows && bf16_matmul_is_fast();
     for (uint32_t r = 0; r < rows; ++r) {
       for (uint32_t n = 0; n < w.rows; ++n) {
         double expected = 0;
