@@ -9,8 +9,8 @@
 
 #include "core/units.h"
 #include "core/weight_format.h"
-#include "kernels/ops.h"
 #include "kernels/host/cpu_features.h"
+#include "kernels/ops.h"
 #include "kernels/registry.h"
 #include "model/forward.h"
 #include "tests/support.h"
