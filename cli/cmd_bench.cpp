@@ -414,7 +414,7 @@ int bench_command(BenchOptions options, StopFlag& stop) {
   comparison.notes = context_notes(model.config.context, options.sweep);
   comparison.machine = machine_text(*machine, config.model_path);
   comparison.model = fmt::format("{}, {} layers, {}", model.config.architecture,
-                                 model.config.layers, format_bytes(model.weights.weight_bytes));
+                                 model.config.layers, weights_text(model));
   comparison.measured_at = utc_now();
   comparison.version = SPILLWAY_VERSION;
   comparison.repeats = options.repeats;

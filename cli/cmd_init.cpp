@@ -144,8 +144,7 @@ std::string yaml_text(const std::string& name, const std::string& file, const Co
       "# A report as JSON, and a timeline for https://ui.perfetto.dev\n"
       "# report: run.json\n"
       "# trace: trace.json\n",
-      kTitle, name, model.config.architecture, model.config.layers,
-      format_bytes(model.weights.weight_bytes), utc_now(),
+      kTitle, name, model.config.architecture, model.config.layers, weights_text(model), utc_now(),
       one_line(machine_text(machine, config.model_path)), file, file, file,
       quoted(fs::absolute(config.model_path).lexically_normal().string()),
       format_bytes(automatic_ram_budget(machine.memory)), format_bytes_up(range.least_bytes),

@@ -55,10 +55,6 @@ std::vector<LayerRange> ranges_of(const std::vector<LayerPlacement>& table) {
   return ranges;
 }
 
-std::string dtype_summary(const Model& model) {
-  return std::string(format_name(model.weights.matrix_formats().front().format));
-}
-
 }  // namespace
 
 Json placement_json(const RunPlan& plan) {
@@ -147,12 +143,16 @@ OutputFormat report_format() {
   return {"report", R"({"device":*,"compute":*,"model":)"};
 }
 
+std::string weights_text(const Model& model) {
+  return fmt::format("{} of {} weights", format_bytes(model.weights.weight_bytes),
+                     format_name(model.weights.matrix_formats().front().format));
+}
+
 std::string plan_text(const Model& model, const Machine& machine, const RunPlan& plan) {
   const Placement& placement = plan.stream.placement;
-  std::string text = fmt::format("model   {}, {} layers, {} of {} weights\ndevice  {}: {}\n\n",
-                                 model.config.architecture, model.config.layers,
-                                 format_bytes(model.weights.weight_bytes), dtype_summary(model),
-                                 machine.device->name(), machine.ops->description());
+  std::string text = fmt::format(
+      "model   {}, {} layers, {}\ndevice  {}: {}\n\n", model.config.architecture,
+      model.config.layers, weights_text(model), machine.device->name(), machine.ops->description());
   const bool unified = machine.device->unified();
   const auto cell = [](uint64_t bytes) { return bytes == 0 ? "-" : format_bytes(bytes); };
   Table layers(unified ? "lrrl" : "lrrrl");

@@ -34,6 +34,9 @@ std::string json_text(const nlohmann::ordered_json& json);
 /// The same for stdout: a terminal gets no character that could move its cursor.
 std::string printed_json(const nlohmann::ordered_json& json);
 
+/// "3.31 GiB of Q4_K weights", by the type that most of them have.
+std::string weights_text(const Model& model);
+
 /// Layers by tier, the memory bill and what streams in each pass.
 std::string plan_text(const Model& model, const Machine& machine, const RunPlan& plan);
 /// One line per kind of pass: tokens/s, bytes/s, share of time stalled.

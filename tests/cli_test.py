@@ -543,7 +543,7 @@ class Cli(unittest.TestCase):
         self.fails("inspect", self.root / "nowhere", says="give a model's folder or .gguf file")
         empty = self.root / "empty"
         empty.mkdir()
-        self.fails("run", self.config(empty), says="config.json")
+        self.fails("run", self.config(empty), says=("neither model.safetensors", "nor a GGUF file"))
 
         def broken(name, change):
             folder = self.root / name
@@ -591,7 +591,7 @@ class Cli(unittest.TestCase):
         shutil.copy(whole, alone / "model.bin")  # what it is says its content
         text = self.root / "scored.txt"
         text.write_text("Some text to score.")
-        answers = set()
+        answers, sums = set(), set()
         for model in (whole, first, first.parent, alone, alone / "model.bin"):
             with self.subTest(model=model):
                 report = json.loads(self.text_of("run", model, "-p", "Hello", "-n", 3, "--ram", "64MiB",
@@ -603,13 +603,14 @@ class Cli(unittest.TestCase):
                 self.assertRegex(shown.splitlines()[-1], r"tensors in \d file\(s\), .* F32, .* Q4_K")
                 verified = json.loads(self.text_of("inspect", model, "--verify", "--json"))
                 self.assertTrue(verified["supported"])
-                self.assertEqual(verified["verify"]["bytes"], verified["payload_bytes"])
+                self.assertEqual(sum(t["bytes"] for t in verified["tensors"]), verified["payload_bytes"])
+                sums.add(tuple(sorted((t["name"], t["dtype"], t["xxh3"]) for t in verified["tensors"])))
                 self.assertEqual(json.loads(self.text_of("tokenize", model, "--text", "Hi")), [72, 105])
                 self.assertIn("perplexity", self.text_of("score", model, "--text-file", text))
                 config = self.root / "of-gguf.yaml"
                 config.write_text(self.text_of("init", model, "-o", "-"))
                 self.text_of("run", config, "-n", 1)
-        self.assertEqual(len(answers), 1, "the same weights, however they lie")
+        self.assertEqual((len(answers), len(sums)), (1, 1), "the same weights, however they lie")
 
     def test_gguf_in_yaml(self):
         model = self.gguf("whole.gguf")
@@ -699,7 +700,7 @@ class Cli(unittest.TestCase):
         out = self.root / "gguf-bench"
         self.text_of("bench", self.gguf("whole.gguf"), "--quiet", "--out", out, "--sweeps", "decode",
                      "--shares", 100, "--batches", 1, "--repeats", 1, "--tokens", 1)
-        self.assertIn("whole.gguf", (out / "bench.html").read_text())
+        self.assertRegex((out / "bench.html").read_text(), r"LlamaForCausalLM, 4 layers, .{,9} of Q4_K weights")
 
     def test_synth_leaves_nothing_behind(self):
         target = self.root / "huge"
