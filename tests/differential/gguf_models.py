@@ -25,7 +25,7 @@ SHAPES = (
      "num_key_value_heads": 2, "vocab_size": 549, "tie_word_embeddings": False},
     {"hidden_size": 256, "intermediate_size": 352, "num_attention_heads": 4, "head_dim": 128,
      "num_key_value_heads": 4, "vocab_size": 700, "tie_word_embeddings": True},
-    {"hidden_size": 512, "intermediate_size": 768, "num_attention_heads": 6, "head_dim": 40,
+    {"hidden_size": 512, "intermediate_size": 768, "num_attention_heads": 8, "head_dim": 40,
      "num_key_value_heads": 1, "vocab_size": 321, "tie_word_embeddings": False},
     {"hidden_size": 288, "intermediate_size": 100, "num_attention_heads": 9,
      "num_key_value_heads": 3, "vocab_size": 400, "tie_word_embeddings": True},
