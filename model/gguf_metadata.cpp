@@ -61,7 +61,9 @@ class ModelKeys {
       return;
     }
     set("attention.sliding_window", *config_.sliding_window);
-    if (std::find(slides.begin(), slides.end(), false) == slides.end()) return;
+    // Llama's files mean every layer where they list none; Qwen's mean none.
+    const bool every = std::find(slides.begin(), slides.end(), false) == slides.end();
+    if (every && gguf_architecture(config_.architecture) == "llama") return;
     set("attention.sliding_window_pattern", flags(slides));
   }
 

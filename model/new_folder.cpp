@@ -31,7 +31,12 @@ std::set<std::string> marked_names(const fs::path& directory) {
   std::string line;
   if (std::getline(in, line) && line != kMarkerTitle) return {};
   std::set<std::string> names = {kMarkerName};
-  while (std::getline(in, line)) names.insert({line, line + NewFile::kPartial});
+  while (std::getline(in, line)) {
+    // A marker that comes from elsewhere may name what lies outside.
+    if (line.empty() || line == "." || line == ".." || line.find('/') != std::string::npos)
+      continue;
+    names.insert({line, line + NewFile::kPartial});
+  }
   return names;
 }
 

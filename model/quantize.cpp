@@ -155,7 +155,8 @@ class GgufWork {
     work.metadata.set("general.file_type", type_.file_type);
     if (has_blocks(type_.format)) work.metadata.set("general.quantization_version", uint32_t{2});
     for (const auto& [key, value] : metadata.values()) {
-      const bool ours = key == "general.file_type" || key == "general.quantization_version";
+      const bool ours = key == "general.file_type" || key == "general.quantization_version" ||
+                        key == "general.alignment";
       if (!ours && !key.starts_with("split.")) work.metadata.set(key, value);
     }
     const std::string architecture = metadata.text("general.architecture").value_or("");

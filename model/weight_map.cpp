@@ -198,8 +198,9 @@ std::vector<std::string> unused_tensors(const WeightMap& map, const Checkpoint& 
   }
   std::vector<std::string> unused;
   for (const TensorEntry& entry : checkpoint.tensors()) {
-    const bool speeds =
-        entry.name.ends_with("rotary_emb.inv_freq") || entry.name == kGgufRopeFactors;
+    const bool speeds = entry.name.ends_with("rotary_emb.inv_freq") ||
+                        entry.name == kGgufRopeFactors || entry.name == kGgufRopeLong ||
+                        entry.name == kGgufRopeShort;
     if (!speeds && !used.contains(entry.name)) unused.push_back(entry.name);
   }
   return unused;

@@ -90,7 +90,7 @@ class DeviceProbe {
     take_attention(rates, middle_of(wide), middle_of(narrow));
     rates.value_seconds = middle_of(values);
     for (const MatmulCalls& of_format : calls) rates.matmuls.push_back(rates_of(of_format));
-    for (MatmulRate& rate : rates.matmuls) take_what_is_alike(rate, rates.matmuls[0]);
+    for (MatmulRate& rate : rates.matmuls) fill_beside_reads(rate);
     return rates;
   }
 
@@ -307,8 +307,8 @@ class DeviceProbe {
     return call;
   }
 
-  /// One round. What starts and outputs cost lies with no format: of blocks the large calls alone
-  /// are timed, and shortly, since there are many of them.
+  /// One round. Of blocks the large calls alone are timed, and shortly, since there are many of
+  /// them: what starts and outputs cost is part of their rates.
   void measure_matmul(MatmulCalls& calls) {
     const WeightFormat format = calls.format;
     const bool whole = !has_blocks(format);
@@ -486,18 +486,10 @@ void set_beside_reads(MatmulRate::Rows& rows, const TimedCall& call, double read
   rows.read_share = std::clamp(read_share, kLeastReadShare, 1.0);
 }
 
-void take_what_is_alike(MatmulRate& rate, const MatmulRate& other) {
-  if (!has_blocks(rate.format)) return;
+void fill_beside_reads(MatmulRate& rate) {
   double slower = 0;  // beside reads, of the fewer rows that were measured
   double share = 0;
   for (MatmulRate::Rows& rows : rate.rows) {
-    const auto same = std::find_if(
-        other.rows.begin(), other.rows.end(),
-        [&](const MatmulRate::Rows& candidate) { return candidate.rows == rows.rows; });
-    if (same != other.rows.end()) {
-      rows.start_seconds = same->start_seconds;
-      rows.output_seconds = same->output_seconds;
-    }
     if (rows.beside_reads > 0) {
       slower = rows.beside_reads / rows.weight_bytes_per_second;
       share = rows.read_share;

@@ -65,9 +65,8 @@ TimedCall median_round(const std::vector<TimedCall>& rounds);
 MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const TimedCall& large,
                                const TimedCall& tall = {});
 
-/// Of blocks, what was not measured: calls start as those of `other`, and where no drive read
-/// beside them, they were slowed as with fewer rows.
-void take_what_is_alike(MatmulRate& rate, const MatmulRate& other);
+/// Where no drive read beside matmuls, of blocks, they were slowed as with fewer rows.
+void fill_beside_reads(MatmulRate& rate);
 
 struct ReadAmount {
   double bytes = 0;
