@@ -1,5 +1,5 @@
 // Every operation of a device: bytes/s and FLOP/s at the sizes of an 8B model. --device=NAME picks
-// the device (default host); on a GPU, the share of its ceilings, measured first in the same run.
+// the device (default host); shares of its ceilings, which are measured first in the same run.
 //
 //   bench_kernels --device=cuda --benchmark_filter=matmul
 #include <benchmark/benchmark.h>
@@ -12,10 +12,13 @@
 #include <vector>
 
 #include "bench/cuda_limits.h"
+#include "bench/limits.h"
 #include "core/error.h"
 #include "core/units.h"
+#include "kernels/host/cpu_features.h"
 #include "kernels/registry.h"
 #include "probe/compute_rates.h"
+#include "probe/read_rate.h"
 
 namespace spillway {
 namespace {
@@ -32,17 +35,32 @@ struct Bench {
   std::unique_ptr<Stream> stream;
   double memory_rate = 0;
   double matmul_rate = 0;
+  const char* matmul_name = "bf16";
 
   explicit Bench(const std::string& name) {
     device = open_device(name, {});
     ops = make_ops(*device, {});
     stream = device->make_stream(StreamKind::kCompute);
-    if (device->name().rfind("cuda:", 0) != 0) return;
-    const int ordinal = std::stoi(device->name().substr(5));
-    memory_rate = ceiling("memory", [&] { return bench::cuda_memory_rate(ordinal, 10); });
-    matmul_rate = ceiling("matmul", [&] { return bench::cuda_matmul_rate(ordinal, 10); });
-    fmt::print("{}: memory {:.0f} GB/s, bf16 matmul {:.0f} TFLOP/s\n", ops->description(),
-               memory_rate / 1e9, matmul_rate / 1e12);
+    if (device->name().rfind("cuda:", 0) == 0) {
+      const int ordinal = std::stoi(device->name().substr(5));
+      memory_rate = ceiling("memory", [&] { return bench::cuda_memory_rate(ordinal, 10); });
+      matmul_rate = ceiling("matmul", [&] { return bench::cuda_matmul_rate(ordinal, 10); });
+    } else if (device->unified()) {
+      measure_host();
+    } else {
+      return;
+    }
+    fmt::print("{}: memory {:.3g} GB/s, {} matmul {:.3g} TFLOP/s\n", ops->description(),
+               memory_rate / 1e9, matmul_name, matmul_rate / 1e12);
+  }
+
+  void measure_host() {
+    const uint32_t threads = usable_cores();
+    memory_rate =
+        ceiling("memory", [&] { return memory_read_rate(threads, 1, SteadyClock(), StopFlag()); });
+    const bool bf16 = bf16_matmul_is_fast();
+    matmul_name = bf16 ? "bf16" : "f32";
+    matmul_rate = ceiling("matmul", [&] { return bench::onednn_rate(bf16, threads, 2); });
   }
 
   /// 0, and a line that says why, where it cannot be measured: the benchmarks run without.
@@ -72,8 +90,8 @@ float* floats(const Memory& memory) {
   return reinterpret_cast<float*>(memory.data());
 }
 
-Memory bind(Bench& bench, uint32_t rows, uint32_t positions) {
-  const OpsLimits limits{rows, kInner, positions, kShape, DType::kBF16};
+Memory bind(Bench& bench, uint32_t rows, uint32_t positions, uint64_t block_values = 0) {
+  const OpsLimits limits{rows, kInner, positions, kShape, DType::kBF16, block_values};
   Memory workspace =
       bench.device->allocate(std::max<uint64_t>(1, bench.ops->workspace_bytes(limits)));
   bench.ops->bind_workspace({workspace.data(), workspace.bytes()}, limits);
@@ -81,21 +99,27 @@ Memory bind(Bench& bench, uint32_t rows, uint32_t positions) {
 }
 
 /// Weights larger than any cache are walked, as a pass does.
-Work matmul(Bench& bench, DType dtype, uint32_t rows) {
+Work matmul(Bench& bench, WeightFormat format, uint32_t rows) {
   constexpr uint32_t kOutputs = 2048;
-  const uint64_t tile_bytes = uint64_t{kOutputs} * kHidden * dtype_bytes(dtype);
+  const uint64_t tile_bytes = kOutputs * row_bytes(format, kHidden);
   const uint64_t tiles = kGiB / tile_bytes;
   Work work;
-  work.memory.push_back(bind(bench, rows, 16));
+  work.memory.push_back(bind(bench, rows, 16, uint64_t{kOutputs} * kHidden));
   work.memory.push_back(filled(bench, tiles * tile_bytes));
+  if (format == WeightFormat::kMXFP4) {  // any byte is a power of two, but few are a weight's
+    constexpr uint32_t kBlockBytes = traits_of(WeightFormat::kMXFP4).block_bytes;
+    for (uint64_t at = 0; at < tiles * tile_bytes; at += kBlockBytes) {
+      work.memory[1].data()[at] = std::byte{122};
+    }
+  }
   work.memory.push_back(filled(bench, uint64_t{rows} * kHidden * 4));
   work.memory.push_back(bench.device->allocate(uint64_t{rows} * kOutputs * 4));
-  work.run = [&bench, dtype, rows, tile_bytes, tiles, tile = uint64_t{0}, w = work.memory[1].data(),
-              x = floats(work.memory[2]), out = floats(work.memory[3])]() mutable {
+  work.run = [&bench, format, rows, tile_bytes, tiles, tile = uint64_t{0},
+              w = work.memory[1].data(), x = floats(work.memory[2]),
+              out = floats(work.memory[3])]() mutable {
     bench.ops->set_input(*bench.stream, x, rows, kHidden);
-    bench.ops->matmul(*bench.stream,
-                      {w + tile++ % tiles * tile_bytes, format_of(dtype), kOutputs, kHidden}, out,
-                      kOutputs);
+    bench.ops->matmul(*bench.stream, {w + tile++ % tiles * tile_bytes, format, kOutputs, kHidden},
+                      out, kOutputs);
   };
   work.bytes = static_cast<double>(tile_bytes);
   work.flops = 2.0 * rows * kOutputs * kHidden;
@@ -229,6 +253,19 @@ void add(Bench& bench, const std::string& name, std::function<Work()> make) {
   })->UseRealTime();
 }
 
+std::string lower_case(std::string_view text) {
+  std::string lower(text);
+  for (char& c : lower) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return lower;
+}
+
+void add_matmul(Bench& bench, WeightFormat format, uint32_t rows) {
+  add(bench, fmt::format("matmul_{}/{}", lower_case(format_name(format)), rows),
+      [&bench, format, rows] { return matmul(bench, format, rows); });
+}
+
 void add_all(Bench& bench) {
   const bool host = bench.device->unified();
   for (const auto& [name, kind] : {std::pair{"copy/pinned_to_device", Copy::kPinnedToDevice},
@@ -239,14 +276,18 @@ void add_all(Bench& bench) {
   }
   for (const uint32_t rows : {1u, 2u, 4u, 8u, 16u, 64u, 512u, 2048u}) {
     if (host && rows == 2048) continue;
-    add(bench, fmt::format("matmul_bf16/{}", rows),
-        [&bench, rows] { return matmul(bench, DType::kBF16, rows); });
+    add_matmul(bench, WeightFormat::kBF16, rows);
   }
   for (const uint32_t rows : {1u, 512u}) {
-    add(bench, fmt::format("matmul_f16/{}", rows),
-        [&bench, rows] { return matmul(bench, DType::kF16, rows); });
-    add(bench, fmt::format("matmul_f32/{}", rows),
-        [&bench, rows] { return matmul(bench, DType::kF32, rows); });
+    for (const FormatTraits& traits : kFormats) {
+      if (traits.format != WeightFormat::kBF16) add_matmul(bench, traits.format, rows);
+    }
+  }
+  for (const uint32_t rows : {4u, 8u, 16u}) {
+    for (const WeightFormat format :
+         {WeightFormat::kQ8_0, WeightFormat::kQ4_K, WeightFormat::kQ6_K}) {
+      add_matmul(bench, format, rows);
+    }
   }
   const uint32_t prompt = host ? 512 : 2048;
   for (const uint32_t rows : {1u, prompt}) {

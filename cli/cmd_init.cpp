@@ -16,6 +16,7 @@
 #include "core/output_file.h"
 #include "core/units.h"
 #include "core/user_path.h"
+#include "io/gguf_files.h"
 #include "model/generate.h"
 
 namespace spillway {
@@ -27,10 +28,13 @@ constexpr const char* kTitle = "# Spillway configuration of ";
 constexpr uint32_t kNewTokens = 64;
 constexpr uint32_t kShownBudgets = 3;
 
-/// As the user called it, and as a file may be called.
+/// As the user called it, and as a file may be called: "Qwen2.5-7B-Q4_K_M" of a GGUF file.
 std::string short_name(const fs::path& model) {
   const fs::path path = fs::absolute(model).lexically_normal();
-  return (path.has_filename() ? path : path.parent_path()).filename().string();
+  const fs::path name = (path.has_filename() ? path : path.parent_path()).filename();
+  if (!is_gguf_file(path)) return name.string();
+  if (const auto part = parse_gguf_part(name.string())) return part->prefix;
+  return (name.extension() == ".gguf" ? name.stem() : name).string();
 }
 
 fs::path output_of(const InitOptions& options) {
@@ -84,7 +88,7 @@ std::string outlook(const Config& config, const Model& model, const Machine& mac
   return fmt::format("  # Predicted with the rates measured {}:\n{}", known->measured_at, text);
 }
 
-/// What the file asks: a text, or ids where the folder has no tokenizer.
+/// What the file asks: a text, or ids where the model has no tokenizer.
 void set_prompts(Config& config, const Model& model) {
   if (model.tokenizer != nullptr) {
     config.prompts = {"The capital of France is"};
@@ -98,7 +102,7 @@ std::string prompts_text(const Config& config) {
     return fmt::format("  prompts:\n    - {}\n", quoted(config.prompts[0]));
   }
   return fmt::format(
-      "  # The folder has no tokenizer, so prompts are token ids.\n  prompt_token_ids: [[{}]]\n",
+      "  # The model has no tokenizer, so prompts are token ids.\n  prompt_token_ids: [[{}]]\n",
       fmt::join(config.prompt_token_ids[0], ", "));
 }
 

@@ -35,7 +35,7 @@ std::string window_of(const ModelConfig& config, nlohmann::ordered_json& json) {
 /// The architecture line, or why the engine cannot run this model; tensors are shown either way.
 std::string architecture_of(const Checkpoint& checkpoint, nlohmann::ordered_json& json) {
   try {
-    const ModelConfig config = load_model_config(checkpoint.directory());
+    const ModelConfig config = model_config_of(checkpoint);
     json["architecture"] = config.architecture;
     json["layers"] = config.layers;
     json["hidden"] = config.hidden;

@@ -131,11 +131,16 @@ std::string profile_text(const HardwareProfile& profile, const std::string& driv
       table.row({"", "pageable to device", gigabytes(device.pageable_to_device)});
     }
     for (const MatmulRate& rate : device.matmuls) {
+      const FormatTraits& traits = traits_of(rate.format);
+      const std::string name = fmt::format("{}, {} matmul", device.device, traits.name);
+      if (has_blocks(rate.format)) {  // there are many of them: --json has all
+        table.row({name, "1 row", gigabytes(rate.rows[0].weight_bytes_per_second)});
+        continue;
+      }
       for (const MatmulRate::Rows& entry : rate.rows) {
         const bool first = &entry == &rate.rows[0];
-        const double flops = 2.0 * entry.rows * entry.weight_bytes_per_second /
-                             static_cast<double>(dtype_bytes(rate.dtype));
-        table.row({first ? fmt::format("{}, {} matmul", device.device, dtype_name(rate.dtype)) : "",
+        const double flops = 2.0 * entry.rows * entry.weight_bytes_per_second / traits.block_bytes;
+        table.row({first ? name : "",
                    fmt::format("{} row{}", entry.rows, entry.rows == 1 ? "" : "s"),
                    entry.rows < 16 ? gigabytes(entry.weight_bytes_per_second)
                                    : fmt::format("{:.0f} GFLOP/s", flops / 1e9)});

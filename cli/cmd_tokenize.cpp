@@ -15,7 +15,8 @@
 #include "core/error.h"
 #include "core/one_line.h"
 #include "core/read_file.h"
-#include "model/model_config.h"
+#include "io/gguf_files.h"
+#include "model/runtime.h"
 #include "text/tokenizer.h"
 
 namespace spillway {
@@ -48,21 +49,55 @@ bool is_torn_list(const std::string& text) {
          (text[other] == ']' && other == text.find_last_not_of(" \t\r\n"));
 }
 
-/// How many ids there are. A model has more than its tokenizer where the vocabulary is padded;
+/// A tokenizer, and how many ids its model has, which has more where the vocabulary is padded;
 /// those have no text.
-uint32_t count_ids(const std::string& directory, const Tokenizer& tokenizer) {
+struct Vocabulary {
+  std::unique_ptr<Tokenizer> tokenizer;
+  uint32_t ids = 0;
+};
+
+/// The configuration's vocabulary; 0 for a tokenizer alone, or beside a model that is none of ours.
+template <typename Load>
+uint32_t model_ids(const Load& load) {
   try {
-    return std::max(tokenizer.vocab_size(), load_model_config(directory).vocab);
-  } catch (const Error&) {  // a tokenizer alone, or beside a model that is none of ours
-    return tokenizer.vocab_size();
+    return load().vocab;
+  } catch (const Error&) {
+    return 0;
   }
 }
 
-/// A tokenizer, and how many ids its model has.
-struct Vocabulary {
-  std::unique_ptr<Tokenizer> tokenizer;
-  uint32_t ids = 0;  // where they are decoded
-};
+Vocabulary vocabulary_of_gguf(const std::string& path) {
+  const Checkpoint checkpoint =
+      Checkpoint::open(path, DirectChoice::kOff, [](const std::string&) {});
+  Vocabulary vocabulary{tokenizer_of(checkpoint),
+                        model_ids([&] { return model_config_of(checkpoint); })};
+  if (vocabulary.tokenizer == nullptr) {
+    throw Error(no_tokenizer_text(checkpoint));
+  }
+  return vocabulary;
+}
+
+Vocabulary vocabulary_of(const std::string& path) {
+  std::error_code error;
+  const bool folder = std::filesystem::is_directory(path, error);
+  if (!folder && !is_gguf_file(path)) {
+    throw Error(fmt::format("{}: {}; expected a folder with a tokenizer, or a GGUF file", path,
+                            std::filesystem::exists(path, error)
+                                ? "is neither a folder nor a GGUF file"
+                                : "no such file or folder"));
+  }
+  // As run chooses: where it reads the GGUF file, the tokens are that file's.
+  if (!folder || !gguf_to_read(path).empty()) return vocabulary_of_gguf(path);
+  Vocabulary vocabulary{load_tokenizer(path), 0};
+  if (vocabulary.tokenizer != nullptr) {
+    vocabulary.ids = model_ids([&] { return load_model_config(path); });
+    return vocabulary;
+  }
+  throw Error(fmt::format(
+      "{}: no tokenizer.json, no tokenizer.model and no GGUF file; give a model's folder or its "
+      ".gguf file",
+      path));
+}
 
 std::string decode_ids(const Vocabulary& vocabulary, const std::vector<uint32_t>& ids) {
   for (const uint32_t id : ids) {
@@ -111,21 +146,9 @@ int tokenize_lines(const Vocabulary& vocabulary, const TokenizeOptions& options)
 
 int tokenize_command(const TokenizeOptions& options) {
   with_model_files(options.directory, {}).check_stdout();
-  std::error_code error;
-  if (!std::filesystem::is_directory(options.directory, error)) {
-    throw Error(fmt::format(
-        "{}: {}; expected a folder with a tokenizer", options.directory,
-        std::filesystem::exists(options.directory, error) ? "is no folder" : "no such folder"));
-  }
-  Vocabulary vocabulary{load_tokenizer(options.directory), 0};
-  if (vocabulary.tokenizer == nullptr) {
-    throw Error(
-        fmt::format("{}: no tokenizer.json and no tokenizer.model; give the folder of a "
-                    "Hugging Face checkpoint",
-                    options.directory));
-  }
+  Vocabulary vocabulary = vocabulary_of(options.directory);
   const Tokenizer& tokenizer = *vocabulary.tokenizer;
-  if (options.decode) vocabulary.ids = count_ids(options.directory, tokenizer);
+  vocabulary.ids = std::max(vocabulary.ids, tokenizer.vocab_size());
   if (options.lines) return tokenize_lines(vocabulary, options);
   const std::string text = input_of(options);
   if (options.decode) {

@@ -57,8 +57,8 @@ void add_outputs(CLI::App* command, Options& options) {
 void add_model_options(CLI::App* command, ModelOptions& options) {
   command
       ->add_option("MODEL", options.model,
-                   "Folder of a checkpoint, its name in the Hugging Face cache (Qwen/Qwen2.5-7B), "
-                   "or a YAML file (man spillway.yaml)")
+                   "A .gguf file, a checkpoint's folder, its name in the Hugging Face cache "
+                   "(Qwen/Qwen2.5-7B), or a YAML file (man spillway.yaml)")
       ->required();
   command->add_option("--ram", options.ram, "Memory to use: 6GiB (default: what is free)")
       ->type_name("SIZE")
@@ -77,7 +77,7 @@ void add_model_options(CLI::App* command, ModelOptions& options) {
 void add_folder_option(CLI::App* command, std::string& directory) {
   command
       ->add_option("MODEL", directory,
-                   "Folder of a checkpoint, or its name in the Hugging Face cache")
+                   "A .gguf file, a checkpoint's folder, or its name in the Hugging Face cache")
       ->required();
 }
 
@@ -143,7 +143,7 @@ void add_plan(const CommandContext& context) {
 void add_probe(const CommandContext& context) {
   auto options = std::make_shared<ProbeOptions>();
   CLI::App* command = context.app.add_subcommand(
-      "probe", "Measure this machine: drive, memory, copies, matmuls (about half a minute)");
+      "probe", "Measure this machine: drive, memory, copies, matmuls (about a minute)");
   command
       ->add_option("--path", options->path,
                    "Folder or file on the drive to measure (a model's folder)")

@@ -78,6 +78,15 @@ std::optional<HardwareProfile> find_profile(const std::string& file, const Hardw
   return profile;
 }
 
+std::vector<RowRate> row_rates(const MatmulRate& matmul) {
+  std::vector<RowRate> rates;
+  for (const MatmulRate::Rows& entry : matmul.rows) {
+    rates.push_back({entry.rows, entry.weight_bytes_per_second, entry.start_seconds,
+                     entry.output_seconds, entry.beside_reads, entry.read_share});
+  }
+  return rates;
+}
+
 MachineRates rates_of(const HardwareProfile& profile, const DeviceRates& device,
                       const MatmulRate& matmul) {
   MachineRates rates;
@@ -85,11 +94,14 @@ MachineRates rates_of(const HardwareProfile& profile, const DeviceRates& device,
     rates.reads.push_back({sample.shape.chunk_bytes, sample.shape.depth, sample.bytes_per_second});
   }
   rates.copy_bytes = device.pinned_to_device;
-  for (const MatmulRate::Rows& entry : matmul.rows) {
-    rates.matmuls.push_back({entry.rows, entry.weight_bytes_per_second, entry.start_seconds,
-                             entry.output_seconds, entry.beside_reads, entry.read_share});
+  rates.matmuls = row_rates(matmul);
+  for (const MatmulRate& other : device.matmuls) {
+    if (other.format != matmul.format) rates.others[other.format] = row_rates(other);
   }
   rates.operation_seconds = device.operation_seconds;
+  rates.attention_seconds = device.attention_seconds;
+  rates.score_seconds = device.score_seconds;
+  rates.value_seconds = device.value_seconds;
   return rates;
 }
 
@@ -158,23 +170,23 @@ std::optional<KnownRates> find_rates(const std::string& file, const Model& model
   if (!profile) return std::nullopt;
   say_if_old(*profile, notice);
   const std::string name = machine.device->name();
-  const DType dtype = model.weights.kv_dtype();
+  const WeightFormat format = model.weights.matrix_formats().front().format;
   for (const DeviceRates& device : profile->devices) {
     if (device.device != name) continue;
     if (!machine.device->unified() && device.pinned_to_device <= 0) break;
     if (name.rfind("cuda", 0) == 0 && profile->hardware.gpu != machine.ops->description()) break;
     for (const MatmulRate& rate : device.matmuls) {
-      if (rate.dtype != dtype) continue;
+      if (rate.format != format) continue;
       KnownRates known = known_rates(*profile, device, rate);
-      known.dtype = dtype;
+      known.format = format;
       if (file.empty()) known.file = default_profile_path(here);
       return known;
     }
   }
   notice(fmt::format(
-      "the hardware profile has no figures for {}: placed by capacity alone; run spillway probe "
-      "--device {}",
-      name, name));
+      "the hardware profile has no figures for {} and {} weights: placed by capacity alone; run "
+      "spillway probe --device {}",
+      name, format_name(format), name));
   return std::nullopt;
 }
 
@@ -187,15 +199,24 @@ void KnownRates::take_drive_change(double change, const std::string& when) {
 }
 
 void KnownRates::take_compute_changes(const std::vector<ComputeChange>& changes) {
+  const auto take = [&](std::vector<RowRate>& matmuls) {
+    for (RowRate& rate : matmuls) {
+      const double change = change_of(changes, rate.rows);
+      rate.weight_bytes_per_second *= change;
+      rate.beside_reads *= change;
+      rate.start_seconds /= change;
+      rate.output_seconds /= change;
+    }
+  };
   rates.matmuls = probed.matmuls;
-  for (RowRate& rate : rates.matmuls) {
-    const double change = change_of(changes, rate.rows);
-    rate.weight_bytes_per_second *= change;
-    rate.beside_reads *= change;
-    rate.start_seconds /= change;
-    rate.output_seconds /= change;
-  }
+  take(rates.matmuls);
+  rates.others = probed.others;
+  for (auto& [other, matmuls] : rates.others) take(matmuls);
   rates.operation_seconds = probed.operation_seconds / change_of(changes, 1);
+  const double prompts = change_of(changes, rates.matmuls.back().rows);
+  rates.attention_seconds = probed.attention_seconds / prompts;
+  rates.score_seconds = probed.score_seconds / prompts;
+  rates.value_seconds = probed.value_seconds / prompts;
 }
 
 PlannedRun plan_with(const std::optional<KnownRates>& known, const Config& config,

@@ -25,9 +25,9 @@ struct KnownRates {
   std::string drive_measured_at;  ///< by probe, or by a run since
   double drive_change = 1;        ///< what the drive gives now, over what it gave to probe
   MachineRates probed;            ///< what probe measured, in short reads
-  DType dtype = DType::kF32;      ///< that the matmuls were measured with
-  double sustained_share = 1;     ///< of short reads, what long ones gave to probe
-  std::filesystem::path file;     ///< that may keep readings; empty: named by the user, left alone
+  WeightFormat format = WeightFormat::kF32;  ///< of most of the model's bytes
+  double sustained_share = 1;                ///< of short reads, what long ones gave to probe
+  std::filesystem::path file;  ///< that may keep readings; empty: named by the user, left alone
 
   /// The drive gives `change` times what it gave to probe. Where long reads are slower than short
   /// ones, a drive that is slower by as much already is taken as it is.

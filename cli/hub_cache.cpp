@@ -9,6 +9,7 @@
 #include "cli/home_folder.h"
 #include "core/error.h"
 #include "core/user_path.h"
+#include "io/gguf_files.h"
 
 namespace spillway {
 namespace {
@@ -97,7 +98,7 @@ fs::path hub_cache_folder() {
 
 std::optional<fs::path> snapshot_of(const fs::path& folder) {
   const fs::path snapshots = folder / "snapshots";
-  if (!folder_there(snapshots) || has_entry(folder / "config.json")) return {};
+  if (!folder_there(snapshots) || has_entry(folder / "config.json") || has_gguf(folder)) return {};
   // Folders of other programs are called snapshots, too.
   if (!is_repository_name(folder) && !folder_there(folder / "refs")) return {};
   if (has_entry(folder / "refs" / "main")) return main_snapshot(folder);

@@ -2,28 +2,59 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cctype>
+#include <string_view>
+
 #include "cli/home_folder.h"
 #include "cli/hub_cache.h"
 #include "core/error.h"
 #include "core/user_path.h"
+#include "io/gguf_files.h"
 
 namespace spillway {
 namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::string_view kModel = "a model's folder or .gguf file";
+constexpr std::string_view kModelOrFile = "a model's folder or .gguf file, a YAML file";
+
 bool is_folder(const fs::path& path) {
   std::error_code error;
   return fs::is_directory(path, error);
 }
 
-fs::path in_hub_cache(const std::string& name) {
+[[noreturn]] void no_such_model(const std::string& name, std::string_view expected) {
+  throw Error(fmt::format(
+      "{}: no such file or folder; give {}, or a name in the Hugging Face cache such as "
+      "Qwen/Qwen2.5-7B",
+      name, expected));
+}
+
+/// "models/Qwen.gguf" may be the name of a repository, but hardly is.
+bool ends_like_a_file(std::string_view name) {
+  return name.ends_with(".gguf") || name.ends_with(".safetensors") || name.ends_with(".yaml") ||
+         name.ends_with(".yml");
+}
+
+/// Repositories of GGUF files are called so, and hold a model many times over.
+bool is_called_gguf(std::string name) {
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return name.find("gguf") != std::string::npos;
+}
+
+/// `expected`: what may be given beside a name.
+fs::path in_hub_cache(const std::string& name, std::string_view expected) {
   if (auto folder = find_in_hub_cache(name)) return *folder;
+  if (ends_like_a_file(name)) no_such_model(name, expected);
   const fs::path cache = hub_cache_folder();
   throw Error(
       fmt::format("{}: no such file or folder, and not in the Hugging Face cache{}; fetch "
-                  "it with: hf download {}",
-                  name, cache.empty() ? "" : fmt::format(" ({})", cache.string()), name));
+                  "it with: hf download {}{}",
+                  name, cache.empty() ? "" : fmt::format(" ({})", cache.string()), name,
+                  is_called_gguf(name) ? " FILE.gguf" : ""));
 }
 
 std::vector<std::string> overrides_of(const ModelOptions& options) {
@@ -47,30 +78,36 @@ void find_configured_model(Config& config) {
   const fs::path name = folder.empty()
                             ? config.model_path
                             : config.model_path.lexically_relative(folder.lexically_normal());
-  if (is_hub_name(name.string())) config.model_path = in_hub_cache(name.string());
+  if (is_hub_name(name.string()) && !ends_like_a_file(name.string())) {
+    config.model_path = in_hub_cache(name.string(), kModel);
+  }
 }
 
 }  // namespace
 
 fs::path model_folder(const std::string& name) {
-  if (name.empty()) throw Error("MODEL is empty; give a checkpoint's folder");
-  if (!has_entry(name) && is_hub_name(name)) return in_hub_cache(name);
+  if (name.empty()) throw Error("MODEL is empty; give a model's folder or .gguf file");
+  if (!has_entry(name)) {
+    if (!is_hub_name(name)) no_such_model(name, kModel);
+    return in_hub_cache(name, kModel);
+  }
   return snapshot_of(name).value_or(name);
 }
 
 Config config_of(const ModelOptions& options) {
   const std::string& name = options.model;
-  if (name.empty()) throw Error("MODEL is empty; give a checkpoint's folder or a YAML file");
-  if (!has_entry(name) && !is_hub_name(name)) {
-    throw Error(
-        fmt::format("{}: no such file or folder; give a checkpoint's folder, a YAML file, or "
-                    "a name in the Hugging Face cache such as Qwen/Qwen2.5-7B",
-                    name));
+  if (name.empty())
+    throw Error("MODEL is empty; give a model's folder, a .gguf file or a YAML file");
+  if (!has_entry(name)) {
+    if (!is_hub_name(name)) no_such_model(name, kModelOrFile);
+    return default_config(in_hub_cache(name, kModelOrFile), overrides_of(options), home_folder());
   }
-  const bool folder = is_folder(name) || (!has_entry(name) && is_hub_name(name));
-  Config config = folder ? default_config(model_folder(name), overrides_of(options), home_folder())
-                         : load_config(name, overrides_of(options), home_folder());
-  if (!folder) find_configured_model(config);
+  // Of a checkpoint's weights, which are no YAML either, opening says what to name.
+  if (is_folder(name) || is_gguf_file(name) || name.ends_with(".safetensors")) {
+    return default_config(model_folder(name), overrides_of(options), home_folder());
+  }
+  Config config = load_config(name, overrides_of(options), home_folder());
+  find_configured_model(config);
   return config;
 }
 

@@ -1,5 +1,5 @@
-// What a command line names: a YAML file, a checkpoint's folder, or a model in the Hugging Face
-// cache; and the keys that it sets itself.
+// What a command line names: a YAML file, a checkpoint's folder, a .gguf file, or a model in the
+// Hugging Face cache; and the keys that it sets itself.
 #pragma once
 
 #include <filesystem>
@@ -11,7 +11,7 @@
 namespace spillway {
 
 struct ModelOptions {
-  std::string model;  ///< YAML file, folder, or name in the Hugging Face cache
+  std::string model;  ///< YAML file, .gguf file, folder, or name in the Hugging Face cache
   std::vector<std::string> overrides;
   std::string ram;  ///< memory.ram; empty = as configured
   std::string gpu;
@@ -22,7 +22,8 @@ struct ModelOptions {
 /// where there is no such model with the command that fetches it.
 Config config_of(const ModelOptions& options);
 
-/// A checkpoint's folder, by its path or by its name in the Hugging Face cache. Throws Error.
+/// A checkpoint's folder or .gguf file, by its path or by its name in the Hugging Face cache.
+/// Throws Error.
 std::filesystem::path model_folder(const std::string& name);
 
 }  // namespace spillway

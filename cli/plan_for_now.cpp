@@ -151,7 +151,7 @@ std::vector<TimedCall> look_at_cores(const KnownRates& known, std::vector<uint32
   const uint64_t memory_bytes = plan.ram_budget_bytes / kMatmulPart;
   try {
     return parts.time_matmuls(
-        {known.dtype, std::move(rows), memory_bytes, kMatmulSeconds, kLeastCalls});
+        {known.format, std::move(rows), memory_bytes, kMatmulSeconds, kLeastCalls});
   } catch (const Error& error) {
     parts.notice(fmt::format("the cores' rate could not be measured: {}", error.what()));
     return {};

@@ -187,9 +187,15 @@ FilesInUse with_inputs_of(const Config& config, FilesInUse in_use) {
   return with_model_files(config.model_path, std::move(in_use));
 }
 
-FilesInUse with_model_files(const std::filesystem::path& folder, FilesInUse in_use) {
+FilesInUse with_model_files(const std::filesystem::path& path, FilesInUse in_use) {
+  std::error_code error;
+  if (std::filesystem::is_regular_file(path, error)) in_use.add(path, "a file of the model");
+  const std::filesystem::path folder =
+      std::filesystem::is_directory(path, error) ? path : path.parent_path();
   for (const char* name : kModelFiles) in_use.add(folder / name, "a file of the model");
-  in_use.add_names(folder, ".safetensors", "a file of the model");
+  for (const char* ending : {".safetensors", ".gguf"}) {
+    in_use.add_names(folder, ending, "a file of the model");
+  }
   return in_use;
 }
 

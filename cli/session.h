@@ -80,7 +80,7 @@ class Session {
 
 /// Adds the configuration and the files of its model: no output may be one of them.
 FilesInUse with_inputs_of(const Config& config, FilesInUse in_use);
-FilesInUse with_model_files(const std::filesystem::path& folder, FilesInUse in_use);
+FilesInUse with_model_files(const std::filesystem::path& path, FilesInUse in_use);
 
 /// Rate of a pass's reads, with the share of the drive's limit where that is known.
 std::string drive_text(const PassRecord& pass, const std::optional<Forecast>& forecast);

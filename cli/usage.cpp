@@ -64,7 +64,8 @@ std::string unknown_command(const CLI::App& app, const std::string& word) {
     if (word == foreign) return fmt::format("{}; {}", what, answer);
   }
   std::error_code error;
-  if (word.ends_with(".yaml") || word.ends_with(".yml") || word.find('/') != std::string::npos ||
+  if (word.ends_with(".yaml") || word.ends_with(".yml") || word.ends_with(".gguf") ||
+      word.find('/') != std::string::npos ||
       std::filesystem::exists(word, error)) {
     return fmt::format("{}; to run it: spillway run {}", what, cut_middle(printable(word), 80));
   }

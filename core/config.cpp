@@ -714,7 +714,8 @@ Config parse_config(const std::string& text, const fs::path& file,
   }
   if (config.model_path.empty()) {
     throw Error(
-        fmt::format("{}: model.path: missing; expected the folder of a Hugging Face checkpoint",
+        fmt::format("{}: model.path: missing; expected a .gguf file, or the folder of a Hugging "
+                    "Face checkpoint",
                     file.string()));
   }
   check_placement(config, file.string());

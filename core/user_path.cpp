@@ -108,16 +108,20 @@ std::string fetch_command(const fs::path& path) {
   const fs::path whole = folder / path.filename();
   fs::path repository;
   std::string revision;
+  fs::path file;  // below the snapshot
   for (auto part = whole.begin(); part != whole.end(); ++part) {
     repository /= *part;
     if (!part->string().starts_with(kHubFolder)) continue;
     auto next = std::next(part);
     if (next == whole.end() || *next != "snapshots" || ++next == whole.end()) return "";
     revision = next->string();
+    while (++next != whole.end()) file /= *next;
     break;
   }
   if (revision.empty()) return "";
   std::string command = "hf download " + shell_word(repository_of(repository.filename().string()));
+  // A repository of such files holds a model many times over, of which one is wanted.
+  if (file.extension() == ".gguf") command += " " + shell_word(file.string());
   if (revision != main_revision(repository)) command += " --revision " + shell_word(revision);
   const fs::path cache = repository.parent_path();
   // Always: whose cache this is, and what it would be here, only the environment knows.

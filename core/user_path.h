@@ -35,7 +35,7 @@ inline constexpr std::string_view kHubFolder = "models--";
 std::string main_revision(const std::filesystem::path& repository);
 
 /// The command that fetches what `path` names again: "hf download Qwen/Qwen2.5-7B", where it lies
-/// in a Hugging Face cache; else empty.
+/// in a Hugging Face cache (of .gguf files that one alone); else empty.
 std::string fetch_command(const std::filesystem::path& path);
 
 }  // namespace spillway

@@ -19,6 +19,13 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint64_t kMaxIndexBytes = 256 * kMiB;
+constexpr const char* kSingleFile = "model.safetensors";
+constexpr const char* kIndexFile = "model.safetensors.index.json";
+
+/// Dangling links, too: they are said to be that, not passed over.
+bool has_safetensors(const fs::path& folder) {
+  return has_entry(folder / kSingleFile) || has_entry(folder / kIndexFile);
+}
 
 /// tensor name → shard file name, from "weight_map".
 std::map<std::string, std::string> read_weight_map(const fs::path& index) {
@@ -133,13 +140,13 @@ Checkpoint Checkpoint::open(const fs::path& path, DirectChoice direct, const Not
   return checkpoint;
 }
 
-/// Safetensors go first, where the folder has what a model needs beside them.
 void Checkpoint::open_folder(DirectChoice direct, const NoticeSink& notice) {
   const fs::path folder = directory_;
-  const fs::path single = folder / "model.safetensors";
-  const fs::path index = folder / "model.safetensors.index.json";
-  const bool safetensors = has_entry(single) || has_entry(index);
-  if (safetensors && (has_entry(folder / "config.json") || !has_gguf(folder))) {
+  const fs::path single = folder / kSingleFile;
+  const fs::path index = folder / kIndexFile;
+  const bool safetensors = has_safetensors(folder);
+  const fs::path gguf = gguf_to_read(folder);
+  if (safetensors && gguf.empty()) {
     if (has_gguf(folder)) {
       notice(
           fmt::format("{}: holds safetensors and GGUF; reading the safetensors: name a .gguf "
@@ -148,7 +155,7 @@ void Checkpoint::open_folder(DirectChoice direct, const NoticeSink& notice) {
     }
     return open_safetensors(single, index, direct);
   }
-  if (const fs::path gguf = find_gguf(folder); !gguf.empty()) {
+  if (!gguf.empty()) {
     const auto first = parse_gguf_part(gguf.filename().string());
     if (first && !has_entry(gguf)) throw Error(missing_part(folder, *first, 1));
     if (safetensors) {
@@ -295,6 +302,13 @@ const DirectFile& Checkpoint::largest_file() const {
 bool Checkpoint::direct() const {
   return std::all_of(files_.begin(), files_.end(),
                      [](const DirectFile& file) { return file.info().direct; });
+}
+
+/// Safetensors go first, where the folder has what a model needs beside them.
+fs::path gguf_to_read(const fs::path& folder) {
+  if (has_safetensors(folder) && (has_entry(folder / "config.json") || !has_gguf(folder)))
+    return {};
+  return find_gguf(folder);
 }
 
 }  // namespace spillway

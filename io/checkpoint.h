@@ -59,4 +59,8 @@ class Checkpoint {
   std::unordered_map<std::string, std::string> disputes_;  // name → what is wrong
 };
 
+/// The file of a folder's model in GGUF, or its first part, where Checkpoint::open() reads that;
+/// empty where it reads safetensors, or nothing. Throws Error where there are several.
+std::filesystem::path gguf_to_read(const std::filesystem::path& folder);
+
 }  // namespace spillway

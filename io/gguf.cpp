@@ -160,6 +160,10 @@ class GgufParser {
 
   void check_start() {
     const std::string magic(bytes_.take(4, "the first four bytes"));
+    if (magic == "vers") {  // "version https://git-lfs.github.com/spec/v1"
+      refuse(
+          "begins as a pointer of Git LFS does, not with \"GGUF\"; git lfs pull fetches the file");
+    }
     if (!looks_like_gguf(magic)) {
       fail(fmt::format("begins with {}, not with \"GGUF\"", in_quotes(magic)));
     }
@@ -228,8 +232,8 @@ class GgufParser {
     if (type == GgufType::kBool) {
       for (const char flag : packed) {
         if (flag != 0 && flag != 1) {
-          fail(
-              fmt::format("{} is a flag of {}; only 0 and 1 are", key, static_cast<uint8_t>(flag)));
+          fail(fmt::format("{} has a flag of {}, where 0 and 1 are known", key,
+                           static_cast<uint8_t>(flag)));
         }
       }
     }

@@ -169,13 +169,18 @@ void check_gguf_part(const GgufMetadata& part, uint32_t number, const GgufMetada
 
 std::string missing_part(const fs::path& folder, const GgufPartName& name, uint32_t which) {
   const fs::path file = folder / name.file_of(which);
-  std::string fetch = fetch_command(file);
+  std::string fetch = fetch_command(folder / name.prefix);  // of all parts, not of this one
   if (!fetch.empty()) {
     fetch = fmt::format(": {} --include {}", fetch,
                         shell_word(fmt::format("*{}-*-of-{:05}.gguf", name.prefix, name.parts)));
   }
   return fmt::format("{}: part {} of {} of the model is not there; fetch it{}", file.string(),
                      which, name.parts, fetch);
+}
+
+bool is_gguf_file(const fs::path& file) {
+  std::error_code error;
+  return fs::is_regular_file(file, error) && (named_like_gguf(file) || begins_like_gguf(file));
 }
 
 bool has_gguf(const fs::path& folder) {

@@ -45,6 +45,9 @@ void check_gguf_part(const GgufMetadata& part, uint32_t number, const GgufMetada
 std::string missing_part(const std::filesystem::path& folder, const GgufPartName& name,
                          uint32_t which);
 
+/// Is this a file that begins as GGUF does, or at least is called so?
+bool is_gguf_file(const std::filesystem::path& file);
+
 /// Is there a file in the folder whose name ends like GGUF files do?
 bool has_gguf(const std::filesystem::path& folder);
 

@@ -39,6 +39,9 @@ struct AttentionShape {
   uint32_t window = kNoWindow;
   /// Multiplies the cosines and sines of rotations.
   float rope_scale = 1;
+  /// q and k come with the two elements of a pair side by side, as some files order the rows of
+  /// their weights; rope_append() sets them half a head apart.
+  bool interleaved = false;
 };
 
 /// Consecutive rows of a batch that belong to one sequence, and that sequence's KV cache of one
@@ -129,7 +132,7 @@ class Ops {
   /// Rotates pairs (i, i + head_dim/2) of every head of q [rows, heads*head_dim] and k
   /// [rows, kv_heads*head_dim] by position * inverse_frequencies[rope_table, i] ([tables,
   /// head_dim/2]), and stores k and v at their positions in the caches. q is rotated in place; k
-  /// may be.
+  /// may be. Where the shape says interleaved, pair i comes as (2i, 2i+1).
   virtual void rope_append(Stream& stream, float* q, float* k, const float* v,
                            const AttentionShape& shape, const float* inverse_frequencies,
                            std::span<const SequenceRows> sequences) = 0;

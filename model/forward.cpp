@@ -31,11 +31,29 @@ class Carver {
   uint64_t used_ = 0;
 };
 
-/// Vocabulary rows of the widest tile of the head that one lease can hold.
+/// Rows of the largest tile of a matrix that one lease can hold.
+uint64_t largest_tile_rows(const TensorSpec& matrix, uint64_t unit_bytes) {
+  const uint64_t rows = std::max<uint64_t>(unit_bytes / matrix.row_bytes, kPanelRows);
+  return std::min(rows, matrix.rows);
+}
+
+/// Vocabulary rows of the widest tile of the head.
 uint64_t head_tile_rows(const WeightMap& weights, uint64_t unit_bytes) {
-  const TensorSpec& table = weights.layers.back().tensors.back();
-  const uint64_t rows = std::max<uint64_t>(unit_bytes / table.row_bytes, kPanelRows);
-  return std::min(rows, table.rows);
+  return largest_tile_rows(weights.layers.back().tensors.back(), unit_bytes);
+}
+
+/// Values of the largest tile of a matrix in blocks.
+uint64_t block_tile_values(const WeightMap& map, uint64_t unit_bytes) {
+  uint64_t most = 0;
+  for (size_t l = 0; l < map.layers.size(); ++l) {
+    for (size_t t = 0; t < map.weights[l].size(); ++t) {
+      const Weight& weight = map.weights[l][t];
+      if (!has_blocks(weight.format)) continue;
+      const uint64_t rows = largest_tile_rows(map.layers[l].tensors[t], unit_bytes);
+      most = std::max(most, rows * weight.spec.cols);
+    }
+  }
+  return most;
 }
 
 }  // namespace
@@ -155,20 +173,25 @@ uint64_t Forward::host_bytes(const ModelConfig& config, const WeightMap& weights
 }
 
 OpsLimits Forward::ops_limits(const ModelConfig& config, const WeightMap& weights,
-                              const ForwardLimits& limits) {
+                              const ForwardLimits& limits, uint64_t unit_bytes) {
   OpsLimits ops;
   ops.max_rows = limits.max_rows;
   ops.max_cols = std::max({config.hidden, config.q_width(), config.intermediate});
   ops.max_positions = limits.max_positions;
   ops.attention = attention_shape(config, weights);
   ops.matrix_dtype = weights.matrix_dtype();
+  ops.block_values = block_tile_values(weights, unit_bytes);
   return ops;
 }
 
 AttentionShape attention_shape(const ModelConfig& config, const WeightMap& weights) {
-  return {config.heads,    config.kv_heads,
-          config.head_dim, weights.kv_dtype(),
-          kNoWindow,       static_cast<float>(config.rope_scaling.attention_factor)};
+  return {config.heads,
+          config.kv_heads,
+          config.head_dim,
+          weights.kv_dtype(),
+          kNoWindow,
+          static_cast<float>(config.rope_scaling.attention_factor),
+          config.interleaved_heads};
 }
 
 Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_bytes)
@@ -186,7 +209,7 @@ Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_
       host_memory_(parts.device->allocate_pinned(host_bytes(config_, weights_, limits))) {
   lay_out(config_, weights_, limits, unit_bytes, memory_.data(), &buffers_);
   lay_out_host(config_, weights_, limits, host_memory_.data(), &host_);
-  const OpsLimits ops_limit = ops_limits(config_, weights_, limits);
+  const OpsLimits ops_limit = ops_limits(config_, weights_, limits, unit_bytes);
   if (const uint64_t bytes = ops_.workspace_bytes(ops_limit); bytes > 0) {
     workspace_ = parts.arena->take(bytes);
     ops_.zero(stream_, workspace_.data(), workspace_.bytes());

@@ -58,7 +58,7 @@ class Forward {
   static uint64_t host_bytes(const ModelConfig& config, const WeightMap& weights,
                              const ForwardLimits& limits);
   static OpsLimits ops_limits(const ModelConfig& config, const WeightMap& weights,
-                              const ForwardLimits& limits);
+                              const ForwardLimits& limits, uint64_t unit_bytes);
 
   /// What it works with; all outlive it.
   struct Parts {

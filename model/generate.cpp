@@ -187,10 +187,8 @@ std::vector<Prompt> make_prompts(const Config& config, const Model& model) {
   std::vector<Prompt> prompts;
   for (const std::string& text : config.prompts) {
     if (model.tokenizer == nullptr) {
-      throw Error(fmt::format(
-          "{}: no tokenizer.json and no tokenizer.model; give generate.prompt_token_ids instead "
-          "of texts",
-          model.checkpoint.directory().string()));
+      throw Error(fmt::format("{}; give generate.prompt_token_ids instead of texts",
+                              no_tokenizer_text(model.checkpoint)));
     }
     const std::string what = fmt::format("prompt {}", prompts.size() + 1);
     if (text.empty()) throw Error(fmt::format("{} is empty; write some text", what));

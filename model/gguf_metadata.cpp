@@ -71,6 +71,7 @@ class ModelKeys {
     switch (scaling.kind) {
       case Kind::kNone:
       case Kind::kLlama3:  // all of it is in the factors
+      case Kind::kFactors:
         return;
       case Kind::kDynamic:
         cannot_say("dynamic rope scaling");
@@ -111,6 +112,7 @@ class ModelKeys {
 
 std::vector<float> as_floats(const std::vector<double>& values) {
   std::vector<float> floats;
+  floats.reserve(values.size());
   for (const double value : values) floats.push_back(static_cast<float>(value));
   return floats;
 }
@@ -132,6 +134,9 @@ std::vector<RopeFactors> rope_factors(const ModelConfig& config) {
   if (scaling.kind == RopeScaling::Kind::kLongRope) {
     return {{kGgufRopeLong, as_floats(scaling.long_factors)},
             {kGgufRopeShort, as_floats(scaling.short_factors)}};
+  }
+  if (scaling.kind == RopeScaling::Kind::kFactors) {
+    return {{kGgufRopeFactors, as_floats(scaling.short_factors)}};
   }
   if (scaling.kind != RopeScaling::Kind::kLlama3) return {};
   std::vector<float> plain(config.head_dim / 2);

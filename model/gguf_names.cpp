@@ -1,7 +1,11 @@
 #include "model/gguf_names.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
+#include <set>
 
 namespace spillway {
 namespace {
@@ -115,6 +119,12 @@ std::string_view gguf_architecture(std::string_view architecture) {
 
 std::string_view hf_architecture(std::string_view gguf_architecture) {
   return find_name(kArchitectureNames, gguf_architecture, &NamePair::gguf, &NamePair::hf);
+}
+
+std::string supported_gguf_architectures() {
+  std::set<std::string_view> names;
+  for (const NamePair& pair : kArchitectureNames) names.insert(pair.gguf);
+  return fmt::format("{}", fmt::join(names, ", "));
 }
 
 bool gguf_interleaves_heads(std::string_view gguf_architecture) {

@@ -25,6 +25,9 @@ std::string_view gguf_architecture(std::string_view architecture);
 /// The way back: "LlamaForCausalLM" for "llama"; empty where it is none of ours.
 std::string_view hf_architecture(std::string_view gguf_architecture);
 
+/// "llama, qwen2, qwen3".
+std::string supported_gguf_architectures();
+
 /// Whether files of this general.architecture hold the rows of each head of Q and K (weights and
 /// biases) in another order: those that a rotation turns together lie side by side.
 bool gguf_interleaves_heads(std::string_view gguf_architecture);

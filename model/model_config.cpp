@@ -235,11 +235,7 @@ void read_rope(const ConfigReader& reader, ModelConfig& config) {
   if (scaling.kind == RopeScaling::Kind::kYarn && config.rope_theta <= 1) {
     reader.fail("rope_theta", "more than 1");
   }
-  if (scaling.kind == RopeScaling::Kind::kYarn || scaling.kind == RopeScaling::Kind::kDynamic) {
-    const double reach = std::floor(scaling.factor * scaling.original_max_positions);
-    config.context =
-        std::max(config.context, static_cast<uint32_t>(std::min(reach, double{kMaxContext})));
-  }
+  extend_context(config);
 }
 
 void read_biases(const ConfigReader& reader, ModelConfig& config) {
@@ -314,6 +310,16 @@ std::optional<std::vector<uint32_t>> token_list(const ConfigReader& reader,
 }
 
 }  // namespace
+
+void extend_context(ModelConfig& config) {
+  const RopeScaling& scaling = config.rope_scaling;
+  if (scaling.kind != RopeScaling::Kind::kYarn && scaling.kind != RopeScaling::Kind::kDynamic) {
+    return;
+  }
+  const double reach = std::floor(scaling.factor * scaling.original_max_positions);
+  config.context =
+      std::max(config.context, static_cast<uint32_t>(std::min(reach, double{kMaxContext})));
+}
 
 std::string supported_architectures() {
   return fmt::format("{}", fmt::join(kArchitectures, ", "));

@@ -33,6 +33,8 @@ struct ModelConfig {
   bool output_bias = false;  ///< attention output projection
   bool mlp_bias = false;
   bool qk_norm = false;
+  /// Rows of Q and K are stored with the two that a rotation turns together side by side.
+  bool interleaved_heads = false;
   std::vector<uint32_t> end_tokens;  ///< generation_config.json, else config.json
 
   uint32_t q_width() const { return heads * head_dim; }
@@ -45,6 +47,9 @@ struct ModelConfig {
 ModelConfig load_model_config(const std::filesystem::path& directory);
 /// The same from parsed JSON; `where` names it in messages.
 ModelConfig parse_model_config(const nlohmann::json& json, const std::string& where);
+
+/// What yarn and dynamic scaling add to the context.
+void extend_context(ModelConfig& config);
 
 /// One line that names every architecture this version computes.
 std::string supported_architectures();

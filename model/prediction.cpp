@@ -52,8 +52,17 @@ double between_rows(const std::vector<RowRate>& rates, uint32_t rows, const Figu
   return figure(below) + share * (figure(*above) - figure(below));
 }
 
+double seconds_of_byte(const std::vector<RowRate>& rates, uint32_t rows) {
+  CHECK(!rates.empty());
+  if (rows == 0) return 0;
+  const double beyond = std::max(1.0, static_cast<double>(rows) / rates.back().rows);
+  return beyond * between_rows(rates, rows, [](const RowRate& rate) {
+           return 1 / rate.weight_bytes_per_second;
+         });
+}
+
 /// Seconds that attention adds to a decoder layer. A decoding row reads the cache of its own
-/// sequence; a prompt's rows multiply with theirs as a matmul of the same shape would.
+/// sequence; a prompt's rows multiply with theirs.
 double attention_seconds(const Model& model, bool unified, uint32_t layer, const PassShape& shape,
                          const MachineRates& rates) {
   const ModelConfig& config = model.config;
@@ -64,10 +73,24 @@ double attention_seconds(const Model& model, bool unified, uint32_t layer, const
   if (shape.decode) {
     const DType cached = unified ? DType::kF32 : dtype;
     return shape.rows * values * config.kv_heads * static_cast<double>(dtype_bytes(cached)) *
-           rates.seconds_per_byte(1);
+           rates.seconds_per_byte(format_of(cached), 1);
+  }
+  if (rates.attention_seconds > 0) {
+    return shape.rows * config.heads *
+           (values * rates.attention_seconds + seen * rates.score_seconds);
   }
   return values * config.heads * static_cast<double>(dtype_bytes(dtype)) *
-         rates.seconds_per_byte(shape.rows);
+         rates.seconds_per_byte(format_of(dtype), shape.rows);
+}
+
+/// Seconds of what goes over a prompt's values once: norms and what is added before them, rotation,
+/// activation; and the inputs of matmuls, converted or written where they are multiplied.
+double values_seconds(const ModelConfig& config, const PassShape& shape,
+                      const MachineRates& rates) {
+  const double inputs = 2.0 * config.hidden + config.q_width() + config.intermediate;
+  const double others =
+      2.0 * config.hidden + config.q_width() + 2.0 * config.kv_width() + config.intermediate;
+  return shape.rows * (inputs + others) * rates.value_seconds;
 }
 
 /// What a layer starts beside its weights' operations: rotation, attention, activation; the head
@@ -77,6 +100,17 @@ double weightless_seconds(bool is_head, bool unified, const PassShape& shape,
   if (is_head) return 3 * rates.operation_seconds;
   const double sequences = unified && shape.decode ? shape.rows : 1;
   return sequences * (rates.operation_seconds + rates.start_seconds(1)) + rates.operation_seconds;
+}
+
+/// What a unit's weights take, each in its format. A vector is a few bytes.
+double weights_seconds(const std::vector<Weight>& weights, const LayerSpec& layer, const Unit& unit,
+                       uint32_t rows, const MachineRates& rates) {
+  double sum = 0;
+  for (const Part& part : unit.parts) {
+    const double bytes = static_cast<double>(part.rows * layer.tensors[part.tensor].row_bytes);
+    sum += bytes * rates.seconds_per_byte(weights[part.tensor].format, rows);
+  }
+  return sum;
 }
 
 /// A matmul for every tile of a matrix, of whose rows each is an output; norms and biases are
@@ -101,13 +135,15 @@ std::vector<double> unit_seconds(const Model& model, const RunPlan& plan, bool u
     const auto bytes = static_cast<double>(unit.bytes);
     const bool is_head = unit.layer + 1 == layers.size();
     const uint32_t rows = is_head ? shape.logit_rows : shape.rows;
-    const double attention =
-        is_head ? 0 : attention_seconds(model, unified, unit.layer, shape, rates);
-    const double weightless = attention + weightless_seconds(is_head, unified, shape, rates);
+    double weightless = weightless_seconds(is_head, unified, shape, rates);
+    if (!is_head) {
+      weightless += attention_seconds(model, unified, unit.layer, shape, rates) +
+                    values_seconds(model.config, shape, rates);
+    }
     const double share = bytes / static_cast<double>(layers[unit.layer].bytes());
-    result.push_back(bytes * rates.seconds_per_byte(rows) +
-                     operations_seconds(layers[unit.layer], unit, rows, rates) +
-                     share * weightless);
+    result.push_back(
+        weights_seconds(model.weights.weights[unit.layer], layers[unit.layer], unit, rows, rates) +
+        operations_seconds(layers[unit.layer], unit, rows, rates) + share * weightless);
   }
   return result;
 }
@@ -233,12 +269,12 @@ double MachineRates::read_latency() const {
 }
 
 double MachineRates::seconds_per_byte(uint32_t rows) const {
-  CHECK(!matmuls.empty());
-  if (rows == 0) return 0;
-  const double beyond = std::max(1.0, static_cast<double>(rows) / matmuls.back().rows);
-  return beyond * between_rows(matmuls, rows, [](const RowRate& rate) {
-           return 1 / rate.weight_bytes_per_second;
-         });
+  return seconds_of_byte(matmuls, rows);
+}
+
+double MachineRates::seconds_per_byte(WeightFormat format, uint32_t rows) const {
+  const auto other = others.find(format);
+  return seconds_of_byte(other == others.end() ? matmuls : other->second, rows);
 }
 
 double MachineRates::start_seconds(uint32_t rows) const {
@@ -253,9 +289,13 @@ double MachineRates::output_seconds(uint32_t rows) const {
 
 MachineRates MachineRates::beside_reads() const {
   MachineRates rates = *this;
-  for (RowRate& rate : rates.matmuls) {
-    if (rate.beside_reads > 0) rate.weight_bytes_per_second = rate.beside_reads;
-  }
+  const auto slow = [](std::vector<RowRate>& by_rows) {
+    for (RowRate& rate : by_rows) {
+      if (rate.beside_reads > 0) rate.weight_bytes_per_second = rate.beside_reads;
+    }
+  };
+  slow(rates.matmuls);
+  for (auto& [format, by_rows] : rates.others) slow(by_rows);
   return rates;
 }
 

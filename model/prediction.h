@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -31,13 +32,21 @@ struct RowRate {
   double read_share = 0;
 };
 
-/// What the machine gives; for the model's device and dtype.
+/// What the machine gives; for the model's device and formats.
 struct MachineRates {
   std::vector<ReadRate> reads;   ///< never empty
   double copy_bytes = 0;         ///< per second, from pinned memory to a discrete device
-  std::vector<RowRate> matmuls;  ///< rows ascending, never empty
+  std::vector<RowRate> matmuls;  ///< of most of the model's bytes; rows ascending, never empty
   double operation_seconds = 0;  ///< of starting anything else than a matmul
-  double best_read() const;      ///< the drive's limit: the best of all shapes
+  /// Of a prompt: a multiply-add of attention, a query and a position beside those, and a value
+  /// that anything but matmul and attention takes. 0 = not measured: attention as a matmul would,
+  /// values for nothing.
+  double attention_seconds = 0;
+  double score_seconds = 0;
+  double value_seconds = 0;
+  /// Matmuls of other formats, as far as they were measured.
+  std::map<WeightFormat, std::vector<RowRate>> others = {};
+  double best_read() const;  ///< the drive's limit: the best of all shapes
   /// Reads of one shape. One that was not measured lies between its neighbours, in proportion on a
   /// logarithmic scale; beyond the measured ones it is the nearest.
   double read_of(uint64_t chunk_bytes, uint32_t depth) const;
@@ -46,6 +55,8 @@ struct MachineRates {
   /// Seconds of one weight byte in a matmul of `rows`; between two measured counts in proportion,
   /// beyond the largest with the rows.
   double seconds_per_byte(uint32_t rows) const;
+  /// Of one format; as most of the model's bytes where it was not measured.
+  double seconds_per_byte(WeightFormat format, uint32_t rows) const;
   /// Seconds of starting a matmul of `rows`; the same way, but no more than the largest measured.
   double start_seconds(uint32_t rows) const;
   /// Seconds of one row of weights in a matmul of `rows`, beside those of its bytes.

@@ -74,6 +74,8 @@ void rope_inverse_frequencies(const RopeScaling& scaling, double theta, uint32_t
       frequency = llama3_frequency(scaling, frequency);
     } else if (scaling.kind == Kind::kLongRope) {
       frequency /= regime > 0 ? scaling.long_factors[i] : scaling.short_factors[i];
+    } else if (scaling.kind == Kind::kFactors) {
+      frequency /= scaling.short_factors[i];
     } else if (scaling.kind == Kind::kYarn) {
       const double ramp = std::clamp((pair - yarn.first) / (yarn.last - yarn.first), 0.0, 1.0);
       frequency = frequency / scaling.factor * ramp + frequency * (1 - ramp);

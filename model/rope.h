@@ -9,7 +9,7 @@
 namespace spillway {
 
 struct RopeScaling {
-  enum class Kind { kNone, kLinear, kDynamic, kYarn, kLongRope, kLlama3 };
+  enum class Kind { kNone, kLinear, kDynamic, kYarn, kLongRope, kLlama3, kFactors };
   Kind kind = Kind::kNone;
   double factor = 1;
   double original_max_positions = 8192;  ///< of the training before the context was extended
@@ -19,7 +19,7 @@ struct RopeScaling {
   double beta_fast = 32;  ///< yarn: turns over the original positions from which a pair is kept
   double beta_slow = 1;   ///< ... and below which it is interpolated
   bool truncate = true;
-  std::vector<double> short_factors;  ///< longrope: one per pair
+  std::vector<double> short_factors;  ///< longrope, factors: one per pair
   std::vector<double> long_factors;
 };
 

@@ -10,6 +10,8 @@
 #include "core/limits.h"
 #include "core/units.h"
 #include "kernels/host/cpu_features.h"
+#include "model/gguf_config.h"
+#include "text/gguf_tokenizer.h"
 
 namespace spillway {
 namespace {
@@ -141,7 +143,7 @@ std::vector<MemoryLine> fixed_lines(const Config& config, const Model& model,
       {"activations", Tier::kGpu,
        Forward::activation_bytes(shape, model.weights, needs.limits, unit_bytes)},
       {"kernel workspace", Tier::kGpu,
-       ops.workspace_bytes(Forward::ops_limits(shape, model.weights, needs.limits))},
+       ops.workspace_bytes(Forward::ops_limits(shape, model.weights, needs.limits, unit_bytes))},
       {"token rows and results", Tier::kRam,
        Forward::host_bytes(shape, model.weights, needs.limits)},
       {"tables and tokenizer", Tier::kRam, heap_bytes},
@@ -193,26 +195,44 @@ std::vector<uint64_t> unit_sizes(const Config& config, const Device& device) {
 
 /// Also what shows that config.json is not the checkpoint's own.
 std::string unused_note(const ModelConfig& config, const std::vector<std::string>& names,
-                        const std::filesystem::path& directory) {
+                        const Checkpoint& checkpoint) {
   constexpr size_t kShown = 3;
   const size_t shown = std::min(kShown, names.size());
   std::string list = fmt::format("{}", fmt::join(names.begin(), names.begin() + shown, ", "));
   if (names.size() > shown) list += fmt::format(" and {} more", names.size() - shown);
   return fmt::format(
-      "{}: the model that config.json describes ({}, {} layers) leaves {} of the checkpoint's "
+      "{}: the model that {} describes ({}, {} layers) leaves {} of the checkpoint's "
       "tensors unused: {}",
-      directory.string(), config.architecture, config.layers, names.size(), list);
+      checkpoint.path().string(), checkpoint.metadata() != nullptr ? "its metadata" : "config.json",
+      config.architecture, config.layers, names.size(), list);
 }
 
 }  // namespace
 
-Model open_model(const std::filesystem::path& directory, DirectChoice direct,
-                 const NoticeSink& notice) {
-  ModelConfig config = load_model_config(directory);
-  Checkpoint checkpoint = Checkpoint::open(directory, direct, notice);
+ModelConfig model_config_of(const Checkpoint& checkpoint) {
+  return checkpoint.metadata() != nullptr ? gguf_model_config(checkpoint)
+                                          : load_model_config(checkpoint.directory());
+}
+
+std::unique_ptr<Tokenizer> tokenizer_of(const Checkpoint& checkpoint) {
+  return checkpoint.metadata() != nullptr ? gguf_tokenizer(*checkpoint.metadata())
+                                          : load_tokenizer(checkpoint.directory());
+}
+
+std::string no_tokenizer_text(const Checkpoint& checkpoint) {
+  return fmt::format("{}: {}", checkpoint.path().string(),
+                     checkpoint.metadata() != nullptr ? "the file's metadata hold no tokenizer"
+                                                      : "no tokenizer.json and no tokenizer.model");
+}
+
+Model open_model(const std::filesystem::path& path, DirectChoice direct, const NoticeSink& notice) {
+  Checkpoint checkpoint = Checkpoint::open(path, direct, notice);
+  ModelConfig config = model_config_of(checkpoint);
   WeightMap weights = map_weights(config, checkpoint);
-  if (!weights.unused.empty()) notice(unused_note(config, weights.unused, directory));
-  return {std::move(config), std::move(checkpoint), std::move(weights), load_tokenizer(directory)};
+  if (!weights.unused.empty()) notice(unused_note(config, weights.unused, checkpoint));
+  std::unique_ptr<Tokenizer> tokenizer = tokenizer_of(checkpoint);
+  checkpoint.drop_tokenizer_keys();
+  return {std::move(config), std::move(checkpoint), std::move(weights), std::move(tokenizer)};
 }
 
 namespace {

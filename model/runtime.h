@@ -28,10 +28,15 @@ struct Model {
   ModelConfig config;
   Checkpoint checkpoint;
   WeightMap weights;
-  std::unique_ptr<Tokenizer> tokenizer;  ///< null when the folder has none
+  std::unique_ptr<Tokenizer> tokenizer;  ///< null when the checkpoint has none
 };
-Model open_model(const std::filesystem::path& directory, DirectChoice direct,
-                 const NoticeSink& notice);
+/// A Hugging Face folder, or a file in GGUF (Checkpoint::open()).
+Model open_model(const std::filesystem::path& path, DirectChoice direct, const NoticeSink& notice);
+/// Of either kind of checkpoint. Throw Error.
+ModelConfig model_config_of(const Checkpoint& checkpoint);
+std::unique_ptr<Tokenizer> tokenizer_of(const Checkpoint& checkpoint);
+/// Says where a tokenizer was looked for, and that there is none.
+std::string no_tokenizer_text(const Checkpoint& checkpoint);
 
 /// One sequence: its prompt (or a window of a text that is scored), and what is generated after it.
 struct SequenceWork {

@@ -11,6 +11,7 @@
 
 #include "core/error.h"
 #include "kernels/ops.h"
+#include "model/gguf_names.h"
 
 namespace spillway {
 namespace {
@@ -34,6 +35,7 @@ constexpr const char* kHeadName = "lm_head.weight";
 
 /// The name that the checkpoint has for a tensor: checkpoints of the bare model lack the prefix.
 std::string stored_name(const std::string& name, const Checkpoint& checkpoint) {
+  if (checkpoint.metadata() != nullptr) return gguf_tensor_name(name).value_or(name);
   constexpr std::string_view kPrefix = "model.";
   if (!checkpoint.has(name) && name.starts_with(kPrefix)) {
     const std::string bare = name.substr(kPrefix.size());
@@ -42,26 +44,49 @@ std::string stored_name(const std::string& name, const Checkpoint& checkpoint) {
   return name;
 }
 
+/// Where the shapes come from that tensors are held against.
+std::string description_of(const Checkpoint& checkpoint) {
+  return checkpoint.metadata() != nullptr ? "the file's metadata" : "config.json";
+}
+
+/// Vectors are used value by value, not in blocks.
+bool can_compute(const WeightSpec& spec, const TensorEntry& entry) {
+  return entry.format && !(spec.vector && has_blocks(*entry.format));
+}
+
+std::string computable_formats(const WeightSpec& spec, const Checkpoint& checkpoint) {
+  if (spec.vector || checkpoint.metadata() == nullptr) return "F32, F16 or BF16";
+  std::string list;
+  for (const FormatTraits& traits : kFormats) {
+    list += list.empty() ? "one of " : ", ";
+    list += traits.name;
+  }
+  return list;
+}
+
 Found locate(const WeightSpec& spec, const ModelConfig& config, const Checkpoint& checkpoint) {
-  const TensorEntry* entry = checkpoint.find(stored_name(spec.name, checkpoint));
+  const std::string name = stored_name(spec.name, checkpoint);
+  const TensorEntry* entry = checkpoint.find(name);
   if (entry == nullptr) {
-    throw Error(
-        fmt::format("{}: tensor {} is missing, and {} needs it; config.json is of another "
-                    "model, or the weights are not whole: fetch them again",
-                    checkpoint.directory().string(), spec.name, config.architecture));
+    throw Error(fmt::format(
+        "{}: tensor {} is missing, and {} needs it; {} is of another "
+        "model, or the weights are not whole: fetch them again",
+        checkpoint.path().string(), name, config.architecture, description_of(checkpoint)));
   }
   const std::string& path = checkpoint.files()[entry->file].info().path;
   const auto expected =
       spec.vector ? std::vector<uint64_t>{spec.cols} : std::vector<uint64_t>{spec.rows, spec.cols};
   if (entry->shape != expected) {
     throw Error(
-        fmt::format("{}: tensor {} has shape [{}] but config.json asks for [{}]; one of the "
-                    "two is of another model",
-                    path, spec.name, fmt::join(entry->shape, ", "), fmt::join(expected, ", ")));
+        fmt::format("{}: tensor {} has shape [{}] but {} asks for [{}]; one of the two is of "
+                    "another model",
+                    path, name, fmt::join(entry->shape, ", "), description_of(checkpoint),
+                    fmt::join(expected, ", ")));
   }
-  if (!entry->format) {
-    throw Error(fmt::format("{}: tensor {} is {}; weights must be F32, F16 or BF16", path,
-                            spec.name, entry->format_text));
+  if (!can_compute(spec, *entry)) {
+    throw Error(fmt::format("{}: tensor {} is {}; {} must be {}", path, name, entry->format_text,
+                            spec.vector ? "vectors" : "weights",
+                            computable_formats(spec, checkpoint)));
   }
   Found found;
   found.weight = {spec, *entry->format};
@@ -173,7 +198,8 @@ std::vector<std::string> unused_tensors(const WeightMap& map, const Checkpoint& 
   }
   std::vector<std::string> unused;
   for (const TensorEntry& entry : checkpoint.tensors()) {
-    const bool speeds = entry.name.ends_with("rotary_emb.inv_freq");
+    const bool speeds =
+        entry.name.ends_with("rotary_emb.inv_freq") || entry.name == kGgufRopeFactors;
     if (!speeds && !used.contains(entry.name)) unused.push_back(entry.name);
   }
   return unused;
@@ -185,7 +211,7 @@ WeightMap map_weights(const ModelConfig& config, const Checkpoint& checkpoint) {
   WeightMap map;
   WeightSpec table = embedding_weight(config);
   const bool has_table = checkpoint.has(stored_name(table.name, checkpoint));
-  const bool has_head = checkpoint.has(kHeadName);
+  const bool has_head = checkpoint.has(stored_name(kHeadName, checkpoint));
   map.tied = config.tied_embeddings && !(has_table && has_head);
   if (map.tied && !has_table && has_head) table.name = kHeadName;
   const auto add_layer = [&](std::string name, const std::vector<WeightSpec>& specs) {

@@ -17,6 +17,8 @@ std::string kind_word(const GrammarOption& option) {
       return "file";
     case ValueKind::kFolder:
       return "folder";
+    case ValueKind::kModel:
+      return "model";
     case ValueKind::kYaml:
       return "yaml";
     case ValueKind::kKey:
@@ -65,8 +67,9 @@ _spillway_offer() {
   case ${kind%% *} in
     file) mapfile -t COMPREPLY < <(compgen -f -- "$value"); compopt -o filenames 2>/dev/null ;;
     folder) mapfile -t COMPREPLY < <(compgen -d -- "$value"); compopt -o filenames 2>/dev/null ;;
-    yaml)
-      mapfile -t COMPREPLY < <(compgen -d -- "$value"
+    model | yaml)
+      mapfile -t COMPREPLY < <(compgen -d -- "$value"; compgen -f -X '!*.gguf' -- "$value"
+        [[ $kind == yaml ]] || exit 0
         compgen -f -X '!*.yaml' -- "$value"; compgen -f -X '!*.yml' -- "$value")
       compopt -o filenames 2>/dev/null ;;
     key)

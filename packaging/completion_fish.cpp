@@ -26,8 +26,10 @@ std::string value_arguments(const GrammarOption& option, const std::string& keys
       return " -r -F";
     case ValueKind::kFolder:
       return " -x -a '(__fish_complete_directories (commandline -ct))'";
+    case ValueKind::kModel:
+      return " -x -a '(__fish_complete_suffix .gguf)'";
     case ValueKind::kYaml:
-      return " -x -a '(__fish_complete_suffix .yaml)'";
+      return " -x -a '(__fish_complete_suffix .yaml; __fish_complete_suffix .gguf)'";
     case ValueKind::kKey:
       return " -x -a " + fish_quoted(keys);
     case ValueKind::kChoice:

@@ -38,8 +38,10 @@ std::string action(const GrammarOption& option) {
       return head + "_files";
     case ValueKind::kFolder:
       return head + "_files -/";
+    case ValueKind::kModel:
+      return head + "_files -g \"*.gguf(-.)\"";
     case ValueKind::kYaml:
-      return head + "_files -g \"*.(yaml|yml)(-.)\"";
+      return head + "_files -g \"*.(yaml|yml|gguf)(-.)\"";
     case ValueKind::kKey:
       return head + "_spillway_keys";
     case ValueKind::kChoice:

@@ -54,7 +54,8 @@ std::vector<std::string> known_values(std::string_view placeholder) {
 ValueKind kind_of(std::string_view placeholder, std::string_view description) {
   if (holds(placeholder, "KEY=")) return ValueKind::kKey;
   if (holds(placeholder, "MODEL") && holds(description, "YAML")) return ValueKind::kYaml;
-  if (holds(placeholder, "MODEL") || holds(placeholder, "DIR")) return ValueKind::kFolder;
+  if (holds(placeholder, "MODEL")) return ValueKind::kModel;
+  if (holds(placeholder, "DIR")) return ValueKind::kFolder;
   if (holds(placeholder, "FILE") || holds(placeholder, "PATH")) return ValueKind::kFile;
   return ValueKind::kText;
 }

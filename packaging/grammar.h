@@ -12,7 +12,7 @@ class App;
 namespace spillway {
 
 /// What a shell offers where a value is expected.
-enum class ValueKind { kNone, kText, kFile, kFolder, kYaml, kKey, kChoice };
+enum class ValueKind { kNone, kText, kFile, kFolder, kModel, kYaml, kKey, kChoice };
 
 struct GrammarOption {
   std::vector<std::string> names;  ///< "-p", "--prompt"; none: it is known by its place

@@ -21,10 +21,17 @@ constexpr uint32_t kTallTimes = 8;
 constexpr uint32_t kMostTallRows = 16;
 /// Of the time of a large call: short ones are many.
 constexpr double kSmallShare = 0.25;
+/// As models of today have them; a head's elements apart from what every score costs.
+constexpr AttentionShape kWideHeads{8, 2, 128, DType::kBF16};
+constexpr AttentionShape kNarrowHeads{8, 2, 64, DType::kBF16};
+/// At least a quarter of a wide head's score is its elements: what looks otherwise is noise.
+constexpr double kLeastAttentionShare = 8;
 constexpr uint64_t kWeightBytes = 512 * kMiB;  // more than caches hold
 constexpr uint64_t kLeastCaches = 4;           // what is read around and around is in none of them
 /// Beside reads nothing but the large calls is measured.
 constexpr double kBesideShare = 0.6;
+/// Of the time of a format of plain numbers.
+constexpr double kBlocksShare = 0.2;
 /// Of calls with reads, and of reads alone: shorter than drives change in, longer than a read.
 constexpr double kTurnSeconds = 0.02;
 /// Decode passes, whose reads and matmuls weigh alike, hang on these most.
@@ -63,14 +70,27 @@ class DeviceProbe {
     progress("matmuls");
     fill(kWeightBytes, prompt_rows());
     rates.operation_seconds = measure_operation();
-    std::vector<MatmulCalls> calls = {{DType::kBF16, {}}, {DType::kF16, {}}, {DType::kF32, {}}};
+    std::vector<MatmulCalls> calls = {{WeightFormat::kBF16, {}}};  // what most models have first
+    for (const FormatTraits& traits : kFormats) {
+      if (traits.format != WeightFormat::kBF16) calls.push_back({traits.format, {}});
+    }
+    std::vector<double> wide;
+    std::vector<double> narrow;
+    std::vector<double> values;
     for (uint32_t round = 0; round < rounds(); ++round) {
-      for (MatmulCalls& of_dtype : calls) {
-        progress(dtype_name(of_dtype.dtype));
-        measure_matmul(of_dtype);
+      progress("attention");
+      wide.push_back(seconds_per_score(kWideHeads));
+      narrow.push_back(seconds_per_score(kNarrowHeads));
+      values.push_back(seconds_per_value());
+      for (MatmulCalls& of_format : calls) {
+        progress(format_name(of_format.format));
+        measure_matmul(of_format);
       }
     }
-    for (const MatmulCalls& of_dtype : calls) rates.matmuls.push_back(rates_of(of_dtype));
+    take_attention(rates, middle_of(wide), middle_of(narrow));
+    rates.value_seconds = middle_of(values);
+    for (const MatmulCalls& of_format : calls) rates.matmuls.push_back(rates_of(of_format));
+    for (MatmulRate& rate : rates.matmuls) take_what_is_alike(rate, rates.matmuls[0]);
     return rates;
   }
 
@@ -81,19 +101,19 @@ class DeviceProbe {
     std::vector<TimedCall> calls(matmuls.rows.size());
     std::vector<uint32_t> fitting = matmuls.rows;
     std::erase_if(fitting, [&](uint32_t rows) {
-      const uint64_t beside = ops_.workspace_bytes(limits_of(matmuls.dtype, rows)) +
-                              output_bytes(matmuls.dtype, rows) + input_bytes(rows);
+      const uint64_t beside = ops_.workspace_bytes(limits_of(matmuls.format, rows)) +
+                              output_bytes(matmuls.format, rows) + input_bytes(rows);
       return matmuls.memory_bytes < weight_bytes + beside + kFillBytes;
     });
     if (fitting.empty()) return calls;
     const uint32_t most_rows = *std::max_element(fitting.begin(), fitting.end());
-    const Memory workspace = bind_workspace(matmuls.dtype, most_rows);
-    const Memory output = device_.allocate(output_bytes(matmuls.dtype, most_rows));
+    const Memory workspace = bind_workspace(matmuls.format, most_rows);
+    const Memory output = device_.allocate(output_bytes(matmuls.format, most_rows));
     fill(weight_bytes, most_rows);
     for (size_t i = 0; i < calls.size(); ++i) {
       const uint32_t rows = matmuls.rows[i];
       if (rows > most_rows) continue;
-      calls[i] = time_call(matmuls.dtype, output, rows, outputs_of(matmuls.dtype), kCols, 1,
+      calls[i] = time_call(matmuls.format, output, rows, outputs_of(matmuls.format), kCols, 1,
                            matmuls.least_calls);
     }
     return calls;
@@ -108,7 +128,7 @@ class DeviceProbe {
     std::vector<BesideReads> beside;
   };
   struct MatmulCalls {
-    DType dtype = DType::kF32;
+    WeightFormat format = WeightFormat::kF32;
     std::map<uint32_t, RowCalls> by_rows;
   };
 
@@ -119,9 +139,7 @@ class DeviceProbe {
                        uint64_t least_calls = 1) {
     repeat(work, kWarmUpShare * share * seconds_, 1);
     const double average = repeat(work, share * seconds_, least_calls);
-    const auto middle = times_.begin() + static_cast<std::ptrdiff_t>(times_.size() / 2);
-    std::nth_element(times_.begin(), middle, times_.end());
-    return {weight_bytes, average, *middle, times_.size(), 0};
+    return {weight_bytes, average, middle_of(times_), times_.size(), 0};
   }
 
   /// Seconds per call on average; those of each batch are in times_.
@@ -166,18 +184,21 @@ class DeviceProbe {
   double round_share() const { return 1.0 / rounds(); }
   uint32_t prompt_rows() const { return device_.unified() ? 512 : 2048; }
 
-  static OpsLimits limits_of(DType dtype, uint32_t rows) {
+  OpsLimits limits_of(WeightFormat format, uint32_t rows) const {
     OpsLimits limits;
     limits.max_rows = rows;
     limits.max_cols = kCols;
     limits.max_positions = kKvBlockPositions;
-    limits.attention = {1, 1, 64, dtype};
+    limits.attention = {1, 1, 64, compute_dtype(format)};
+    if (has_blocks(format)) limits.block_values = uint64_t{outputs_of(format)} * kCols;
     return limits;
   }
 
   /// Scratch for any operation of this probe; the last one bound counts.
-  Memory bind_workspace(DType dtype, uint32_t rows) {
-    const OpsLimits limits = limits_of(dtype, rows);
+  Memory bind_workspace(WeightFormat format, uint32_t rows) {
+    return bind_workspace(limits_of(format, rows));
+  }
+  Memory bind_workspace(const OpsLimits& limits) {
     Memory workspace = device_.allocate(std::max<uint64_t>(1, ops_.workspace_bytes(limits)));
     ops_.bind_workspace({workspace.data(), workspace.bytes()}, limits);
     return workspace;
@@ -185,7 +206,7 @@ class DeviceProbe {
 
   /// A norm of one short row, as it lies between the matmuls of every layer.
   double measure_operation() {
-    const Memory workspace = bind_workspace(DType::kF32, 1);
+    const Memory workspace = bind_workspace(WeightFormat::kF32, 1);
     const Memory rows = device_.allocate(uint64_t{2} * kSmallCols * sizeof(float));
     ops_.zero(*stream_, rows.data(), rows.bytes());
     auto* x = reinterpret_cast<float*>(rows.data());
@@ -196,12 +217,68 @@ class DeviceProbe {
     return time_calls(norm, 0, kSmallShare).median_seconds;
   }
 
-  /// Of a large tile, as the units of a run are.
-  uint32_t outputs_of(DType dtype) const {
-    return static_cast<uint32_t>(device_.stream_unit_bytes() / kCols / dtype_bytes(dtype));
+  static double middle_of(std::vector<double> rounds) {
+    const auto middle = rounds.begin() + static_cast<std::ptrdiff_t>(rounds.size() / 2);
+    std::nth_element(rounds.begin(), middle, rounds.end());
+    return *middle;
   }
-  uint64_t output_bytes(DType dtype, uint32_t rows) const {
-    return uint64_t{rows} * outputs_of(dtype) * sizeof(float);
+
+  /// The line through what a score takes with wide and with narrow heads.
+  static void take_attention(DeviceRates& rates, double wide, double narrow) {
+    const double more = wide - std::min(wide, narrow);
+    const double least = wide / kLeastAttentionShare;
+    const double each = std::max(more, least) / (kWideHeads.head_dim - kNarrowHeads.head_dim);
+    rates.attention_seconds = each / 2;
+    rates.score_seconds = std::max(0.0, wide - each * kWideHeads.head_dim);
+  }
+
+  /// Of a prompt's attention to itself.
+  double seconds_per_score(const AttentionShape& shape) {
+    const uint32_t rows = prompt_rows();
+    OpsLimits limits = limits_of(WeightFormat::kBF16, rows);
+    limits.max_positions = rows;
+    limits.attention = shape;
+    const Memory workspace = bind_workspace(limits);
+    const uint64_t q_values = uint64_t{rows} * shape.heads * shape.head_dim;
+    const Memory activations = filled_memory(device_, *stream_, 4 * q_values * sizeof(float));
+    const Memory speeds = device_.allocate(shape.head_dim / 2 * sizeof(float));
+    const Memory cache = device_.allocate(ops_.kv_bytes(shape, rows));
+    ops_.zero(*stream_, speeds.data(), speeds.bytes());
+    auto* q = reinterpret_cast<float*>(activations.data());
+    const SequenceRows sequence{0, rows, 0, cache.data(), rows, 0};
+    ops_.rope_append(*stream_, q, q + q_values, q + 2 * q_values, shape,
+                     reinterpret_cast<const float*>(speeds.data()), {&sequence, 1});
+    const auto attend = [&] {
+      ops_.attention(*stream_, q, shape, {&sequence, 1}, q + 3 * q_values);
+    };
+    const double seen = 0.5 * (rows + 1.0);
+    return time_calls(attend, 0, round_share()).median_seconds / (seen * rows * shape.heads);
+  }
+
+  /// A norm of a prompt's rows and what was added to them, as between a layer's blocks.
+  double seconds_per_value() {
+    const uint32_t rows = prompt_rows();
+    const Memory workspace = bind_workspace(WeightFormat::kF32, rows);
+    const uint64_t values = uint64_t{rows} * kCols;
+    const Memory activations = device_.allocate(2 * values * sizeof(float));
+    ops_.zero(*stream_, activations.data(), activations.bytes());
+    auto* x = reinterpret_cast<float*>(activations.data());
+    const WeightView weight{weights_.data(), WeightFormat::kF32, 1, kCols};
+    const auto norm = [&] {
+      ops_.norm_input(*stream_, x, x + values, weight, rows, 1e-5f, x + values);
+    };
+    return time_calls(norm, 0, kSmallShare * round_share()).median_seconds /
+           static_cast<double>(2 * values);
+  }
+
+  /// Of a large tile, as the units of a run are; of blocks as many, for the sake of a probe's
+  /// length.
+  uint32_t outputs_of(WeightFormat format) const {
+    const WeightFormat plain = has_blocks(format) ? WeightFormat::kBF16 : format;
+    return static_cast<uint32_t>(device_.stream_unit_bytes() / row_bytes(plain, kCols));
+  }
+  uint64_t output_bytes(WeightFormat format, uint32_t rows) const {
+    return uint64_t{rows} * outputs_of(format) * sizeof(float);
   }
   static uint64_t input_bytes(uint32_t rows) { return uint64_t{rows} * kCols * sizeof(float); }
 
@@ -210,57 +287,62 @@ class DeviceProbe {
     uint64_t weight_bytes = 0;
     uint32_t outputs = 0;
   };
-  TileMatmul matmul_of(DType dtype, const Memory& output, uint32_t rows, uint32_t outputs,
+  TileMatmul matmul_of(WeightFormat format, const Memory& output, uint32_t rows, uint32_t outputs,
                        uint32_t cols) {
-    const uint64_t bytes = uint64_t{outputs} * cols * dtype_bytes(dtype);
+    const uint64_t bytes = outputs * row_bytes(format, cols);
     const uint64_t tiles = weights_.bytes() / bytes;
     auto* target = reinterpret_cast<float*>(output.data());
     ops_.set_input(*stream_, reinterpret_cast<float*>(input_.data()), rows, cols);
     const auto multiply = [=, this, tile = uint64_t{0}]() mutable {
       const std::byte* data = weights_.data() + tile++ % tiles * bytes;
-      ops_.matmul(*stream_, {data, format_of(dtype), outputs, cols}, target, outputs);
+      ops_.matmul(*stream_, {data, format, outputs, cols}, target, outputs);
     };
     return {multiply, bytes, outputs};
   }
-  TimedCall time_call(DType dtype, const Memory& output, uint32_t rows, uint32_t outputs,
+  TimedCall time_call(WeightFormat format, const Memory& output, uint32_t rows, uint32_t outputs,
                       uint32_t cols, double share, uint64_t least_calls = 1) {
-    const TileMatmul matmul = matmul_of(dtype, output, rows, outputs, cols);
+    const TileMatmul matmul = matmul_of(format, output, rows, outputs, cols);
     TimedCall call = time_calls(matmul.multiply, matmul.weight_bytes, share, least_calls);
     call.outputs = outputs;
     return call;
   }
 
-  /// One round.
+  /// One round. What starts and outputs cost lies with no format: of blocks the large calls alone
+  /// are timed, and shortly, since there are many of them.
   void measure_matmul(MatmulCalls& calls) {
-    const DType dtype = calls.dtype;
-    const Memory workspace = bind_workspace(dtype, prompt_rows());
+    const WeightFormat format = calls.format;
+    const bool whole = !has_blocks(format);
+    const double part = round_share() * (whole ? 1 : kBlocksShare);
+    const Memory workspace = bind_workspace(format, prompt_rows());
     const Memory output = device_.allocate(std::max(
-        output_bytes(dtype, prompt_rows()), output_bytes(dtype, kMostTallRows) * kTallTimes));
-    const uint32_t outputs = outputs_of(dtype);
+        output_bytes(format, prompt_rows()), output_bytes(format, kMostTallRows) * kTallTimes));
+    const uint32_t outputs = outputs_of(format);
     const auto call_of = [&](uint32_t rows, uint32_t wanted, uint32_t cols, double share) {
-      return time_call(dtype, output, rows, wanted, cols, round_share() * share);
+      return time_call(format, output, rows, wanted, cols, part * share);
     };
     for (const uint32_t rows : {1u, 4u, 16u, 64u, prompt_rows()}) {
       stop_.check();
       RowCalls& of_rows = calls.by_rows[rows];
       of_rows.large.push_back(call_of(rows, outputs, kCols, 1));
+      if (!whole) continue;
       of_rows.small.push_back(call_of(rows, outputs, kSmallCols, kSmallShare));
       if (rows > kMostTallRows) continue;
       of_rows.tall.push_back(call_of(rows, kTallTimes * outputs, kCols / kTallTimes, kSmallShare));
     }
-    if (reads_ != nullptr) measure_beside_reads(calls, output);
+    if (reads_ != nullptr) measure_beside_reads(calls, output, part);
   }
 
   /// Large matmuls while the drive reads, with pauses as long between them, as a pass computes that
   /// waits for its reads. Without pauses reads get little time of the cores; but a pass without
   /// pauses does not wait for them. In turns with reads alone, since drives change within a second.
-  void measure_beside_reads(MatmulCalls& calls, const Memory& output) {
+  void measure_beside_reads(MatmulCalls& calls, const Memory& output, double part) {
     BackgroundReads reads(*reads_->file, reads_->shape, *reads_->readers, clock_, stop_);
     for (auto& [rows, of_rows] : calls.by_rows) {
+      if (has_blocks(calls.format) && rows != 1 && rows != prompt_rows()) continue;
       const double share = rows == 1 ? kOneRowBesideShare : kBesideShare;
       const TileMatmul matmul =
-          matmul_of(calls.dtype, output, rows, outputs_of(calls.dtype), kCols);
-      const double wanted_seconds = round_share() * share * seconds_;
+          matmul_of(calls.format, output, rows, outputs_of(calls.format), kCols);
+      const double wanted_seconds = part * share * seconds_;
       BesideReads turns;
       while (turns.calls == 0 || turns.together.seconds < wanted_seconds) {
         stop_.check();
@@ -305,11 +387,15 @@ class DeviceProbe {
   }
 
   static MatmulRate rates_of(const MatmulCalls& calls) {
-    MatmulRate rate{calls.dtype, {}};
+    MatmulRate rate{calls.format, {}};
     for (const auto& [rows, of_rows] : calls.by_rows) {
-      const TimedCall tall = of_rows.tall.empty() ? TimedCall{} : median_round(of_rows.tall);
-      rate.rows.push_back(
-          rate_of_calls(rows, median_round(of_rows.small), median_round(of_rows.large), tall));
+      const TimedCall large = median_round(of_rows.large);
+      if (of_rows.small.empty()) {
+        rate.rows.push_back({rows, static_cast<double>(large.weight_bytes) / large.seconds});
+      } else {
+        const TimedCall tall = of_rows.tall.empty() ? TimedCall{} : median_round(of_rows.tall);
+        rate.rows.push_back(rate_of_calls(rows, median_round(of_rows.small), large, tall));
+      }
       BesideReads sum;
       for (const BesideReads& turns : of_rows.beside) sum += turns;
       if (sum.calls == 0) continue;
@@ -398,6 +484,28 @@ void set_beside_reads(MatmulRate::Rows& rows, const TimedCall& call, double read
   const double rate = static_cast<double>(call.weight_bytes) / bytes_seconds;
   rows.beside_reads = std::min(rate, rows.weight_bytes_per_second);
   rows.read_share = std::clamp(read_share, kLeastReadShare, 1.0);
+}
+
+void take_what_is_alike(MatmulRate& rate, const MatmulRate& other) {
+  if (!has_blocks(rate.format)) return;
+  double slower = 0;  // beside reads, of the fewer rows that were measured
+  double share = 0;
+  for (MatmulRate::Rows& rows : rate.rows) {
+    const auto same = std::find_if(
+        other.rows.begin(), other.rows.end(),
+        [&](const MatmulRate::Rows& candidate) { return candidate.rows == rows.rows; });
+    if (same != other.rows.end()) {
+      rows.start_seconds = same->start_seconds;
+      rows.output_seconds = same->output_seconds;
+    }
+    if (rows.beside_reads > 0) {
+      slower = rows.beside_reads / rows.weight_bytes_per_second;
+      share = rows.read_share;
+    } else if (slower > 0) {
+      rows.beside_reads = slower * rows.weight_bytes_per_second;
+      rows.read_share = share;
+    }
+  }
 }
 
 std::vector<TimedCall> time_matmuls(Device& device, Ops& ops, const MatmulsToTime& matmuls,

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "core/clock.h"
-#include "core/dtype.h"
 #include "core/stop.h"
+#include "core/weight_format.h"
 #include "kernels/ops.h"
 #include "probe/read_rate.h"
 
@@ -17,7 +17,7 @@ namespace spillway {
 /// the arithmetic. A call takes `start_seconds`, `output_seconds` for every row of weights (which
 /// is an output) and the time of its bytes.
 struct MatmulRate {
-  DType dtype = DType::kF32;
+  WeightFormat format = WeightFormat::kF32;
   struct Rows {
     uint32_t rows = 0;
     double weight_bytes_per_second = 0;
@@ -39,6 +39,12 @@ struct DeviceRates {
   double pageable_to_device = 0;
   double operation_seconds =
       0;  ///< an operation on a row so short that starting it is all it costs
+  /// Of a prompt, beside its matmuls; 0 = not measured. A multiply-add of attention (two for every
+  /// query, position it sees and element of a head), what each query and position cost beside, and
+  /// a value that a norm, a rotation, an activation or a conversion takes once.
+  double attention_seconds = 0;
+  double score_seconds = 0;
+  double value_seconds = 0;
   std::vector<MatmulRate> matmuls;
 };
 
@@ -58,6 +64,10 @@ TimedCall median_round(const std::vector<TimedCall>& rounds);
 /// average is its bytes' time. `tall`: nothing timed where outputs cost nothing.
 MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const TimedCall& large,
                                const TimedCall& tall = {});
+
+/// Of blocks, what was not measured: calls start as those of `other`, and where no drive read
+/// beside them, they were slowed as with fewer rows.
+void take_what_is_alike(MatmulRate& rate, const MatmulRate& other);
 
 struct ReadAmount {
   double bytes = 0;
@@ -93,7 +103,7 @@ void set_beside_reads(MatmulRate::Rows& rows, const TimedCall& call, double read
 
 /// Probe's large matmul, on its own.
 struct MatmulsToTime {
-  DType dtype = DType::kF32;
+  WeightFormat format = WeightFormat::kF32;
   std::vector<uint32_t> rows;
   uint64_t memory_bytes = 0;  ///< that all it needs may take
   double seconds = 0;         ///< for each, beside a third of that to warm up
@@ -108,7 +118,7 @@ std::vector<TimedCall> time_matmuls(Device& device, Ops& ops, const MatmulsToTim
 /// That, of a device.
 using MatmulTimer = std::function<std::vector<TimedCall>(const MatmulsToTime&)>;
 
-/// Device memory to measure on: small values of either sign in any of the dtypes, since zeros may
+/// Device memory to measure on: small values of either sign in any format, since zeros may
 /// run faster than real ones.
 Memory filled_memory(Device& device, Stream& stream, uint64_t bytes);
 

@@ -62,13 +62,16 @@ Json device_json(const DeviceRates& device) {
       }
       rows.push_back(std::move(row));
     }
-    matmuls.push_back({{"dtype", dtype_name(rate.dtype)}, {"by_rows", rows}});
+    matmuls.push_back({{"dtype", format_name(rate.format)}, {"by_rows", rows}});
   }
   return {{"device", device.device},
           {"pinned_to_device_bytes_per_second", device.pinned_to_device},
           {"device_to_pinned_bytes_per_second", device.device_to_pinned},
           {"pageable_to_device_bytes_per_second", device.pageable_to_device},
           {"operation_seconds", device.operation_seconds},
+          {"attention_seconds", device.attention_seconds},
+          {"score_seconds", device.score_seconds},
+          {"value_seconds", device.value_seconds},
           {"matmuls", matmuls}};
 }
 
@@ -193,10 +196,13 @@ DeviceRates parse_device(const Reader& json) {
   device.device_to_pinned = json.at("device_to_pinned_bytes_per_second").rate_or_none();
   device.pageable_to_device = json.at("pageable_to_device_bytes_per_second").rate_or_none();
   device.operation_seconds = json.moment_or_none("operation_seconds");
+  device.attention_seconds = json.moment_or_none("attention_seconds");
+  device.score_seconds = json.moment_or_none("score_seconds");
+  device.value_seconds = json.moment_or_none("value_seconds");
   for (const Reader& item : json.at("matmuls").list()) {
-    const auto dtype = parse_dtype(item.at("dtype").text());
-    if (!dtype) throw Error("matmuls: an unknown dtype " + item.at("dtype").text());
-    device.matmuls.push_back({*dtype, parse_rows(item.at("by_rows"))});
+    const auto format = parse_format(item.at("dtype").text());
+    if (!format) throw Error("matmuls: an unknown dtype " + item.at("dtype").text());
+    device.matmuls.push_back({*format, parse_rows(item.at("by_rows"))});
   }
   return device;
 }

@@ -49,8 +49,8 @@ class ReadLoop {
         buffers_(*reader_, clock, shape_.depth * shape_.chunk_bytes),
         pump_(buffers_.pump()) {
     if (chunks_ == 0) {
-      throw Error(fmt::format("{}: smaller than one read of {}", file.info().path,
-                              format_bytes(shape.chunk_bytes)));
+      throw Error(fmt::format("{}: smaller than one read of {}; give a larger file, or a folder",
+                              file.info().path, format_bytes(shape.chunk_bytes)));
     }
     if (!shape.huge_pages) madvise(buffers_.data(), buffers_.bytes(), MADV_NOHUGEPAGE);
     buffers_.memory().touch();

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# From a fresh clone to a model that does not fit its memory budget answering a prompt.
-#   SPILLWAY_MODEL=<folder>  run that checkpoint instead of a synthetic one
-#   SPILLWAY_RAM=<size>      another memory budget than configs/quickstart.yaml has
+# From a fresh clone to a model that answers a question in less memory than its weights take: a small
+# one that is fetched (scripts/fetch_model.sh), or without a network a larger one of random weights.
+#   SPILLWAY_MODEL=<path>  run that .gguf file, or folder of a Hugging Face checkpoint, instead
+#   SPILLWAY_RAM=<size>    another memory budget
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+question='What is the capital of France?'
 
 scripts/setup.sh build
 cmake --preset release -DSPILLWAY_TESTS=OFF -DSPILLWAY_BENCH=OFF >/dev/null
@@ -11,22 +14,33 @@ echo "building ..."
 cmake --build --preset release --target spillway -- --quiet
 spillway=build/release/spillway
 
-overrides=()
+echo; echo "== the model"
+random=
 if [ -n "${SPILLWAY_MODEL:-}" ]; then
-  overrides+=(--set "model.path=$(realpath "$SPILLWAY_MODEL")" --set "memory.ram=${SPILLWAY_RAM:-auto}")
+  model=$(realpath "$SPILLWAY_MODEL")
+  arguments=(configs/quickstart.yaml --set "model.path=$model" --ram "${SPILLWAY_RAM:-auto}")
+elif model=$(scripts/fetch_model.sh); then
+  # The words that this model was taught to wait for around a question.
+  prompt="<|im_start|>user\\n$question<|im_end|>\\n<|im_start|>assistant\\n"
+  arguments=("$model" --ram "${SPILLWAY_RAM:-64MiB}" --set generate.max_new_tokens=64
+    --set "generate.prompts=[\"$prompt\"]")
 else
+  echo "so it is a synthetic one: random weights, 1.3 GB"
+  random=yes model=quickstart-model
   # Whole, or written (again): the folder alone says nothing, a run may have been killed.
-  "$spillway" inspect quickstart-model >/dev/null 2>&1 || "$spillway" synth quickstart-model --like quickstart --shards 2
-  [ -n "${SPILLWAY_RAM:-}" ] && overrides+=(--set "memory.ram=$SPILLWAY_RAM")
+  "$spillway" inspect $model >/dev/null 2>&1 || "$spillway" synth $model --like quickstart --shards 2
+  arguments=(configs/quickstart.yaml --ram "${SPILLWAY_RAM:-320MiB}")
 fi
+echo "$model"
 
 echo; echo "== the machine (half a minute; kept for later plans)"
-"$spillway" probe --path "${SPILLWAY_MODEL:-quickstart-model}" --quiet | grep -E 'drive|memory|kept' ||
+"$spillway" probe --path "$model" --quiet | grep -E 'drive|memory|kept' ||
   echo "not measured: the plan is made by capacity alone"
 echo; echo "== the plan"
-"$spillway" plan configs/quickstart.yaml "${overrides[@]}"
+"$spillway" plan "${arguments[@]}"
 echo; echo "== the run"
-"$spillway" run configs/quickstart.yaml "${overrides[@]}"
-[ -n "${SPILLWAY_MODEL:-}" ] || echo "
+[ -n "$random${SPILLWAY_MODEL:-}" ] || echo "$question"
+"$spillway" run "${arguments[@]}"
+[ -z "$random" ] || echo "
 The weights were random, and so is the text. With a real model:
-  SPILLWAY_MODEL=<folder of a Hugging Face checkpoint> scripts/quickstart.sh"
+  SPILLWAY_MODEL=<.gguf file, or folder of a Hugging Face checkpoint> scripts/quickstart.sh"

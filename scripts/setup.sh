@@ -13,7 +13,7 @@ case "${1:-build}" in
   build) wanted=("${build[@]}") ;;
   package) wanted=("${build[@]}" "${package[@]}") ;;
   test) wanted=("${build[@]}" "${package[@]}" "${test[@]}") ;;
-  differential) wanted=("${build[@]}" python3-venv binutils) ;;
+  differential) wanted=("${build[@]}" "${test[@]}" python3-venv binutils) ;;
   ci) wanted=("${build[@]}" "${package[@]}" "${test[@]}" "${ci[@]}") ;;
   *) echo "usage: scripts/setup.sh [build|package|test|ci|differential]" >&2; exit 2 ;;
 esac

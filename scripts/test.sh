@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what tests need, builds, and runs every test. Arguments go to ctest (-L unit, -R Name).
-# With --differential first: compares the program with transformers, tokenizers and sentencepiece
+# With --differential first: compares the program with gguf, transformers, tokenizers and sentencepiece
 # instead; the rest goes to tests/differential/driver.py (--quick, --seed, --configs, --texts).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,9 +8,10 @@ cd "$(dirname "$0")/.."
 if [ "${1:-}" = --differential ]; then
   shift
   scripts/setup.sh differential
-  cmake --preset release
-  cmake --build --preset release --target spillway
+  cmake --preset release -DSPILLWAY_TESTS=ON
+  cmake --build --preset release --target spillway decode_values
   python=$(tests/differential/environment.py build/differential-venv)
+  "$python" tests/differential/blocks.py build/release/tests/decode_values
   exec "$python" tests/differential/driver.py build/release/spillway "$@"
 fi
 

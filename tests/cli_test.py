@@ -540,7 +540,7 @@ class Cli(unittest.TestCase):
 
     def test_bad_model_folders(self):
         self.fails("run", self.config(self.root / "nowhere"), says="nowhere")
-        self.fails("inspect", self.root / "nowhere", says="expected the folder")
+        self.fails("inspect", self.root / "nowhere", says="give a model's folder or .gguf file")
         empty = self.root / "empty"
         empty.mkdir()
         self.fails("run", self.config(empty), says="config.json")
@@ -567,6 +567,139 @@ class Cli(unittest.TestCase):
         if os.getuid() != 0:
             self.fails("run", self.config(broken(
                 "secret", lambda f: (f / "config.json").chmod(0))), says="Permission denied")
+
+    # Models in GGUF
+
+    def gguf(self, name, *more):
+        """A model in a folder of this test."""
+        path = self.root / self.id() / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        done = call("synth", path, "--like", "tiny", "--dtype", "Q4_K", *more)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return path
+
+    def text_of(self, *arguments, **options):
+        done = call(*arguments, **options)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def test_every_command_takes_a_gguf_file(self):
+        first = self.gguf("split/parts.gguf", "--shards", 3).with_name("parts-00001-of-00003.gguf")
+        whole = self.gguf("whole.gguf")
+        alone = whole.parent / "alone"
+        alone.mkdir()
+        shutil.copy(whole, alone / "model.bin")  # what it is says its content
+        text = self.root / "scored.txt"
+        text.write_text("Some text to score.")
+        answers = set()
+        for model in (whole, first, first.parent, alone, alone / "model.bin"):
+            with self.subTest(model=model):
+                report = json.loads(self.text_of("run", model, "-p", "Hello", "-n", 3, "--ram", "64MiB",
+                                                 "--json"))
+                answers.add(tuple(report["outputs"][0]["output_token_ids"]))
+                self.assertIn("Q4_K weights", self.text_of("plan", model, "--ram", "64MiB"))
+                shown = self.text_of("inspect", model)
+                self.assertRegex(shown, r"(?m)^blk\.0\.ffn_up\.weight +Q4_K ")
+                self.assertRegex(shown.splitlines()[-1], r"tensors in \d file\(s\), .* F32, .* Q4_K")
+                verified = json.loads(self.text_of("inspect", model, "--verify", "--json"))
+                self.assertTrue(verified["supported"])
+                self.assertEqual(verified["verify"]["bytes"], verified["payload_bytes"])
+                self.assertEqual(json.loads(self.text_of("tokenize", model, "--text", "Hi")), [72, 105])
+                self.assertIn("perplexity", self.text_of("score", model, "--text-file", text))
+                config = self.root / "of-gguf.yaml"
+                config.write_text(self.text_of("init", model, "-o", "-"))
+                self.text_of("run", config, "-n", 1)
+        self.assertEqual(len(answers), 1, "the same weights, however they lie")
+
+    def test_gguf_in_yaml(self):
+        model = self.gguf("whole.gguf")
+        home = {**os.environ, "HOME": str(model.parent)}
+        for path in ("whole.gguf", "~/whole.gguf", "$HOME/whole.gguf", str(model)):
+            config = model.parent / "run.yaml"
+            config.write_text(json.dumps({"model": {"path": path}, "generate": {
+                "prompts": ["Hi"], "max_new_tokens": 1}}))
+            self.text_of("run", config, env=home)
+        for path in ("gone.gguf", "models/gone.gguf"):  # from the folder of the YAML on
+            self.fails("run", self.config(), "--set", f"model.path={path}",
+                       says=f"{self.root / path}: no such folder or file")
+        self.fails("run", self.model / "model-00001-of-00002.safetensors", "-p", "x",
+                   says=f"name the folder that it lies in, {self.model}")
+        pointer = model.with_name("pointer.gguf")
+        pointer.write_text("version https://git-lfs.github.com/spec/v1\n")
+        self.fails("run", pointer, "-p", "x", says="git lfs pull")
+        config.write_text("device: host\n")
+        self.fails("run", config, says=("model.path: missing", ".gguf"))
+
+    def test_init_names_gguf_files_without_the_ending(self):
+        parts = self.gguf("Big-Q4.gguf", "--shards", 2)
+        small = self.gguf("Small.Q4_1.gguf")
+        for model, name in ((parts.with_name("Big-Q4-00001-of-00002.gguf"), "Big-Q4.yaml"),
+                            (small, "Small.Q4_1.yaml")):
+            done = call("init", model, cwd=small.parent)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn(f"spillway run {name}", done.stdout)
+            self.assertTrue((small.parent / name).exists())
+
+    def test_a_gguf_file_that_is_not_there_is_no_name_of_the_hub(self):
+        for command in (("run", "models/gone.gguf", "-p", "x"), ("inspect", "models/gone.gguf"),
+                        ("tokenize", "models/gone.gguf", "--text", "x"), ("init", "models/gone.gguf"),
+                        ("run", "configs/gone.yaml", "-p", "x"), ("inspect", "gone.gguf")):
+            done = call(*command)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("no such file or folder; give a model's folder or .gguf file", done.stderr)
+            self.assertNotIn("hf download", done.stderr)
+        hub = {**os.environ, "HF_HUB_CACHE": str(self.root / "no-hub")}
+        self.fails("run", "acme/Tiny-GGUF", "-p", "x", env=hub,
+                   says="hf download acme/Tiny-GGUF FILE.gguf")
+
+    def test_a_gguf_file_without_tokenizer(self):
+        model = self.gguf("whole.gguf")
+        mute = model.with_name("mute.gguf")
+        mute.write_bytes(model.read_bytes().replace(b"tokenizer.ggml.", b"xokenizer.ggml."))
+        said = f"{mute}: the file's metadata hold no tokenizer"
+        self.fails("run", mute, "-p", "x", says=(said, "prompt_token_ids"))
+        self.fails("score", mute, "--text-file", mute, says=(said, "--token-ids-file"))
+        self.fails("tokenize", mute, "--text", "x", says=said)
+        config = self.root / "mute.yaml"
+        config.write_text(self.text_of("init", mute, "-o", "-"))
+        self.assertIn("prompt_token_ids: [[1, 2, 3]]", config.read_text())
+        self.text_of("run", config, "-n", 1)
+
+    def test_tokens_are_those_of_the_file_that_runs(self):
+        model = self.gguf("whole.gguf")
+        folder = model.parent / "both"
+        folder.mkdir()
+        shutil.copy(model, folder / "m.gguf")
+        broken = folder / "tokenizer.json"
+        broken.write_text("{")  # of no use beside the file's own
+        self.assertEqual(json.loads(self.text_of("tokenize", folder, "--text", "Hi")), [72, 105])
+        self.text_of("run", folder, "-p", "Hi", "-n", 1)
+
+    def test_gguf_in_the_hub_cache(self):
+        hub = self.root / "gguf-hub"
+        repository = hub / "models--acme--tiny-GGUF"
+        snapshot = repository / "snapshots" / "0123abcd"
+        for folder in (snapshot, repository / "blobs", repository / "refs"):
+            folder.mkdir(parents=True)
+        (repository / "refs/main").write_text("0123abcd")
+        shutil.copy(self.gguf("whole.gguf"), repository / "blobs" / "hash")
+        (snapshot / "tiny-Q4_K.gguf").symlink_to("../../blobs/hash")
+        home = {**os.environ, "HF_HUB_CACHE": str(hub)}
+        for name in ("acme/tiny-GGUF", repository, snapshot, snapshot / "tiny-Q4_K.gguf"):
+            self.text_of("run", name, "-p", "x", "-n", 1, env=home)
+            self.text_of("inspect", name, env=home)
+            self.text_of("tokenize", name, "--text", "x", env=home)
+        (snapshot / "tiny-Q8_0.gguf").symlink_to("../../blobs/gone")
+        self.fails("run", "acme/tiny-GGUF", "-p", "x", env=home,
+                   says=("holds 2 models in GGUF", "tiny-Q4_K.gguf, tiny-Q8_0.gguf"))
+        self.fails("run", snapshot / "tiny-Q8_0.gguf", "-p", "x", env=home,
+                   says="hf download acme/tiny-GGUF tiny-Q8_0.gguf --cache-dir")
+
+    def test_bench_takes_a_gguf_file(self):
+        out = self.root / "gguf-bench"
+        self.text_of("bench", self.gguf("whole.gguf"), "--quiet", "--out", out, "--sweeps", "decode",
+                     "--shares", 100, "--batches", 1, "--repeats", 1, "--tokens", 1)
+        self.assertIn("whole.gguf", (out / "bench.html").read_text())
 
     def test_synth_leaves_nothing_behind(self):
         target = self.root / "huge"

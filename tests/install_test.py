@@ -167,6 +167,8 @@ class Completion(Installed):
              ("spillway probe --device host-", "probe --device host-discrete"),
              ("spillway bench my.yaml --sweeps mem", "bench my.yaml --sweeps memory"),
              ("spillway inspect mod", "inspect model_folder/"),
+             ("spillway inspect mix", "inspect mixed.gguf"),
+             ("spillway run mix", "run mixed.gguf"),
              ("spillway run my", "run my.yaml"),
              ("spillway plan my.yaml --profile pro", "plan my.yaml --profile profile.json"))
 
@@ -175,7 +177,7 @@ class Completion(Installed):
         super().setUpClass()
         cls.work = cls.folder / "completion"
         (cls.work / "model_folder").mkdir(parents=True)
-        for name in ("my.yaml", "mystery.txt", "model.txt", "profile.json"):
+        for name in ("my.yaml", "mystery.txt", "model.txt", "mixed.gguf", "profile.json"):
             (cls.work / name).touch()
         cls.bash_script = cls.share / "bash-completion" / "completions" / "spillway"
 
@@ -226,8 +228,8 @@ class Completion(Installed):
     def test_bash_values(self):
         cases = ((("run", "--report", "my"), {"my.yaml", "mystery.txt"}),
                  (("run", "--report", "=", "my"), {"my.yaml", "mystery.txt"}),
-                 (("run", "m"), {"my.yaml", "model_folder"}),
-                 (("inspect", "m"), {"model_folder"}),
+                 (("run", "m"), {"my.yaml", "mixed.gguf", "model_folder"}),
+                 (("inspect", "m"), {"mixed.gguf", "model_folder"}),
                  (("run", "--prompt", "my"), set()),
                  (("run", "--prompt", "text", "my"), {"my.yaml"}),
                  (("run", "--set", "memory.ram", "=", "3GiB", "my"), {"my.yaml"}),

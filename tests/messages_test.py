@@ -156,6 +156,116 @@ class Messages:
         self.case("config: long name", "run", "x" * 300)
         self.case("config: home not set", "plan", self.config("home", "model: {path: ~/m}\n"), HOME="")
 
+    def add_gguf_files(self):
+        def text(value):
+            return struct.pack("<Q", len(value)) + value
+
+        def key(name, value):
+            if isinstance(value, bytes):
+                return text(name) + struct.pack("<I", 8) + text(value)
+            return text(name) + struct.pack("<II", 4, value)
+
+        def gguf(name, keys=(), tensors=(), version=3, more=b""):
+            header = struct.pack("<4sIQQ", b"GGUF", version, len(tensors), len(keys))
+            entries = [text(name) + struct.pack("<IQIQ", 1, size, kind, offset)
+                       for name, size, kind, offset in tensors]
+            path = self.root / name
+            path.write_bytes(header + b"".join([key(*pair) for pair in keys] + entries) + more)
+            self.case(f"gguf: {name}", "inspect", path)
+
+        pad = bytes(4096)
+        model = (b"general.architecture", b"llama")
+        gguf("old.gguf", version=1)
+        gguf("new.gguf", version=9)
+        gguf("big-endian.gguf", version=3 << 24)
+        gguf("cut.gguf", [model], [(b"a", 1 << 20, 0, 0)])
+        gguf("twice.gguf", [model, model], more=pad)
+        gguf("alignment.gguf", [(b"general.alignment", 48)], more=pad)
+        gguf("alignment-text.gguf", [(b"general.alignment", b"32")], more=pad)
+        gguf("rows.gguf", [model], [(b"a", 48, 2, 0)], more=pad)
+        gguf("offset.gguf", [model], [(b"a", 32, 0, 8)], more=pad)
+        gguf("overlap.gguf", [model], [(b"a", 32, 0, 0), (b"b", 32, 0, 32)], more=pad)
+        gguf("removed.gguf", [model], [(b"a", 32, 4, 0)], more=pad)
+        gguf("unknown.gguf", [model], [(b"a", 32, 99, 0)], more=pad)
+        gguf("name.gguf", [model], [(b"a\x1b[2J\n", 48, 2, 0)], more=pad)
+        gguf("mmproj.gguf", [(b"general.architecture", b"clip")], [(b"a", 32, 0, 0)], more=pad)
+        gguf("lora.gguf", [model, (b"general.type", b"adapter")], [(b"a", 32, 0, 0)], more=pad)
+        gguf("vocabulary.gguf", [model])
+        split = [(b"split.count", 3), (b"split.tensors.count", 3), (b"split.no", 0)]
+        gguf("m-00002-of-00003.gguf", [*split[:2], (b"split.no", 1)], more=pad)
+        gguf("m-00001-of-00003.gguf", [model, *split], more=pad)
+        gguf("m.gguf", [model, *split], more=pad)
+        gguf("x-00001-of-00003.gguf", [model, split[0], (b"split.no", 3)], more=pad)
+
+    def add_gguf_models(self):
+        """What commands say of models in GGUF that are not there, not whole, or lack something."""
+        whole = self.root / "whole.gguf"
+        parts = self.root / "split" / "parts.gguf"
+        parts.parent.mkdir()
+        for path, more in ((whole, ()), (parts, ("--shards", "3"))):
+            subprocess.run([SPILLWAY, "synth", path, "--like", "tiny", "--dtype", "Q4_K", *more],
+                           check=True, capture_output=True)
+        content = whole.read_bytes()
+
+        def changed(name, old, new):
+            assert len(old) == len(new) and old in content, old
+            return self.file(f"changed/{name}.gguf", content.replace(old, new))
+
+        mute = changed("mute", b"tokenizer.ggml.", b"xokenizer.ggml.")
+        text = self.file("gguf-text", "Some text")
+        two = self.root / "several"
+        for name in ("a", "b"):
+            self.file(f"several/{name}.gguf", content)
+        gap = self.root / "gap"
+        for number in (1, 3):
+            name = f"parts-0000{number}-of-00003.gguf"
+            self.file(f"gap/{name}", (parts.parent / name).read_bytes())
+        for name, model in {
+                "missing": self.root / "none.gguf", "missing below": "models/none.gguf",
+                "missing deeper": "a/b/none.gguf", "no name": "", "several": two, "a part": parts.parent /
+                "parts-00002-of-00003.gguf", "a gap": gap, "empty": self.file("void.gguf", ""),
+                "cut header": self.file("short.gguf", content[:3000]),
+                "cut": self.file("half.gguf", content[:len(content) // 2]),
+                "page": self.file("page.gguf", "<html>not found</html>"),
+                "pointer": self.file("lfs.gguf", "version https://git-lfs.github.com/spec/v1\n"),
+                "weights": self.model / "model.safetensors"}.items():
+            for command, more in {"run": ["-p", "Hi"], "plan": [], "inspect": [], "init": ["-o", "-"],
+                                  "tokenize": ["--text", "Hi"], "bench": ["--out", self.root / "none"],
+                                  "score": ["--text-file", text]}.items():
+                self.case(f"gguf {command}: {name}", command, model, *more)
+        self.case("gguf run: no tokenizer", "run", mute, "-p", "Hi")
+        self.case("gguf score: no tokenizer", "score", mute, "--text-file", text)
+        self.case("gguf tokenize: no tokenizer", "tokenize", mute, "--text", "Hi")
+        for name, old, new in (("no layers", b"llama.block_count", b"llama.xlock_count"),
+                               ("no tensor", b"blk.1.ffn_up", b"blk.1.ffn_xp"),
+                               ("architecture", b"llama", b"xlama")):
+            model = changed(name, old, new)
+            for command, more in {"run": ["-p", "Hi"], "plan": [], "init": ["-o", "-"]}.items():
+                self.case(f"gguf {command}: {name}", command, model, *more)
+        for name, path in {"missing": "none.gguf", "missing below": "models/none.gguf",
+                           "no home": "~/none.gguf", "nothing": None}.items():
+            self.case(f"gguf yaml: {name}", "run", self.config(f"gguf-{name}", model={"path": path}))
+        self.case("gguf report: over the model", "run", whole, "-p", "Hi", "--report", whole)
+        self.case("gguf report: a new .gguf", "run", whole, "-p", "Hi", "--report", self.root / "new.gguf")
+        self.case("gguf init: over the model", "init", whole, "-o", whole)
+        self.case("gguf prompt", "run", whole, "--prompt-file", whole)
+        self.case("gguf trace", "trace", whole)
+        self.case("gguf probe: small", "probe", "--path", whole, "--quiet", "--seconds", "0.01",
+                  "--device", "host")
+        self.case("gguf probe: missing", "probe", "--path", "none.gguf", "--quiet")
+        self.case("gguf synth: there already", "synth", whole, "--like", "tiny")
+        self.case("gguf alone", whole, code=2)
+        self.case("gguf alone, missing", "none.gguf", code=2)
+        self.case("gguf hub: not there", "run", "acme/tiny-GGUF", "-p", "Hi")
+        snapshot = self.root / "hub/models--acme--dangling-GGUF/snapshots/0123"
+        snapshot.mkdir(parents=True)
+        (snapshot / "tiny-Q4_K.gguf").symlink_to("../../blobs/gone")
+        (snapshot / "parts-00001-of-00003.gguf").symlink_to(parts.parent / "parts-00001-of-00003.gguf")
+        self.case("gguf hub: dangling", "run", snapshot / "tiny-Q4_K.gguf", "-p", "Hi")
+        self.case("gguf hub: a gap", "run", snapshot / "parts-00001-of-00003.gguf", "-p", "Hi")
+        self.case("gguf hub: several", "run", "acme/dangling-GGUF", "-p", "Hi",
+                  HF_HUB_CACHE=str(self.root / "hub"))
+
     def add_folders(self):
         def damaged(name, file, content):
             def change(folder):
@@ -174,6 +284,12 @@ class Messages:
         gguf.mkdir()
         (gguf / "model-q4.gguf").write_bytes(b"GGUF")
         self.case("model: gguf", "inspect", gguf)
+        two = self.root / "two"
+        two.mkdir()
+        for name in ("model-q4.gguf", "model-q8.gguf"):
+            (two / name).write_bytes(b"GGUF")
+        self.case("model: two gguf", "inspect", two)
+        self.add_gguf_files()
         cache = self.root / "hub" / "models--Qwen--Qwen2.5-7B"
         snapshot = cache / "snapshots" / "0123abcd"
         snapshot.mkdir(parents=True)
@@ -416,7 +532,8 @@ def main():
     with tempfile.TemporaryDirectory(prefix="spillway-messages-") as folder:
         messages = Messages(pathlib.Path(folder))
         for group in (messages.add_command_lines, messages.add_configurations, messages.add_folders,
-                      messages.add_inputs, messages.add_outputs, messages.add_notices):
+                      messages.add_gguf_models, messages.add_inputs, messages.add_outputs,
+                      messages.add_notices):
             group()
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             results = list(pool.map(messages.run, messages.cases))

@@ -55,7 +55,7 @@ class OpsTest : public ::testing::TestWithParam<OpsCase> {
       ops_ = make_host_ops(options, GetParam().isa);
     }
     stream_ = device_->make_stream(StreamKind::kCompute);
-    bind({40, 700, 64, {8, 8, 64}, std::nullopt});
+    bind({40, 768, 64, {8, 8, 64}, std::nullopt, uint64_t{301} * 768});
   }
 
   void bind(const OpsLimits& limits) {
@@ -149,21 +149,29 @@ class OpsTest : public ::testing::TestWithParam<OpsCase> {
     std::unique_ptr<Array<std::byte>> memory;
     WeightView view;
   };
-  Weight random_weight(DType dtype, uint32_t rows, uint32_t cols, size_t offset = 2) {
+  Weight random_weight(WeightFormat format, uint32_t rows, uint32_t cols, size_t offset = 2) {
     Weight weight;
-    weight.values = random_floats(size_t{rows} * cols, 0.1f);
-    std::vector<std::byte> bytes(weight.values.size() * dtype_bytes(dtype));
-    for (size_t i = 0; i < weight.values.size(); ++i) {
-      weight.values[i] = rounded(weight.values[i], dtype);
-      const uint16_t raw =
-          dtype == DType::kBF16 ? bf16_from_f32(weight.values[i]) : f16_from_f32(weight.values[i]);
-      if (dtype == DType::kF32) std::memcpy(&bytes[i * 4], &weight.values[i], 4);
-      if (dtype != DType::kF32) std::memcpy(&bytes[i * 2], &raw, 2);
-    }
+    weight.values.resize(size_t{rows} * cols);
+    const auto bytes = test::random_weights(format, weight.values.size(), 0.2f, random_);
+    decode_values(format, bytes.data(), weight.values.size(), weight.values.data());
     // cuBLAS wants what the tiers give: aligned addresses.
     weight.memory = std::make_unique<Array<std::byte>>(*this, bytes, offset);
-    weight.view = {weight.memory->data(), format_of(dtype), rows, cols};
+    weight.view = {weight.memory->data(), format, rows, cols};
     return weight;
+  }
+  Weight random_weight(DType dtype, uint32_t rows, uint32_t cols, size_t offset = 2) {
+    return random_weight(format_of(dtype), rows, cols, offset);
+  }
+
+  /// What this device multiplies.
+  static std::vector<WeightFormat> formats() {
+    std::vector<WeightFormat> all;
+    for (const FormatTraits& traits : kFormats) all.push_back(traits.format);
+    return all;
+  }
+  /// The nearest width that is whole blocks.
+  static uint32_t whole_blocks(WeightFormat format, uint32_t cols) {
+    return static_cast<uint32_t>(align_up(cols, traits_of(format).block_values));
   }
 
   /// Input rows from which a matmul may round its input to 16 bits.
@@ -200,12 +208,15 @@ class OpsTest : public ::testing::TestWithParam<OpsCase> {
 };
 
 TEST_P(OpsTest, MatmulMatchesPlainLoops) {
-  for (const DType dtype : kDTypes) {
-    for (const uint32_t rows : {1u, 2u, 3u, 4u, 7u, 8u, 9u, 40u}) {
-      for (const uint32_t cols : {64u, 172u, 288u, 700u}) {
-        const uint32_t outputs = cols == 172 ? 5 : 301;
-        const size_t offset = rows > exact_rows() && GetParam().cuda ? 0 : cols % 3 * 2;
-        const Weight w = random_weight(dtype, outputs, cols, offset);
+  const auto any = 1 + static_cast<uint32_t>(random_() % 40);
+  for (const WeightFormat format : formats()) {
+    for (const uint32_t rows : {1u, 2u, 3u, 4u, 7u, 8u, 9u, any, 40u}) {
+      for (const uint32_t wanted : {64u, 172u, 288u, 700u}) {
+        const uint32_t cols = whole_blocks(format, wanted);
+        const uint32_t outputs = wanted == 172 ? 5 : 301;
+        const size_t odd = has_blocks(format) ? wanted % 5 : wanted % 3 * 2;
+        const size_t offset = rows > exact_rows() && GetParam().cuda ? 0 : odd;
+        const Weight w = random_weight(format, outputs, cols, offset);
         const auto x = random_floats(size_t{rows} * cols);
         const uint32_t stride = outputs + 3;
         const auto input = floats(x);
@@ -227,10 +238,10 @@ TEST_P(OpsTest, MatmulMatchesPlainLoops) {
 /// weights, change nothing; nor does the number of rows in decode. Prompts on CUDA are multiplied
 /// by cuBLAS, whose order of sums may depend on the shape: there units are the same everywhere.
 TEST_P(OpsTest, MatmulIsBitIdenticalForTilesAddressesAndDecodeRows) {
-  for (const DType dtype : kDTypes) {
-    const uint32_t cols = 288;
+  for (const WeightFormat format : formats()) {
+    const uint32_t cols = whole_blocks(format, 288);
     const uint32_t outputs = 3 * kPanelRows + 17;
-    const Weight w = random_weight(dtype, outputs, cols, 0);
+    const Weight w = random_weight(format, outputs, cols, 0);
     std::vector<std::byte> bytes = w.memory->read();
     const Array<std::byte> moved(*this, bytes, 38);
     for (const uint32_t rows : {1u, 6u, 33u}) {
@@ -242,12 +253,12 @@ TEST_P(OpsTest, MatmulIsBitIdenticalForTilesAddressesAndDecodeRows) {
       const auto tiled = poisoned(size_t{rows} * outputs);
       for (uint32_t at = 0; at < outputs; at += 2 * kPanelRows) {
         WeightView tile = w.view;
-        tile.data = moved.data() + size_t{at} * cols * dtype_bytes(dtype);
+        tile.data = moved.data() + at * row_bytes(format, cols);
         tile.rows = std::min(2 * kPanelRows, outputs - at);
         ops_->matmul(*stream_, tile, tiled.data() + at, outputs);
       }
       const auto all = whole.read();
-      EXPECT_EQ(all, tiled.read()) << dtype_name(dtype) << " " << rows;
+      EXPECT_EQ(all, tiled.read()) << format_name(format) << " " << rows;
       if (rows > exact_rows()) continue;
       const auto single = poisoned(outputs);
       ops_->set_input(*stream_, x.data() + (rows - 1) * cols, 1, cols);
@@ -259,17 +270,19 @@ TEST_P(OpsTest, MatmulIsBitIdenticalForTilesAddressesAndDecodeRows) {
 }
 
 TEST_P(OpsTest, EmbedConvertsRows) {
-  for (const DType dtype : kDTypes) {
-    const Weight w = random_weight(dtype, 10, 37);
+  for (const WeightFormat format : formats()) {
+    const uint32_t cols = whole_blocks(format, 37);
+    const Weight w = random_weight(format, 10, cols);
     const auto from = ids({9, 0, 9, 3});
     const auto to = ids({0, 3, 1, 4});
-    const auto out = poisoned(5 * 37);
+    const auto out = poisoned(size_t{5} * cols);
     ops_->embed(*stream_, w.view, from.data(), to.data(), 4, out.data());
     const auto result = out.read();
     const std::vector<int> expected = {9, 9, -1, 0, 3};
     for (size_t i = 0; i < result.size(); ++i) {
-      const int id = expected[i / 37];
-      ASSERT_EQ(result[i], id < 0 ? kPoison : w.values[id * 37 + i % 37]);
+      const int id = expected[i / cols];
+      ASSERT_EQ(result[i], id < 0 ? kPoison : w.values[id * cols + i % cols])
+          << format_name(format);
     }
   }
 }

@@ -105,6 +105,51 @@ class Outputs(unittest.TestCase):
         config.write_text(config.read_text()[:-1] + f', "report": "{model / "config.json"}"}}')
         self.unchanged("run", config, says="it is also a file of the model")
 
+    def test_a_model_in_gguf_is_not_overwritten(self):
+        folder = self.root / "models"
+        folder.mkdir()
+        for name, more in (("m.gguf", ()), ("parts.gguf", ("--shards", 3))):
+            done = call("synth", folder / name, "--like", "tiny", "--dtype", "Q4_K", *more)
+            self.assertEqual(done.returncode, 0, done.stderr)
+        model = folder / "m.gguf"
+        first = folder / "parts-00001-of-00003.gguf"
+        text = self.root / "text.txt"
+        text.write_text("Some text")
+        (self.root / "link").symlink_to(model)
+        os.link(model, self.root / "hard")
+        for path in (model, folder / "parts-00002-of-00003.gguf", self.root / "link",
+                     self.root / "hard", folder / "new.gguf"):
+            also = "it is also a file of the model"
+            with self.subTest(path=path.name):
+                for named in (model, first):
+                    if named == first and path.name in ("link", "hard"):
+                        continue
+                    self.unchanged("run", named, "-p", "x", "--quiet", "--report", path, says=also)
+                    self.unchanged("run", named, "-p", "x", "--quiet", "--trace", path, says=also)
+                    self.unchanged("score", named, "--text-file", text, "--report", path, says=also)
+                self.unchanged("init", model, "-o", path,
+                               says="is there already" if path.exists() else also)
+                self.unchanged("probe", "--path", model, "--device", "host", "--out", path,
+                               says="it is also")
+                if path.exists():
+                    self.unchanged("bench", model, "--quiet", "--out", path, says="--out")
+                    self.unchanged("synth", path, "--like", "tiny", "--format", "gguf", says="exists"
+                                   if path.suffix == ".gguf" else "")
+        for command in (("run", model, "-p", "x", "--quiet"), ("plan", model), ("inspect", model),
+                        ("tokenize", model, "--text", "x"), ("init", model, "-o", "-"),
+                        ("score", model, "--text-file", text)):
+            for path in (model, folder / "parts-00003-of-00003.gguf", self.root / "hard"):
+                before = path.read_bytes()
+                with self.subTest(command=command[0], path=path.name), open(path, "a") as out:
+                    self.one_line(call(*command, stdout=out), "it is also a file of the model")
+                self.assertEqual(path.read_bytes(), before)
+        # Elsewhere a .gguf file is foreign, whichever model runs.
+        other = self.root / "other.gguf"
+        shutil.copy(model, other)
+        self.unchanged("run", model, "-p", "x", "--quiet", "--report", other, says="no report of Spillway")
+        with self.subTest("a picture"):
+            self.unchanged("trace", self.trace(), "--svg", model, says="no picture of Spillway")
+
     def test_outputs_are_not_each_other(self):
         config = self.config()
         (self.root / "link").symlink_to(self.root / "a")

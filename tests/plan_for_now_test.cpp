@@ -205,7 +205,7 @@ TEST_F(Looking, CoresAsProbeSawThemAreNoNews) {
   EXPECT_TRUE(notices_.lines.empty());
   ASSERT_EQ(looked_at_.size(), 1u);
   EXPECT_EQ(looked_at_[0].rows, (std::vector<uint32_t>{1, 512})) << "nearest to the prompt's";
-  EXPECT_EQ(looked_at_[0].dtype, known_.dtype);
+  EXPECT_EQ(looked_at_[0].format, known_.format);
   EXPECT_EQ(looked_at_[0].memory_bytes, *config_.ram_bytes / 2) << "the budget";
   matmuls_ = nullptr;
   EXPECT_EQ(plan().forecast->decode.compute_seconds, usual);
@@ -275,7 +275,7 @@ TEST_F(Looking, ARunAfterItGivesTheSameTokens) {
     return generate(runtime, config_, {{"", {1, 2, 3}}}, {}).outputs[0].ids;
   };
   const auto before = tokens();
-  MatmulsToTime wanted{DType::kBF16, {1, 64}, kGiB, 0.001};
+  MatmulsToTime wanted{WeightFormat::kBF16, {1, 64}, kGiB, 0.001};
   for (const TimedCall& call :
        time_matmuls(*machine_.device, *machine_.ops, wanted, kMiB, SteadyClock(), stop_)) {
     EXPECT_GT(call.calls, 0u);
@@ -299,7 +299,10 @@ TEST(ComputeChanges, LieBetweenThoseSeen) {
   known.probed = {{{kMiB, 8, 4e9}},
                   0,
                   {{1, 10e9, 1e-6, 1e-9, 5e9, 0.5}, {4, 9e9}, {16, 8e9}, {64, 7e9}, {512, 1e9}},
-                  1e-6};
+                  1e-6,
+                  2e-11,
+                  4e-10,
+                  3e-10};
   known.take_compute_changes({{1, 0.5}, {16, 1}});
   const std::vector<RowRate>& matmuls = known.rates.matmuls;
   EXPECT_DOUBLE_EQ(matmuls[0].weight_bytes_per_second, 5e9);
@@ -311,6 +314,12 @@ TEST(ComputeChanges, LieBetweenThoseSeen) {
   EXPECT_DOUBLE_EQ(matmuls[2].weight_bytes_per_second, 8e9);
   EXPECT_DOUBLE_EQ(matmuls[4].weight_bytes_per_second, 1e9) << "as the nearest";
   EXPECT_DOUBLE_EQ(known.rates.operation_seconds, 2e-6);
+  EXPECT_DOUBLE_EQ(known.rates.attention_seconds, 2e-11);
+  EXPECT_DOUBLE_EQ(known.rates.value_seconds, 3e-10);
+  known.take_compute_changes({{64, 0.5}});
+  EXPECT_DOUBLE_EQ(known.rates.attention_seconds, 4e-11);
+  EXPECT_DOUBLE_EQ(known.rates.score_seconds, 8e-10);
+  EXPECT_DOUBLE_EQ(known.rates.value_seconds, 6e-10);
   known.take_compute_changes({{64, 1}});
   EXPECT_DOUBLE_EQ(matmuls[0].weight_bytes_per_second, 10e9) << "of what probe saw, not on top";
 }

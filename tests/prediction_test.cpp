@@ -155,6 +155,30 @@ TEST_F(Choosing, CountsTheStartOfEveryOperation) {
   EXPECT_NEAR(computing(0, 0, 1, 1e-6) - nothing, 1e-6 * static_cast<double>(outputs), 1e-9);
 }
 
+/// A prompt's rows attend to what they see, and what goes over values once takes every row.
+TEST_F(Choosing, CountsAttentionAndValuesOfPrompts) {
+  config_.ram_bytes = kGiB;
+  const ChosenPlan chosen = choose(rates(1e9));
+  const auto computing = [&](double attention, double value, double positions, double score = 0) {
+    MachineRates costly = rates(1e9);
+    costly.attention_seconds = attention;
+    costly.score_seconds = score;
+    costly.value_seconds = value;
+    return predict_pass(*model_, chosen.plan, true, {64, 1, positions, false}, costly)
+        .compute_seconds;
+  };
+  const ModelConfig& model = model_->config;
+  const double each = 64.0 * model.layers * model.q_width() * 2;
+  EXPECT_NEAR(computing(2e-9, 0, 30) - computing(1e-9, 0, 30), 1e-9 * 30 * each, 1e-9);
+  EXPECT_NEAR(computing(1e-9, 0, 50) - computing(1e-9, 0, 30), 1e-9 * 20 * each, 1e-9);
+  const double scores = 64.0 * 30 * model.layers * model.heads;
+  EXPECT_NEAR(computing(1e-9, 0, 30, 1e-9) - computing(1e-9, 0, 30), 1e-9 * scores, 1e-9);
+  const double values = 4.0 * model.hidden + 2.0 * model.q_width() + 2.0 * model.kv_width() +
+                        2.0 * model.intermediate;
+  EXPECT_NEAR(computing(0, 1e-9, 30) - computing(0, 0, 30), 1e-9 * 64 * model.layers * values,
+              1e-9);
+}
+
 /// Reading and computing share the memory: while both go on each is slower, and a pass takes what
 /// the slower one then takes.
 TEST_F(Choosing, CountsWhatReadingAndComputingCostEachOther) {

@@ -32,7 +32,10 @@ HardwareProfile some_profile() {
   DeviceRates host;
   host.device = "host";
   host.operation_seconds = 1e-6;
-  host.matmuls = {{DType::kBF16, {{1, 2e10, 5e-6, 2e-9, 1e10, 0.9}, {512, 6e8, 0}}}};
+  host.attention_seconds = 2e-11;
+  host.score_seconds = 4e-10;
+  host.value_seconds = 3e-10;
+  host.matmuls = {{WeightFormat::kBF16, {{1, 2e10, 5e-6, 2e-9, 1e10, 0.9}, {512, 6e8, 0}}}};
   profile.devices = {host};
   return profile;
 }
@@ -62,6 +65,9 @@ TEST(Profile, SurvivesWritingAndReading) {
   EXPECT_EQ(profile_json(*back), profile_json(expected));
   EXPECT_EQ(back->hardware, profile.hardware);
   EXPECT_EQ(back->devices[0].operation_seconds, 1e-6);
+  EXPECT_EQ(back->devices[0].attention_seconds, 2e-11);
+  EXPECT_EQ(back->devices[0].score_seconds, 4e-10);
+  EXPECT_EQ(back->devices[0].value_seconds, 3e-10);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].start_seconds, 5e-6);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].output_seconds, 2e-9);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].beside_reads, 1e10);
@@ -75,12 +81,18 @@ TEST(Profile, SurvivesWritingAndReading) {
 TEST(Profile, OlderOnesAreRead) {
   auto json = profile_json(some_profile());
   json["devices"][0].erase("operation_seconds");
+  json["devices"][0].erase("attention_seconds");
+  json["devices"][0].erase("score_seconds");
+  json["devices"][0].erase("value_seconds");
   json["devices"][0]["matmuls"][0]["by_rows"][0].erase("start_seconds");
   json["devices"][0]["matmuls"][0]["by_rows"][0].erase("output_seconds");
   json["devices"][0]["matmuls"][0]["by_rows"][0].erase("beside_reads");
   json["drive"].erase("history");
   const HardwareProfile profile = parse_profile(nlohmann::json::parse(json.dump()), "p.json");
   EXPECT_EQ(profile.devices[0].operation_seconds, 0);
+  EXPECT_EQ(profile.devices[0].attention_seconds, 0);
+  EXPECT_EQ(profile.devices[0].score_seconds, 0);
+  EXPECT_EQ(profile.devices[0].value_seconds, 0);
   EXPECT_EQ(profile.devices[0].matmuls[0].rows[0].start_seconds, 0);
   EXPECT_EQ(profile.devices[0].matmuls[0].rows[0].output_seconds, 0);
   EXPECT_TRUE(profile.history.empty());
@@ -626,7 +638,10 @@ TEST(Rates, ArePositiveAndOrdered) {
         measure_device(*device, *ops, 0.01, &beside, clock, stop, [](std::string_view) {});
     EXPECT_EQ(rates.pinned_to_device > 0, !device->unified());
     EXPECT_GT(rates.operation_seconds, 0);
-    ASSERT_EQ(rates.matmuls.size(), 3u);
+    EXPECT_GT(rates.attention_seconds, 0);
+    EXPECT_GE(rates.score_seconds, 0);
+    EXPECT_GT(rates.value_seconds, 0);
+    ASSERT_EQ(rates.matmuls.size(), kFormats.size());
     for (const MatmulRate& rate : rates.matmuls) {
       ASSERT_EQ(rate.rows.size(), 5u);
       for (const MatmulRate::Rows& entry : rate.rows) {

@@ -19,8 +19,8 @@ def executable(file, text):
 
 
 def sandbox(root, readme, spillway):
-    """A folder, a home and a PATH: hf puts a synthetic model where the real one would lie, scripts are
-    only looked for."""
+    """A folder, a home and a PATH: hf puts a synthetic model where the real one would lie, as .gguf files
+    are there already; scripts are only looked for."""
     commands, work, home = root / "bin", root / "work", root / "home"
     for folder in (commands, work / "scripts", home / ".cache"):
         folder.mkdir(parents=True)
@@ -33,6 +33,10 @@ mkdir -p "$folder/refs" "$folder/snapshots"
 echo -n 0123abcd > "$folder/refs/main"
 "{spillway}" synth "$folder/snapshots/0123abcd" --like tiny >/dev/null
 """)
+    for name, types in re.findall(r"~/(models/\S+-(Q\w+)\.gguf)", readme.read_text()):
+        (home / name).parent.mkdir(exist_ok=True)
+        subprocess.run([spillway, "synth", home / name, "--like", "tiny", "--format", "gguf", "--dtype", types],
+                       check=True, stdout=subprocess.DEVNULL)
     for script in re.findall(r"\./(scripts/\S+)", readme.read_text()):
         assert os.access(readme.parent / script, os.X_OK), script
         executable(work / script, "true\n")

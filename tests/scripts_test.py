@@ -2,6 +2,7 @@
 """The scripts that people run by hand. Usage: scripts_test.py SCRIPTS_FOLDER SPILLWAY"""
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -100,6 +101,68 @@ class Peers(unittest.TestCase):
             self.assertGreater(own["median"], 0)
             self.assertAlmostEqual(mapped["times_spillway"], mapped["median"] / own["median"])
             self.assertGreater(rows["Spillway", "prompt"]["median"], 0)
+
+
+class FetchModel(unittest.TestCase):
+    """With a stand-in for curl: no half file is ever taken for the model."""
+    NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.bin = self.folder / "bin"
+        self.bin.mkdir()
+        for name in ("bash", "sha256sum", "mkdir", "find", "mktemp", "rm", "tar", "gzip", "mv"):
+            (self.bin / name).symlink_to(shutil.which(name))
+        self.cache = self.folder / "cache" / "spillway"
+
+    def curl(self, script):
+        """`$target` is the file that it has to write."""
+        path = self.bin / "curl"
+        path.write_text(f"#!{shutil.which('bash')}\n"
+                        f'while [ "$1" != --output ]; do shift; done\ntarget=$2\n{script}\n')
+        path.chmod(0o755)
+
+    def fetch(self, *arguments, **environment):
+        return subprocess.run([SCRIPTS / "fetch_model.sh", *arguments], capture_output=True, text=True,
+                              env={"PATH": str(self.bin), "XDG_CACHE_HOME": str(self.cache.parent),
+                                   **environment}, timeout=60)
+
+    def fails(self, says, *arguments, **environment):
+        done = self.fetch(*arguments, **environment)
+        self.assertEqual((done.returncode, done.stdout), (1, ""), done.stderr)
+        self.assertIn(says, done.stderr.splitlines()[-1])
+
+    def test_nothing_is_kept_of_what_is_not_whole(self):
+        for script, says in (("exit 7", "the download failed"),
+                             ("echo half >$target; exit 18", "the download failed"),
+                             ("echo half >$target", "its checksum differs"),
+                             ("true", "its checksum differs")):
+            self.curl(script)
+            with self.subTest(script=script):
+                self.fails(says)
+                self.assertEqual(list(self.cache.iterdir()), [])
+
+    def test_a_damaged_file_is_not_taken(self):
+        self.cache.mkdir(parents=True)
+        (self.cache / self.NAME).write_bytes(b"GGUF")
+        self.curl("exit 6")
+        self.fails("the download failed")
+        self.assertEqual([p.name for p in self.cache.iterdir()], [self.NAME])
+
+    def test_stopped_on_its_way(self):
+        self.curl("echo half >$target; kill -TERM $PPID; exit 0")
+        self.assertEqual(self.fetch().returncode, 130)
+        self.assertEqual(list(self.cache.iterdir()), [])
+
+    def test_where_it_cannot_be_kept_or_fetched(self):
+        self.fails("neither curl nor python3")
+        self.curl("exit 7")
+        self.fails("HOME is not set", XDG_CACHE_HOME="")
+        self.fails("cannot be made", "/proc/none")
+        self.fails("the download failed", XDG_CACHE_HOME="", HOME=str(self.folder / "home"))
+        self.assertEqual(list((self.folder / "home/.cache/spillway").iterdir()), [])
 
 
 class GpuCheck(unittest.TestCase):

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "core/weight_format.h"
+
 namespace spillway::test {
 
 /// Seed of this run: SPILLWAY_SEED, else fresh each time. Printed by every failing test that uses
@@ -49,6 +51,11 @@ constexpr bool kCudaSimulated = true;
 #else
 constexpr bool kCudaSimulated = false;
 #endif
+
+/// `count` values of `format` as it stores them, random in every bit but those of block scales,
+/// which make values as large as `magnitude` or so, of either sign where the format has signs.
+std::vector<std::byte> random_weights(WeightFormat format, uint64_t count, float magnitude,
+                                      std::mt19937_64& random);
 
 /// Message of the Error that `action` throws; fails the test when it throws none.
 std::string error_of(const std::function<void()>& action);

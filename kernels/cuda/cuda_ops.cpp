@@ -19,6 +19,18 @@ namespace {
 constexpr uint64_t kBlasWorkspaceBytes = 32 * kMiB;
 /// Bound on the scratch of decode attention where one sequence does not need more.
 constexpr uint64_t kSplitWorkspaceBytes = 32 * kMiB;
+/// Values of weights in blocks that are made plain at a time for a prompt: few enough that they
+/// often stay in the L2 cache until they are multiplied, enough for a matmul to fill the machine.
+constexpr uint64_t kPanelValues = uint64_t{16} << 20;
+
+/// Rows of a panel of a tile: pieces of nearly equal size, by the tile's shape alone, so that
+/// cuBLAS sees the same shapes whatever else a run does.
+uint32_t panel_rows(const WeightView& tile) {
+  const auto most = static_cast<uint32_t>(
+      std::max<uint64_t>(align_down(kPanelValues / tile.cols, kPanelRows), kPanelRows));
+  const uint64_t panels = ceil_div(tile.rows, most);
+  return static_cast<uint32_t>(align_up(ceil_div(tile.rows, panels), kPanelRows));
+}
 
 /// A cuBLAS handle. One thread.
 class Blas {
@@ -74,9 +86,15 @@ class CudaOps final : public Ops {
     const Layout parts = layout(limits);
     CHECK(memory.size() >= parts.total_bytes);
     limits_ = limits;
-    input_half_ = reinterpret_cast<uint16_t*>(memory.data());
-    split_ = memory.subspan(parts.input_bytes, parts.split_bytes);
-    blas_.bind(memory.subspan(parts.input_bytes + parts.split_bytes, parts.blas_bytes));
+    const auto take = [&](uint64_t bytes) {
+      const auto taken = memory.first(bytes);
+      memory = memory.subspan(bytes);
+      return taken;
+    };
+    input_half_ = reinterpret_cast<uint16_t*>(take(parts.input_bytes).data());
+    panel_ = take(parts.panel_bytes);
+    split_ = take(parts.split_bytes);
+    blas_.bind(take(parts.blas_bytes));
   }
 
   uint64_t kv_bytes(const AttentionShape& shape, uint32_t capacity) const override {
@@ -129,6 +147,7 @@ class CudaOps final : public Ops {
       cuda::convert(on, input_, count, {nullptr, input_half_, compute_dtype(weight.format)});
       half_dtype_ = compute_dtype(weight.format);
     }
+    if (has_blocks(weight.format)) return matmul_panels(on, weight, out, out_stride);
     blas_.run(on.stream, input_half_, input_rows_, weight, out, out_stride);
   }
 
@@ -193,6 +212,7 @@ class CudaOps final : public Ops {
  private:
   struct Layout {
     uint64_t input_bytes = 0;
+    uint64_t panel_bytes = 0;
     uint64_t split_bytes = 0;
     uint64_t blas_bytes = 0;
     uint64_t total_bytes = 0;
@@ -208,9 +228,29 @@ class CudaOps final : public Ops {
         parts.input_bytes = align_up(uint64_t{limits.max_rows} * limits.max_cols * 2, 256);
       }
       parts.blas_bytes = kBlasWorkspaceBytes;
+      const uint64_t panel = std::max(kPanelValues, uint64_t{kPanelRows} * limits.max_cols);
+      parts.panel_bytes = align_up(std::min(limits.block_values, panel) * 2, 256);
     }
-    parts.total_bytes = parts.input_bytes + parts.split_bytes + parts.blas_bytes;
+    parts.total_bytes =
+        parts.input_bytes + parts.panel_bytes + parts.split_bytes + parts.blas_bytes;
     return parts;
+  }
+
+  /// Of weights in blocks, panel by panel: made plain, then multiplied. Input is bf16.
+  void matmul_panels(const cuda::LaunchOn& on, const WeightView& weight, float* out,
+                     uint32_t out_stride) {
+    auto* plain = reinterpret_cast<uint16_t*>(panel_.data());
+    const uint32_t step = panel_rows(weight);
+    WeightView panel = weight;
+    for (uint32_t row = 0; row < weight.rows; row += step) {
+      panel.rows = std::min(step, weight.rows - row);
+      CHECK(uint64_t{panel.rows} * panel.cols * 2 <= panel_.size());
+      cuda::decode_blocks(on, panel, plain);
+      blas_.run(on.stream, input_half_, input_rows_,
+                {panel_.data(), WeightFormat::kBF16, panel.rows, panel.cols}, out + row,
+                out_stride);
+      panel.data += panel.rows * row_bytes(panel.format, panel.cols);
+    }
   }
 
   cuda::LaunchOn launch_on(Stream& stream) const { return {cuda_stream(stream), early_}; }
@@ -245,6 +285,7 @@ class CudaOps final : public Ops {
   uint32_t input_cols_ = 0;
   std::optional<DType> half_dtype_;  // of what input_half_ holds
   uint16_t* input_half_ = nullptr;
+  std::span<std::byte> panel_;  // of a weight in blocks, as bf16
   std::span<std::byte> split_;
 };
 

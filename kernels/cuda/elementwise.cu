@@ -215,14 +215,22 @@ __global__ void __launch_bounds__(kThreads)
   const auto own_heads = [](uint32_t heads) {
     return blockIdx.y < heads ? (heads - blockIdx.y - 1) / gridDim.y + 1 : 0;
   };
-  for (uint32_t j = threadIdx.x; j < own_heads(shape.heads) * half; j += kThreads) {
-    const uint32_t i = j % half;
-    const uint32_t head = blockIdx.y + j / half * gridDim.y;
-    float* pair = q + (row * shape.heads + head) * head_dim + i;
-    const float low = pair[0];
-    const float high = pair[half];
-    pair[0] = low * cosine[i] - high * sine[i];
-    pair[half] = high * cosine[i] + low * sine[i];
+  // Pair i comes from `first + i * step` and the place `apart` behind it.
+  const uint32_t step = shape.interleaved ? 2 : 1;
+  const uint32_t apart = shape.interleaved ? 1 : half;
+  static_assert(kMaxHeadDim / 2 <= kThreads);
+  const uint32_t heads_at_once = kThreads / half;
+  for (uint32_t done = 0; done < own_heads(shape.heads); done += heads_at_once) {
+    const uint32_t i = threadIdx.x % half;
+    const uint32_t own = done + threadIdx.x / half;
+    const bool turns = threadIdx.x < heads_at_once * half && own < own_heads(shape.heads);
+    float* head = q + (row * shape.heads + blockIdx.y + own * gridDim.y) * head_dim;
+    const float low = turns ? head[i * step] : 0;
+    const float high = turns ? head[i * step + apart] : 0;
+    if (shape.interleaved) __syncthreads();  // another's pair lies where this one goes
+    if (!turns) continue;
+    head[i] = low * cosine[i] - high * sine[i];
+    head[i + half] = high * cosine[i] + low * sine[i];
   }
   auto* keys = reinterpret_cast<typename T::Raw*>(sequence.kv);
   const uint64_t head_elements = uint64_t{sequence.kv_capacity} * head_dim;
@@ -231,11 +239,11 @@ __global__ void __launch_bounds__(kThreads)
   for (uint32_t j = threadIdx.x; j < own_heads(shape.kv_heads) * half; j += kThreads) {
     const uint32_t i = j % half;
     const uint32_t head = blockIdx.y + j / half * gridDim.y;
-    const float* key = k + (row * shape.kv_heads + head) * head_dim + i;
+    const float* key = k + (row * shape.kv_heads + head) * head_dim + i * step;
     const float* value = v + (row * shape.kv_heads + head) * head_dim + i;
     const uint64_t at = head * head_elements + place + i;
-    keys[at] = T::from_f32(key[0] * cosine[i] - key[half] * sine[i]);
-    keys[at + half] = T::from_f32(key[half] * cosine[i] + key[0] * sine[i]);
+    keys[at] = T::from_f32(key[0] * cosine[i] - key[apart] * sine[i]);
+    keys[at + half] = T::from_f32(key[apart] * cosine[i] + key[0] * sine[i]);
     values[at] = T::from_f32(value[0]);
     values[at + half] = T::from_f32(value[half]);
   }
@@ -261,6 +269,7 @@ bool waits_by_itself() {
 void embed(const LaunchOn& on, const WeightView& table, const uint32_t* ids, const uint32_t* rows,
            uint32_t count, float* out) {
   if (count == 0) return;
+  if (has_blocks(table.format)) return embed_blocks(on, table, ids, rows, count, out);
   with_type(table.format, [&](auto type) {
     launch("embed", embed_kernel<decltype(type)>, count, kThreads, on, table.data, table.cols, ids,
            rows, out);

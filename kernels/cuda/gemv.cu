@@ -95,6 +95,7 @@ void run(const LaunchOn& on, const WeightView& weight, const float* x, uint32_t 
 
 void gemv(const LaunchOn& on, const WeightView& weight, const float* x, uint32_t rows, float* out,
           uint32_t out_stride) {
+  if (has_blocks(weight.format)) return gemv_blocks(on, weight, x, rows, out, out_stride);
   with_type(weight.format, [&](auto type) {
     using T = decltype(type);
     if (rows == 1) {

@@ -68,6 +68,16 @@ inline constexpr uint32_t kMaxGemvRows = 8;
 void gemv(const LaunchOn& on, const WeightView& weight, const float* x, uint32_t rows, float* out,
           uint32_t out_stride);
 
+// gemv_blocks.cu, blocks.cu: weights in blocks; activations lie at multiples of 16 bytes
+/// gemv() calls this for them, with the same promises.
+void gemv_blocks(const LaunchOn& on, const WeightView& weight, const float* x, uint32_t rows,
+                 float* out, uint32_t out_stride);
+/// embed() calls this for them. `table.rows` are all there are: nothing behind them is read.
+void embed_blocks(const LaunchOn& on, const WeightView& table, const uint32_t* ids,
+                  const uint32_t* rows, uint32_t count, float* out);
+/// out [rows, cols] = the weight's values as bf16.
+void decode_blocks(const LaunchOn& on, const WeightView& weight, uint16_t* out);
+
 // attention.cu; the cache of a sequence is keys [kv_heads, capacity, head_dim], then values alike
 inline constexpr uint32_t kMaxHeadDim = 256;
 uint64_t kv_cache_bytes(const AttentionShape& shape, uint32_t capacity);

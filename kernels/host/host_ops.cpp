@@ -128,7 +128,8 @@ class HostOps final : public Ops {
   void matmul(Stream&, const WeightView& weight, float* out, uint32_t out_stride) override {
     CHECK(weight.cols == input_cols_);
     const bool gemv = input_rows_ <= kMaxGemvRows;
-    const bool bf16 = !gemv && bf16_prompts_ && weight.format == WeightFormat::kBF16;
+    const bool bf16 = !gemv && bf16_prompts_ &&
+                      (weight.format == WeightFormat::kBF16 || has_blocks(weight.format));
     if (bf16) prepare_bf16_input();
     if (gemv) return gemv_tiles(weight, out, out_stride);
     // Cut by panels and by rows: both borders are fixed, so that results do not depend on threads.
@@ -141,8 +142,8 @@ class HostOps final : public Ops {
       const WeightView part = rows_of(weight, panel, kPanelRows);
       float* target = out + uint64_t{row} * out_stride + panel;
       if (bf16) {
-        gemm_.run(DType::kBF16, input_bf16_ + uint64_t{row} * input_cols_, part.data, target, rows,
-                  part.rows, part.cols, out_stride, gemm_scratch());
+        gemm_.run(DType::kBF16, input_bf16_ + uint64_t{row} * input_cols_, bf16_weights(part),
+                  target, rows, part.rows, part.cols, out_stride, gemm_scratch());
       } else {
         gemm_.run(DType::kF32, input_ + uint64_t{row} * input_cols_, f32_weights(part), target,
                   rows, part.rows, part.cols, out_stride, gemm_scratch());
@@ -175,8 +176,8 @@ class HostOps final : public Ops {
           sine[i] = std::sin(angle) * shape.rope_scale;
         }
         const uint64_t row = sequence.first_row + r;
-        rotate_heads(q + row * q_width, shape.heads, shape.head_dim, cosine, sine);
-        rotate_heads(k + row * kv_width, shape.kv_heads, shape.head_dim, cosine, sine);
+        rotate_heads(q + row * q_width, shape.heads, shape, cosine, sine);
+        rotate_heads(k + row * kv_width, shape.kv_heads, shape, cosine, sine);
         host_kv_store(k + row * kv_width, v + row * kv_width, shape, sequence, position);
       });
     }
@@ -268,17 +269,25 @@ class HostOps final : public Ops {
   }
 
   void to_f32(WeightFormat format, const std::byte* source, float* target, size_t count) const {
-    if (format == WeightFormat::kF32) std::memcpy(target, source, count * sizeof(float));
-    if (format == WeightFormat::kF16) isa_.f16_to_f32(source, target, count);
-    if (format == WeightFormat::kBF16) isa_.bf16_to_f32(source, target, count);
-    if (has_blocks(format)) decode_values(format, source, count, target);
+    isa_.to_f32[index_of(format)](source, target, count);
   }
 
-  void rotate_heads(float* x, uint32_t heads, uint32_t head_dim, const float* cosine,
+  void rotate_heads(float* x, uint32_t heads, const AttentionShape& shape, const float* cosine,
                     const float* sine) const {
-    for (uint32_t head = 0; head < heads; ++head) {
-      isa_.rotate(x + uint64_t{head} * head_dim, cosine, sine, head_dim / 2);
+    for (uint32_t i = 0; i < heads; ++i) {
+      float* head = x + uint64_t{i} * shape.head_dim;
+      if (shape.interleaved) set_pairs_apart(head, shape.head_dim / 2);
+      isa_.rotate(head, cosine, sine, shape.head_dim / 2);
     }
+  }
+  /// Pair i from (2i, 2i+1) to (i, i + half).
+  static void set_pairs_apart(float* head, uint32_t half) {
+    float second[kMaxHalfHead];
+    for (uint32_t i = 0; i < half; ++i) {
+      second[i] = head[2 * i + 1];
+      head[i] = head[2 * i];
+    }
+    std::memcpy(head + half, second, half * sizeof(float));
   }
 
   /// A norm weight or bias as f32, valid until the next call.
@@ -297,6 +306,8 @@ class HostOps final : public Ops {
     input_bf16_ready_ = true;
   }
 
+  static constexpr size_t index_of(WeightFormat format) { return static_cast<size_t>(format); }
+
   static WeightView rows_of(WeightView weight, uint32_t first, uint32_t count) {
     weight.data += first * ::spillway::row_bytes(weight.format, weight.cols);
     weight.rows = std::min(count, weight.rows - first);
@@ -304,9 +315,7 @@ class HostOps final : public Ops {
   }
 
   void gemv_tiles(const WeightView& weight, float* out, uint32_t out_stride) {
-    const IsaKernels::Gemv gemv = weight.format == WeightFormat::kF32   ? isa_.gemv_f32
-                                  : weight.format == WeightFormat::kF16 ? isa_.gemv_f16
-                                                                        : isa_.gemv_bf16;
+    const IsaKernels::Gemv gemv = isa_.gemv[index_of(weight.format)];
     const auto slices = static_cast<uint32_t>(ceil_div(weight.rows, kGemvSliceRows));
     const uint64_t work = uint64_t{weight.rows} * weight.cols * input_rows_;
     parallel(slices, work, [&](uint32_t slice) {
@@ -324,6 +333,14 @@ class HostOps final : public Ops {
     if (part.format == WeightFormat::kF32) return part.data;
     auto* scratch = reinterpret_cast<float*>(thread_scratch());
     to_f32(part.format, part.data, scratch, uint64_t{part.rows} * part.cols);
+    return scratch;
+  }
+
+  /// The same as bf16.
+  const void* bf16_weights(const WeightView& part) {
+    if (part.format == WeightFormat::kBF16) return part.data;
+    auto* scratch = reinterpret_cast<uint16_t*>(thread_scratch());
+    isa_.to_bf16[index_of(part.format)](part.data, scratch, uint64_t{part.rows} * part.cols);
     return scratch;
   }
 

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/weight_format.h"
+
 namespace spillway {
 
 struct IsaKernels {
@@ -12,12 +14,14 @@ struct IsaKernels {
   /// product sums in one fixed order, whatever the number of rows.
   using Gemv = void (*)(const float* x, size_t x_stride, unsigned rows, const std::byte* w,
                         unsigned w_rows, size_t cols, float* out, size_t out_stride);
-  Gemv gemv_f32;
-  Gemv gemv_f16;
-  Gemv gemv_bf16;
+  /// Indexed by WeightFormat.
+  Gemv gemv[kFormats.size()];
+  /// The bits of decode_values(); count is a multiple of the format's block_values.
   using ToF32 = void (*)(const std::byte* source, float* target, size_t count);
-  ToF32 f16_to_f32;
-  ToF32 bf16_to_f32;
+  ToF32 to_f32[kFormats.size()];
+  /// The same values rounded to nearest even; null where no blocks are.
+  using ToBf16 = void (*)(const std::byte* source, uint16_t* target, size_t count);
+  ToBf16 to_bf16[kFormats.size()];
   void (*f32_to_bf16)(const float* source, uint16_t* target, size_t count);
   void (*rmsnorm)(const float* x, const float* weight, size_t cols, float epsilon, float* out);
   void (*silu_mul)(float* gate, const float* up, size_t count);

@@ -5,9 +5,7 @@
 
 #include "kernels/host/isa_kernels.h"
 
-#if defined(__F16C__)
 #include <immintrin.h>
-#endif
 
 namespace spillway {
 namespace {
@@ -35,6 +33,18 @@ inline void store(float* p, Floats v) {
 }
 inline Floats splat(float x) {
   return Floats{} + x;
+}
+
+/// The product as it is: where two products are added, the compiler would be free to choose which
+/// of them an FMA does not round, and choose otherwise where the same lines are compiled again.
+inline Floats rounded_product(Floats a, Floats b) {
+  Floats product = a * b;
+#if defined(__AVX512F__)
+  asm("" : "+v"(product));
+#else
+  asm("" : "+x"(product));
+#endif
+  return product;
 }
 
 struct F32 {
@@ -260,47 +270,104 @@ void rotate(float* head, const float* cosine, const float* sine, size_t half) {
 constexpr unsigned kBlock = 16;
 constexpr unsigned kVectors = kBlock / kLanes;
 
-inline void score_block(const float* q, const float* k, size_t head_dim, float scale, uint32_t from,
-                        uint32_t to, float* scores) {
-  Floats sums[kVectors] = {};
+/// Queries at a time: as many sums under way as hide what one multiply-add waits for another.
+constexpr unsigned kQueries = 8 / kVectors;
+
+/// scores[i][0..15] = q[i] · k * scale. What a query's sum is does not depend on its neighbours.
+template <unsigned N>
+inline void score_block(const float* const* q, const float* k, size_t head_dim, float scale,
+                        float (*scores)[kBlock]) {
+  Floats sums[N][kVectors] = {};
   for (size_t d = 0; d < head_dim; ++d) {
-    const Floats query = splat(q[d]);
-    for (unsigned i = 0; i < kVectors; ++i) sums[i] += query * load(k + d * kBlock + i * kLanes);
+    Floats keys[kVectors];
+    for (unsigned j = 0; j < kVectors; ++j) keys[j] = load(k + d * kBlock + j * kLanes);
+    for (unsigned i = 0; i < N; ++i) {
+      const Floats query = splat(q[i][d]);
+      for (unsigned j = 0; j < kVectors; ++j) sums[i][j] += query * keys[j];
+    }
   }
-  for (unsigned i = 0; i < kVectors; ++i) store(scores + i * kLanes, sums[i] * scale);
+  for (unsigned i = 0; i < N; ++i) {
+    for (unsigned j = 0; j < kVectors; ++j) store(scores[i] + j * kLanes, sums[i][j] * scale);
+  }
+}
+
+/// Scores of one query become weights against its new maximum; returns by what its earlier sums
+/// shrink.
+inline float weigh_block(float* scores, uint32_t from, uint32_t to, float* running_max,
+                         float* running_sum) {
   for (unsigned i = 0; i < from; ++i) scores[i] = -1e30f;
   for (unsigned i = to; i < kBlock; ++i) scores[i] = -1e30f;
+  float maximum = *running_max;
+  for (unsigned i = 0; i < kBlock; ++i) maximum = scores[i] > maximum ? scores[i] : maximum;
+  Floats block_sum = {};
+  for (unsigned j = 0; j < kVectors; ++j) {
+    const Floats p = exp_lanes(load(scores + j * kLanes) - maximum);
+    store(scores + j * kLanes, p);
+    block_sum += p;
+  }
+  const float shrink = exp_lanes(splat(*running_max - maximum))[0];
+  *running_sum = *running_sum * shrink + sum_lanes(block_sum);
+  *running_max = maximum;
+  return shrink;
+}
+
+/// acc[i] = acc[i] * shrink[i] + weights[i] · v.
+template <unsigned N>
+inline void add_values(float* const* acc, const float (*weights)[kBlock], const float* shrink,
+                       const float* v, size_t head_dim) {
+  size_t d = 0;
+  for (; d + kLanes <= head_dim; d += kLanes) {
+    Floats sums[N];
+    for (unsigned i = 0; i < N; ++i) {
+      sums[i] = rounded_product(load(acc[i] + d), splat(shrink[i]));
+    }
+    for (unsigned j = 0; j < kBlock; ++j) {
+      const Floats values = load(v + j * head_dim + d);
+      for (unsigned i = 0; i < N; ++i) sums[i] += weights[i][j] * values;
+    }
+    for (unsigned i = 0; i < N; ++i) store(acc[i] + d, sums[i]);
+  }
+  for (; d < head_dim; ++d) {
+    for (unsigned i = 0; i < N; ++i) {
+      float sum = rounded_product(splat(acc[i][d]), splat(shrink[i]))[0];
+      for (unsigned j = 0; j < kBlock; ++j) sum += weights[i][j] * v[j * head_dim + d];
+      acc[i][d] = sum;
+    }
+  }
+}
+
+template <unsigned N>
+inline void attend_queries(const float* const* q, float* const* acc, const uint32_t* from,
+                           const uint32_t* to, float* running_max, float* running_sum,
+                           const float* k, const float* v, size_t head_dim, float scale) {
+  float scores[N][kBlock];
+  float shrink[N];
+  score_block<N>(q, k, head_dim, scale, scores);
+  for (unsigned i = 0; i < N; ++i) {
+    shrink[i] = weigh_block(scores[i], from[i], to[i], running_max + i, running_sum + i);
+  }
+  add_values<N>(acc, scores, shrink, v, head_dim);
 }
 
 void attend_block(const float* const* q, float* const* acc, const uint32_t* from,
                   const uint32_t* to, float* running_max, float* running_sum, unsigned queries,
                   const float* k, const float* v, size_t head_dim, float scale) {
-  for (unsigned i = 0; i < queries; ++i) {
-    if (from[i] >= to[i]) continue;
-    float scores[kBlock];
-    score_block(q[i], k, head_dim, scale, from[i], to[i], scores);
-    float maximum = running_max[i];
-    for (const float score : scores) maximum = score > maximum ? score : maximum;
-    Floats block_sum = {};
-    for (unsigned j = 0; j < kVectors; ++j) {
-      const Floats p = exp_lanes(load(scores + j * kLanes) - maximum);
-      store(scores + j * kLanes, p);
-      block_sum += p;
+  unsigned i = 0;
+  while (i < queries) {
+    if (from[i] >= to[i]) {
+      ++i;
+      continue;
     }
-    const float shrink = exp_lanes(splat(running_max[i] - maximum))[0];
-    running_sum[i] = running_sum[i] * shrink + sum_lanes(block_sum);
-    running_max[i] = maximum;
-    float* out = acc[i];
-    size_t d = 0;
-    for (; d + kLanes <= head_dim; d += kLanes) {
-      Floats sum = load(out + d) * shrink;
-      for (unsigned j = 0; j < kBlock; ++j) sum += scores[j] * load(v + j * head_dim + d);
-      store(out + d, sum);
-    }
-    for (; d < head_dim; ++d) {
-      float sum = out[d] * shrink;
-      for (unsigned j = 0; j < kBlock; ++j) sum += scores[j] * v[j * head_dim + d];
-      out[d] = sum;
+    unsigned seeing = 1;
+    while (seeing < kQueries && i + seeing < queries && from[i + seeing] < to[i + seeing]) ++seeing;
+    if (seeing == kQueries) {
+      attend_queries<kQueries>(q + i, acc + i, from + i, to + i, running_max + i, running_sum + i,
+                               k, v, head_dim, scale);
+      i += kQueries;
+    } else {
+      attend_queries<1>(q + i, acc + i, from + i, to + i, running_max + i, running_sum + i, k, v,
+                        head_dim, scale);
+      ++i;
     }
   }
 }
@@ -317,9 +384,28 @@ void max_exp_sum(const float* x, size_t count, float* maximum, float* sum) {
   *sum = total;
 }
 
-constexpr IsaKernels kTable = {gemv<F32>,    gemv<F16>,   gemv<Bf16>,   to_f32<F16>,
-                               to_f32<Bf16>, f32_to_bf16, rmsnorm,      silu_mul,
-                               add,          rotate,      attend_block, max_exp_sum};
+#include "kernels/host/isa_blocks.inl"
+
+// In the order of WeightFormat.
+constexpr IsaKernels kTable = {
+    {gemv<F32>, gemv<F16>, gemv<Bf16>, block_gemv<Q8_0>, block_gemv<Q4_0>, block_gemv<Q4_1>,
+     block_gemv<Q5_0>, block_gemv<Q5_1>, block_gemv<Q2_K>, block_gemv<Q3_K>, block_gemv<Q4_K>,
+     block_gemv<Q5_K>, block_gemv<Q6_K>, block_gemv<IQ4_NL>, block_gemv<IQ4_XS>, block_gemv<MXFP4>},
+    {to_f32<F32>, to_f32<F16>, to_f32<Bf16>, blocks_to_f32<Q8_0>, blocks_to_f32<Q4_0>,
+     blocks_to_f32<Q4_1>, blocks_to_f32<Q5_0>, blocks_to_f32<Q5_1>, blocks_to_f32<Q2_K>,
+     blocks_to_f32<Q3_K>, blocks_to_f32<Q4_K>, blocks_to_f32<Q5_K>, blocks_to_f32<Q6_K>,
+     blocks_to_f32<IQ4_NL>, blocks_to_f32<IQ4_XS>, blocks_to_f32<MXFP4>},
+    {nullptr, nullptr, nullptr, blocks_to_bf16<Q8_0>, blocks_to_bf16<Q4_0>, blocks_to_bf16<Q4_1>,
+     blocks_to_bf16<Q5_0>, blocks_to_bf16<Q5_1>, blocks_to_bf16<Q2_K>, blocks_to_bf16<Q3_K>,
+     blocks_to_bf16<Q4_K>, blocks_to_bf16<Q5_K>, blocks_to_bf16<Q6_K>, blocks_to_bf16<IQ4_NL>,
+     blocks_to_bf16<IQ4_XS>, blocks_to_bf16<MXFP4>},
+    f32_to_bf16,
+    rmsnorm,
+    silu_mul,
+    add,
+    rotate,
+    attend_block,
+    max_exp_sum};
 
 }  // namespace
 }  // namespace spillway

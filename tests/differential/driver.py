@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Compares the program with independent implementations: random models with transformers, texts
-with tokenizers and sentencepiece. Prints one table; exits 1 where anything differs.
+"""Compares the program with independent implementations: random models with transformers, in GGUF
+with gguf as well, texts with tokenizers and sentencepiece. Prints one table; exits 1 where anything differs.
 Run it with scripts/test.sh --differential (docs/TESTING.md, "Other implementations")."""
 import argparse
 import multiprocessing
@@ -22,7 +22,10 @@ def arguments():
     parser.add_argument("--data", type=pathlib.Path, help="folder with tokenizers/ and models/",
                         default=os.environ.get("SPILLWAY_TEST_DATA", "../shared"))
     parser.add_argument("--quick", action="store_true", help="10 models, 1000 texts")
-    parser.add_argument("--only", choices=["models", "tokenizers"])
+    parser.add_argument("--only", choices=["models", "gguf", "tokenizers"])
+    parser.add_argument("--gguf-file", type=pathlib.Path, action="append", default=[],
+                        help="a real model in GGUF that chats in ChatML")
+    parser.add_argument("--gguf-types", help="types of random models in GGUF: Q8_0,Q4_K_M")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 1) // 2))
     parser.add_argument("--keep", type=pathlib.Path, default=pathlib.Path("build/differential"),
                         help="folder of the cases that fail")
@@ -49,6 +52,14 @@ def compare_tokenizer(work):
     import tokenizing
     kind, *rest = work
     return (tokenizing.compare_family if kind == "family" else tokenizing.compare_random)(*rest)
+
+
+def compare_gguf(work):
+    import gguf_models
+    import torch
+    torch.set_num_threads(1)
+    kind, *rest = work
+    return (gguf_models.compare_file if kind == "file" else gguf_models.compare_random)(*rest)
 
 
 def table(rows):
@@ -87,6 +98,42 @@ def model_rows(results):
         rows.append((family, len(members), total["runs"], total["tokens"],
                      f"{max(r['worst'] for r in members):.1e}", total["bits"], total["greedy"],
                      sum(bool(r["failures"]) for r in members)))
+    return rows
+
+
+def gguf_work(options):
+    import gguf_models
+    types = options.gguf_types.split(",") if options.gguf_types else gguf_models.TYPES
+    shapes = range(1 if options.quick else len(gguf_models.SHAPES))
+    return [("file", options.binary, options.keep, path) for path in options.gguf_file] + [
+        ("random", options.binary, options.keep, kind, wanted, shape)
+        for kind in ("llama", "qwen2", "qwen3") for wanted in types for shape in shapes]
+
+
+def compare_gguf_models(options):
+    results = []
+    with multiprocessing.Pool(options.jobs, maxtasksperchild=20) as pool:
+        for found in pool.imap(compare_gguf, gguf_work(options)):
+            results.append(found)
+            print(f"{found['name']}: {found['runs']} runs, {found['tokens']} tokens, worst "
+                  f"{found['worst']:.1e}", flush=True)
+            show_failures(found, f"{sys.argv[0]} {options.binary} --only gguf")
+    return results
+
+
+def gguf_rows(results):
+    rows = [("models in GGUF", "models", "runs", "tokens", "worst", "same bits", "greedy tokens",
+             "bf16", "rounding", "failed")]
+
+    def worst(members, key):
+        found = [r[key] for r in members if r[key] is not None]
+        return f"{max(found):.1e}" if found else "-"
+    for family in list(dict.fromkeys(r["family"] for r in results)) + ["all"]:
+        members = [r for r in results if family in ("all", r["family"])]
+        total = {key: sum(r[key] for r in members) for key in ("runs", "tokens", "bits", "greedy")}
+        rows.append((family, len(members), total["runs"], total["tokens"], worst(members, "worst"),
+                     total["bits"], total["greedy"], worst(members, "bf16"),
+                     worst(members, "rounding"), sum(bool(r["failures"]) for r in members)))
     return rows
 
 
@@ -138,16 +185,14 @@ def main():
     print(f"seed {options.seed}", flush=True)
     begin = time.monotonic()
     failed = 0
-    if options.only != "tokenizers":
-        results = compare_models(options)
-        failed += sum(bool(r["failures"]) for r in results)
-        print()
-        table(model_rows(results))
-    if options.only != "models":
-        results = compare_tokenizers(options)
-        failed += sum(bool(r["failures"]) for r in results)
-        print()
-        table(tokenizer_rows(results))
+    for name, compare, rows in (("models", compare_models, model_rows),
+                                ("gguf", compare_gguf_models, gguf_rows),
+                                ("tokenizers", compare_tokenizers, tokenizer_rows)):
+        if options.only in (None, name):
+            results = compare(options)
+            failed += sum(bool(r["failures"]) for r in results)
+            print()
+            table(rows(results))
     print(f"\nseed {options.seed}, {time.monotonic() - begin:.0f} s: "
           f"{f'{failed} FAILED' if failed else 'no difference'}")
     return 1 if failed else 0

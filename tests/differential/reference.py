@@ -150,9 +150,9 @@ def greedy(model, prompts, count):
 
 
 def rounding_inputs(model):
-    """Makes every matrix product round its input to bf16, as bf16 prompt math does."""
+    """Makes every matrix product round its input to bf16, as bf16 prompt math does, until the hooks
+    that this gives are removed."""
     def hook(module, inputs):
         return (inputs[0].bfloat16().float(),)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear):
-            module.register_forward_pre_hook(hook)
+    return [module.register_forward_pre_hook(hook) for module in model.modules()
+            if isinstance(module, torch.nn.Linear)]

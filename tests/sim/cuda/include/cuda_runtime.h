@@ -45,6 +45,23 @@ inline uint4 __ldcg(const uint4* p) {
   spillway::sim_cuda::require(reinterpret_cast<uintptr_t>(p) % 16 == 0, "misaligned 16-byte load");
   return *p;
 }
+/// The low word of the pair high:low shifted right by shift % 32.
+inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, uint32_t shift) {
+  return static_cast<uint32_t>((uint64_t{high} << 32 | low) >> (shift % 32));
+}
+/// Byte i is what bits 0 to 2 of the selector's nibble i pick of the eight bytes, those of x first.
+inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
+  const uint64_t bytes = uint64_t{y} << 32 | x;
+  uint32_t result = 0;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned picked = selector >> (4 * i) & 7u;
+    result |= static_cast<uint32_t>(bytes >> (8 * picked) & 0xffu) << (8 * i);
+  }
+  return result;
+}
+inline float __fmul_rn(float a, float b) {
+  return a * b;
+}
 inline float __uint_as_float(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, 4);

@@ -1,0 +1,270 @@
+#include "model/gguf_config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/one_line.h"
+#include "model/gguf_names.h"
+#include "text/gguf_tokenizer.h"
+
+namespace spillway {
+namespace {
+
+constexpr uint64_t kMaxWidth = 1 << 20;
+constexpr size_t kMostShownColumns = 80;
+
+/// Values below "llama." or whatever the architecture is called.
+class KeyReader {
+ public:
+  KeyReader(const GgufMetadata& metadata, std::string architecture)
+      : metadata_(metadata), prefix_(std::move(architecture) + ".") {}
+
+  [[noreturn]] void fail(const std::string& key, const std::string& expected,
+                         const std::string& got) const {
+    throw Error(
+        fmt::format("{}: {}: expected {}, got {}", metadata_.path(), prefix_ + key, expected, got));
+  }
+  std::optional<uint64_t> whole(const std::string& key) const {
+    return metadata_.whole(prefix_ + key);
+  }
+  uint32_t natural(const std::string& key, std::optional<uint64_t> value, uint64_t low,
+                   uint64_t high) const {
+    const std::string expected = fmt::format("a whole number from {} to {}", low, high);
+    if (!value) fail(key, expected, "nothing");
+    if (*value < low || *value > high) fail(key, expected, std::to_string(*value));
+    return static_cast<uint32_t>(*value);
+  }
+  uint32_t natural(const std::string& key, uint64_t low, uint64_t high) const {
+    return natural(key, whole(key), low, high);
+  }
+  /// A number, or a list that has one for each layer: which all have to be the same.
+  std::optional<uint64_t> same_in_layers(const std::string& key) const {
+    if (!metadata_.is_array(prefix_ + key)) return whole(key);
+    const std::vector<int64_t> list = metadata_.wholes(prefix_ + key).value();
+    const bool same =
+        std::all_of(list.begin(), list.end(), [&](int64_t value) { return value == list.front(); });
+    if (list.empty() || !same || list.front() < 0) {
+      fail(key, "the same number in all layers (others are not supported)", "a list of others");
+    }
+    return static_cast<uint64_t>(list.front());
+  }
+  double positive(const std::string& key, double fallback) const {
+    const auto value = metadata_.number(prefix_ + key);
+    if (!value) return fallback;
+    if (*value <= 0) fail(key, "a number above 0", fmt::to_string(*value));
+    return *value;
+  }
+  /// A list of flags; empty where there is none, or a number, which some files have there.
+  std::optional<std::vector<bool>> flags(const std::string& key) const {
+    const auto found = metadata_.values().find(prefix_ + key);
+    if (found == metadata_.values().end()) return std::nullopt;
+    const GgufMetadata::Value& value = found->second;
+    if (!value.array || value.type != GgufType::kBool) return std::nullopt;
+    std::vector<bool> list;
+    for (const char byte : value.bytes) list.push_back(byte != 0);
+    return list;
+  }
+  std::string text(const std::string& key, const std::string& fallback) const {
+    return metadata_.text(prefix_ + key).value_or(fallback);
+  }
+
+ private:
+  const GgufMetadata& metadata_;
+  std::string prefix_;
+};
+
+uint32_t head_dim_of(const KeyReader& reader, const ModelConfig& config) {
+  const auto key = reader.whole("attention.key_length");
+  if (!key && config.hidden % config.heads != 0) {
+    reader.fail("attention.head_count", "a divisor of embedding_length, or a key_length",
+                std::to_string(config.heads));
+  }
+  const uint32_t head_dim =
+      key ? reader.natural("attention.key_length", 2, 1024) : config.hidden / config.heads;
+  if (head_dim % 2 != 0 || head_dim > 1024) {
+    reader.fail("attention.key_length", "an even number up to 1024", std::to_string(head_dim));
+  }
+  for (const char* name : {"attention.value_length", "rope.dimension_count"}) {
+    const uint64_t other = reader.whole(name).value_or(head_dim);
+    if (other != head_dim) {
+      reader.fail(name, fmt::format("{}, the width of a head (others are not supported)", head_dim),
+                  std::to_string(other));
+    }
+  }
+  return head_dim;
+}
+
+/// Numbers of a small tensor, each above 0.
+std::vector<double> numbers_of(const Checkpoint& checkpoint, const TensorEntry& entry,
+                               uint64_t count) {
+  const std::string& path = checkpoint.files()[entry.file].info().path;
+  if (entry.format != WeightFormat::kF32 || entry.shape != std::vector<uint64_t>{count}) {
+    throw Error(fmt::format("{}: tensor {}: expected {} numbers of F32", path, entry.name, count));
+  }
+  const std::string bytes = checkpoint.files()[entry.file].read_text(entry.offset, entry.bytes);
+  std::vector<float> floats(count);
+  decode_values(WeightFormat::kF32, reinterpret_cast<const std::byte*>(bytes.data()), count,
+                floats.data());
+  for (const float value : floats) {
+    if (!std::isfinite(value) || value <= 0) {
+      throw Error(
+          fmt::format("{}: tensor {}: expected numbers above 0, got {}", path, entry.name, value));
+    }
+  }
+  return {floats.begin(), floats.end()};
+}
+
+/// A tensor of factors, one per pair of a head.
+std::vector<double> factors_of(const Checkpoint& checkpoint, const char* name,
+                               const ModelConfig& config) {
+  const TensorEntry* entry = checkpoint.find(name);
+  if (entry == nullptr) {
+    throw Error(
+        fmt::format("{}: tensor {} is missing: rotations are scaled by two lists of factors",
+                    checkpoint.path().string(), name));
+  }
+  return numbers_of(checkpoint, *entry, config.head_dim / 2);
+}
+
+RopeScaling longrope_of(const KeyReader& reader, const Checkpoint& checkpoint,
+                        const ModelConfig& config) {
+  RopeScaling scaling;
+  scaling.kind = RopeScaling::Kind::kLongRope;
+  scaling.short_factors = factors_of(checkpoint, kGgufRopeShort, config);
+  scaling.long_factors = factors_of(checkpoint, kGgufRopeLong, config);
+  const char* original = "rope.scaling.original_context_length";
+  scaling.original_max_positions = reader.natural(original, 2, 1u << 30);
+  scaling.factor = config.context / scaling.original_max_positions;
+  scaling.attention_factor =
+      reader.positive("rope.scaling.attn_factor",
+                      longrope_attention_factor(scaling.factor, scaling.original_max_positions));
+  return scaling;
+}
+
+RopeScaling rope_scaling_of(const KeyReader& reader, const Checkpoint& checkpoint,
+                            const ModelConfig& config) {
+  using Kind = RopeScaling::Kind;
+  RopeScaling scaling;
+  if (checkpoint.has(kGgufRopeFactors)) {
+    scaling.kind = Kind::kFactors;
+    scaling.short_factors = factors_of(checkpoint, kGgufRopeFactors, config);
+    return scaling;
+  }
+  if (checkpoint.has(kGgufRopeLong)) return longrope_of(reader, checkpoint, config);
+  const double linear = reader.positive("rope.scale_linear", 1);  // older files
+  const std::string name = reader.text("rope.scaling.type", linear == 1 ? "none" : "linear");
+  scaling.factor = reader.positive("rope.scaling.factor", linear);
+  if (name == "none" || scaling.factor == 1) return scaling;
+  if (name == "linear") {
+    scaling.kind = Kind::kLinear;
+  } else if (name == "yarn") {
+    scaling.kind = Kind::kYarn;
+    scaling.original_max_positions =
+        reader.positive("rope.scaling.original_context_length", config.context);
+    scaling.attention_factor = reader.positive("rope.scaling.attn_factor", 1) *
+                               yarn_attention_factor(scaling.factor, 0, 0);
+    scaling.beta_fast = reader.positive("rope.scaling.yarn_beta_fast", 32);
+    scaling.beta_slow = reader.positive("rope.scaling.yarn_beta_slow", 1);
+  } else {
+    reader.fail("rope.scaling.type", "none, linear or yarn",
+                cut_middle(printable(name), kMostShownColumns));
+  }
+  return scaling;
+}
+
+std::string read_gguf_architecture(const GgufMetadata& metadata) {
+  const auto name = metadata.text("general.architecture");
+  if (!name) {
+    throw Error(
+        fmt::format("{}: general.architecture: expected a name, got nothing; the file holds "
+                    "no model, or is another part of a split",
+                    metadata.path()));
+  }
+  if (hf_architecture(*name).empty()) {
+    throw Error(fmt::format("{}: architecture {} is not supported; supported are {}",
+                            metadata.path(), cut_middle(printable(*name), kMostShownColumns),
+                            supported_gguf_architectures()));
+  }
+  return *name;
+}
+
+bool has_bias(const Checkpoint& checkpoint, const char* part) {
+  return checkpoint.has(fmt::format("blk.0.{}.bias", part));
+}
+
+/// Where no list says which layers slide: Llama files are of Mistral's models, too, which slide in
+/// every layer; Qwen's name a window that none of their layers has.
+void read_windows(const KeyReader& reader, const std::string& architecture, ModelConfig& config) {
+  if (reader.whole("attention.sliding_window").value_or(0) == 0) return;
+  const auto listed = reader.flags("attention.sliding_window_pattern");
+  if (!listed && architecture != "llama") return;
+  config.sliding_window = reader.natural("attention.sliding_window", 1, UINT32_MAX);
+  config.sliding_layers = listed.value_or(std::vector<bool>(config.layers, true));
+  if (config.sliding_layers.size() != config.layers) {
+    reader.fail("attention.sliding_window_pattern", fmt::format("{} flags", config.layers),
+                std::to_string(config.sliding_layers.size()));
+  }
+}
+
+void read_shapes(const KeyReader& reader, const Checkpoint& checkpoint, ModelConfig& config) {
+  config.layers = reader.natural("block_count", 1, 10000);
+  config.hidden = reader.natural("embedding_length", 1, kMaxWidth);
+  config.intermediate = reader.natural("feed_forward_length",
+                                       reader.same_in_layers("feed_forward_length"), 1, kMaxWidth);
+  const auto heads = reader.same_in_layers("attention.head_count");
+  config.heads = reader.natural("attention.head_count", heads, 1, 65536);
+  const auto kv_heads = reader.same_in_layers("attention.head_count_kv");
+  config.kv_heads =
+      reader.natural("attention.head_count_kv", kv_heads ? kv_heads : heads, 1, 65536);
+  if (config.heads % config.kv_heads != 0) {
+    reader.fail("attention.head_count_kv", "a divisor of attention.head_count",
+                std::to_string(config.kv_heads));
+  }
+  config.head_dim = head_dim_of(reader, config);
+  if (uint64_t{config.heads} * config.head_dim > kMaxWidth) {
+    reader.fail("attention.head_count", fmt::format("heads * key_length up to {}", kMaxWidth),
+                std::to_string(config.heads));
+  }
+  const TensorEntry* table = checkpoint.find("token_embd.weight");
+  if (table == nullptr || table->shape.size() != 2) {
+    throw Error(
+        fmt::format("{}: tensor token_embd.weight is missing or no matrix; the file holds no "
+                    "whole model",
+                    checkpoint.path().string()));
+  }
+  config.vocab = reader.natural("vocab_size", table->shape[0], 1, 1 << 24);
+  config.context = reader.natural("context_length", 1, 1u << 30);
+}
+
+}  // namespace
+
+ModelConfig gguf_model_config(const Checkpoint& checkpoint) {
+  const GgufMetadata& metadata = *checkpoint.metadata();
+  const std::string architecture = read_gguf_architecture(metadata);
+  const KeyReader reader(metadata, architecture);
+  ModelConfig config;
+  config.architecture = hf_architecture(architecture);
+  if (reader.whole("expert_count").value_or(0) > 0) {
+    throw Error(fmt::format("{}: {}.expert_count: mixtures of experts are not supported",
+                            metadata.path(), architecture));
+  }
+  read_shapes(reader, checkpoint, config);
+  config.rms_epsilon = reader.positive("attention.layer_norm_rms_epsilon", 1e-6);
+  config.rope_theta = reader.positive("rope.freq_base", 10000);
+  config.rope_scaling = rope_scaling_of(reader, checkpoint, config);
+  extend_context(config);
+  config.tied_embeddings = !checkpoint.has("output.weight");
+  config.qkv_bias = has_bias(checkpoint, "attn_q");
+  config.output_bias = has_bias(checkpoint, "attn_output");
+  config.mlp_bias = has_bias(checkpoint, "ffn_gate");
+  config.qk_norm = architecture == "qwen3";
+  config.interleaved_heads = gguf_interleaves_heads(architecture);
+  read_windows(reader, architecture, config);
+  config.end_tokens = gguf_end_tokens(metadata);
+  return config;
+}
+
+}  // namespace spillway

@@ -1,0 +1,19 @@
+// The architecture of a model, read from a GGUF file's metadata and the shapes of its tensors.
+// Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and ggml-org/llama.cpp,
+// gguf-py/gguf/constants.py.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "io/checkpoint.h"
+#include "model/model_config.h"
+
+namespace spillway {
+
+/// Of a checkpoint in GGUF. Reads one tensor of numbers where the rotation's factors are stored as
+/// one. Throws Error with file, key and what was expected; unknown architectures are refused with
+/// the list of supported ones.
+ModelConfig gguf_model_config(const Checkpoint& checkpoint);
+
+}  // namespace spillway

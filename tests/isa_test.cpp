@@ -1,0 +1,192 @@
+// The tables of instruction sets themselves, on weights that end where memory ends: behind them,
+// and in front of them, lies a page that nobody may read.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <span>
+
+#include "core/error.h"
+#include "kernels/host/cpu_features.h"
+#include "kernels/host/isa_kernels.h"
+#include "tests/support.h"
+
+namespace spillway {
+namespace {
+
+/// Bytes that touch the page behind them, or the page in front.
+class Fenced {
+ public:
+  enum class Touches { kEnd, kBegin };
+  Fenced(std::span<const std::byte> bytes, Touches touches) {
+    const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t inner = (bytes.size() + page - 1) / page * page;
+    mapped_ = inner + 2 * page;
+    base_ = mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(base_ != MAP_FAILED);
+    std::byte* first = static_cast<std::byte*>(base_) + page;
+    CHECK(mprotect(first, inner, PROT_READ | PROT_WRITE) == 0);
+    data_ = touches == Touches::kBegin ? first : first + inner - bytes.size();
+    std::memcpy(data_, bytes.data(), bytes.size());
+  }
+  ~Fenced() { munmap(base_, mapped_); }
+  Fenced(const Fenced&) = delete;
+  const std::byte* data() const { return data_; }
+
+ private:
+  void* base_;
+  size_t mapped_;
+  std::byte* data_;
+};
+constexpr Fenced::Touches kBothWays[] = {Fenced::Touches::kEnd, Fenced::Touches::kBegin};
+
+struct IsaCase {
+  const char* name;
+  Isa isa;
+  const IsaKernels* kernels;
+};
+
+class IsaTest : public ::testing::TestWithParam<IsaCase> {
+ protected:
+  void SetUp() override {
+    if (GetParam().isa > detect_isa()) GTEST_SKIP() << "this CPU lacks the instruction set";
+  }
+  const IsaKernels& isa() const { return *GetParam().kernels; }
+
+  /// Widths with whole chunks of 256 values, without, and with a rest.
+  static std::vector<uint32_t> widths(WeightFormat format) {
+    if (!has_blocks(format)) return {1, 5, 64, 259};
+    if (traits_of(format).block_values == 256) return {256, 1280};
+    return {32, 224, 256, 544, 1024};
+  }
+  std::vector<float> random_floats(size_t count) {
+    std::normal_distribution<float> normal;
+    std::vector<float> values(count);
+    for (float& value : values) value = normal(random_);
+    return values;
+  }
+  /// Random in every bit; scales are numbers, but of any size.
+  std::vector<std::byte> wild_weights(WeightFormat format, uint64_t count) {
+    std::vector<std::byte> bytes(row_bytes(format, count));
+    std::vector<float> values(count);
+    const FormatTraits& traits = traits_of(format);
+    for (uint64_t i = 0; i < count; i += traits.block_values) {
+      std::byte* block = &bytes[row_bytes(format, i)];
+      do {
+        for (uint32_t b = 0; b < traits.block_bytes; ++b) {
+          block[b] = static_cast<std::byte>(random_());
+        }
+        decode_values(format, block, traits.block_values, &values[i]);
+      } while (!std::all_of(&values[i], &values[i] + traits.block_values,
+                            [](float value) { return std::isfinite(value); }));
+    }
+    return bytes;
+  }
+
+  uint64_t seed_ = test::run_seed();
+  std::mt19937_64 random_{seed_};
+  testing::ScopedTrace trace_{__FILE__, __LINE__, test::seed_note(seed_)};
+};
+
+TEST_P(IsaTest, ValuesHaveTheBitsOfTheReference) {
+  for (const FormatTraits& traits : kFormats) {
+    const auto format = static_cast<size_t>(traits.format);
+    for (uint32_t count : widths(traits.format)) {
+      count *= 3;
+      const auto bytes = wild_weights(traits.format, count);
+      std::vector<float> expected(count);
+      decode_values(traits.format, bytes.data(), count, expected.data());
+      for (const Fenced::Touches touches : kBothWays) {
+        const Fenced weights(bytes, touches);
+        std::vector<float> values(count, -1);
+        isa().to_f32[format](weights.data(), values.data(), count);
+        for (uint32_t i = 0; i < count; ++i) {
+          ASSERT_EQ(std::bit_cast<uint32_t>(values[i]), std::bit_cast<uint32_t>(expected[i]))
+              << traits.name << " value " << i << ": " << values[i] << ", not " << expected[i];
+        }
+        if (!has_blocks(traits.format)) continue;
+        std::vector<uint16_t> halves(count, 1);
+        isa().to_bf16[format](weights.data(), halves.data(), count);
+        for (uint32_t i = 0; i < count; ++i) {
+          ASSERT_EQ(halves[i], bf16_from_f32(expected[i])) << traits.name << " value " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(IsaTest, NumbersThatAreNoneStayNone) {
+  for (const FormatTraits& traits : kFormats) {
+    if (!has_blocks(traits.format)) continue;
+    const uint32_t count = 256;
+    for (const std::byte filling : {std::byte{0x7f}, std::byte{0xff}}) {
+      const std::vector<std::byte> bytes(row_bytes(traits.format, count), filling);
+      std::vector<float> expected(count);
+      decode_values(traits.format, bytes.data(), count, expected.data());
+      std::vector<float> values(count);
+      std::vector<uint16_t> halves(count);
+      isa().to_f32[static_cast<size_t>(traits.format)](bytes.data(), values.data(), count);
+      isa().to_bf16[static_cast<size_t>(traits.format)](bytes.data(), halves.data(), count);
+      for (uint32_t i = 0; i < count; ++i) {
+        ASSERT_EQ(std::isnan(values[i]), std::isnan(expected[i])) << traits.name << " " << i;
+        ASSERT_EQ(std::isnan(f32_from_bf16(halves[i])), std::isnan(expected[i])) << traits.name;
+      }
+    }
+  }
+}
+
+/// Against double sums of the reference's values; every count of rows gives the same bits, nothing
+/// is read beside the weights, and nothing is written beside the results.
+TEST_P(IsaTest, ProductsAreThoseOfTheReferenceForEveryCountOfRows) {
+  for (const FormatTraits& traits : kFormats) {
+    for (const uint32_t cols : widths(traits.format)) {
+      for (const uint32_t w_rows : {1u, 2u, 3u, 4u, 9u}) {
+        const auto bytes = test::random_weights(traits.format, uint64_t{w_rows} * cols, 1, random_);
+        std::vector<float> values(size_t{w_rows} * cols);
+        decode_values(traits.format, bytes.data(), values.size(), values.data());
+        const size_t x_stride = cols + 3;
+        const auto x = random_floats(4 * x_stride);
+        std::vector<float> of_four;
+        for (const Fenced::Touches touches : kBothWays) {
+          const Fenced weights(bytes, touches);
+          for (uint32_t rows = 4; rows > 0; --rows) {
+            const size_t stride = w_rows + 1;
+            std::vector<float> out(4 * stride, -77);
+            isa().gemv[static_cast<size_t>(traits.format)](x.data(), x_stride, rows, weights.data(),
+                                                           w_rows, cols, out.data(), stride);
+            if (of_four.empty()) of_four = out;
+            for (uint32_t r = 0; r < 4; ++r) {
+              for (uint32_t n = 0; n < stride; ++n) {
+                const bool inside = r < rows && n < w_rows;
+                ASSERT_EQ(out[r * stride + n], inside ? of_four[r * stride + n] : -77)
+                    << traits.name << " " << cols << "x" << w_rows << ", " << rows << " rows at "
+                    << r << "," << n;
+                if (!inside) continue;
+                double sum = 0;
+                double size = 0;
+                for (uint32_t k = 0; k < cols; ++k) {
+                  const double product = double{x[r * x_stride + k]} * values[n * cols + k];
+                  sum += product;
+                  size += std::abs(product);
+                }
+                ASSERT_NEAR(out[r * stride + n], sum, 3e-7 * size + 1e-30) << traits.name;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, IsaTest,
+                         ::testing::Values(IsaCase{"baseline", Isa::kBaseline, &kBaselineKernels},
+                                           IsaCase{"avx2", Isa::kAvx2, &kAvx2Kernels},
+                                           IsaCase{"avx512", Isa::kAvx512, &kAvx512Kernels}),
+                         [](const auto& test) { return test.param.name; });
+
+}  // namespace
+}  // namespace spillway
