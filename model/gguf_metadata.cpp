@@ -114,6 +114,7 @@ class ModelKeys {
 
 std::vector<float> as_floats(const std::vector<double>& values) {
   std::vector<float> floats;
+  floats.reserve(values.size());
   for (const double value : values) floats.push_back(static_cast<float>(value));
   return floats;
 }

@@ -82,6 +82,7 @@ std::optional<MatrixType> parse_matrix_type(std::string_view name) {
 
 std::vector<std::string> matrix_type_names() {
   std::vector<std::string> names;
+  names.reserve(kMatrixTypes.size());
   for (const MatrixType& type : kMatrixTypes) names.emplace_back(type.name);
   return names;
 }

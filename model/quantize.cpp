@@ -284,6 +284,7 @@ class Quantizer {
 
   QuantizeResult run() {
     std::vector<GgufTensorSpec> specs;
+    specs.reserve(work_.jobs.size());
     for (const TensorJob& job : work_.jobs) specs.push_back(job.spec);
     const GgufLayout layout = lay_out_gguf(work_.metadata, specs);
     check_room(target_, layout.file_bytes, "free some space or choose a smaller --type");

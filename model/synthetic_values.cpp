@@ -146,8 +146,9 @@ void SyntheticValues::choose_scales() {
     return;
   }
   for (size_t i = 0; i < kScales; ++i) {  // from 0.75 to 1.25 of it, whose mean square is 1.0208
-    const double factor =
-        (0.75 + 0.5 * static_cast<double>(i / 2) / (kScales / 2 - 1)) / std::sqrt(1.0208);
+    const size_t step = i / 2;
+    const double place = static_cast<double>(step) / static_cast<double>(kSteps - 1);
+    const double factor = (0.75 + 0.5 * place) / std::sqrt(1.0208);
     const double scale = wanted * factor * (i % 2 == 0 ? 1 : -1);
     scales_[i] = {f16_from_f32(static_cast<float>(scale)),
                   f16_from_f32(static_cast<float>(scale * shape.other_ratio))};

@@ -39,7 +39,8 @@ class SyntheticValues {
     uint16_t scale = 0;
     uint16_t other = 0;
   };
-  static constexpr size_t kScales = 512;
+  static constexpr size_t kSteps = 256;
+  static constexpr size_t kScales = 2 * kSteps;
 
   WeightFormat format_;
   uint64_t seed_;

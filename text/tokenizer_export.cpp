@@ -139,7 +139,8 @@ void export_byte_level(const Json& json, uint32_t vocab, GgufMetadata& metadata)
   const Json& model = json.at("model");
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix", "unk_token"}) {
     const Json value = model.value(key, Json());
-    if (!value.is_null() && value != "") throw NotExported{fmt::format("its {} has no key", key)};
+    const bool none = value.is_null() || (value.is_string() && value.get<std::string>().empty());
+    if (!none) throw NotExported{fmt::format("its {} has no key", key)};
   }
   metadata.set(std::string(gguf_keys::kModel), "gpt2");
   metadata.set(std::string(gguf_keys::kPre), std::string(pre_tokenizer_name(json)));
