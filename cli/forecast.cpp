@@ -80,6 +80,7 @@ std::optional<HardwareProfile> find_profile(const std::string& file, const Hardw
 
 std::vector<RowRate> row_rates(const MatmulRate& matmul) {
   std::vector<RowRate> rates;
+  rates.reserve(matmul.rows.size());
   for (const MatmulRate::Rows& entry : matmul.rows) {
     rates.push_back({entry.rows, entry.weight_bytes_per_second, entry.start_seconds,
                      entry.output_seconds, entry.beside_reads, entry.read_share});

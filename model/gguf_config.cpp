@@ -13,7 +13,7 @@
 namespace spillway {
 namespace {
 
-constexpr uint64_t kMaxWidth = 1 << 20;
+constexpr uint64_t kWidest = 1 << 20;
 constexpr size_t kMostShownColumns = 80;
 
 /// Values below "llama." or whatever the architecture is called.
@@ -211,9 +211,9 @@ void read_windows(const KeyReader& reader, const std::string& architecture, Mode
 
 void read_shapes(const KeyReader& reader, const Checkpoint& checkpoint, ModelConfig& config) {
   config.layers = reader.natural("block_count", 1, 10000);
-  config.hidden = reader.natural("embedding_length", 1, kMaxWidth);
+  config.hidden = reader.natural("embedding_length", 1, kWidest);
   config.intermediate = reader.natural("feed_forward_length",
-                                       reader.same_in_layers("feed_forward_length"), 1, kMaxWidth);
+                                       reader.same_in_layers("feed_forward_length"), 1, kWidest);
   const auto heads = reader.same_in_layers("attention.head_count");
   config.heads = reader.natural("attention.head_count", heads, 1, 65536);
   const auto kv_heads = reader.same_in_layers("attention.head_count_kv");
@@ -224,8 +224,8 @@ void read_shapes(const KeyReader& reader, const Checkpoint& checkpoint, ModelCon
                 std::to_string(config.kv_heads));
   }
   config.head_dim = head_dim_of(reader, config);
-  if (uint64_t{config.heads} * config.head_dim > kMaxWidth) {
-    reader.fail("attention.head_count", fmt::format("heads * key_length up to {}", kMaxWidth),
+  if (uint64_t{config.heads} * config.head_dim > kWidest) {
+    reader.fail("attention.head_count", fmt::format("heads * key_length up to {}", kWidest),
                 std::to_string(config.heads));
   }
   const TensorEntry* table = checkpoint.find("token_embd.weight");
