@@ -1,5 +1,6 @@
 // Models in GGUF from end to end: the bits of their safetensors twins, the same bits from every
 // placement, and blocks against the numbers that they stand for.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <fstream>
