@@ -34,7 +34,7 @@ fi
 echo "$model"
 
 echo; echo "== the machine (half a minute; kept for later plans)"
-"$spillway" probe --path "$model" --quiet | grep -E 'drive|memory|kept' ||
+"$spillway" probe --path "$model" --quiet | grep -E '^(drive|memory|kept)' ||
   echo "not measured: the plan is made by capacity alone"
 echo; echo "== the plan"
 "$spillway" plan "${arguments[@]}"

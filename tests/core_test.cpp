@@ -174,6 +174,8 @@ TEST(Link, ThatDanglesIsSaidToDangle) {
   test::write_file(repository / "refs" / "main", "abc123");
   EXPECT_EQ(fetch_command(file), "hf download Qwen/Qwen2.5-7B --cache-dir " + cache);
   EXPECT_EQ(fetch_command(snapshot), fetch_command(file));
+  EXPECT_EQ(fetch_command(snapshot / "q4" / "m.gguf"),
+            "hf download Qwen/Qwen2.5-7B q4/m.gguf --cache-dir " + cache);
   const std::string said = test::error_of([&] { read_text_file(file, {"a JSON file", 100}); });
   EXPECT_NE(said.find("a link that dangles: ../../blobs/0123 is not there"), std::string::npos);
   EXPECT_NE(said.find("fetch it again: hf download Qwen/Qwen2.5-7B"), std::string::npos) << said;
