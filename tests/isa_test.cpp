@@ -109,7 +109,7 @@ TEST_P(IsaTest, ValuesHaveTheBitsOfTheReference) {
         }
         if (!has_blocks(traits.format)) continue;
         std::vector<uint16_t> halves(count, 1);
-        isa().to_bf16[format](weights.data(), halves.data(), count);
+        isa().to_bf16[format](weights.data(), halves.data(), count, 32);
         for (uint32_t i = 0; i < count; ++i) {
           ASSERT_EQ(halves[i], bf16_from_f32(expected[i])) << traits.name << " value " << i;
         }
@@ -129,7 +129,7 @@ TEST_P(IsaTest, NumbersThatAreNoneStayNone) {
       std::vector<float> values(count);
       std::vector<uint16_t> halves(count);
       isa().to_f32[static_cast<size_t>(traits.format)](bytes.data(), values.data(), count);
-      isa().to_bf16[static_cast<size_t>(traits.format)](bytes.data(), halves.data(), count);
+      isa().to_bf16[static_cast<size_t>(traits.format)](bytes.data(), halves.data(), count, 32);
       for (uint32_t i = 0; i < count; ++i) {
         ASSERT_EQ(std::isnan(values[i]), std::isnan(expected[i])) << traits.name << " " << i;
         ASSERT_EQ(std::isnan(f32_from_bf16(halves[i])), std::isnan(expected[i])) << traits.name;

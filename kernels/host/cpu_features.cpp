@@ -2,6 +2,8 @@
 
 #include <cpuid.h>
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -57,6 +59,15 @@ bool bf16_matmul_is_fast() {
   if (!has_avx512_bf16()) return false;
   const bool amx_bf16 = cpuid_bit(7, 0, 3, 22);
   return amx_bf16 || __builtin_cpu_is("amd");
+}
+
+bool allowed_amx() {
+  constexpr long kAskForPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM (Linux, arch/x86/xstate.rst)
+  constexpr long kTileData = 18;              // XFEATURE_XTILEDATA
+  const bool amx_tile = cpuid_bit(7, 0, 3, 24);
+  const bool amx_bf16 = cpuid_bit(7, 0, 3, 22);
+  return has_avx512_bf16() && amx_tile && amx_bf16 &&
+         syscall(SYS_arch_prctl, kAskForPermission, kTileData) == 0;
 }
 
 unsigned usable_cores() {

@@ -16,6 +16,10 @@ bool bf16_matmul_is_fast();
 /// True when the CPU has AVX512-BF16 at all.
 bool has_avx512_bf16();
 
+/// True where the CPU has AMX for bf16 and the system lets this process use it, which is asked
+/// here.
+bool allowed_amx();
+
 unsigned usable_cores();
 
 /// Of the caches farthest from the cores, all together, as sysfs has them (Linux,

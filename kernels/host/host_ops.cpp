@@ -17,6 +17,7 @@
 #include "core/error.h"
 #include "core/limits.h"
 #include "core/units.h"
+#include "kernels/host/amx.h"
 #include "kernels/host/attention.h"
 #include "kernels/host/gemm.h"
 #include "kernels/host/isa_kernels.h"
@@ -31,6 +32,8 @@ constexpr uint32_t kMaxGemvRows = 32;
 constexpr uint32_t kGemvSliceRows = 32;
 /// Activation rows per oneDNN call.
 constexpr uint32_t kGemmRows = 512;
+/// Of to_bf16 where parts follow each other.
+constexpr size_t kPlainParts = 32;
 /// Below this many multiply-adds a second thread costs more than it brings.
 constexpr uint64_t kMinParallelWork = 32 * 1024;
 
@@ -44,12 +47,15 @@ class HostOps final : public Ops {
       : isa_(kernels_of(isa)),
         threads_(options.threads != 0 ? options.threads : usable_cores()),
         bf16_prompts_(choose_bf16(options.prompt_math)),
+        amx_(bf16_prompts_ && allowed_amx()),
         allowed_(tbb::global_control::max_allowed_parallelism,
                  std::max<size_t>(threads_, tbb::info::default_concurrency())),
         arena_(static_cast<int>(threads_)) {
     start_workers();
-    description_ = fmt::format("{} threads, prompts oneDNN {}, decode {} GEMV", threads_,
-                               bf16_prompts_ ? "bf16" : "f32 tiles",
+    description_ = fmt::format("{} threads, prompts {}, decode {} GEMV", threads_,
+                               amx_            ? "AMX bf16"
+                               : bf16_prompts_ ? "oneDNN bf16"
+                                               : "oneDNN f32 tiles",
                                isa == Isa::kAvx512 ? "AVX-512"
                                : isa == Isa::kAvx2 ? "AVX2"
                                                    : "SSE2");
@@ -132,6 +138,7 @@ class HostOps final : public Ops {
                       (weight.format == WeightFormat::kBF16 || has_blocks(weight.format));
     if (bf16) prepare_bf16_input();
     if (gemv) return gemv_tiles(weight, out, out_stride);
+    if (bf16 && amx_) return amx_tiles(weight, out, out_stride);
     // Cut by panels and by rows: both borders are fixed, so that results do not depend on threads.
     const auto panels = static_cast<uint32_t>(ceil_div(weight.rows, kPanelRows));
     const auto blocks = static_cast<uint32_t>(ceil_div(input_rows_, kGemmRows));
@@ -256,11 +263,19 @@ class HostOps final : public Ops {
     Layout parts{};
     if (limits.max_rows <= kMaxGemvRows) return parts;
     const uint64_t cols = limits.max_cols;
-    if (bf16_prompts_) parts.input_bytes = align_up(limits.max_rows * cols * 2, 64);
+    if (amx_) {
+      // Rows and columns are filled up; fewer of the one may come with more of the other.
+      parts.input_bytes = amx_input_bytes(limits.max_rows, limits.max_cols);
+    } else if (bf16_prompts_) {
+      parts.input_bytes = align_up(limits.max_rows * cols * 2, 64);
+    }
     parts.panel_bytes = align_up(kPanelRows * cols * sizeof(float), 64);
     const uint32_t rows = std::min(kGemmRows, limits.max_rows);
     parts.gemm_bytes = gemm_.scratch_bytes(DType::kF32, rows, kPanelRows, limits.max_cols);
-    if (bf16_prompts_) {
+    if (amx_) {
+      const uint64_t other = parts.panel_bytes + parts.gemm_bytes;
+      parts.gemm_bytes = std::max(other, amx_scratch_bytes()) - parts.panel_bytes;
+    } else if (bf16_prompts_) {
       parts.gemm_bytes = std::max(
           parts.gemm_bytes, gemm_.scratch_bytes(DType::kBF16, rows, kPanelRows, limits.max_cols));
     }
@@ -299,11 +314,19 @@ class HostOps final : public Ops {
 
   void prepare_bf16_input() {
     if (input_bf16_ready_) return;
+    input_bf16_ready_ = true;
+    if (amx_) {
+      const auto groups = static_cast<uint32_t>(ceil_div(input_rows_, kAmxGroupRows));
+      parallel(groups, uint64_t{input_rows_} * input_cols_, [&](uint32_t group) {
+        amx_pack_input(input_, input_rows_, input_cols_, group,
+                       reinterpret_cast<std::byte*>(input_bf16_));
+      });
+      return;
+    }
     for_rows(input_rows_, input_cols_, [&](uint32_t r) {
       isa_.f32_to_bf16(input_ + uint64_t{r} * input_cols_, input_bf16_ + uint64_t{r} * input_cols_,
                        input_cols_);
     });
-    input_bf16_ready_ = true;
   }
 
   static constexpr size_t index_of(WeightFormat format) { return static_cast<size_t>(format); }
@@ -328,6 +351,29 @@ class HostOps final : public Ops {
     });
   }
 
+  /// As many weight rows at a time as the threads leave each other, up to what suits the caches: no
+  /// bit depends on it.
+  void amx_tiles(const WeightView& weight, float* out, uint32_t out_stride) {
+    const auto share = static_cast<uint32_t>(ceil_div(weight.rows, threads_));
+    const uint32_t w_rows = std::clamp(static_cast<uint32_t>(align_up(share, kAmxGroupRows)),
+                                       kPanelRows, kAmxWeightRows);
+    const auto slices = static_cast<uint32_t>(ceil_div(weight.rows, w_rows));
+    const auto blocks = static_cast<uint32_t>(ceil_div(input_rows_, kAmxBlockRows));
+    const auto* input = reinterpret_cast<const std::byte*>(input_bf16_);
+    parallel(slices * blocks, UINT64_MAX, [&](uint32_t index) {
+      const uint32_t first = index / blocks * w_rows;
+      const uint32_t block = index % blocks;
+      const WeightView part = rows_of(weight, first, w_rows);
+      const AmxWeights weights{part.data, isa_.to_bf16[index_of(part.format)],
+                               ::spillway::row_bytes(part.format, part.cols),
+                               ::spillway::row_bytes(part.format, kAmxPartCols), part.rows};
+      amx_product(weights, input + amx_block_offset(block, input_cols_),
+                  std::min(kAmxBlockRows, input_rows_ - block * kAmxBlockRows), input_cols_,
+                  out + uint64_t{block} * kAmxBlockRows * out_stride + first, out_stride,
+                  thread_scratch());
+    });
+  }
+
   /// The panel as f32: itself, or converted into this thread's scratch.
   const void* f32_weights(const WeightView& part) {
     if (part.format == WeightFormat::kF32) return part.data;
@@ -340,7 +386,8 @@ class HostOps final : public Ops {
   const void* bf16_weights(const WeightView& part) {
     if (part.format == WeightFormat::kBF16) return part.data;
     auto* scratch = reinterpret_cast<uint16_t*>(thread_scratch());
-    isa_.to_bf16[index_of(part.format)](part.data, scratch, uint64_t{part.rows} * part.cols);
+    isa_.to_bf16[index_of(part.format)](part.data, scratch, uint64_t{part.rows} * part.cols,
+                                        kPlainParts);
     return scratch;
   }
 
@@ -410,6 +457,7 @@ class HostOps final : public Ops {
   const IsaKernels& isa_;
   const uint32_t threads_;
   const bool bf16_prompts_;
+  const bool amx_;
   std::string description_;
   tbb::global_control allowed_;  ///< more threads than cores, where that was asked for
   tbb::task_arena arena_;

@@ -235,7 +235,7 @@ inline void codes_of_nibbles(const std::byte* p, int8_t* codes) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16), high);
 #else
   for (unsigned i = 0; i < 16; ++i) {
-    const auto byte = std::to_integer<uint8_t>(p[i]);
+    const auto byte = static_cast<uint8_t>(p[i]);
     codes[i] = Kind::kCodes[byte & 15u];
     codes[i + 16] = Kind::kCodes[byte >> 4];
   }
@@ -326,7 +326,7 @@ struct MXFP4 {
   template <unsigned kBlocks>
   [[gnu::always_inline]] static inline void prepare(const std::byte* b, Ready& ready) {
     for (unsigned i = 0; i < kBlocks; ++i) {
-      const auto exponent = std::to_integer<uint32_t>(b[i * 17]);
+      const auto exponent = static_cast<uint32_t>(b[i * 17]);
       const uint32_t bits = exponent == 0 ? 1u << 22 : exponent << 23;  // 2^(exponent - 127)
       float scale;
       std::memcpy(&scale, &bits, sizeof(scale));
@@ -791,6 +791,7 @@ struct AsF32 {
     store(out + at, a);
     store(out + at + kLanes, b);
   }
+  inline void move(size_t values) { out += values; }
   float* out;
 };
 
@@ -802,38 +803,44 @@ inline Words rounded_to_bf16(Floats v) {
   const auto nan = reinterpret_cast<Words>(v != v);
   return (nan & quiet) | (~nan & rounded);
 }
+/// Parts lie `stride` numbers apart.
 struct AsBf16 {
   [[gnu::always_inline]] inline void take(size_t at, Floats a, Floats b) {
+    uint16_t* target = out + at / kPart * stride + at % kPart;
     const Halves first = __builtin_convertvector(rounded_to_bf16(a), Halves);
     const Halves second = __builtin_convertvector(rounded_to_bf16(b), Halves);
-    std::memcpy(out + at, &first, sizeof(first));
-    std::memcpy(out + at + kLanes, &second, sizeof(second));
+    std::memcpy(target, &first, sizeof(first));
+    std::memcpy(target + kLanes, &second, sizeof(second));
   }
+  inline void move(size_t values) { out += values / kPart * stride; }
   uint16_t* out;
+  size_t stride;
 };
 
-template <typename Format, typename Sink, typename Out>
-inline void convert_blocks(const std::byte* source, Out* target, size_t count) {
+/// Shows the sink whole chunks, then what is left block by block.
+template <typename Format, typename Sink>
+[[gnu::always_inline]] inline void convert_blocks(const std::byte* source, Sink sink,
+                                                  size_t count) {
   constexpr size_t kBytes = block_bytes<Format>();
   constexpr unsigned kBlocks = chunk_blocks<Format>();
   Ready ready;
   size_t i = 0;
   for (; i + kChunk <= count; i += kChunk, source += kBlocks * kBytes) {
-    Sink sink{target + i};
     Format::template prepare<kBlocks>(source, ready);
     Format::template each<kBlocks>(source, ready, sink);
+    sink.move(kChunk);
   }
   for (; i < count; i += block_values<Format>(), source += kBytes) {
-    Sink sink{target + i};
     Format::template prepare<1>(source, ready);
     Format::template each<1>(source, ready, sink);
+    sink.move(block_values<Format>());
   }
 }
 template <typename Format>
 void blocks_to_f32(const std::byte* source, float* target, size_t count) {
-  convert_blocks<Format, AsF32>(source, target, count);
+  convert_blocks<Format>(source, AsF32{target}, count);
 }
 template <typename Format>
-void blocks_to_bf16(const std::byte* source, uint16_t* target, size_t count) {
-  convert_blocks<Format, AsBf16>(source, target, count);
+void blocks_to_bf16(const std::byte* source, uint16_t* target, size_t count, size_t part_stride) {
+  convert_blocks<Format>(source, AsBf16{target, part_stride}, count);
 }

@@ -19,8 +19,10 @@ struct IsaKernels {
   /// The bits of decode_values(); count is a multiple of the format's block_values.
   using ToF32 = void (*)(const std::byte* source, float* target, size_t count);
   ToF32 to_f32[kFormats.size()];
-  /// The same values rounded to nearest even; null where no blocks are.
-  using ToBf16 = void (*)(const std::byte* source, uint16_t* target, size_t count);
+  /// The same values rounded to nearest even, in parts of 32 that lie `part_stride` numbers apart.
+  /// Null for F32 and F16.
+  using ToBf16 = void (*)(const std::byte* source, uint16_t* target, size_t count,
+                          size_t part_stride);
   ToBf16 to_bf16[kFormats.size()];
   void (*f32_to_bf16)(const float* source, uint16_t* target, size_t count);
   void (*rmsnorm)(const float* x, const float* weight, size_t cols, float epsilon, float* out);

@@ -190,6 +190,14 @@ void to_f32(const std::byte* source, float* target, size_t count) {
   }
 }
 
+void bf16_to_bf16(const std::byte* source, uint16_t* target, size_t count, size_t part_stride) {
+  constexpr size_t kPart = 32;
+  for (; count >= kPart; count -= kPart, source += 2 * kPart, target += part_stride) {
+    std::memcpy(target, source, 2 * kPart);
+  }
+  std::memcpy(target, source, 2 * count);
+}
+
 /// Round to nearest even; activations are finite, so NaN needs no care beyond staying NaN-like.
 void f32_to_bf16(const float* source, uint16_t* target, size_t count) {
   for (size_t i = 0; i < count; ++i) {
@@ -395,10 +403,10 @@ constexpr IsaKernels kTable = {
      blocks_to_f32<Q4_1>, blocks_to_f32<Q5_0>, blocks_to_f32<Q5_1>, blocks_to_f32<Q2_K>,
      blocks_to_f32<Q3_K>, blocks_to_f32<Q4_K>, blocks_to_f32<Q5_K>, blocks_to_f32<Q6_K>,
      blocks_to_f32<IQ4_NL>, blocks_to_f32<IQ4_XS>, blocks_to_f32<MXFP4>},
-    {nullptr, nullptr, nullptr, blocks_to_bf16<Q8_0>, blocks_to_bf16<Q4_0>, blocks_to_bf16<Q4_1>,
-     blocks_to_bf16<Q5_0>, blocks_to_bf16<Q5_1>, blocks_to_bf16<Q2_K>, blocks_to_bf16<Q3_K>,
-     blocks_to_bf16<Q4_K>, blocks_to_bf16<Q5_K>, blocks_to_bf16<Q6_K>, blocks_to_bf16<IQ4_NL>,
-     blocks_to_bf16<IQ4_XS>, blocks_to_bf16<MXFP4>},
+    {nullptr, nullptr, bf16_to_bf16, blocks_to_bf16<Q8_0>, blocks_to_bf16<Q4_0>,
+     blocks_to_bf16<Q4_1>, blocks_to_bf16<Q5_0>, blocks_to_bf16<Q5_1>, blocks_to_bf16<Q2_K>,
+     blocks_to_bf16<Q3_K>, blocks_to_bf16<Q4_K>, blocks_to_bf16<Q5_K>, blocks_to_bf16<Q6_K>,
+     blocks_to_bf16<IQ4_NL>, blocks_to_bf16<IQ4_XS>, blocks_to_bf16<MXFP4>},
     f32_to_bf16,
     rmsnorm,
     silu_mul,
