@@ -184,9 +184,9 @@ class OpsTest : public ::testing::TestWithParam<OpsCase> {
   }
 
   void expect_product(const std::vector<double>& x, const Weight& w, uint32_t rows,
-                      const std::vector<float>& out, uint32_t stride) {
+                      const std::vector<float>& out, uint32_t stride, uint32_t all_rows = 0) {
     const uint32_t cols = w.view.cols;
-    const double allowed = tolerance(compute_dtype(w.view.format), rows, cols);
+    const double allowed = tolerance(compute_dtype(w.view.format), std::max(rows, all_rows), cols);
     for (uint32_t r = 0; r < rows; ++r) {
       for (uint32_t n = 0; n < w.view.rows; ++n) {
         double expected = 0;
@@ -265,6 +265,30 @@ TEST_P(OpsTest, MatmulIsBitIdenticalForTilesAddressesAndDecodeRows) {
       ops_->matmul(*stream_, w.view, single.data(), outputs);
       const auto one = single.read();
       for (uint32_t n = 0; n < outputs; ++n) ASSERT_EQ(one[n], all[(rows - 1) * outputs + n]);
+    }
+  }
+}
+
+/// More rows than are multiplied at a time, and rests at every border.
+TEST_P(OpsTest, LongPromptsMatchPlainLoops) {
+  const uint32_t outputs = 5 * kPanelRows + 7;
+  for (const WeightFormat format : {WeightFormat::kBF16, WeightFormat::kF16, WeightFormat::kQ8_0,
+                                    WeightFormat::kQ4_K, WeightFormat::kQ6_K}) {
+    if (GetParam().cuda && has_blocks(format)) continue;
+    for (const uint32_t rows : {33u, 48u, 512u, 545u}) {
+      const uint32_t cols = whole_blocks(format, rows == 48 ? 172 : 544);
+      bind({rows, cols, 64, {8, 8, 64}, std::nullopt});
+      const Weight w = random_weight(format, outputs, cols, GetParam().cuda ? 0 : 6);
+      const auto x = random_floats(size_t{rows} * cols);
+      const auto input = floats(x);
+      const auto output = poisoned(size_t{rows} * outputs);
+      ops_->set_input(*stream_, input.data(), rows, cols);
+      ops_->matmul(*stream_, w.view, output.data(), outputs);
+      const auto out = output.read();
+      const uint32_t shown = rows < 512 ? 0 : rows - 40;
+      expect_product({x.begin() + shown * cols, x.end()}, w, rows - shown,
+                     {out.begin() + shown * outputs, out.end()}, outputs, rows);
+      if (HasFatalFailure()) return;
     }
   }
 }

@@ -111,7 +111,7 @@ inline float sum_lanes(Floats v) {
 }
 
 /// What a core asks for before it is needed.
-constexpr size_t kPrefetchBytes = 768;
+constexpr size_t kPrefetchBytes = 2048;
 
 /// R activation rows by N weight rows. Streams N weight rows at once, so that several cache lines
 /// are always on their way: weight bytes read = N * cols * kBytes, the bound of decode.
