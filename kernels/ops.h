@@ -90,7 +90,7 @@ class Ops {
  public:
   virtual ~Ops() = default;
 
-  /// "oneDNN f32 tiles, AVX-512 GEMV": for the report.
+  /// "prompts AMX bf16, decode AVX-512 GEMV": for the report.
   virtual std::string description() const = 0;
   /// Bytes of scratch needed for `limits`; bind_workspace() gives them before the first operation.
   virtual uint64_t workspace_bytes(const OpsLimits& limits) const = 0;
