@@ -14,6 +14,7 @@ namespace spillway {
 namespace {
 
 constexpr uint64_t kWidest = 1 << 20;
+constexpr uint64_t kMostLayers = 10000;
 constexpr size_t kMostShownColumns = 80;
 
 /// Values below "llama." or whatever the architecture is called.
@@ -43,7 +44,10 @@ class KeyReader {
   /// A number, or a list that has one for each layer: which all have to be the same.
   std::optional<uint64_t> same_in_layers(const std::string& key) const {
     if (!metadata_.is_array(prefix_ + key)) return whole(key);
-    const std::vector<int64_t> list = metadata_.wholes(prefix_ + key).value();
+    std::vector<int64_t> list;
+    if (metadata_.length(prefix_ + key) <= kMostLayers) {
+      list = metadata_.wholes(prefix_ + key).value();
+    }
     const bool same =
         std::all_of(list.begin(), list.end(), [&](int64_t value) { return value == list.front(); });
     if (list.empty() || !same || list.front() < 0) {
@@ -210,7 +214,7 @@ void read_windows(const KeyReader& reader, const std::string& architecture, Mode
 }
 
 void read_shapes(const KeyReader& reader, const Checkpoint& checkpoint, ModelConfig& config) {
-  config.layers = reader.natural("block_count", 1, 10000);
+  config.layers = reader.natural("block_count", 1, kMostLayers);
   config.hidden = reader.natural("embedding_length", 1, kWidest);
   config.intermediate = reader.natural("feed_forward_length",
                                        reader.same_in_layers("feed_forward_length"), 1, kWidest);

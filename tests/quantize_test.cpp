@@ -143,7 +143,9 @@ TEST(Quantize, SyntheticFilesAreWhatQuantizeMakes) {
     std::map<std::string, std::string> text;
     for (const auto& [key, value] : checkpoint.metadata()->values()) {
       text[key] = value.bytes;
-      for (const std::string& item : value.texts) text[key] += item + "\n";
+      for (size_t i = 0; i < value.texts.size(); ++i) {
+        (text[key] += value.texts[i]) += '\n';
+      }
     }
     return text;
   };
