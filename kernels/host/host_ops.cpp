@@ -351,19 +351,24 @@ class HostOps final : public Ops {
     });
   }
 
-  /// As many weight rows at a time as the threads leave each other, up to what suits the caches: no
+  /// Weight rows in slices as large as suits the caches, as many for one thread as for another: no
   /// bit depends on it.
   void amx_tiles(const WeightView& weight, float* out, uint32_t out_stride) {
-    const auto share = static_cast<uint32_t>(ceil_div(weight.rows, threads_));
-    const uint32_t w_rows = std::clamp(static_cast<uint32_t>(align_up(share, kAmxGroupRows)),
-                                       kPanelRows, kAmxWeightRows);
-    const auto slices = static_cast<uint32_t>(ceil_div(weight.rows, w_rows));
+    const auto groups = static_cast<uint32_t>(ceil_div(weight.rows, kAmxGroupRows));
+    const auto rounds =
+        static_cast<uint32_t>(ceil_div(weight.rows, uint64_t{threads_} * kAmxWeightRows));
+    // At least two groups each, so that the input is not read for every few rows.
+    const uint32_t slices = std::clamp(groups / 2, 1u, threads_ * rounds);
     const auto blocks = static_cast<uint32_t>(ceil_div(input_rows_, kAmxBlockRows));
     const auto* input = reinterpret_cast<const std::byte*>(input_bf16_);
+    const auto first_row = [&](uint32_t slice) {
+      return static_cast<uint32_t>(uint64_t{slice} * groups / slices) * kAmxGroupRows;
+    };
     parallel(slices * blocks, UINT64_MAX, [&](uint32_t index) {
-      const uint32_t first = index / blocks * w_rows;
+      const uint32_t slice = index / blocks;
       const uint32_t block = index % blocks;
-      const WeightView part = rows_of(weight, first, w_rows);
+      const uint32_t first = first_row(slice);
+      const WeightView part = rows_of(weight, first, first_row(slice + 1) - first);
       const AmxWeights weights{part.data, isa_.to_bf16[index_of(part.format)],
                                ::spillway::row_bytes(part.format, part.cols),
                                ::spillway::row_bytes(part.format, kAmxPartCols), part.rows};
