@@ -14,7 +14,6 @@
 #include <cstring>
 #include <exception>
 #include <span>
-#include <thread>
 #include <utility>
 
 #include "core/block_encoding.h"
@@ -28,6 +27,7 @@
 #include "io/checkpoint.h"
 #include "io/gguf_writer.h"
 #include "kernels/host/cpu_features.h"
+#include "kernels/host/workers.h"
 #include "model/gguf_metadata.h"
 #include "model/gguf_names.h"
 #include "model/weight_map.h"
@@ -42,6 +42,8 @@ namespace fs = std::filesystem;
 constexpr uint64_t kTaskValues = 32 * 1024;
 constexpr uint64_t kMostChunkBytes = 64 * kMiB;
 constexpr uint64_t kLeastChunkBytes = kMiB;
+/// Besides those that compute: the one that reads.
+constexpr uint32_t kReaders = 1;
 
 /// A tensor's way: where its bytes are, and what becomes of them.
 struct TensorJob {
@@ -267,19 +269,22 @@ uint64_t least_rows(const TensorJob& job) {
 class Quantizer {
  public:
   Quantizer(const Checkpoint& checkpoint, const fs::path& target, const QuantizeOptions& options,
-            const StopFlag& stop, const QuantizeProgress& progress, Work work)
+            const StopFlag& stop, const NoticeSink& notice, const QuantizeProgress& progress,
+            Work work)
       : files_(checkpoint),
         checkpoint_(checkpoint),
         target_(target),
         stop_(stop),
         progress_(progress),
         work_(std::move(work)),
-        threads_(options.threads != 0 ? options.threads : usable_cores()),
+        threads_(startable_to_compute(options.threads != 0 ? options.threads : usable_cores(),
+                                      kReaders, notice)),
         allowed_(tbb::global_control::max_allowed_parallelism,
                  std::max<size_t>(threads_, tbb::info::default_concurrency())),
         arena_(static_cast<int>(threads_)) {
     for (const TensorJob& job : work_.jobs) total_bytes_ += job.source_bytes();
     size_buffers(options.ram_bytes);
+    start_workers(arena_, threads_, "--threads");
   }
 
   QuantizeResult run() {
@@ -526,7 +531,7 @@ QuantizeResult quantize(const fs::path& source, const fs::path& target,
   const Checkpoint checkpoint = Checkpoint::open(source, DirectChoice::kOff, notice);
   Work work = checkpoint.metadata() != nullptr ? GgufWork(checkpoint, options.type).take()
                                                : FolderWork(checkpoint, options.type).take();
-  return Quantizer(checkpoint, target, options, stop, progress, std::move(work)).run();
+  return Quantizer(checkpoint, target, options, stop, notice, progress, std::move(work)).run();
 }
 
 }  // namespace spillway
