@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <tbb/global_control.h>
 #include <tbb/info.h>
 #include <tbb/parallel_for.h>
@@ -31,6 +32,7 @@
 #include "model/gguf_metadata.h"
 #include "model/gguf_names.h"
 #include "model/weight_map.h"
+#include "text/gguf_tokenizer.h"
 #include "text/tokenizer_export.h"
 
 namespace spillway {
@@ -66,6 +68,7 @@ struct Work {
   GgufMetadata metadata{"the new file"};
   std::vector<TensorJob> jobs;
   std::string no_tokenizer;
+  std::vector<uint32_t> lost_ends;
   std::vector<std::string> unused;
 };
 
@@ -82,9 +85,7 @@ class FolderWork {
 
   Work take() {
     describe_model(config_, model_name(), type_, work_.metadata);
-    work_.no_tokenizer = export_tokenizer(checkpoint_.directory(),
-                                          {config_.vocab, config_.end_tokens}, work_.metadata);
-    if (!work_.no_tokenizer.empty()) work_.metadata.set("tokenizer.ggml.model", "no_vocab");
+    carry_tokenizer();
     add("token_embd.weight", map_.embed.tensors[0], map_.embed_weight);
     for (RopeFactors& factors : rope_factors(config_)) add_given(std::move(factors));
     for (size_t l = 0; l < map_.layers.size(); ++l) {
@@ -104,6 +105,19 @@ class FolderWork {
  private:
   std::string model_name() const {
     return fs::absolute(checkpoint_.directory()).lexically_normal().filename().string();
+  }
+
+  void carry_tokenizer() {
+    const TokenizerExport wanted{config_.vocab, config_.end_tokens};
+    work_.no_tokenizer = export_tokenizer(checkpoint_.directory(), wanted, work_.metadata);
+    if (!work_.no_tokenizer.empty()) work_.metadata.set("tokenizer.ggml.model", "no_vocab");
+    set_end_tokens(wanted, work_.metadata);
+    // Some of the others are known by their texts.
+    const std::vector<uint32_t> carried = gguf_end_tokens(work_.metadata);
+    for (const uint32_t end : config_.end_tokens) {
+      const bool there = std::find(carried.begin(), carried.end(), end) != carried.end();
+      if (!there && end < config_.vocab) work_.lost_ends.push_back(end);
+    }
   }
 
   void add(const std::string& name, const TensorSpec& tensor, const Weight& weight) {
@@ -202,6 +216,25 @@ class GgufWork {
   uint32_t layers_ = 0;
   bool tied_ = false;
 };
+
+void say_what_is_left_out(const Work& work, const NoticeSink& notice) {
+  if (!work.no_tokenizer.empty()) {
+    notice(fmt::format("the tokenizer cannot be carried: {}; the file takes token ids only",
+                       one_line(work.no_tokenizer)));
+  }
+  if (!work.lost_ends.empty()) {
+    notice(
+        fmt::format("a GGUF file has keys for three tokens that end an answer; the model has "
+                    "more, and goes on after {}",
+                    fmt::join(work.lost_ends, ", ")));
+  }
+  if (!work.unused.empty()) {
+    const bool one = work.unused.size() == 1;
+    notice(fmt::format("{} that the model does not use {} left out: {}",
+                       one ? "a tensor" : fmt::format("{} tensors", work.unused.size()),
+                       one ? "is" : "are", first_few(work.unused)));
+  }
+}
 
 // ---- streaming ----------------------------------------------------------------------------------
 
@@ -309,6 +342,7 @@ class Quantizer {
     file.publish();
     result.file_bytes = layout.file_bytes;
     result.no_tokenizer = work_.no_tokenizer;
+    result.lost_ends = work_.lost_ends;
     result.unused = work_.unused;
     return result;
   }
@@ -531,6 +565,7 @@ QuantizeResult quantize(const fs::path& source, const fs::path& target,
   const Checkpoint checkpoint = Checkpoint::open(source, DirectChoice::kOff, notice);
   Work work = checkpoint.metadata() != nullptr ? GgufWork(checkpoint, options.type).take()
                                                : FolderWork(checkpoint, options.type).take();
+  say_what_is_left_out(work, notice);
   return Quantizer(checkpoint, target, options, stop, notice, progress, std::move(work)).run();
 }
 

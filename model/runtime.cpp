@@ -196,15 +196,11 @@ std::vector<uint64_t> unit_sizes(const Config& config, const Device& device) {
 /// Also what shows that config.json is not the checkpoint's own.
 std::string unused_note(const ModelConfig& config, const std::vector<std::string>& names,
                         const Checkpoint& checkpoint) {
-  constexpr size_t kShown = 3;
-  const size_t shown = std::min(kShown, names.size());
-  std::string list = fmt::format("{}", fmt::join(names.begin(), names.begin() + shown, ", "));
-  if (names.size() > shown) list += fmt::format(" and {} more", names.size() - shown);
   return fmt::format(
       "{}: the model that {} describes ({}, {} layers) leaves {} of the checkpoint's "
       "tensors unused: {}",
       checkpoint.path().string(), checkpoint.metadata() != nullptr ? "its metadata" : "config.json",
-      config.architecture, config.layers, names.size(), list);
+      config.architecture, config.layers, names.size(), first_few(names));
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "io/checkpoint.h"
 #include "io/gguf_writer.h"
 #include "model/gguf_names.h"
+#include "model/runtime.h"
 #include "model/synthetic.h"
 #include "tests/run_helper.h"
 #include "tests/support.h"
@@ -148,6 +149,36 @@ TEST(Quantize, SyntheticFilesAreWhatQuantizeMakes) {
     return text;
   };
   EXPECT_EQ(keys(dir / "m.gguf"), keys(dir / "n/m.gguf"));
+}
+
+/// They end answers in token ids, too.
+TEST(Quantize, CarriesEndTokensWithoutATokenizer) {
+  const test::TempDir dir;
+  ModelConfig model = test::small_shape("LlamaForCausalLM");
+  test::make_checkpoint(dir / "m", model, DType::kBF16, 1, 3);
+  fs::remove(dir / "m/tokenizer.json");
+  test::write_file(dir / "m/generation_config.json", R"({"eos_token_id": [7, 3, 9, 4, 5]})");
+  QuantizeOptions options;
+  options.type = *parse_matrix_type("Q8_0");
+  options.ram_bytes = kSmallestRam;
+  std::vector<std::string> notes;
+  bool began = false;
+  const QuantizeResult result = quantize(
+      dir / "m", dir / "m.gguf", options, StopFlag(),
+      [&](const std::string& note) {
+        EXPECT_FALSE(began) << note;
+        notes.push_back(note);
+      },
+      [&](uint64_t, uint64_t) { began = true; });
+  EXPECT_EQ(result.no_tokenizer, "the model has none");
+  EXPECT_EQ(result.lost_ends, (std::vector<uint32_t>{4, 5}));
+  ASSERT_EQ(notes.size(), 2u);
+  EXPECT_NE(notes[0].find("the tokenizer cannot be carried: the model has none"), std::string::npos)
+      << notes[0];
+  EXPECT_NE(notes[1].find("goes on after 4, 5"), std::string::npos) << notes[1];
+  const Checkpoint made =
+      Checkpoint::open(dir / "m.gguf", DirectChoice::kOff, [](const std::string&) {});
+  EXPECT_EQ(model_config_of(made).end_tokens, (std::vector<uint32_t>{3, 7, 9}));
 }
 
 TEST(Quantize, TakesGguf) {
