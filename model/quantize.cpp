@@ -42,6 +42,8 @@ namespace fs = std::filesystem;
 
 /// A task of a thread: what it decodes and encodes at a time stays in its cache.
 constexpr uint64_t kTaskValues = 32 * 1024;
+/// Of a task's values: what they are, and what becomes of them.
+constexpr uint64_t kTaskCopies = 2;
 constexpr uint64_t kMostChunkBytes = 64 * kMiB;
 constexpr uint64_t kLeastChunkBytes = kMiB;
 /// Besides those that compute: the one that reads.
@@ -280,12 +282,8 @@ struct Chunk {
   uint64_t bytes() const { return rows * job->source_row(); }
 };
 
-/// What `ram_bytes` are for: two chunks of the source, one of the target, the file's own, and what
-/// each thread needs for a task.
-struct BufferSizes {
-  uint64_t chunk = 0;   ///< of the source
-  uint64_t target = 0;  ///< of what its values become
-};
+// What `ram_bytes` are for: two chunks of the source, one of what they become, the file's own
+// buffer, and what each thread needs for a task.
 
 /// Rows that one thread takes at a time.
 uint64_t task_rows(uint64_t cols) {
@@ -350,28 +348,27 @@ class Quantizer {
  private:
   /// The largest chunks that fit, up to where more bring nothing.
   void size_buffers(uint64_t ram_bytes) {
-    uint64_t widest = 1;
-    for (const TensorJob& job : work_.jobs) widest = std::max(widest, job.cols);
-    const uint64_t fixed = NewFile::kBufferBytes + threads_ * 2 * 4 * task_values(widest);
-    const uint64_t left = ram_bytes > fixed ? ram_bytes - fixed : 0;
-    uint64_t most_chunk = kLeastChunkBytes;
+    uint64_t least = kLeastChunkBytes;
+    uint64_t most_values = 0;
     for (const TensorJob& job : work_.jobs) {
-      most_chunk = std::max(most_chunk, least_rows(job) * job.source_row());
+      if (!job.given.empty()) continue;
+      least = std::max(least, least_rows(job) * job.source_row());
+      most_values = std::max(most_values, task_values(job.cols));
     }
-    for (uint64_t chunk = kMostChunkBytes; chunk >= most_chunk; chunk /= 2) {
-      const uint64_t target = target_bytes(chunk);
-      if (2 * chunk + target > left && chunk / 2 >= most_chunk) continue;
-      sizes_ = {chunk, target};
-      break;
+    const uint64_t of_threads = threads_ * kTaskCopies * sizeof(float) * most_values;
+    const auto needed = [&](uint64_t chunk) {
+      return NewFile::kBufferBytes + of_threads + 2 * align_up(chunk, kHugePageBytes) +
+             align_up(target_bytes(chunk), kHugePageBytes);
+    };
+    uint64_t chunk = std::max(least, kMostChunkBytes);
+    while (chunk > least && needed(chunk) > ram_bytes) chunk = std::max(chunk / 2, least);
+    if (needed(chunk) > ram_bytes) {
+      throw Error(fmt::format("--ram {}: {} are needed", format_bytes(ram_bytes),
+                              format_bytes_up(needed(chunk))));
     }
-    if (sizes_.chunk == 0) sizes_ = {most_chunk, target_bytes(most_chunk)};
-    const uint64_t needed = fixed + 2 * sizes_.chunk + sizes_.target;
-    if (needed > ram_bytes) {
-      throw Error(
-          fmt::format("--ram {}: {} are needed", format_bytes(ram_bytes), format_bytes_up(needed)));
-    }
-    for (HugeBuffer& buffer : source_) buffer = HugeBuffer(sizes_.chunk);
-    encoded_ = HugeBuffer(sizes_.target);
+    chunk_bytes_ = chunk;
+    for (HugeBuffer& buffer : source_) buffer = HugeBuffer(chunk);
+    encoded_ = HugeBuffer(target_bytes(chunk));
   }
 
   uint64_t chunk_rows(const TensorJob& job, uint64_t chunk_bytes) const {
@@ -391,7 +388,7 @@ class Quantizer {
   void list_chunks() {
     for (const TensorJob& job : work_.jobs) {
       if (!job.given.empty()) continue;
-      const uint64_t each = chunk_rows(job, sizes_.chunk);
+      const uint64_t each = chunk_rows(job, chunk_bytes_);
       for (uint64_t first = 0; first < job.rows; first += each) {
         chunks_.push_back({&job, first, std::min(each, job.rows - first)});
       }
@@ -476,7 +473,7 @@ class Quantizer {
     return job.from == job.spec.format && has_blocks(job.from) && job.rotated_head == 0;
   }
 
-  /// Rows [first, first + rows) of a chunk: they begin a head where heads are turned.
+  /// Rows [first, first + rows) of a chunk, which begins a head where heads are turned.
   Errors encode_rows(const Chunk& chunk, const std::byte* source, uint64_t first, uint64_t rows) {
     const TensorJob& job = *chunk.job;
     if (stays(job)) {
@@ -532,7 +529,7 @@ class Quantizer {
   uint32_t threads_;
   tbb::global_control allowed_;  ///< more threads than cores, where that was asked for
   tbb::task_arena arena_;
-  BufferSizes sizes_;
+  uint64_t chunk_bytes_ = 0;
   HugeBuffer source_[2];
   HugeBuffer encoded_;
   std::vector<Chunk> chunks_;

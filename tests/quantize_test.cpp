@@ -9,6 +9,7 @@
 #include <fstream>
 #include <map>
 
+#include "core/new_file.h"
 #include "core/units.h"
 #include "io/checkpoint.h"
 #include "io/gguf_writer.h"
@@ -126,6 +127,24 @@ TEST(Quantize, IsTheSameWhateverTheMemoryAndTheThreads) {
       test::error_of([&] { quantized(dir / "m", dir / "c.gguf", "Q4_K_M", kMiB); });
   EXPECT_NE(error.find("--ram 1.00 MiB"), std::string::npos) << error;
   EXPECT_FALSE(fs::exists(dir / "c.gguf"));
+}
+
+/// 20480 values make a task of one row, 64 one of 512 rows, which is more. Buffers are whole huge
+/// pages.
+TEST(Quantize, TheLeastMemoryIsWhatItTakes) {
+  constexpr uint32_t kThreads = 32;
+  const test::TempDir dir;
+  ModelConfig model = test::small_shape("LlamaForCausalLM");
+  model.hidden = 64;
+  model.intermediate = 20480;
+  model.layers = 1;
+  test::make_checkpoint(dir / "m", model, DType::kBF16, 1, 3);
+  const uint64_t least =
+      NewFile::kBufferBytes + kThreads * 2 * sizeof(float) * 32 * kKiB + 3 * kHugePageBytes;
+  const std::string error =
+      test::error_of([&] { quantized(dir / "m", dir / "a.gguf", "F32", least - 1, kThreads); });
+  EXPECT_NE(error.find(": " + format_bytes_up(least) + " are needed"), std::string::npos) << error;
+  quantized(dir / "m", dir / "a.gguf", "F32", least, kThreads);
 }
 
 TEST(Quantize, SyntheticFilesAreWhatQuantizeMakes) {
