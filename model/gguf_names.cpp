@@ -39,6 +39,20 @@ constexpr std::string_view kHfLayers = "layers.";
 constexpr std::string_view kGgufLayers = "blk.";
 constexpr std::string_view kHead = "lm_head";
 
+/// Of layers, of all architectures, without what follows "blk.3." and before ".weight".
+constexpr auto kMatrices = std::to_array<std::string_view>({
+    "attn_q",        "attn_k",       "attn_v",       "attn_qkv",
+    "attn_output",   "attn_gate",    "attn_q_a",     "attn_q_b",
+    "attn_kv_a_mqa", "attn_kv_b",    "attn_k_b",     "attn_v_b",
+    "cross_attn_q",  "cross_attn_k", "cross_attn_v", "cross_attn_output",
+    "ffn_gate",      "ffn_up",       "ffn_down",     "ssm_in",
+    "ssm_out",
+});
+/// Behind those of a network of experts: all of them, or those that always take part.
+constexpr auto kExperts = std::to_array<std::string_view>({"_exps", "_shexp", "_chexps"});
+/// In front of "blk." where a model has two stacks of layers.
+constexpr auto kStacks = std::to_array<std::string_view>({"enc.", "dec."});
+
 constexpr auto kArchitectureNames = std::to_array<NamePair>({
     {"LlamaForCausalLM", "llama"},
     {"MistralForCausalLM", "llama"},
@@ -129,6 +143,20 @@ std::string supported_gguf_architectures() {
 
 bool gguf_interleaves_heads(std::string_view gguf_architecture) {
   return gguf_architecture == "llama";
+}
+
+bool is_gguf_matrix(std::string_view gguf_name) {
+  for (const std::string_view stack : kStacks) {
+    if (gguf_name.starts_with(stack)) gguf_name.remove_prefix(stack.size());
+  }
+  const auto parts = split_name(gguf_name, kGgufLayers);
+  if (!parts || parts->kind != ".weight") return false;
+  std::string_view stem = parts->stem;
+  if (parts->layer.empty()) return stem == "token_embd" || stem == "output";
+  for (const std::string_view experts : kExperts) {
+    if (stem.starts_with("ffn_") && stem.ends_with(experts)) stem.remove_suffix(experts.size());
+  }
+  return std::find(kMatrices.begin(), kMatrices.end(), stem) != kMatrices.end();
 }
 
 bool has_rotated_rows(std::string_view hf_name) {

@@ -44,6 +44,11 @@ constexpr uint64_t gguf_row(uint64_t row, uint64_t head_dim) {
   return row - in_head + in_head % (head_dim / 2) * 2 + in_head / (head_dim / 2);
 }
 
+/// Whether a tensor is a matrix of those that a model is multiplied by or looks tokens up in, which
+/// bear few bits: of any architecture, one or a stack of one per expert. Not what picks experts,
+/// nor positions, convolutions, states, and whatever has a name that is not known.
+bool is_gguf_matrix(std::string_view gguf_name);
+
 /// Factors that the speeds of rotation are divided by, one per pair: llama3's scaling, and the two
 /// lists of longrope.
 inline constexpr const char* kGgufRopeFactors = "rope_freqs.weight";

@@ -170,8 +170,7 @@ class GgufWork {
   Work take() {
     Work work;
     const GgufMetadata& metadata = *checkpoint_.metadata();
-    work.metadata.set("general.file_type", type_.file_type);
-    if (has_blocks(type_.format)) work.metadata.set("general.quantization_version", uint32_t{2});
+    describe_type(type_, work.metadata);
     for (const auto& [key, value] : metadata.values()) {
       const bool ours = key == "general.file_type" || key == "general.quantization_version" ||
                         key == "general.alignment";
@@ -200,17 +199,10 @@ class GgufWork {
     for (size_t i = 0; i + 1 < entry.shape.size(); ++i) job.rows *= entry.shape[i];
     job.spec.name = entry.name;
     job.spec.ne.assign(entry.shape.rbegin(), entry.shape.rend());
-    job.spec.format = is_matrix(entry)
+    job.spec.format = entry.shape.size() > 1 && is_gguf_matrix(entry.name)
                           ? format_for_row(type_.format_of(entry.name, layers_, tied_), job.cols)
                           : *entry.format;
     return job;
-  }
-
-  /// Those that few bits do little harm: not norms, biases and what picks experts.
-  static bool is_matrix(const TensorEntry& entry) {
-    return entry.shape.size() > 1 && entry.name.ends_with(".weight") &&
-           entry.name.find("norm") == std::string::npos &&
-           entry.name.find("ffn_gate_inp") == std::string::npos;
   }
 
   const Checkpoint& checkpoint_;

@@ -60,6 +60,24 @@ TEST(GgufNames, OthersHaveNone) {
   }
 }
 
+TEST(GgufNames, FewBitsAreForWhatIsMultiplied) {
+  for (const char* name :
+       {"token_embd.weight", "output.weight", "blk.0.attn_q.weight", "blk.12.attn_qkv.weight",
+        "blk.3.ffn_down.weight", "blk.3.ffn_gate_exps.weight", "blk.3.ffn_up_shexp.weight",
+        "blk.1.attn_kv_a_mqa.weight", "blk.1.ssm_in.weight", "enc.blk.0.attn_k.weight",
+        "dec.blk.0.cross_attn_q.weight"}) {
+    EXPECT_TRUE(is_gguf_matrix(name)) << name;
+  }
+  for (const char* name :
+       {"", "output_norm.weight", "output.bias", "blk.0.attn_q.bias", "blk.0.attn_q_norm.weight",
+        "blk.0.ffn_gate_inp.weight", "blk.0.ffn_gate_inp_shexp.weight", "position_embd.weight",
+        "token_types.weight", "blk.0.ssm_conv1d.weight", "blk.0.ssm_a", "blk.0.ssm_dt.weight",
+        "blk.0.shortconv.conv.weight", "blk.0.time_mix_w1.weight", "enc.blk.0.attn_rel_b.weight",
+        "blk.0.attn_q_exps.weight", "rope_freqs.weight", "v.patch_embd.weight", "attn_q.weight"}) {
+    EXPECT_FALSE(is_gguf_matrix(name)) << name;
+  }
+}
+
 TEST(GgufNames, Architectures) {
   EXPECT_EQ(gguf_architecture("MistralForCausalLM"), "llama");
   EXPECT_EQ(hf_architecture("llama"), "LlamaForCausalLM");
