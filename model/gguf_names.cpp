@@ -95,20 +95,6 @@ std::optional<Parts> split_name(std::string_view name, std::string_view layers) 
   return parts;
 }
 
-std::optional<std::string> translate(std::string_view name, bool to_gguf) {
-  const auto from = to_gguf ? &NamePair::hf : &NamePair::gguf;
-  const auto to = to_gguf ? &NamePair::gguf : &NamePair::hf;
-  const auto parts = split_name(name, to_gguf ? kHfLayers : kGgufLayers);
-  if (!parts) return std::nullopt;
-  const bool in_layer = !parts->layer.empty();
-  const std::string_view stem = in_layer ? find_name(kLayerParts, parts->stem, from, to)
-                                         : find_name(kModelParts, parts->stem, from, to);
-  if (stem.empty()) return std::nullopt;
-  std::string result;
-  if (in_layer) result.append(to_gguf ? kGgufLayers : kHfLayers).append(parts->layer).append(".");
-  return result.append(stem).append(parts->kind);
-}
-
 }  // namespace
 
 std::optional<std::string> gguf_tensor_name(const std::string& hf_name) {
@@ -118,13 +104,16 @@ std::optional<std::string> gguf_tensor_name(const std::string& hf_name) {
     name = name.substr(kPrefix.size());
     if (name.starts_with(kHead)) return std::nullopt;
   }
-  return translate(name, true);
-}
-
-std::optional<std::string> hf_tensor_name(const std::string& gguf_name) {
-  const auto name = translate(gguf_name, false);
-  if (!name || name->starts_with(kHead)) return name;
-  return "model." + *name;
+  const auto parts = split_name(name, kHfLayers);
+  if (!parts) return std::nullopt;
+  const bool in_layer = !parts->layer.empty();
+  const std::string_view stem =
+      in_layer ? find_name(kLayerParts, parts->stem, &NamePair::hf, &NamePair::gguf)
+               : find_name(kModelParts, parts->stem, &NamePair::hf, &NamePair::gguf);
+  if (stem.empty()) return std::nullopt;
+  std::string result;
+  if (in_layer) result.append(kGgufLayers).append(parts->layer).append(".");
+  return result.append(stem).append(parts->kind);
 }
 
 std::string_view gguf_architecture(std::string_view architecture) {

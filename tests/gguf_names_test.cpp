@@ -10,7 +10,7 @@
 namespace spillway {
 namespace {
 
-TEST(GgufNames, TranslatesBothWays) {
+TEST(GgufNames, Translates) {
   const std::pair<const char*, const char*> pairs[] = {
       {"model.embed_tokens.weight", "token_embd.weight"},
       {"model.norm.weight", "output_norm.weight"},
@@ -23,7 +23,6 @@ TEST(GgufNames, TranslatesBothWays) {
   };
   for (const auto& [hf, gguf] : pairs) {
     EXPECT_EQ(gguf_tensor_name(hf), gguf);
-    EXPECT_EQ(hf_tensor_name(gguf), hf);
   }
   EXPECT_EQ(gguf_tensor_name("layers.3.mlp.up_proj.weight"), "blk.3.ffn_up.weight");
 }
@@ -40,7 +39,6 @@ TEST(GgufNames, EveryWeightOfEveryPresetHasOne) {
       const auto name = gguf_tensor_name(spec.name);
       ASSERT_TRUE(name) << spec.name;
       EXPECT_TRUE(names.insert(*name).second) << *name;
-      EXPECT_EQ(hf_tensor_name(*name), spec.name);
     }
     EXPECT_FALSE(gguf_architecture(config.architecture).empty());
   }
@@ -53,10 +51,6 @@ TEST(GgufNames, OthersHaveNone) {
         "model.layers.1.self_attn.rotary_emb.inv_freq", "model.layers.1.mlp.experts.0.up.weight",
         "model.layers.1.embed_tokens.weight", "model.mlp.up_proj.weight"}) {
     EXPECT_FALSE(gguf_tensor_name(name)) << name;
-  }
-  for (const char* name : {"", "rope_freqs.weight", "blk.0", "blk..attn_q.weight", "attn_q.weight",
-                           "blk.0.output.weight", "blk.0.ffn_gate_exps.weight"}) {
-    EXPECT_FALSE(hf_tensor_name(name)) << name;
   }
 }
 
@@ -94,10 +88,7 @@ TEST(GgufNames, RotatedRowsLieSideBySide) {
   EXPECT_FALSE(has_rotated_rows("model.layers.0.self_attn.q_norm.weight"));
   // Two heads of 6: pairs are (0, 3), (1, 4), (2, 5).
   const uint64_t expected[] = {0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11};
-  for (uint64_t row = 0; row < 12; ++row) {
-    EXPECT_EQ(hf_row(row, 6), expected[row]);
-    EXPECT_EQ(gguf_row(expected[row], 6), row);
-  }
+  for (uint64_t row = 0; row < 12; ++row) EXPECT_EQ(hf_row(row, 6), expected[row]);
 }
 
 }  // namespace

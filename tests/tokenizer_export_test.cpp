@@ -178,7 +178,7 @@ TEST(TokenizerExport, TakesChatTemplates) {
   test::write_file(dir / "tokenizer_config.json", R"({"chat_template": "{{ a }}"})");
   GgufMetadata metadata;
   ASSERT_EQ(export_tokenizer(dir.path(), {300, {}}, metadata), "");
-  EXPECT_EQ(gguf_chat_template(metadata), "{{ a }}");
+  EXPECT_EQ(metadata.text("tokenizer.chat_template"), "{{ a }}");
 }
 
 }  // namespace
