@@ -274,9 +274,6 @@ struct Chunk {
   uint64_t bytes() const { return rows * job->source_row(); }
 };
 
-// What `ram_bytes` are for: two chunks of the source, one of what they become, the file's own
-// buffer, and what each thread needs for a task.
-
 /// Rows that one thread takes at a time.
 uint64_t task_rows(uint64_t cols) {
   return std::max<uint64_t>(1, kTaskValues / cols);
@@ -338,7 +335,8 @@ class Quantizer {
   }
 
  private:
-  /// The largest chunks that fit, up to where more bring nothing.
+  /// The largest chunks that fit, up to where more bring nothing: two of the source and one of what
+  /// they become, beside the file's own buffer and what each thread needs for a task.
   void size_buffers(uint64_t ram_bytes) {
     uint64_t least = kLeastChunkBytes;
     uint64_t most_values = 0;

@@ -170,6 +170,32 @@ TEST(Quantize, SyntheticFilesAreWhatQuantizeMakes) {
   EXPECT_EQ(keys(dir / "m.gguf"), keys(dir / "n/m.gguf"));
 }
 
+/// Of an architecture that is none of ours: what is not known to be a matrix stays as it is.
+TEST(Quantize, LeavesTheOtherTensorsOfForeignArchitectures) {
+  const test::TempDir dir;
+  GgufMetadata metadata;
+  metadata.set("general.architecture", "gpt2");
+  metadata.set("gpt2.block_count", uint32_t{1});
+  const std::vector<GgufTensorSpec> specs = {
+      {"blk.0.attn_qkv.weight", {32, 96}, WeightFormat::kF32},
+      {"blk.0.ffn_gate_exps.weight", {32, 64, 4}, WeightFormat::kF32},
+      {"blk.0.ffn_gate_inp.weight", {32, 4}, WeightFormat::kF32},
+      {"position_embd.weight", {32, 16}, WeightFormat::kF32},
+  };
+  const GgufLayout layout = lay_out_gguf(metadata, specs);
+  std::string file = layout.header;
+  file.resize(layout.file_bytes);
+  test::write_file(dir / "m.gguf", file);
+  std::map<std::string, WeightFormat> formats;
+  for (const QuantizedTensor& tensor : quantized(dir / "m.gguf", dir / "q.gguf", "Q8_0").tensors) {
+    formats[tensor.name] = tensor.to;
+  }
+  EXPECT_EQ(formats["blk.0.attn_qkv.weight"], WeightFormat::kQ8_0);
+  EXPECT_EQ(formats["blk.0.ffn_gate_exps.weight"], WeightFormat::kQ8_0);
+  EXPECT_EQ(formats["blk.0.ffn_gate_inp.weight"], WeightFormat::kF32);
+  EXPECT_EQ(formats["position_embd.weight"], WeightFormat::kF32);
+}
+
 /// They end answers in token ids, too.
 TEST(Quantize, CarriesEndTokensWithoutATokenizer) {
   const test::TempDir dir;
