@@ -1031,5 +1031,5 @@ class Cli(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    SPILLWAY = sys.argv.pop(1)
+    SPILLWAY = os.path.abspath(sys.argv.pop(1))  # some tests run it elsewhere
     unittest.main()
