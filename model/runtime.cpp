@@ -7,6 +7,7 @@
 #include <array>
 
 #include "core/error.h"
+#include "core/one_line.h"
 #include "core/thread.h"
 #include "core/units.h"
 #include "kernels/host/cpu_features.h"
