@@ -121,13 +121,17 @@ std::vector<float> as_floats(const std::vector<double>& values) {
 
 }  // namespace
 
+void describe_type(const MatrixType& type, GgufMetadata& metadata) {
+  metadata.set("general.file_type", type.file_type);
+  if (has_blocks(type.format)) metadata.set("general.quantization_version", kQuantizationVersion);
+}
+
 void describe_model(const ModelConfig& config, const std::string& name, const MatrixType& type,
                     GgufMetadata& metadata) {
   metadata.set("general.architecture", std::string(gguf_architecture(config.architecture)));
   metadata.set("general.type", "model");
   metadata.set("general.name", name);
-  metadata.set("general.file_type", type.file_type);
-  if (has_blocks(type.format)) metadata.set("general.quantization_version", kQuantizationVersion);
+  describe_type(type, metadata);
   ModelKeys(config, metadata).set_all();
 }
 

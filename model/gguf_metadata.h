@@ -16,6 +16,9 @@ namespace spillway {
 void describe_model(const ModelConfig& config, const std::string& name, const MatrixType& type,
                     GgufMetadata& metadata);
 
+/// Sets what of general.* says how the matrices are written.
+void describe_type(const MatrixType& type, GgufMetadata& metadata);
+
 /// A small F32 tensor with factors of rotation speeds (model/gguf_names.h); not all models have
 /// one.
 struct RopeFactors {

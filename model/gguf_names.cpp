@@ -39,6 +39,20 @@ constexpr std::string_view kHfLayers = "layers.";
 constexpr std::string_view kGgufLayers = "blk.";
 constexpr std::string_view kHead = "lm_head";
 
+/// Of layers, of all architectures, without what follows "blk.3." and before ".weight".
+constexpr auto kMatrices = std::to_array<std::string_view>({
+    "attn_q",        "attn_k",       "attn_v",       "attn_qkv",
+    "attn_output",   "attn_gate",    "attn_q_a",     "attn_q_b",
+    "attn_kv_a_mqa", "attn_kv_b",    "attn_k_b",     "attn_v_b",
+    "cross_attn_q",  "cross_attn_k", "cross_attn_v", "cross_attn_output",
+    "ffn_gate",      "ffn_up",       "ffn_down",     "ssm_in",
+    "ssm_out",
+});
+/// Behind those of a network of experts: all of them, or those that always take part.
+constexpr auto kExperts = std::to_array<std::string_view>({"_exps", "_shexp", "_chexps"});
+/// In front of "blk." where a model has two stacks of layers.
+constexpr auto kStacks = std::to_array<std::string_view>({"enc.", "dec."});
+
 constexpr auto kArchitectureNames = std::to_array<NamePair>({
     {"LlamaForCausalLM", "llama"},
     {"MistralForCausalLM", "llama"},
@@ -81,20 +95,6 @@ std::optional<Parts> split_name(std::string_view name, std::string_view layers) 
   return parts;
 }
 
-std::optional<std::string> translate(std::string_view name, bool to_gguf) {
-  const auto from = to_gguf ? &NamePair::hf : &NamePair::gguf;
-  const auto to = to_gguf ? &NamePair::gguf : &NamePair::hf;
-  const auto parts = split_name(name, to_gguf ? kHfLayers : kGgufLayers);
-  if (!parts) return std::nullopt;
-  const bool in_layer = !parts->layer.empty();
-  const std::string_view stem = in_layer ? find_name(kLayerParts, parts->stem, from, to)
-                                         : find_name(kModelParts, parts->stem, from, to);
-  if (stem.empty()) return std::nullopt;
-  std::string result;
-  if (in_layer) result.append(to_gguf ? kGgufLayers : kHfLayers).append(parts->layer).append(".");
-  return result.append(stem).append(parts->kind);
-}
-
 }  // namespace
 
 std::optional<std::string> gguf_tensor_name(const std::string& hf_name) {
@@ -104,13 +104,16 @@ std::optional<std::string> gguf_tensor_name(const std::string& hf_name) {
     name = name.substr(kPrefix.size());
     if (name.starts_with(kHead)) return std::nullopt;
   }
-  return translate(name, true);
-}
-
-std::optional<std::string> hf_tensor_name(const std::string& gguf_name) {
-  const auto name = translate(gguf_name, false);
-  if (!name || name->starts_with(kHead)) return name;
-  return "model." + *name;
+  const auto parts = split_name(name, kHfLayers);
+  if (!parts) return std::nullopt;
+  const bool in_layer = !parts->layer.empty();
+  const std::string_view stem =
+      in_layer ? find_name(kLayerParts, parts->stem, &NamePair::hf, &NamePair::gguf)
+               : find_name(kModelParts, parts->stem, &NamePair::hf, &NamePair::gguf);
+  if (stem.empty()) return std::nullopt;
+  std::string result;
+  if (in_layer) result.append(kGgufLayers).append(parts->layer).append(".");
+  return result.append(stem).append(parts->kind);
 }
 
 std::string_view gguf_architecture(std::string_view architecture) {
@@ -129,6 +132,20 @@ std::string supported_gguf_architectures() {
 
 bool gguf_interleaves_heads(std::string_view gguf_architecture) {
   return gguf_architecture == "llama";
+}
+
+bool is_gguf_matrix(std::string_view gguf_name) {
+  for (const std::string_view stack : kStacks) {
+    if (gguf_name.starts_with(stack)) gguf_name.remove_prefix(stack.size());
+  }
+  const auto parts = split_name(gguf_name, kGgufLayers);
+  if (!parts || parts->kind != ".weight") return false;
+  std::string_view stem = parts->stem;
+  if (parts->layer.empty()) return stem == "token_embd" || stem == "output";
+  for (const std::string_view experts : kExperts) {
+    if (stem.starts_with("ffn_") && stem.ends_with(experts)) stem.remove_suffix(experts.size());
+  }
+  return std::find(kMatrices.begin(), kMatrices.end(), stem) != kMatrices.end();
 }
 
 bool has_rotated_rows(std::string_view hf_name) {

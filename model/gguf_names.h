@@ -16,8 +16,6 @@ namespace spillway {
 /// "blk.3.attn_q.weight" for "model.layers.3.self_attn.q_proj.weight"; names may lack the "model."
 /// of the bare model. Empty for tensors that such a model does not have.
 std::optional<std::string> gguf_tensor_name(const std::string& hf_name);
-/// The way back, with the "model.".
-std::optional<std::string> hf_tensor_name(const std::string& gguf_name);
 
 /// general.architecture of a model of this class, "llama" for "LlamaForCausalLM"; Mistral is one.
 /// Empty where the class is none of ours.
@@ -38,11 +36,11 @@ constexpr uint64_t hf_row(uint64_t row, uint64_t head_dim) {
   const uint64_t in_head = row % head_dim;
   return row - in_head + in_head % 2 * (head_dim / 2) + in_head / 2;
 }
-/// And where that one's row `row` lies in the GGUF tensor.
-constexpr uint64_t gguf_row(uint64_t row, uint64_t head_dim) {
-  const uint64_t in_head = row % head_dim;
-  return row - in_head + in_head % (head_dim / 2) * 2 + in_head / (head_dim / 2);
-}
+
+/// Whether a tensor is a matrix of those that a model is multiplied by or looks tokens up in, which
+/// bear few bits: of any architecture, one or a stack of one per expert. Not what picks experts,
+/// nor positions, convolutions, states, and whatever has a name that is not known.
+bool is_gguf_matrix(std::string_view gguf_name);
 
 /// Factors that the speeds of rotation are divided by, one per pair: llama3's scaling, and the two
 /// lists of longrope.

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <tbb/global_control.h>
 #include <tbb/info.h>
 #include <tbb/parallel_for.h>
@@ -14,7 +15,6 @@
 #include <cstring>
 #include <exception>
 #include <span>
-#include <thread>
 #include <utility>
 
 #include "core/block_encoding.h"
@@ -28,9 +28,11 @@
 #include "io/checkpoint.h"
 #include "io/gguf_writer.h"
 #include "kernels/host/cpu_features.h"
+#include "kernels/host/workers.h"
 #include "model/gguf_metadata.h"
 #include "model/gguf_names.h"
 #include "model/weight_map.h"
+#include "text/gguf_tokenizer.h"
 #include "text/tokenizer_export.h"
 
 namespace spillway {
@@ -40,8 +42,12 @@ namespace fs = std::filesystem;
 
 /// A task of a thread: what it decodes and encodes at a time stays in its cache.
 constexpr uint64_t kTaskValues = 32 * 1024;
+/// Of a task's values: what they are, and what becomes of them.
+constexpr uint64_t kTaskCopies = 2;
 constexpr uint64_t kMostChunkBytes = 64 * kMiB;
 constexpr uint64_t kLeastChunkBytes = kMiB;
+/// Besides those that compute: the one that reads.
+constexpr uint32_t kReaders = 1;
 
 /// A tensor's way: where its bytes are, and what becomes of them.
 struct TensorJob {
@@ -64,6 +70,7 @@ struct Work {
   GgufMetadata metadata{"the new file"};
   std::vector<TensorJob> jobs;
   std::string no_tokenizer;
+  std::vector<uint32_t> lost_ends;
   std::vector<std::string> unused;
 };
 
@@ -80,9 +87,7 @@ class FolderWork {
 
   Work take() {
     describe_model(config_, model_name(), type_, work_.metadata);
-    work_.no_tokenizer = export_tokenizer(checkpoint_.directory(),
-                                          {config_.vocab, config_.end_tokens}, work_.metadata);
-    if (!work_.no_tokenizer.empty()) work_.metadata.set("tokenizer.ggml.model", "no_vocab");
+    carry_tokenizer();
     add("token_embd.weight", map_.embed.tensors[0], map_.embed_weight);
     for (RopeFactors& factors : rope_factors(config_)) add_given(std::move(factors));
     for (size_t l = 0; l < map_.layers.size(); ++l) {
@@ -102,6 +107,19 @@ class FolderWork {
  private:
   std::string model_name() const {
     return fs::absolute(checkpoint_.directory()).lexically_normal().filename().string();
+  }
+
+  void carry_tokenizer() {
+    const TokenizerExport wanted{config_.vocab, config_.end_tokens};
+    work_.no_tokenizer = export_tokenizer(checkpoint_.directory(), wanted, work_.metadata);
+    if (!work_.no_tokenizer.empty()) work_.metadata.set("tokenizer.ggml.model", "no_vocab");
+    set_end_tokens(wanted, work_.metadata);
+    // Some of the others are known by their texts.
+    const std::vector<uint32_t> carried = gguf_end_tokens(work_.metadata);
+    for (const uint32_t end : config_.end_tokens) {
+      const bool there = std::find(carried.begin(), carried.end(), end) != carried.end();
+      if (!there && end < config_.vocab) work_.lost_ends.push_back(end);
+    }
   }
 
   void add(const std::string& name, const TensorSpec& tensor, const Weight& weight) {
@@ -152,8 +170,7 @@ class GgufWork {
   Work take() {
     Work work;
     const GgufMetadata& metadata = *checkpoint_.metadata();
-    work.metadata.set("general.file_type", type_.file_type);
-    if (has_blocks(type_.format)) work.metadata.set("general.quantization_version", uint32_t{2});
+    describe_type(type_, work.metadata);
     for (const auto& [key, value] : metadata.values()) {
       const bool ours = key == "general.file_type" || key == "general.quantization_version" ||
                         key == "general.alignment";
@@ -182,17 +199,10 @@ class GgufWork {
     for (size_t i = 0; i + 1 < entry.shape.size(); ++i) job.rows *= entry.shape[i];
     job.spec.name = entry.name;
     job.spec.ne.assign(entry.shape.rbegin(), entry.shape.rend());
-    job.spec.format = is_matrix(entry)
+    job.spec.format = entry.shape.size() > 1 && is_gguf_matrix(entry.name)
                           ? format_for_row(type_.format_of(entry.name, layers_, tied_), job.cols)
                           : *entry.format;
     return job;
-  }
-
-  /// Those that few bits do little harm: not norms, biases and what picks experts.
-  static bool is_matrix(const TensorEntry& entry) {
-    return entry.shape.size() > 1 && entry.name.ends_with(".weight") &&
-           entry.name.find("norm") == std::string::npos &&
-           entry.name.find("ffn_gate_inp") == std::string::npos;
   }
 
   const Checkpoint& checkpoint_;
@@ -200,6 +210,25 @@ class GgufWork {
   uint32_t layers_ = 0;
   bool tied_ = false;
 };
+
+void say_what_is_left_out(const Work& work, const NoticeSink& notice) {
+  if (!work.no_tokenizer.empty()) {
+    notice(fmt::format("the tokenizer cannot be carried: {}; the file takes token ids only",
+                       one_line(work.no_tokenizer)));
+  }
+  if (!work.lost_ends.empty()) {
+    notice(
+        fmt::format("a GGUF file has keys for three tokens that end an answer; the model has "
+                    "more, and goes on after {}",
+                    fmt::join(work.lost_ends, ", ")));
+  }
+  if (!work.unused.empty()) {
+    const bool one = work.unused.size() == 1;
+    notice(fmt::format("{} that the model does not use {} left out: {}",
+                       one ? "a tensor" : fmt::format("{} tensors", work.unused.size()),
+                       one ? "is" : "are", first_few(work.unused)));
+  }
+}
 
 // ---- streaming ----------------------------------------------------------------------------------
 
@@ -245,13 +274,6 @@ struct Chunk {
   uint64_t bytes() const { return rows * job->source_row(); }
 };
 
-/// What `ram_bytes` are for: two chunks of the source, one of the target, the file's own, and what
-/// each thread needs for a task.
-struct BufferSizes {
-  uint64_t chunk = 0;   ///< of the source
-  uint64_t target = 0;  ///< of what its values become
-};
-
 /// Rows that one thread takes at a time.
 uint64_t task_rows(uint64_t cols) {
   return std::max<uint64_t>(1, kTaskValues / cols);
@@ -267,19 +289,22 @@ uint64_t least_rows(const TensorJob& job) {
 class Quantizer {
  public:
   Quantizer(const Checkpoint& checkpoint, const fs::path& target, const QuantizeOptions& options,
-            const StopFlag& stop, const QuantizeProgress& progress, Work work)
+            const StopFlag& stop, const NoticeSink& notice, const QuantizeProgress& progress,
+            Work work)
       : files_(checkpoint),
         checkpoint_(checkpoint),
         target_(target),
         stop_(stop),
         progress_(progress),
         work_(std::move(work)),
-        threads_(options.threads != 0 ? options.threads : usable_cores()),
+        threads_(startable_to_compute(options.threads != 0 ? options.threads : usable_cores(),
+                                      kReaders, notice)),
         allowed_(tbb::global_control::max_allowed_parallelism,
                  std::max<size_t>(threads_, tbb::info::default_concurrency())),
         arena_(static_cast<int>(threads_)) {
     for (const TensorJob& job : work_.jobs) total_bytes_ += job.source_bytes();
     size_buffers(options.ram_bytes);
+    start_workers(arena_, threads_, "--threads");
   }
 
   QuantizeResult run() {
@@ -304,35 +329,36 @@ class Quantizer {
     file.publish();
     result.file_bytes = layout.file_bytes;
     result.no_tokenizer = work_.no_tokenizer;
+    result.lost_ends = work_.lost_ends;
     result.unused = work_.unused;
     return result;
   }
 
  private:
-  /// The largest chunks that fit, up to where more bring nothing.
+  /// The largest chunks that fit, up to where more bring nothing: two of the source and one of what
+  /// they become, beside the file's own buffer and what each thread needs for a task.
   void size_buffers(uint64_t ram_bytes) {
-    uint64_t widest = 1;
-    for (const TensorJob& job : work_.jobs) widest = std::max(widest, job.cols);
-    const uint64_t fixed = NewFile::kBufferBytes + threads_ * 2 * 4 * task_values(widest);
-    const uint64_t left = ram_bytes > fixed ? ram_bytes - fixed : 0;
-    uint64_t most_chunk = kLeastChunkBytes;
+    uint64_t least = kLeastChunkBytes;
+    uint64_t most_values = 0;
     for (const TensorJob& job : work_.jobs) {
-      most_chunk = std::max(most_chunk, least_rows(job) * job.source_row());
+      if (!job.given.empty()) continue;
+      least = std::max(least, least_rows(job) * job.source_row());
+      most_values = std::max(most_values, task_values(job.cols));
     }
-    for (uint64_t chunk = kMostChunkBytes; chunk >= most_chunk; chunk /= 2) {
-      const uint64_t target = target_bytes(chunk);
-      if (2 * chunk + target > left && chunk / 2 >= most_chunk) continue;
-      sizes_ = {chunk, target};
-      break;
+    const uint64_t of_threads = threads_ * kTaskCopies * sizeof(float) * most_values;
+    const auto needed = [&](uint64_t chunk) {
+      return NewFile::kBufferBytes + of_threads + 2 * align_up(chunk, kHugePageBytes) +
+             align_up(target_bytes(chunk), kHugePageBytes);
+    };
+    uint64_t chunk = std::max(least, kMostChunkBytes);
+    while (chunk > least && needed(chunk) > ram_bytes) chunk = std::max(chunk / 2, least);
+    if (needed(chunk) > ram_bytes) {
+      throw Error(fmt::format("--ram {}: {} are needed", format_bytes(ram_bytes),
+                              format_bytes_up(needed(chunk))));
     }
-    if (sizes_.chunk == 0) sizes_ = {most_chunk, target_bytes(most_chunk)};
-    const uint64_t needed = fixed + 2 * sizes_.chunk + sizes_.target;
-    if (needed > ram_bytes) {
-      throw Error(
-          fmt::format("--ram {}: {} are needed", format_bytes(ram_bytes), format_bytes_up(needed)));
-    }
-    for (HugeBuffer& buffer : source_) buffer = HugeBuffer(sizes_.chunk);
-    encoded_ = HugeBuffer(sizes_.target);
+    chunk_bytes_ = chunk;
+    for (HugeBuffer& buffer : source_) buffer = HugeBuffer(chunk);
+    encoded_ = HugeBuffer(target_bytes(chunk));
   }
 
   uint64_t chunk_rows(const TensorJob& job, uint64_t chunk_bytes) const {
@@ -352,7 +378,7 @@ class Quantizer {
   void list_chunks() {
     for (const TensorJob& job : work_.jobs) {
       if (!job.given.empty()) continue;
-      const uint64_t each = chunk_rows(job, sizes_.chunk);
+      const uint64_t each = chunk_rows(job, chunk_bytes_);
       for (uint64_t first = 0; first < job.rows; first += each) {
         chunks_.push_back({&job, first, std::min(each, job.rows - first)});
       }
@@ -437,7 +463,7 @@ class Quantizer {
     return job.from == job.spec.format && has_blocks(job.from) && job.rotated_head == 0;
   }
 
-  /// Rows [first, first + rows) of a chunk: they begin a head where heads are turned.
+  /// Rows [first, first + rows) of a chunk, which begins a head where heads are turned.
   Errors encode_rows(const Chunk& chunk, const std::byte* source, uint64_t first, uint64_t rows) {
     const TensorJob& job = *chunk.job;
     if (stays(job)) {
@@ -493,7 +519,7 @@ class Quantizer {
   uint32_t threads_;
   tbb::global_control allowed_;  ///< more threads than cores, where that was asked for
   tbb::task_arena arena_;
-  BufferSizes sizes_;
+  uint64_t chunk_bytes_ = 0;
   HugeBuffer source_[2];
   HugeBuffer encoded_;
   std::vector<Chunk> chunks_;
@@ -526,7 +552,8 @@ QuantizeResult quantize(const fs::path& source, const fs::path& target,
   const Checkpoint checkpoint = Checkpoint::open(source, DirectChoice::kOff, notice);
   Work work = checkpoint.metadata() != nullptr ? GgufWork(checkpoint, options.type).take()
                                                : FolderWork(checkpoint, options.type).take();
-  return Quantizer(checkpoint, target, options, stop, progress, std::move(work)).run();
+  say_what_is_left_out(work, notice);
+  return Quantizer(checkpoint, target, options, stop, notice, progress, std::move(work)).run();
 }
 
 }  // namespace spillway

@@ -16,6 +16,7 @@
 #include "core/thread.h"
 #include "core/units.h"
 #include "core/user_path.h"
+#include "io/gguf_files.h"
 #include "io/gguf_writer.h"
 #include "model/gguf_metadata.h"
 #include "model/gguf_names.h"

@@ -455,12 +455,9 @@ TEST(GgufTokenizer, EndTokens) {
   EXPECT_EQ(gguf_end_tokens(none), (Ids{70000}));
 }
 
-TEST(GgufTokenizer, NoTokenizerAndChatTemplate) {
+TEST(GgufTokenizer, NoTokenizer) {
   GgufMetadata metadata("m.gguf");
   EXPECT_EQ(gguf_tokenizer(metadata), nullptr);
-  EXPECT_EQ(gguf_chat_template(metadata), "");
-  metadata.set("tokenizer.chat_template", "{{ x }}");
-  EXPECT_EQ(gguf_chat_template(metadata), "{{ x }}");
   for (const char* model : {"none", "no_vocab"}) {
     Source source;
     source.model = model;

@@ -3,6 +3,8 @@
 #include "core/error.h"
 #include "core/failure.h"
 #include "core/units.h"
+#include "model/gguf_names.h"
+#include "model/weight_map.h"
 
 namespace spillway::test {
 namespace {
@@ -197,6 +199,13 @@ std::vector<PlacementCase> placement_cases(uint32_t layers) {
          overrides(c, {Tier::kGpu, Tier::kRam, Tier::kNvme});
        }},
   };
+}
+
+std::map<std::string, std::string> hf_names(const ModelConfig& model) {
+  std::map<std::string, std::string> names;
+  for (const WeightSpec& spec : model_weights(model))
+    names[*gguf_tensor_name(spec.name)] = spec.name;
+  return names;
 }
 
 }  // namespace spillway::test

@@ -7,21 +7,18 @@
 #include <tbb/task_arena.h>
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <cmath>
 #include <cstring>
-#include <thread>
 #include <vector>
 
 #include "core/error.h"
-#include "core/limits.h"
 #include "core/units.h"
 #include "kernels/host/amx.h"
 #include "kernels/host/attention.h"
 #include "kernels/host/gemm.h"
 #include "kernels/host/isa_kernels.h"
 #include "kernels/host/sampling.h"
+#include "kernels/host/workers.h"
 
 namespace spillway {
 namespace {
@@ -51,7 +48,7 @@ class HostOps final : public Ops {
         allowed_(tbb::global_control::max_allowed_parallelism,
                  std::max<size_t>(threads_, tbb::info::default_concurrency())),
         arena_(static_cast<int>(threads_)) {
-    start_workers();
+    start_workers(arena_, threads_, "compute.threads");
     description_ = fmt::format("{} threads, prompts {}, decode {} GEMV", threads_,
                                amx_            ? "AMX bf16"
                                : bf16_prompts_ ? "oneDNN bf16"
@@ -399,32 +396,6 @@ class HostOps final : public Ops {
   std::byte* thread_scratch() const { return scratch_ + this_thread() * scratch_bytes_; }
   std::span<std::byte> gemm_scratch() const {
     return {thread_scratch() + panel_bytes_, scratch_bytes_ - panel_bytes_};
-  }
-
-  /// TBB makes its threads when there is work; a refusal then would end the program. So they are
-  /// made now, before readers take theirs. Gives up soon: it is no promise.
-  void start_workers() {
-    using Control = tbb::global_control;
-    const auto most = Control::active_value(Control::max_allowed_parallelism);
-    const auto expected = static_cast<int>(std::min<size_t>(threads_, most));
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(50);
-    std::atomic<int> there{0};
-    try {
-      arena_.execute([&] {
-        tbb::parallel_for(0, expected, [&](int) {
-          ++there;
-          while (there < expected && std::chrono::steady_clock::now() < deadline) {
-            std::this_thread::yield();
-          }
-        });
-      });
-    } catch (const std::runtime_error&) {  // its words are TBB's
-      throw Error(
-          fmt::format("cannot start {} threads to compute: the system refuses one{}; raise its "
-                      "limit on threads (ulimit -u; in a container --pids-limit) or lower "
-                      "compute.threads",
-                      expected, thread_limits_text()));
-    }
   }
 
   /// Index of the calling thread in the arena, below threads_.
