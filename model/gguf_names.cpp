@@ -35,6 +35,17 @@ constexpr auto kLayerParts = std::to_array<NamePair>({
     {"mlp.up_proj", "ffn_up"},
     {"mlp.down_proj", "ffn_down"},
 });
+/// Of layers with norms after blocks, where they come first.
+constexpr auto kPostNormParts = std::to_array<NamePair>({
+    {"post_attention_layernorm", "post_attention_norm"},
+    {"pre_feedforward_layernorm", "ffn_norm"},
+    {"post_feedforward_layernorm", "post_ffw_norm"},
+});
+/// Of layers whose matrices are fused.
+constexpr auto kFusedParts = std::to_array<NamePair>({
+    {"self_attn.qkv_proj", "attn_qkv"},
+    {"mlp.gate_up_proj", "ffn_up"},
+});
 constexpr std::string_view kHfLayers = "layers.";
 constexpr std::string_view kGgufLayers = "blk.";
 constexpr std::string_view kHead = "lm_head";
@@ -44,6 +55,9 @@ constexpr auto kArchitectureNames = std::to_array<NamePair>({
     {"MistralForCausalLM", "llama"},
     {"Qwen2ForCausalLM", "qwen2"},
     {"Qwen3ForCausalLM", "qwen3"},
+    {"Gemma2ForCausalLM", "gemma2"},
+    {"Gemma3ForCausalLM", "gemma3"},
+    {"Phi3ForCausalLM", "phi3"},
 });
 
 template <size_t N>
@@ -52,6 +66,14 @@ std::string_view find_name(const std::array<NamePair, N>& pairs, std::string_vie
   const auto found = std::find_if(pairs.begin(), pairs.end(),
                                   [&](const NamePair& pair) { return pair.*from == name; });
   return found == pairs.end() ? std::string_view() : (*found).*to;
+}
+
+std::string_view find_layer_part(std::string_view architecture, std::string_view stem,
+                                 std::string_view NamePair::*from, std::string_view NamePair::*to) {
+  std::string_view own;
+  if (architecture.starts_with("Gemma")) own = find_name(kPostNormParts, stem, from, to);
+  if (architecture.starts_with("Phi3")) own = find_name(kFusedParts, stem, from, to);
+  return own.empty() ? find_name(kLayerParts, stem, from, to) : own;
 }
 
 /// A name, with the part before ".weight" or ".bias" and with the layer's number and what comes
@@ -81,13 +103,14 @@ std::optional<Parts> split_name(std::string_view name, std::string_view layers) 
   return parts;
 }
 
-std::optional<std::string> translate(std::string_view name, bool to_gguf) {
+std::optional<std::string> translate(std::string_view name, std::string_view architecture,
+                                     bool to_gguf) {
   const auto from = to_gguf ? &NamePair::hf : &NamePair::gguf;
   const auto to = to_gguf ? &NamePair::gguf : &NamePair::hf;
   const auto parts = split_name(name, to_gguf ? kHfLayers : kGgufLayers);
   if (!parts) return std::nullopt;
   const bool in_layer = !parts->layer.empty();
-  const std::string_view stem = in_layer ? find_name(kLayerParts, parts->stem, from, to)
+  const std::string_view stem = in_layer ? find_layer_part(architecture, parts->stem, from, to)
                                          : find_name(kModelParts, parts->stem, from, to);
   if (stem.empty()) return std::nullopt;
   std::string result;
@@ -97,18 +120,20 @@ std::optional<std::string> translate(std::string_view name, bool to_gguf) {
 
 }  // namespace
 
-std::optional<std::string> gguf_tensor_name(const std::string& hf_name) {
+std::optional<std::string> gguf_tensor_name(const std::string& hf_name,
+                                            std::string_view architecture) {
   constexpr std::string_view kPrefix = "model.";
   std::string_view name = hf_name;
   if (name.starts_with(kPrefix)) {
     name = name.substr(kPrefix.size());
     if (name.starts_with(kHead)) return std::nullopt;
   }
-  return translate(name, true);
+  return translate(name, architecture, true);
 }
 
-std::optional<std::string> hf_tensor_name(const std::string& gguf_name) {
-  const auto name = translate(gguf_name, false);
+std::optional<std::string> hf_tensor_name(const std::string& gguf_name,
+                                          std::string_view architecture) {
+  const auto name = translate(gguf_name, architecture, false);
   if (!name || name->starts_with(kHead)) return name;
   return "model." + *name;
 }
@@ -125,6 +150,10 @@ std::string supported_gguf_architectures() {
   std::set<std::string_view> names;
   for (const NamePair& pair : kArchitectureNames) names.insert(pair.gguf);
   return fmt::format("{}", fmt::join(names, ", "));
+}
+
+float gguf_norm_added(std::string_view gguf_architecture) {
+  return gguf_architecture.starts_with("gemma") ? 1 : 0;
 }
 
 bool gguf_interleaves_heads(std::string_view gguf_architecture) {

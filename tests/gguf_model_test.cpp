@@ -73,9 +73,12 @@ void vary_vectors(const fs::path& model, uint32_t head_dim) {
   const GgufMetadata* gguf = checkpoint.metadata();
   const bool interleaved =
       gguf != nullptr && gguf_interleaves_heads(*gguf->text("general.architecture"));
+  const std::string architecture(
+      gguf != nullptr ? hf_architecture(*gguf->text("general.architecture")) : "");
   for (const TensorEntry& entry : checkpoint.tensors()) {
     if (entry.shape.size() != 1) continue;
-    const std::string name = gguf != nullptr ? *hf_tensor_name(entry.name) : entry.name;
+    const std::string name =
+        gguf != nullptr ? *hf_tensor_name(entry.name, architecture) : entry.name;
     std::mt19937_64 random(std::hash<std::string>()(name));
     std::vector<float> values(entry.shape[0]);
     const float middle = name.ends_with(".bias") ? 0.0f : 1.0f;

@@ -10,6 +10,8 @@
 namespace spillway {
 namespace {
 
+constexpr std::string_view kLlama = "LlamaForCausalLM";
+
 TEST(GgufNames, TranslatesBothWays) {
   const std::pair<const char*, const char*> pairs[] = {
       {"model.embed_tokens.weight", "token_embd.weight"},
@@ -22,10 +24,10 @@ TEST(GgufNames, TranslatesBothWays) {
       {"model.layers.3.mlp.down_proj.weight", "blk.3.ffn_down.weight"},
   };
   for (const auto& [hf, gguf] : pairs) {
-    EXPECT_EQ(gguf_tensor_name(hf), gguf);
-    EXPECT_EQ(hf_tensor_name(gguf), hf);
+    EXPECT_EQ(gguf_tensor_name(hf, kLlama), gguf);
+    EXPECT_EQ(hf_tensor_name(gguf, kLlama), hf);
   }
-  EXPECT_EQ(gguf_tensor_name("layers.3.mlp.up_proj.weight"), "blk.3.ffn_up.weight");
+  EXPECT_EQ(gguf_tensor_name("layers.3.mlp.up_proj.weight", kLlama), "blk.3.ffn_up.weight");
 }
 
 TEST(GgufNames, EveryWeightOfEveryPresetHasOne) {
@@ -37,10 +39,10 @@ TEST(GgufNames, EveryWeightOfEveryPresetHasOne) {
     all.push_back(embedding_weight(config));
     std::set<std::string> names;
     for (const WeightSpec& spec : all) {
-      const auto name = gguf_tensor_name(spec.name);
+      const auto name = gguf_tensor_name(spec.name, config.architecture);
       ASSERT_TRUE(name) << spec.name;
       EXPECT_TRUE(names.insert(*name).second) << *name;
-      EXPECT_EQ(hf_tensor_name(*name), spec.name);
+      EXPECT_EQ(hf_tensor_name(*name, config.architecture), spec.name);
     }
     EXPECT_FALSE(gguf_architecture(config.architecture).empty());
   }
@@ -52,11 +54,11 @@ TEST(GgufNames, OthersHaveNone) {
         "model.layers..mlp.up_proj.weight", "model.layers.x.mlp.up_proj.weight",
         "model.layers.1.self_attn.rotary_emb.inv_freq", "model.layers.1.mlp.experts.0.up.weight",
         "model.layers.1.embed_tokens.weight", "model.mlp.up_proj.weight"}) {
-    EXPECT_FALSE(gguf_tensor_name(name)) << name;
+    EXPECT_FALSE(gguf_tensor_name(name, kLlama)) << name;
   }
   for (const char* name : {"", "rope_freqs.weight", "blk.0", "blk..attn_q.weight", "attn_q.weight",
                            "blk.0.output.weight", "blk.0.ffn_gate_exps.weight"}) {
-    EXPECT_FALSE(hf_tensor_name(name)) << name;
+    EXPECT_FALSE(hf_tensor_name(name, kLlama)) << name;
   }
 }
 

@@ -92,7 +92,7 @@ TEST_P(QuantizedModel, HoldsTheWeightsOfItsSource) {
     ASSERT_EQ(values.size(), source.size());
     ASSERT_EQ(result.tensors.size(), source.size());
     for (const QuantizedTensor& tensor : result.tensors) {
-      const auto name = hf_tensor_name(tensor.name);
+      const auto name = hf_tensor_name(tensor.name, model.architecture);
       ASSERT_TRUE(name) << tensor.name;
       const auto expected = as_converted(*name, source.at(*name), model);
       const std::vector<float>& got = values.at(tensor.name);

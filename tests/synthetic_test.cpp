@@ -124,7 +124,7 @@ TEST_P(SyntheticTwin, HoldsTheSameWeights) {
     const bool interleaved = gguf_interleaves_heads(gguf_architecture(model.architecture));
     uint32_t moved = 0;
     for (const TensorEntry& entry : header.tensors) {
-      const auto name = hf_tensor_name(entry.name);
+      const auto name = hf_tensor_name(entry.name, model.architecture);
       ASSERT_TRUE(name) << entry.name;
       const TensorEntry* other = checkpoint.find(*name);
       ASSERT_NE(other, nullptr) << *name;
