@@ -352,8 +352,8 @@ AttentionShape Forward::layer_shape(uint32_t layer) const {
 /// The next norm weight applied to x, after y (the block before) was added to it.
 void Forward::norm_input(Cursor& cursor, const float* y, uint32_t rows) {
   cursor.whole([&](const WeightView& weight) {
-    ops_.norm_input(stream_, buffers_.x, y, weight, rows, static_cast<float>(config_.rms_epsilon),
-                    buffers_.norm);
+    const NormWeight norm{weight, static_cast<float>(config_.rms_epsilon)};
+    ops_.norm_input(stream_, buffers_.x, y, norm, rows, buffers_.norm);
   });
 }
 
@@ -367,10 +367,10 @@ void Forward::attention_block(Cursor& cursor, uint32_t layer, const Batch& batch
   linear(cursor, b.v, rows, config_.kv_width(), config_.qkv_bias);
   if (config_.qk_norm) {  // per head: each head is a row of its own
     cursor.whole([&](const WeightView& weight) {
-      ops_.rmsnorm(stream_, b.q, weight, rows * config_.heads, epsilon, b.q);
+      ops_.rmsnorm(stream_, b.q, {weight, epsilon}, rows * config_.heads, b.q);
     });
     cursor.whole([&](const WeightView& weight) {
-      ops_.rmsnorm(stream_, b.k, weight, rows * config_.kv_heads, epsilon, b.k);
+      ops_.rmsnorm(stream_, b.k, {weight, epsilon}, rows * config_.kv_heads, b.k);
     });
   }
   const auto sequences = sequence_rows(layer, batch);
@@ -387,7 +387,7 @@ void Forward::mlp_block(Cursor& cursor, uint32_t rows) {
   norm_input(cursor, b.norm, rows);
   linear(cursor, b.gate, rows, config_.intermediate, config_.mlp_bias);
   linear(cursor, b.up, rows, config_.intermediate, config_.mlp_bias);
-  ops_.silu_mul_input(stream_, b.gate, b.up, rows, config_.intermediate);
+  ops_.gated_input(stream_, Activation::kSilu, b.gate, b.up, rows, config_.intermediate);
   linear(cursor, b.norm, rows, config_.hidden, config_.mlp_bias);
 }
 
