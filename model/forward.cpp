@@ -203,13 +203,17 @@ OpsLimits Forward::ops_limits(const ModelConfig& config, const WeightMap& weight
 }
 
 AttentionShape attention_shape(const ModelConfig& config, const WeightMap& weights) {
-  return {config.heads,
-          config.kv_heads,
-          config.head_dim,
-          weights.kv_dtype(),
-          kNoWindow,
-          static_cast<float>(config.rope_scaling.attention_factor),
-          config.interleaved_heads};
+  AttentionShape shape;
+  shape.heads = config.heads;
+  shape.kv_heads = config.kv_heads;
+  shape.head_dim = config.head_dim;
+  shape.kv_dtype = weights.kv_dtype();
+  shape.rope_scale = static_cast<float>(config.rope_scaling.attention_factor);
+  shape.interleaved = config.interleaved_heads;
+  shape.score_scale = config.score_scale;
+  shape.score_cap = config.score_cap;
+  shape.rotary_dim = config.rotary_dim;
+  return shape;
 }
 
 Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_bytes)
@@ -225,9 +229,6 @@ Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_
       limits_(limits),
       memory_(parts.arena->take(activation_bytes(config_, weights_, limits, unit_bytes))),
       host_memory_(parts.device->allocate_pinned(host_bytes(config_, weights_, limits))) {
-  if (is_gemma(config_) || config_.rotary_dim > 0) {
-    throw Error("caps, GELU and heads that turn in part are not computed yet");
-  }
   lay_out(config_, weights_, limits, unit_bytes, memory_.data(), &buffers_);
   lay_out_host(config_, weights_, limits, host_memory_.data(), &host_);
   const OpsLimits ops_limit = ops_limits(config_, weights_, limits, unit_bytes);
@@ -341,6 +342,9 @@ void Forward::embed(const Batch& batch) {
     const uint32_t* ids = buffers_.indices + group.begin;
     ops_.embed(stream_, group.table, ids, ids + limits_.max_rows, group.count, buffers_.x);
   }
+  if (!config_.scaled_embeddings) return;
+  const auto factor = static_cast<float>(std::sqrt(static_cast<double>(config_.hidden)));
+  ops_.scale(stream_, buffers_.x, factor, uint64_t{config_.hidden} * batch.ids.size());
 }
 
 void Forward::decoder_layer(Walk& walk, uint32_t layer) {
@@ -369,7 +373,8 @@ void Forward::run_step(Walk& walk, const Step& step) {
     case Operation::kAttention:
       return attention(walk, step);
     case Operation::kGate:
-      return ops_.silu_mul_input(stream_, b[Buffer::kGate], b[Buffer::kUp], walk.rows, step.width);
+      return ops_.gated_input(stream_, config_.gelu ? Activation::kGeluTanh : Activation::kSilu,
+                              b[Buffer::kGate], b[Buffer::kUp], walk.rows, step.width);
   }
 }
 
@@ -378,16 +383,18 @@ void Forward::norm_input(Walk& walk, uint32_t rows) {
   float* scratch = buffers_[Buffer::kResult];
   const float* added = std::exchange(walk.result, false) ? scratch : nullptr;
   walk.cursor.whole([&](const WeightView& weight) {
-    ops_.norm_input(stream_, buffers_.x, added, weight, rows,
-                    static_cast<float>(config_.rms_epsilon), scratch);
+    ops_.norm_input(stream_, buffers_.x, added, norm_weight(weight), rows, scratch);
   });
+}
+
+NormWeight Forward::norm_weight(const WeightView& weight) const {
+  return {weight, static_cast<float>(config_.rms_epsilon), config_.norm_added};
 }
 
 void Forward::norm(Walk& walk, const Step& step) {
   float* x = buffers_[step.buffer];
   walk.cursor.whole([&](const WeightView& weight) {
-    ops_.rmsnorm(stream_, x, weight, walk.rows * (step.width / weight.cols),
-                 static_cast<float>(config_.rms_epsilon), x);
+    ops_.rmsnorm(stream_, x, norm_weight(weight), walk.rows * (step.width / weight.cols), x);
   });
 }
 
@@ -445,6 +452,12 @@ void Forward::head(Walk& walk) {
   }
 }
 
+/// Those [rows, cols] that lie in the buffer.
+void Forward::cap_logits(uint32_t rows, uint32_t cols) {
+  if (config_.logit_cap == 0) return;
+  ops_.soft_cap(stream_, buffers_.logits, config_.logit_cap, rows, cols, cols);
+}
+
 void Forward::generation_head(Walk& walk) {
   const Batch& batch = walk.batch;
   const auto rows = static_cast<uint32_t>(batch.logit_rows.size());
@@ -466,6 +479,7 @@ void Forward::generation_head(Walk& walk) {
     if (rows > 0) ops_.matmul(stream_, tile, b.logits + first_row, config_.vocab);
   });
   if (rows == 0) return;
+  cap_logits(rows, config_.vocab);
   CHECK(batch.samples.size() == rows);
   ops_.sample(stream_, b.logits, config_.vocab, batch.samples, b.picked);
   copy(host_.picked, b.picked, rows);
@@ -484,6 +498,7 @@ void Forward::scoring_head(Walk& walk) {
   const uint32_t* targets = b.indices + 2 * limits_.max_rows;
   walk.cursor.next([&](const WeightView& tile, uint32_t first_row) {
     ops_.matmul(stream_, tile, b.logits, tile.rows);
+    cap_logits(rows, tile.rows);
     ops_.fold_log_softmax(stream_, b.logits, rows, tile.rows, tile.rows, first_row, targets,
                           b.running, b.running + rows, b.running + 2 * rows);
   });

@@ -131,9 +131,11 @@ class Forward {
   void run_step(Walk& walk, const Step& step);
   void norm_input(Walk& walk, uint32_t rows);
   void norm(Walk& walk, const Step& step);
+  NormWeight norm_weight(const WeightView& weight) const;
   void linear(Walk& walk, const Step& step);
   void attention(Walk& walk, const Step& step);
   void head(Walk& walk);
+  void cap_logits(uint32_t rows, uint32_t cols);
   void generation_head(Walk& walk);
   void scoring_head(Walk& walk);
   std::span<const SequenceRows> sequence_rows(uint32_t layer, const Batch& batch);
