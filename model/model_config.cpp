@@ -185,9 +185,15 @@ void read_yarn(const ConfigReader& section, RopeScaling& scaling) {
   scaling.truncate = section.flag("truncate", true);
 }
 
-void read_longrope(const ConfigReader& section, uint32_t pairs, RopeScaling& scaling) {
+void read_longrope(const ConfigReader& section, const ModelConfig& config, RopeScaling& scaling) {
+  const uint32_t pairs = config.rotary_pairs();
   scaling.short_factors = section.positive_list("short_factor", pairs);
   scaling.long_factors = section.positive_list("long_factor", pairs);
+  if (config.architecture == kPhi3) {  // as GGUF holds them, and transformers takes them
+    for (auto* factors : {&scaling.short_factors, &scaling.long_factors}) {
+      for (double& factor : *factors) factor = static_cast<float>(factor);
+    }
+  }
   if (scaling.original_max_positions < 2) {
     section.fail("original_max_position_embeddings", "2 or more");
   }
@@ -242,7 +248,7 @@ RopeScaling read_rope_scaling(const ConfigReader& reader, const ConfigReader& se
   if (!ratio && !section.has("factor")) section.fail("factor", "a number above 0");
   scaling.factor = section.positive("factor", positions / scaling.original_max_positions);
   if (scaling.kind == Kind::kYarn) read_yarn(section, scaling);
-  if (scaling.kind == Kind::kLongRope) read_longrope(section, config.rotary_pairs(), scaling);
+  if (scaling.kind == Kind::kLongRope) read_longrope(section, config, scaling);
   if (scaling.kind == Kind::kDynamic && config.head_dim < 4) reader.fail("head_dim", "4 or more");
   if (scaling.kind == Kind::kLlama3) {
     for (const char* key : {"low_freq_factor", "high_freq_factor"}) {
