@@ -162,14 +162,14 @@ std::string read_architecture(const ConfigReader& reader) {
                           supported_architectures()));
 }
 
-/// "rope_scaling" of transformers 4 where it says anything, else "rope_parameters" of 5, which may
-/// have a section for each type of layer.
+/// "rope_scaling" of transformers 4 where it says anything, else "rope_parameters" of 5, which
+/// has a section for each type of layer where `layer_type` names one.
 std::optional<ConfigReader> rope_section(const ConfigReader& reader,
-                                         const char* layer_type = "full_attention") {
+                                         const char* layer_type = nullptr) {
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
     const auto section = reader.section(key);
     if (!section || section->json().empty()) continue;
-    if (section->has(layer_type)) return section->section(layer_type);
+    if (layer_type != nullptr && section->has(layer_type)) return section->section(layer_type);
     return section;
   }
   return std::nullopt;
@@ -289,7 +289,7 @@ void read_rope(const ConfigReader& reader, ModelConfig& config) {
   const bool local = config.architecture == kGemma3;
   config.rope_theta = reader.positive("rope_theta", local ? 1e6 : 10000);
   if (local) config.local_rope_theta = read_local_theta(reader);
-  const auto section = rope_section(reader);
+  const auto section = rope_section(reader, local ? "full_attention" : nullptr);
   if (config.architecture == kPhi3) read_rotary_dim(reader, section, config);
   if (!section) return;
   config.rope_theta = section->positive("rope_theta", config.rope_theta);
