@@ -34,6 +34,7 @@ TEST(GgufNames, EveryWeightOfEveryPresetHasOne) {
   for (const std::string& preset : preset_names()) {
     ModelConfig config = preset_config(preset);
     config.output_bias = config.mlp_bias = config.qk_norm = config.qkv_bias = true;
+    config.tied_embeddings = false;  // else the head is the table, named twice
     std::vector<WeightSpec> all = decoder_weights(config, 7);
     for (const WeightSpec& spec : head_weights(config)) all.push_back(spec);
     all.push_back(embedding_weight(config));
