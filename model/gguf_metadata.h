@@ -31,6 +31,6 @@ std::vector<RopeFactors> rope_factors(const ModelConfig& config);
 void describe_part(uint32_t part, uint32_t parts, size_t all_tensors, GgufMetadata& metadata);
 
 /// A tensor as a file lists it.
-GgufTensorSpec gguf_tensor(const WeightSpec& spec, WeightFormat format);
+GgufTensorSpec gguf_tensor(const ModelConfig& config, const WeightSpec& spec, WeightFormat format);
 
 }  // namespace spillway

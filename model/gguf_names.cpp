@@ -35,6 +35,17 @@ constexpr auto kLayerParts = std::to_array<NamePair>({
     {"mlp.up_proj", "ffn_up"},
     {"mlp.down_proj", "ffn_down"},
 });
+/// Of layers with norms after blocks, where they come first.
+constexpr auto kPostNormParts = std::to_array<NamePair>({
+    {"post_attention_layernorm", "post_attention_norm"},
+    {"pre_feedforward_layernorm", "ffn_norm"},
+    {"post_feedforward_layernorm", "post_ffw_norm"},
+});
+/// Of layers whose matrices are fused.
+constexpr auto kFusedParts = std::to_array<NamePair>({
+    {"self_attn.qkv_proj", "attn_qkv"},
+    {"mlp.gate_up_proj", "ffn_up"},
+});
 constexpr std::string_view kHfLayers = "layers.";
 constexpr std::string_view kGgufLayers = "blk.";
 constexpr std::string_view kHead = "lm_head";
@@ -58,6 +69,9 @@ constexpr auto kArchitectureNames = std::to_array<NamePair>({
     {"MistralForCausalLM", "llama"},
     {"Qwen2ForCausalLM", "qwen2"},
     {"Qwen3ForCausalLM", "qwen3"},
+    {"Gemma2ForCausalLM", "gemma2"},
+    {"Gemma3ForCausalLM", "gemma3"},
+    {"Phi3ForCausalLM", "phi3"},
 });
 
 template <size_t N>
@@ -66,6 +80,16 @@ std::string_view find_name(const std::array<NamePair, N>& pairs, std::string_vie
   const auto found = std::find_if(pairs.begin(), pairs.end(),
                                   [&](const NamePair& pair) { return pair.*from == name; });
   return found == pairs.end() ? std::string_view() : (*found).*to;
+}
+
+std::string_view find_layer_part(std::string_view architecture, std::string_view hf) {
+  const auto gguf_of = [&](const auto& pairs) {
+    return find_name(pairs, hf, &NamePair::hf, &NamePair::gguf);
+  };
+  std::string_view own;
+  if (architecture.starts_with("Gemma")) own = gguf_of(kPostNormParts);
+  if (architecture.starts_with("Phi3")) own = gguf_of(kFusedParts);
+  return own.empty() ? gguf_of(kLayerParts) : own;
 }
 
 /// A name, with the part before ".weight" or ".bias" and with the layer's number and what comes
@@ -97,7 +121,8 @@ std::optional<Parts> split_name(std::string_view name, std::string_view layers) 
 
 }  // namespace
 
-std::optional<std::string> gguf_tensor_name(const std::string& hf_name) {
+std::optional<std::string> gguf_tensor_name(const std::string& hf_name,
+                                            std::string_view architecture) {
   constexpr std::string_view kPrefix = "model.";
   std::string_view name = hf_name;
   if (name.starts_with(kPrefix)) {
@@ -108,7 +133,7 @@ std::optional<std::string> gguf_tensor_name(const std::string& hf_name) {
   if (!parts) return std::nullopt;
   const bool in_layer = !parts->layer.empty();
   const std::string_view stem =
-      in_layer ? find_name(kLayerParts, parts->stem, &NamePair::hf, &NamePair::gguf)
+      in_layer ? find_layer_part(architecture, parts->stem)
                : find_name(kModelParts, parts->stem, &NamePair::hf, &NamePair::gguf);
   if (stem.empty()) return std::nullopt;
   std::string result;
@@ -128,6 +153,10 @@ std::string supported_gguf_architectures() {
   std::set<std::string_view> names;
   for (const NamePair& pair : kArchitectureNames) names.insert(pair.gguf);
   return fmt::format("{}", fmt::join(names, ", "));
+}
+
+float gguf_norm_added(std::string_view gguf_architecture) {
+  return gguf_architecture.starts_with("gemma") ? 1 : 0;
 }
 
 bool gguf_interleaves_heads(std::string_view gguf_architecture) {

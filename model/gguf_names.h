@@ -14,8 +14,10 @@
 namespace spillway {
 
 /// "blk.3.attn_q.weight" for "model.layers.3.self_attn.q_proj.weight"; names may lack the "model."
-/// of the bare model. Empty for tensors that such a model does not have.
-std::optional<std::string> gguf_tensor_name(const std::string& hf_name);
+/// of the bare model. Empty for tensors that such a model does not have. Some names mean other
+/// parts in some architectures, which are classes, "Gemma2ForCausalLM".
+std::optional<std::string> gguf_tensor_name(const std::string& hf_name,
+                                            std::string_view architecture);
 
 /// general.architecture of a model of this class, "llama" for "LlamaForCausalLM"; Mistral is one.
 /// Empty where the class is none of ours.
@@ -23,8 +25,12 @@ std::string_view gguf_architecture(std::string_view architecture);
 /// The way back: "LlamaForCausalLM" for "llama"; empty where it is none of ours.
 std::string_view hf_architecture(std::string_view gguf_architecture);
 
-/// "llama, qwen2, qwen3".
+/// "gemma2, llama" and so on.
 std::string supported_gguf_architectures();
+
+/// What such files hold added to the weights of norms: 1 where a safetensors checkpoint has them
+/// less 1.
+float gguf_norm_added(std::string_view gguf_architecture);
 
 /// Whether files of this general.architecture hold the rows of each head of Q and K (weights and
 /// biases) in another order: those that a rotation turns together lie side by side.

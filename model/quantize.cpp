@@ -59,6 +59,7 @@ struct TensorJob {
   uint64_t rows = 1;
   uint64_t cols = 0;
   uint64_t rotated_head = 0;  ///< rows of a head, where they change places; 0 = they do not
+  float added = 0;            ///< to every value
   std::vector<float> given;   ///< in place of bytes of the source
 
   uint64_t source_row() const { return row_bytes(from, cols); }
@@ -95,8 +96,9 @@ class FolderWork {
         const Weight& weight = map_.weights[l][t];
         const bool head = l + 1 == map_.layers.size() && !weight.spec.vector;
         if (head && map_.tied) continue;
-        const auto name = gguf_tensor_name(weight.spec.name);
+        const auto name = gguf_tensor_name(weight.spec.name, config_.architecture);
         CHECK(name);
+        if (weight.spec.first_row > 0) continue;  // another part of what was added
         add(*name, map_.layers[l].tensors[t], weight);
       }
     }
@@ -105,6 +107,8 @@ class FolderWork {
   }
 
  private:
+  static bool is_norm(std::string_view name) { return name.ends_with("norm.weight"); }
+
   std::string model_name() const {
     return fs::absolute(checkpoint_.directory()).lexically_normal().filename().string();
   }
@@ -135,12 +139,13 @@ class FolderWork {
     if (spec.vector) {  // biases change places one by one
       job.rows = moves ? spec.cols : 1;
       job.cols = moves ? 1 : spec.cols;
+      if (is_norm(spec.name)) job.added = config_.norm_added;
       job.spec = {name, {spec.cols}, WeightFormat::kF32};
     } else {
-      job.rows = spec.rows;
+      job.rows = spec.stored_rows > 0 ? spec.stored_rows : spec.rows;
       job.cols = spec.cols;
       const WeightFormat wanted = type_.format_of(name, config_.layers, map_.tied);
-      job.spec = {name, {spec.cols, spec.rows}, format_for_row(wanted, spec.cols)};
+      job.spec = {name, {spec.cols, job.rows}, format_for_row(wanted, spec.cols)};
     }
     work_.jobs.push_back(std::move(job));
   }
@@ -460,7 +465,8 @@ class Quantizer {
 
   /// Blocks that are to stay as they are, bit by bit.
   static bool stays(const TensorJob& job) {
-    return job.from == job.spec.format && has_blocks(job.from) && job.rotated_head == 0;
+    return job.from == job.spec.format && has_blocks(job.from) && job.rotated_head == 0 &&
+           job.added == 0;
   }
 
   /// Rows [first, first + rows) of a chunk, which begins a head where heads are turned.
@@ -476,6 +482,9 @@ class Quantizer {
       const uint64_t row = first + r;
       const uint64_t from = job.rotated_head != 0 ? hf_row(row, job.rotated_head) : row;
       decode_values(job.from, source + from * job.source_row(), job.cols, &values[r * job.cols]);
+    }
+    if (job.added != 0) {
+      for (float& value : values) value += job.added;
     }
     std::byte* out = encoded_.data() + first * job.target_row();
     const EncodeResult result = encode_values(job.spec.format, values.data(), values.size(), out);

@@ -211,11 +211,9 @@ class DeviceProbe {
     const Memory rows = device_.allocate(uint64_t{2} * kSmallCols * sizeof(float));
     ops_.zero(*stream_, rows.data(), rows.bytes());
     auto* x = reinterpret_cast<float*>(rows.data());
-    const WeightView weight{weights_.data(), WeightFormat::kF32, 1, kSmallCols};
-    const auto norm = [&] {
-      ops_.norm_input(*stream_, x, nullptr, weight, 1, 1e-5f, x + kSmallCols);
-    };
-    return time_calls(norm, 0, kSmallShare).median_seconds;
+    const NormWeight norm{{weights_.data(), WeightFormat::kF32, 1, kSmallCols}, 1e-5f};
+    const auto run = [&] { ops_.norm_input(*stream_, x, nullptr, norm, 1, x + kSmallCols); };
+    return time_calls(run, 0, kSmallShare).median_seconds;
   }
 
   static double middle_of(std::vector<double> rounds) {
@@ -264,11 +262,9 @@ class DeviceProbe {
     const Memory activations = device_.allocate(2 * values * sizeof(float));
     ops_.zero(*stream_, activations.data(), activations.bytes());
     auto* x = reinterpret_cast<float*>(activations.data());
-    const WeightView weight{weights_.data(), WeightFormat::kF32, 1, kCols};
-    const auto norm = [&] {
-      ops_.norm_input(*stream_, x, x + values, weight, rows, 1e-5f, x + values);
-    };
-    return time_calls(norm, 0, kSmallShare * round_share()).median_seconds /
+    const NormWeight norm{{weights_.data(), WeightFormat::kF32, 1, kCols}, 1e-5f};
+    const auto run = [&] { ops_.norm_input(*stream_, x, x + values, norm, rows, x + values); };
+    return time_calls(run, 0, kSmallShare * round_share()).median_seconds /
            static_cast<double>(2 * values);
   }
 
@@ -281,7 +277,9 @@ class DeviceProbe {
     // Zeros stay as they are; other numbers would end as denormal ones, which are slow.
     ops_.zero(*stream_, activations.data(), activations.bytes());
     auto* gate = reinterpret_cast<float*>(activations.data());
-    const auto activate = [&] { ops_.silu_mul_input(*stream_, gate, gate + values, rows, kCols); };
+    const auto activate = [&] {
+      ops_.gated_input(*stream_, Activation::kSilu, gate, gate + values, rows, kCols);
+    };
     return time_calls(activate, 0, kSmallShare * round_share()).median_seconds /
            static_cast<double>(values);
   }

@@ -97,12 +97,15 @@ class HostOps final : public Ops {
     }
   }
 
-  void rmsnorm(Stream&, const float* x, const WeightView& weight, uint32_t rows, float epsilon,
+  void rmsnorm(Stream&, const float* x, const NormWeight& norm, uint32_t rows,
                float* out) override {
-    const float* w = vector_of(weight);
-    const uint32_t cols = weight.cols;
+    const uint32_t cols = norm.weight.cols;
+    float* w = vector_of(norm.weight);
+    if (norm.added != 0) {
+      for (uint32_t i = 0; i < cols; ++i) w[i] += norm.added;
+    }
     for_rows(rows, cols, [&](uint32_t r) {
-      isa_.rmsnorm(x + uint64_t{r} * cols, w, cols, epsilon, out + uint64_t{r} * cols);
+      isa_.rmsnorm(x + uint64_t{r} * cols, w, cols, norm.epsilon, out + uint64_t{r} * cols);
     });
   }
 
@@ -114,17 +117,18 @@ class HostOps final : public Ops {
     input_bf16_ready_ = false;
   }
 
-  void norm_input(Stream& stream, float* x, const float* y, const WeightView& weight, uint32_t rows,
-                  float epsilon, float* scratch) override {
-    if (y != nullptr) add(stream, x, y, uint64_t{rows} * weight.cols);
-    rmsnorm(stream, x, weight, rows, epsilon, scratch);
-    set_input(stream, scratch, rows, weight.cols);
+  void norm_input(Stream& stream, float* x, const float* y, const NormWeight& norm, uint32_t rows,
+                  float* scratch) override {
+    if (y != nullptr) add(stream, x, y, uint64_t{rows} * norm.weight.cols);
+    rmsnorm(stream, x, norm, rows, scratch);
+    set_input(stream, scratch, rows, norm.weight.cols);
   }
 
-  void silu_mul_input(Stream& stream, float* gate, const float* up, uint32_t rows,
-                      uint32_t cols) override {
+  void gated_input(Stream& stream, Activation activation, float* gate, const float* up,
+                   uint32_t rows, uint32_t cols) override {
+    const auto gate_mul = activation == Activation::kSilu ? isa_.silu_mul : isa_.gelu_mul;
     for_blocks(uint64_t{rows} * cols,
-               [&](uint64_t at, uint64_t n) { isa_.silu_mul(gate + at, up + at, n); });
+               [&](uint64_t at, uint64_t n) { gate_mul(gate + at, up + at, n); });
     set_input(stream, gate, rows, cols);
   }
 
@@ -165,8 +169,8 @@ class HostOps final : public Ops {
                    std::span<const SequenceRows> sequences) override {
     const uint64_t q_width = uint64_t{shape.heads} * shape.head_dim;
     const uint64_t kv_width = uint64_t{shape.kv_heads} * shape.head_dim;
-    const uint32_t half = shape.head_dim / 2;
-    CHECK(half <= kMaxHalfHead);
+    const uint32_t half = rotating(shape) / 2;
+    CHECK(half <= kMaxHalfHead && (!shape.interleaved || rotating(shape) == shape.head_dim));
     for (const SequenceRows& sequence : sequences) {
       CHECK(sequence.first_position + sequence.rows <= sequence.kv_capacity);
       const float* speeds = inverse_frequencies + uint64_t{sequence.rope_table} * half;
@@ -205,6 +209,19 @@ class HostOps final : public Ops {
   void add(Stream&, float* x, const float* y, uint64_t count) override {
     for_blocks(count, [&](uint64_t at, uint64_t n) { isa_.add(x + at, y + at, n); });
   }
+  void scale(Stream&, float* x, float factor, uint64_t count) override {
+    for_blocks(count, [&](uint64_t at, uint64_t n) { isa_.scale(x + at, factor, n); });
+  }
+  void soft_cap(Stream&, float* x, float cap, uint32_t rows, uint32_t cols,
+                uint32_t stride) override {
+    CHECK(cap > 0);
+    const auto blocks = static_cast<uint32_t>(ceil_div(cols, kBlockValues));
+    parallel(rows * blocks, uint64_t{rows} * cols, [&](uint32_t index) {
+      const uint64_t at = index % blocks * kBlockValues;
+      isa_.soft_cap(x + uint64_t{index / blocks} * stride + at, std::min(kBlockValues, cols - at),
+                    cap);
+    });
+  }
 
   void fold_log_softmax(Stream&, const float* logits, uint32_t rows, uint32_t cols, uint32_t stride,
                         uint32_t first_id, const uint32_t* targets, float* running_max,
@@ -241,6 +258,8 @@ class HostOps final : public Ops {
 
  private:
   static constexpr uint32_t kMaxHalfHead = 512;
+  /// Of a flat loop that one thread takes at a time.
+  static constexpr uint64_t kBlockValues = 16 * 1024;
   struct Layout {
     uint64_t input_bytes;
     uint64_t panel_bytes;  // one thread's
@@ -284,12 +303,15 @@ class HostOps final : public Ops {
     isa_.to_f32[index_of(format)](source, target, count);
   }
 
+  static uint32_t rotating(const AttentionShape& shape) {
+    return shape.rotary_dim != 0 ? shape.rotary_dim : shape.head_dim;
+  }
   void rotate_heads(float* x, uint32_t heads, const AttentionShape& shape, const float* cosine,
                     const float* sine) const {
     for (uint32_t i = 0; i < heads; ++i) {
       float* head = x + uint64_t{i} * shape.head_dim;
       if (shape.interleaved) set_pairs_apart(head, shape.head_dim / 2);
-      isa_.rotate(head, cosine, sine, shape.head_dim / 2);
+      isa_.rotate(head, cosine, sine, rotating(shape) / 2);
     }
   }
   /// Pair i from (2i, 2i+1) to (i, i + half).
@@ -303,7 +325,7 @@ class HostOps final : public Ops {
   }
 
   /// A norm weight or bias as f32, valid until the next call.
-  const float* vector_of(const WeightView& view) {
+  float* vector_of(const WeightView& view) {
     vector_.resize(view.cols);
     to_f32(view.format, view.data, vector_.data(), view.cols);
     return vector_.data();
@@ -425,9 +447,9 @@ class HostOps final : public Ops {
   }
   template <typename Body>
   void for_blocks(uint64_t count, const Body& body) {
-    constexpr uint64_t kBlock = 16 * 1024;
-    parallel(static_cast<uint32_t>(ceil_div(count, kBlock)), count,
-             [&](uint32_t i) { body(i * kBlock, std::min(kBlock, count - i * kBlock)); });
+    parallel(static_cast<uint32_t>(ceil_div(count, kBlockValues)), count, [&](uint32_t i) {
+      body(i * kBlockValues, std::min(kBlockValues, count - i * kBlockValues));
+    });
   }
 
   const IsaKernels& isa_;
