@@ -102,7 +102,8 @@ std::string prompts_text(const Config& config) {
     return fmt::format("  prompts:\n    - {}\n", quoted(config.prompts[0]));
   }
   return fmt::format(
-      "  # The model has no tokenizer, so prompts are token ids.\n  prompt_token_ids: [[{}]]\n",
+      "  # There is no tokenizer for the model, so prompts are token ids.\n"
+      "  prompt_token_ids: [[{}]]\n",
       fmt::join(config.prompt_token_ids[0], ", "));
 }
 
@@ -165,6 +166,7 @@ int init_command(const InitOptions& options, StopFlag& stop) {
   if (!prints) refuse_existing(file);
   const Model model = open_model(config.model_path, config.io_direct, notice);
   set_prompts(config, model);
+  if (model.tokenizer == nullptr) notice(model.no_tokenizer + "; prompts are token ids");
   const Machine machine = open_machine(config, notice);
   const std::string shown = prints ? short_name(options.model.model) + ".yaml" : file.string();
   const std::string text = yaml_text(one_line(short_name(options.model.model)), shell_word(shown),

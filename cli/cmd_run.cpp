@@ -213,6 +213,9 @@ std::unique_ptr<Answers> answers_of(const RunOptions& options, Session& session,
 int run_command(const RunOptions& options, StopFlag& stop) {
   Session session(read_config(options), inputs_of(options), options.quiet, stop);
   const std::vector<Prompt> prompts = make_prompts(session.config(), session.model());
+  if (session.model().tokenizer == nullptr) {
+    session.notice(session.model().no_tokenizer + "; answers are token ids");
+  }
   const Workload workload = generation_workload(session.config(), session.model(), prompts);
   try {
     session.prepare(workload);

@@ -53,8 +53,7 @@ std::vector<std::vector<uint32_t>> read_ids(const std::string& file) {
 
 std::vector<uint32_t> read_text(const std::string& file, const Model& model) {
   if (model.tokenizer == nullptr) {
-    throw Error(
-        fmt::format("{}; give --token-ids-file instead", no_tokenizer_text(model.checkpoint)));
+    throw Error(fmt::format("{}; or give --token-ids-file instead", model.no_tokenizer));
   }
   const std::string text =
       read_text_file(file, {"a text to score", kMaxTextBytes, FileKind::kText});

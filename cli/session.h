@@ -31,6 +31,8 @@ class Session {
   const std::optional<Forecast>& forecast() const { return planned_.forecast; }
   const Clock& clock() const { return clock_; }
   Progress& progress() { return progress_; }
+  /// A line on stderr that the report keeps.
+  void notice(const std::string& line) const { notice_(line); }
   /// All passes of a workload, as predicted; 0 without a forecast.
   double expected_seconds(const Workload& workload) const;
   Runtime& runtime() { return *runtime_; }

@@ -187,8 +187,8 @@ std::vector<Prompt> make_prompts(const Config& config, const Model& model) {
   std::vector<Prompt> prompts;
   for (const std::string& text : config.prompts) {
     if (model.tokenizer == nullptr) {
-      throw Error(fmt::format("{}; give generate.prompt_token_ids instead of texts",
-                              no_tokenizer_text(model.checkpoint)));
+      throw Error(fmt::format("{}; or give generate.prompt_token_ids instead of texts",
+                              model.no_tokenizer));
     }
     const std::string what = fmt::format("prompt {}", prompts.size() + 1);
     if (text.empty()) throw Error(fmt::format("{} is empty; write some text", what));

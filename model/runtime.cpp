@@ -218,8 +218,9 @@ std::unique_ptr<Tokenizer> tokenizer_of(const Checkpoint& checkpoint) {
 
 std::string no_tokenizer_text(const Checkpoint& checkpoint) {
   return fmt::format("{}: {}", checkpoint.path().string(),
-                     checkpoint.metadata() != nullptr ? "the file's metadata hold no tokenizer"
-                                                      : "no tokenizer.json and no tokenizer.model");
+                     checkpoint.metadata() != nullptr
+                         ? "the file's metadata hold no tokenizer; fetch another conversion"
+                         : "no tokenizer.json and no tokenizer.model; fetch one of them");
 }
 
 Model open_model(const std::filesystem::path& path, DirectChoice direct, const NoticeSink& notice) {
@@ -227,9 +228,15 @@ Model open_model(const std::filesystem::path& path, DirectChoice direct, const N
   ModelConfig config = model_config_of(checkpoint);
   WeightMap weights = map_weights(config, checkpoint);
   if (!weights.unused.empty()) notice(unused_note(config, weights.unused, checkpoint));
-  std::unique_ptr<Tokenizer> tokenizer = tokenizer_of(checkpoint);
-  checkpoint.drop_tokenizer_keys();
-  return {std::move(config), std::move(checkpoint), std::move(weights), std::move(tokenizer)};
+  Model model{std::move(config), std::move(checkpoint), std::move(weights), nullptr, ""};
+  try {
+    model.tokenizer = tokenizer_of(model.checkpoint);
+    if (model.tokenizer == nullptr) model.no_tokenizer = no_tokenizer_text(model.checkpoint);
+  } catch (const Error& error) {  // for whoever asks for text
+    model.no_tokenizer = error.what();
+  }
+  model.checkpoint.drop_tokenizer_keys();
+  return model;
 }
 
 namespace {

@@ -28,7 +28,9 @@ struct Model {
   ModelConfig config;
   Checkpoint checkpoint;
   WeightMap weights;
-  std::unique_ptr<Tokenizer> tokenizer;  ///< null when the checkpoint has none
+  /// Null where the checkpoint has none, or one that is refused: token ids go without.
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::string no_tokenizer;  ///< why there is none
 };
 /// A Hugging Face folder, or a file in GGUF (Checkpoint::open()).
 Model open_model(const std::filesystem::path& path, DirectChoice direct, const NoticeSink& notice);

@@ -699,6 +699,27 @@ class Cli(unittest.TestCase):
         self.assertIn("prompt_token_ids: [[1, 2, 3]]", config.read_text())
         self.text_of("run", config, "-n", 1)
 
+    def test_token_ids_go_without_a_tokenizer_that_is_refused(self):
+        model = self.gguf("whole.gguf")
+        odd = model.with_name("odd.gguf")
+        odd.write_bytes(model.read_bytes().replace(b"gpt-2", b"gpt-9"))
+        said = 'tokenizer.ggml.pre: how "gpt-9" splits text is not known'
+        self.fails("run", odd, "-p", "x", says=(said, "; or give generate.prompt_token_ids"))
+        self.fails("score", odd, "--text-file", odd, says=(said, "; or give --token-ids-file"))
+        self.fails("tokenize", odd, "--text", "x", says=said)
+        self.text_of("plan", odd)
+        config = self.config(odd, generate={"prompts": [], "prompt_token_ids": [72, 105],
+                                            "max_new_tokens": 3})
+        report = self.root / "odd.json"
+        done = call("run", config, "--report", report)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn(f"note: {odd}: {said}", done.stderr)
+        self.assertIn("; answers are token ids", done.stderr)
+        output = json.loads(report.read_text())["outputs"][0]
+        self.assertEqual(len(output["output_token_ids"]), 3)
+        self.assertEqual(output["text"], "")
+        self.assertIn("prompt_token_ids: [[1, 2, 3]]", self.text_of("init", odd, "-o", "-"))
+
     def test_tokens_are_those_of_the_file_that_runs(self):
         model = self.gguf("whole.gguf")
         folder = model.parent / "both"

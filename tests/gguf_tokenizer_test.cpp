@@ -494,7 +494,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadGguf{"bert", [](Source& s) { s.model = "bert"; }, "\"bert\" is not supported"},
         BadGguf{"control_characters", [](Source& s) { s.model = "a\nb\x1b"; }, "not supported"},
         BadGguf{"model_kind", [](Source& s) { set(s, "ggml.model", uint32_t{1}); }, "ggml.model"},
-        BadGguf{"pre", [](Source& s) { set(s, "ggml.pre", "new-one"); }, "known are default, gpt"},
+        BadGguf{"pre", [](Source& s) { set(s, "ggml.pre", "new-one"); }, "how \"new-one\" splits text is not known"},
         BadGguf{"no_pre", [](Source& s) { s.more.clear(); }, "ggml.pre: it is missing"},
         BadGguf{"no_tokens", [](Source& s) { s.tokens.clear(); }, "there are no tokens"},
         BadGguf{"tokens_kind", [](Source& s) { set(s, "ggml.tokens", uint32_t{1}); },

@@ -1,6 +1,7 @@
 #include "text/gguf_pre_tokenizer.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <iterator>
 
 namespace spillway {
@@ -85,23 +86,22 @@ void falcon(TokenizerParts& parts) {
   split(parts, "[0-9][0-9][0-9]");
 }
 
-void deepseek_llm(TokenizerParts& parts) {
+/// Lines, then what `patterns` say, then characters that are written without spaces, then digits.
+void deepseek(TokenizerParts& parts, std::initializer_list<std::string> patterns) {
   split(parts, R"([\r\n])");
-  split(parts, R"(\s?[)" + std::string(kCasedLetters) + "]+");
-  split(parts, R"(\s?[!-/:-~！-／：-～‘-‟　-。]+)");
-  split(parts, R"(\s+$)");
+  for (const std::string& pattern : patterns) split(parts, pattern);
   split(parts, R"([一-龥ࠀ-一가-퟿]+)");
   parts.pre_tokenizer.add_digits(true);
   parts.byte_level = true;
 }
 
+void deepseek_llm(TokenizerParts& parts) {
+  deepseek(parts, {R"(\s?[)" + std::string(kCasedLetters) + "]+",
+                   R"(\s?[!-/:-~！-／：-～‘-‟　-。]+)", R"(\s+$)"});
+}
+
 void deepseek_coder(TokenizerParts& parts) {
-  split(parts, R"([\r\n])");
-  split(parts, R"(\s?\p{L}+)");
-  split(parts, R"(\s?\p{P}+)");
-  split(parts, R"([一-龥ࠀ-一가-퟿]+)");
-  parts.pre_tokenizer.add_digits(true);
-  parts.byte_level = true;
+  deepseek(parts, {R"(\s?\p{L}+)", R"(\s?\p{P}+)"});
 }
 
 void deepseek_v3(TokenizerParts& parts) {
@@ -172,15 +172,6 @@ std::string_view gguf_name_of_pattern(std::string_view pattern, bool composes,
            known.ignores_merges == ignores_merges;
   });
   return found == std::end(kKnown) ? std::string_view() : found->name;
-}
-
-std::string gguf_pre_tokenizer_names() {
-  std::string names;
-  for (const GgufPreTokenizer& known : kKnown) {
-    if (!names.empty()) names += ", ";
-    names += known.name;
-  }
-  return names;
 }
 
 }  // namespace spillway

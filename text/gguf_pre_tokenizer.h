@@ -23,7 +23,5 @@ struct GgufPreTokenizer {
 const GgufPreTokenizer* find_gguf_pre_tokenizer(std::string_view name);
 /// The name of tokenizers that split by this pattern alone; empty where none is known.
 std::string_view gguf_name_of_pattern(std::string_view pattern, bool composes, bool ignores_merges);
-/// "default, gpt-2, ..."
-std::string gguf_pre_tokenizer_names();
 
 }  // namespace spillway

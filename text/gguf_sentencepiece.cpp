@@ -181,8 +181,8 @@ std::unique_ptr<Tokenizer> gguf_sentencepiece(const GgufVocabulary& vocabulary) 
                 "a table of characters is not supported beside the tokenizer \"llama\"");
   }
   SentencePieceParts parts;
-  parts.library = open_sentencepiece(model_proto(vocabulary));
-  if (parts.library == nullptr) {
+  parts.processor = open_sentencepiece(model_proto(vocabulary));
+  if (parts.processor == nullptr) {
     refuse_gguf(metadata, gguf_keys::kTokens, "they make no SentencePiece model");
   }
   parts.added = added_of(vocabulary);

@@ -26,11 +26,12 @@ const GgufPreTokenizer& pre_tokenizer_of(const GgufMetadata& metadata) {
   const std::optional<std::string> name = metadata.text(gguf_keys::kPre);
   const GgufPreTokenizer* known = name ? find_gguf_pre_tokenizer(*name) : nullptr;
   if (known == nullptr) {
-    throw Error(fmt::format("{}: {}: {}, and a guess would change tokens silently; known are {}",
-                            metadata.path(), gguf_keys::kPre,
-                            name ? fmt::format("how {} splits text is not known", in_quotes(*name))
-                                 : "it is missing, so that how text is split is not known",
-                            gguf_pre_tokenizer_names()));
+    throw Error(fmt::format(
+        "{}: {}: {}, and a guess would change tokens silently; fetch the model as safetensors with "
+        "its tokenizer.json",
+        metadata.path(), gguf_keys::kPre,
+        name ? fmt::format("how {} splits text is not known", in_quotes(*name))
+             : "it is missing, so that how text is split is not known"));
   }
   return *known;
 }
@@ -134,6 +135,7 @@ std::unique_ptr<Tokenizer> gguf_tokenizer(const GgufMetadata& metadata) {
         metadata.path(), gguf_keys::kModel, in_quotes(*kind)));
   }
   const GgufVocabulary vocabulary(metadata);
+  vocabulary.check_tokens();
   return kind == "gpt2" ? gguf_byte_level(vocabulary) : gguf_sentencepiece(vocabulary);
 }
 

@@ -28,25 +28,6 @@ const std::vector<std::string>& read_tokens(const GgufMetadata& metadata) {
   return *tokens;
 }
 
-void check_tokens(const GgufMetadata& metadata, const std::vector<std::string>& tokens) {
-  std::unordered_map<std::string_view, size_t> known;
-  known.reserve(tokens.size());
-  for (size_t id = 0; id < tokens.size(); ++id) {
-    const std::string& token = tokens[id];
-    const auto fail = [&](const std::string& what) {
-      refuse_gguf(metadata, gguf_keys::kTokens, fmt::format("token {} {}", id, what));
-    };
-    if (token.empty()) fail("is empty");
-    if (token.size() > kMaxTokenBytes) {
-      fail(fmt::format("has {} bytes, more than the {} that are supported", token.size(),
-                       kMaxTokenBytes));
-    }
-    if (!is_valid_utf8(token)) fail(fmt::format("{} is not UTF-8", in_quotes(token)));
-    const auto [entry, added] = known.emplace(token, id);
-    if (!added) fail(fmt::format("{} is the same as token {}", in_quotes(token), entry->second));
-  }
-}
-
 }  // namespace
 
 void refuse_gguf(const GgufMetadata& metadata, std::string_view key, const std::string& what) {
@@ -75,7 +56,25 @@ GgufVocabulary::GgufVocabulary(const GgufMetadata& metadata)
     }
     types_.push_back(static_cast<GgufTokenType>(type));
   }
-  check_tokens(metadata, tokens_);
+}
+
+void GgufVocabulary::check_tokens() const {
+  std::unordered_map<std::string_view, size_t> known;
+  known.reserve(tokens_.size());
+  for (size_t id = 0; id < tokens_.size(); ++id) {
+    const std::string& token = tokens_[id];
+    const auto fail = [&](const std::string& what) {
+      refuse_gguf(metadata_, gguf_keys::kTokens, fmt::format("token {} {}", id, what));
+    };
+    if (token.empty()) fail("is empty");
+    if (token.size() > kMaxTokenBytes) {
+      fail(fmt::format("has {} bytes, more than the {} that are supported", token.size(),
+                       kMaxTokenBytes));
+    }
+    if (!is_valid_utf8(token)) fail(fmt::format("{} is not UTF-8", in_quotes(token)));
+    const auto [entry, added] = known.emplace(token, id);
+    if (!added) fail(fmt::format("{} is the same as token {}", in_quotes(token), entry->second));
+  }
 }
 
 std::optional<uint32_t> GgufVocabulary::id_at(std::string_view key) const {

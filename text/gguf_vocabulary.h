@@ -48,9 +48,11 @@ inline constexpr std::string_view kChatTemplate = "tokenizer.chat_template";
 /// Refers to the metadata, which must outlive it. Immutable.
 class GgufVocabulary {
  public:
-  /// Throws Error: no tokens or types, lists of differing lengths, a token that is empty, overlong,
-  /// not UTF-8 or there twice, a type that is none.
+  /// Throws Error: no tokens or types, lists of differing lengths, a type that is none.
   explicit GgufVocabulary(const GgufMetadata& metadata);
+  /// What takes time, for tokenizers alone. Throws Error: a token that is empty, overlong, not
+  /// UTF-8 or there twice.
+  void check_tokens() const;
 
   const GgufMetadata& metadata() const { return metadata_; }
   uint32_t size() const { return static_cast<uint32_t>(types_.size()); }

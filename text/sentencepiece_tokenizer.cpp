@@ -58,8 +58,8 @@ SentencePieceParts::~SentencePieceParts() = default;
 std::unique_ptr<sentencepiece::SentencePieceProcessor> open_sentencepiece(
     const std::string& model) {
   silence_library();
-  auto library = std::make_unique<sentencepiece::SentencePieceProcessor>();
-  return library->LoadFromSerializedProto(model).ok() ? std::move(library) : nullptr;
+  auto processor = std::make_unique<sentencepiece::SentencePieceProcessor>();
+  return processor->LoadFromSerializedProto(model).ok() ? std::move(processor) : nullptr;
 }
 
 SentencePieceTokenizer::SentencePieceTokenizer(SentencePieceParts parts)
@@ -92,7 +92,7 @@ std::vector<uint32_t> SentencePieceTokenizer::encode(std::string_view text) cons
       continue;
     }
     std::vector<int> part;
-    const auto status = parts_.library->Encode({piece.text.data(), piece.text.size()}, &part);
+    const auto status = parts_.processor->Encode({piece.text.data(), piece.text.size()}, &part);
     if (!status.ok()) {
       throw Error("the SentencePiece model cannot encode this text; fetch the tokenizer again");
     }
@@ -122,13 +122,13 @@ std::string SentencePieceTokenizer::token_bytes(uint32_t id, bool at_start) cons
   std::string text;
   if (added != added_.end()) {
     text = added->second->content;
-  } else if (parts_.library->IsByte(piece_id)) {  // "<0x0A>"
-    const std::string& piece = parts_.library->IdToPiece(piece_id);
+  } else if (parts_.processor->IsByte(piece_id)) {  // "<0x0A>"
+    const std::string& piece = parts_.processor->IdToPiece(piece_id);
     return std::string(1, static_cast<char>(std::stoi(piece.substr(3, 2), nullptr, 16)));
-  } else if (parts_.library->IsUnknown(piece_id)) {
+  } else if (parts_.processor->IsUnknown(piece_id)) {
     return parts_.unknown;
   } else {
-    text = parts_.library->IdToPiece(piece_id);
+    text = parts_.processor->IdToPiece(piece_id);
   }
   replace_space_marks(text);
   if (at_start && parts_.drops_first_space && !text.empty() && text[0] == ' ') text.erase(0, 1);
@@ -139,30 +139,30 @@ std::unique_ptr<Tokenizer> load_sentencepiece(const std::filesystem::path& file)
   // Read here: the library would wait for a pipe.
   const std::string model = read_text_file(file, {"a SentencePiece model", kMaxTextBytes});
   SentencePieceParts parts;
-  parts.library = open_sentencepiece(model);
-  if (parts.library == nullptr) {
+  parts.processor = open_sentencepiece(model);
+  if (parts.processor == nullptr) {
     throw Error(fmt::format("{}: not a SentencePiece model, or a damaged one; fetch the file again",
                             file.string()));
   }
-  const sentencepiece::SentencePieceProcessor& library = *parts.library;
-  parts.vocab_size = static_cast<uint32_t>(library.GetPieceSize());
-  for (int id = 0; id < library.GetPieceSize(); ++id) {
-    if (!library.IsControl(id)) continue;
+  const sentencepiece::SentencePieceProcessor& processor = *parts.processor;
+  parts.vocab_size = static_cast<uint32_t>(processor.GetPieceSize());
+  for (int id = 0; id < processor.GetPieceSize(); ++id) {
+    if (!processor.IsControl(id)) continue;
     AddedToken token;
-    token.content = library.IdToPiece(id);
+    token.content = processor.IdToPiece(id);
     token.id = static_cast<uint32_t>(id);
     token.special = true;
     parts.added.push_back(std::move(token));
   }
-  if (library.bos_id() >= 0) parts.bos = {static_cast<uint32_t>(library.bos_id())};
+  if (processor.bos_id() >= 0) parts.bos = {static_cast<uint32_t>(processor.bos_id())};
   std::vector<std::string> pieces;
-  library.Encode("a", &pieces).IgnoreError();
+  processor.Encode("a", &pieces).IgnoreError();
   parts.drops_first_space = !pieces.empty() && pieces[0].rfind(kSpaceMark, 0) == 0;
-  library.Decode(std::vector<int>{library.unk_id()}, &parts.unknown).IgnoreError();
-  const int mark = library.PieceToId(std::string(kSpaceMark));
+  processor.Decode(std::vector<int>{processor.unk_id()}, &parts.unknown).IgnoreError();
+  const int mark = processor.PieceToId(std::string(kSpaceMark));
   std::string two;
-  library.Decode(std::vector<int>{mark, mark}, &two).IgnoreError();
-  parts.drops_every_space = parts.drops_first_space && !library.IsUnknown(mark) && two.empty();
+  processor.Decode(std::vector<int>{mark, mark}, &two).IgnoreError();
+  parts.drops_every_space = parts.drops_first_space && !processor.IsUnknown(mark) && two.empty();
   return std::make_unique<SentencePieceTokenizer>(std::move(parts));
 }
 

@@ -23,7 +23,7 @@ struct SentencePieceParts {
   SentencePieceParts(SentencePieceParts&&) noexcept;
   ~SentencePieceParts();
 
-  std::unique_ptr<sentencepiece::SentencePieceProcessor> library;
+  std::unique_ptr<sentencepiece::SentencePieceProcessor> processor;
   /// Found in a text before the library sees it. Special ones have no text when decoded; one
   /// without content is not found either.
   std::vector<AddedToken> added;
