@@ -133,19 +133,19 @@ Work norm_input(Bench& bench, uint32_t rows) {
   work.memory.push_back(filled(bench, kHidden * 2));
   work.run = [&bench, rows, x = floats(work.memory[1]), y = floats(work.memory[2]),
               w = work.memory[3].data()] {
-    bench.ops->norm_input(*bench.stream, x, y, {w, WeightFormat::kBF16, 1, kHidden}, rows, 1e-5f,
-                          y);
+    const NormWeight norm{{w, WeightFormat::kBF16, 1, kHidden}, 1e-5f};
+    bench.ops->norm_input(*bench.stream, x, y, norm, rows, y);
   };
   work.bytes = rows * kHidden * 14.0;
   return work;
 }
 
-Work silu_mul_input(Bench& bench, uint32_t rows) {
+Work gated_input(Bench& bench, uint32_t rows) {
   Work work;
   work.memory.push_back(bind(bench, rows, 16));
   for (int i = 0; i < 2; ++i) work.memory.push_back(filled(bench, uint64_t{rows} * kInner * 4));
   work.run = [&bench, rows, gate = floats(work.memory[1]), up = floats(work.memory[2])] {
-    bench.ops->silu_mul_input(*bench.stream, gate, up, rows, kInner);
+    bench.ops->gated_input(*bench.stream, Activation::kSilu, gate, up, rows, kInner);
   };
   work.bytes = rows * kInner * 10.0;
   return work;
@@ -294,8 +294,8 @@ void add_all(Bench& bench) {
     add(bench, fmt::format("norm_input/{}", rows),
         [&bench, rows] { return norm_input(bench, rows); });
     if (!host) {  // in place: run again and again, the host's values would become denormal
-      add(bench, fmt::format("silu_mul_input/{}", rows),
-          [&bench, rows] { return silu_mul_input(bench, rows); });
+      add(bench, fmt::format("gated_input/{}", rows),
+          [&bench, rows] { return gated_input(bench, rows); });
     }
     add(bench, fmt::format("rope_append/{}", rows),
         [&bench, rows] { return attention(bench, rows, 0, true); });

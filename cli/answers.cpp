@@ -20,7 +20,7 @@ class LiveTexts final : public Answers {
         progress_(progress),
         has_tokenizer_(has_tokenizer),
         terminal_(isatty(STDOUT_FILENO) != 0),
-        shares_terminal_(terminal_ && isatty(STDERR_FILENO) != 0),
+        shares_stream_(show_together(STDOUT_FILENO, STDERR_FILENO)),
         shown_(prompts, false) {}
 
   void begin(const RunStart&) override {}
@@ -50,7 +50,7 @@ class LiveTexts final : public Answers {
   }
 
   bool takes_the_place_of_progress() const override {
-    return shares_terminal_ && shown_.size() == 1 && printed_ > 0;
+    return shares_stream_ && shown_.size() == 1 && printed_ > 0;
   }
 
  private:
@@ -71,7 +71,7 @@ class LiveTexts final : public Answers {
   }
 
   void print(std::string_view text) {
-    if (shares_terminal_) progress_.clear();
+    if (shares_stream_) progress_.clear();
     out_.print(terminal_ ? harmless(text) : text);
   }
 
@@ -79,7 +79,7 @@ class LiveTexts final : public Answers {
   Progress& progress_;
   const bool has_tokenizer_;
   const bool terminal_;
-  const bool shares_terminal_;
+  const bool shares_stream_;
   std::vector<bool> shown_;  // whole, by prompt
   size_t printed_ = 0;       // bytes of the only prompt's text
 };

@@ -29,7 +29,7 @@ class Answers {
   virtual void show(const GenerationProgress& state) = 0;
   /// What was not shown yet, and the end.
   virtual void finish(const GenerationResult& result) = 0;
-  /// The texts go to the terminal that shows the progress, and stand where it would.
+  /// The texts go to the terminal or the file that takes the progress, and stand where it would.
   virtual bool takes_the_place_of_progress() const { return false; }
 };
 

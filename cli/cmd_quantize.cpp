@@ -63,6 +63,7 @@ nlohmann::ordered_json json_of(const QuantizeCommandOptions& options, const Quan
                                  {"tokenizer", result.no_tokenizer.empty()},
                                  {"unused", result.unused}};
   if (!result.no_tokenizer.empty()) json["no_tokenizer"] = result.no_tokenizer;
+  if (!result.lost_ends.empty()) json["lost_end_tokens"] = result.lost_ends;
   json["tensors"] = nlohmann::ordered_json::array();
   for (const QuantizedTensor& tensor : result.tensors) {
     json["tensors"].push_back({{"name", tensor.name},
@@ -73,17 +74,6 @@ nlohmann::ordered_json json_of(const QuantizeCommandOptions& options, const Quan
                                {"worst_row_error", tensor.worst_row}});
   }
   return json;
-}
-
-void say_notes(const QuantizeResult& result, const NoticeSink& notice) {
-  if (!result.no_tokenizer.empty()) {
-    notice(fmt::format("the tokenizer could not be carried: {}; the file takes token ids only",
-                       one_line(result.no_tokenizer)));
-  }
-  if (!result.unused.empty()) {
-    notice(fmt::format("{} tensors that the model does not use were left out: {}, …",
-                       result.unused.size(), printable(result.unused.front())));
-  }
 }
 
 }  // namespace
@@ -114,7 +104,6 @@ int quantize_command(const QuantizeCommandOptions& options, StopFlag& stop) {
   }
   progress.clear();
   const double duration = seconds(clock.now_ns() - begin_ns);
-  say_notes(result, notice);
   if (options.json) {
     print_text(printed_json(json_of(options, result, duration)), stop);
     return 0;

@@ -42,12 +42,18 @@ ModelConfig config_of(const SynthOptions& options) {
     throw Error("give --like PRESET, or all of --layers --hidden --intermediate --heads --vocab");
   }
   if (config.heads % config.kv_heads != 0) throw Error("--kv-heads must divide --heads");
-  if (reshaped) {
+  if (reshaped && !is_gemma(config)) {  // its heads are as wide whatever the width is
     if (config.hidden % config.heads != 0 || (config.hidden / config.heads) % 2 != 0) {
       throw Error("--hidden must be an even multiple of --heads, such as 64 times as much");
     }
-    config.head_dim = config.hidden / config.heads;
+    const uint32_t head_dim = config.hidden / config.heads;
+    if (config.rotary_dim > 0) {  // as large a part of the heads
+      config.rotary_dim = 2 * (config.rotary_pairs() * head_dim / config.head_dim);
+      if (config.rotary_dim == 0) throw Error("--heads: less make heads that are wide enough");
+    }
+    config.head_dim = head_dim;
   }
+  fit_to_shape(config);
   if (config.vocab < 258) {
     throw Error("--vocab must be 258 or more: 256 bytes and two special tokens");
   }

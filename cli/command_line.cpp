@@ -323,12 +323,13 @@ void add_quantize(const CommandContext& context) {
                                fmt::join(quantize_type_names(), ", ")))
       ->type_name("TYPE")
       ->required();
+  constexpr uint32_t kMostThreads = 1024;  // as of compute.threads
   command->add_option("--ram", options->ram, "Memory for buffers")
       ->type_name("SIZE")
       ->check(memory_size_problem)
       ->capture_default_str();
   command->add_option("--threads", options->threads, "Threads that compute (default: all cores)")
-      ->check(CLI::Range(1u, 4096u));
+      ->check(CLI::Range(1u, kMostThreads));
   command->add_flag("--json", options->json, "Print the result as JSON");
   command->add_flag("--quiet", options->quiet, "No progress, and no table");
   context.on(command, [options, &stop = context.stop] { return quantize_command(*options, stop); });

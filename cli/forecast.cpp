@@ -103,6 +103,7 @@ MachineRates rates_of(const HardwareProfile& profile, const DeviceRates& device,
   rates.attention_seconds = device.attention_seconds;
   rates.score_seconds = device.score_seconds;
   rates.value_seconds = device.value_seconds;
+  rates.gated_seconds = device.gated_seconds;
   return rates;
 }
 
@@ -218,6 +219,7 @@ void KnownRates::take_compute_changes(const std::vector<ComputeChange>& changes)
   rates.attention_seconds = probed.attention_seconds / prompts;
   rates.score_seconds = probed.score_seconds / prompts;
   rates.value_seconds = probed.value_seconds / prompts;
+  rates.gated_seconds = probed.gated_seconds / prompts;
 }
 
 PlannedRun plan_with(const std::optional<KnownRates>& known, const Config& config,

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -94,6 +95,14 @@ bool moves_cursor(int fd) {
 bool shows_colour(int fd) {
   const char* none = std::getenv("NO_COLOR");
   return (none == nullptr || *none == '\0') && moves_cursor(fd);
+}
+
+bool show_together(int one, int other) {
+  if (isatty(one) != 0 && isatty(other) != 0) return true;
+  struct stat first {};
+  struct stat second {};
+  return fstat(one, &first) == 0 && fstat(other, &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
 }
 
 size_t terminal_columns(int fd) {

@@ -58,6 +58,8 @@ NoticeSink stderr_notices();
 bool moves_cursor(int fd);
 /// The same, and nobody asked for no colour (NO_COLOR).
 bool shows_colour(int fd);
+/// Two streams of which a person sees one text: terminals, or one file or pipe (`> log 2>&1`).
+bool show_together(int one, int other);
 /// As wide as it is now; 80 where it does not say.
 size_t terminal_columns(int fd);
 

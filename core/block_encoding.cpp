@@ -21,9 +21,10 @@ constexpr int kSearchSteps = 9;  // on either side of the plain scale
 constexpr float kSearchStep = 0.1f;
 constexpr int kRefits = 2;
 
+constexpr float kOneAndAHalf2To23 = 12582912.0f;
+
 /// To nearest, ties to even, for values well below 2^22; as fast as an addition.
 float rounded(float value) {
-  constexpr float kOneAndAHalf2To23 = 12582912.0f;
   return (value + kOneAndAHalf2To23) - kOneAndAHalf2To23;
 }
 float limited(float value, float low, float high) {
@@ -34,9 +35,6 @@ float inverse_of(float scale) {
   return std::abs(scale) < kLeastScale ? 0.0f : 1 / scale;
 }
 
-void put_half(Out at, uint16_t bits) {
-  std::memcpy(at, &bits, sizeof(bits));
-}
 void put_byte(Out at, uint32_t value) {
   *at = static_cast<std::byte>(value);
 }
@@ -57,7 +55,6 @@ void store(float* at, Four values) {
   std::memcpy(at, &values, sizeof(values));
 }
 Four rounded(Four values) {
-  constexpr float kOneAndAHalf2To23 = 12582912.0f;
   return (values + kOneAndAHalf2To23) - kOneAndAHalf2To23;
 }
 Four limited(Four values, float low, float high) {
@@ -94,6 +91,30 @@ float squared_error(const float* x, float scale, float offset, const float* q) {
     error += difference * difference;
   }
   return sum_of(error);
+}
+
+/// Of integers q and of the values x that they stand for.
+struct Sums {
+  double q = 0;
+  double qq = 0;
+  double x = 0;
+  double xq = 0;
+};
+template <size_t N>
+Sums sums_of(const float* x, const float* q) {
+  Four qs{};
+  Four squares{};
+  Four xs{};
+  Four products{};
+  for (size_t i = 0; i < N; i += kFour) {
+    const Four own = load(q + i);
+    const Four value = load(x + i);
+    qs += own;
+    squares += own * own;
+    xs += value;
+    products += value * own;
+  }
+  return {sum_of(qs), sum_of(squares), sum_of(xs), sum_of(products)};
 }
 
 /// With the nearest q.
@@ -392,25 +413,14 @@ class LineBlock {
     double ax = 0;
     double bx = 0;
     for (size_t p = 0; p < kParts; ++p) {
-      Four q{};
-      Four qq{};
-      Four xs{};
-      Four xq{};
-      for (size_t i = 0; i < kSize; i += kFour) {
-        const Four own = load(&q_[p * kSize + i]);
-        const Four x = load(part(p) + i);
-        q += own;
-        qq += own * own;
-        xs += x;
-        xq += x * own;
-      }
+      const Sums sums = sums_of<kSize>(part(p), &q_[p * kSize]);
       const double s = scales_[p];
       const double m = mins_[p];
-      aa += s * s * sum_of(qq);
+      aa += s * s * sums.qq;
       bb += m * m * kSize;
-      ab -= s * m * sum_of(q);
-      ax += s * sum_of(xq);
-      bx -= m * sum_of(xs);
+      ab -= s * m * sums.q;
+      ax += s * sums.xq;
+      bx -= m * sums.x;
     }
     const double determinant = aa * bb - ab * ab;
     double unit = aa > 0 ? ax / aa : 0;
@@ -580,15 +590,9 @@ class ScaleBlock {
     double squares = 0;
     double products = 0;
     for (size_t p = 0; p < kParts; ++p) {
-      Four qq{};
-      Four xq{};
-      for (size_t i = 0; i < kSize; i += kFour) {
-        const Four own = load(&q_[p * kSize + i]);
-        qq += own * own;
-        xq += load(part(p) + i) * own;
-      }
-      squares += double{scales_[p]} * scales_[p] * sum_of(qq);
-      products += double{scales_[p]} * sum_of(xq);
+      const Sums sums = sums_of<kSize>(part(p), &q_[p * kSize]);
+      squares += double{scales_[p]} * scales_[p] * sums.qq;
+      products += double{scales_[p]} * sums.xq;
     }
     if (squares == 0) return;
     set_unit(half_or_largest(static_cast<float>(products / squares)));

@@ -51,4 +51,11 @@ inline int write_all(int fd, std::string_view text) {
   return 0;
 }
 
+/// What was written is on the drive when this returns; some file systems cannot say. 0, or the
+/// errno.
+inline int sync_file(int fd) {
+  if (fsync(fd) == 0 || errno == EINVAL || errno == ENOSYS || errno == ENOTSUP) return 0;
+  return errno;
+}
+
 }  // namespace spillway

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <string_view>
 
@@ -30,6 +31,11 @@ inline float f32_from_bf16(uint16_t value) {
 }
 float f32_from_f16(uint16_t value);
 uint16_t f16_from_f32(float value);
+
+/// The bits of a 16-bit number, to any address.
+inline void put_half(std::byte* at, uint16_t bits) {
+  std::memcpy(at, &bits, sizeof(bits));
+}
 
 /// Element `index` of an array of `dtype` as f32; the data may have any alignment.
 float load_f32(const std::byte* data, DType dtype, size_t index);

@@ -28,6 +28,10 @@ std::string own_name(int fd) {
   return fmt::format("/proc/self/fd/{}", fd);
 }
 
+fs::path folder_of(const fs::path& file) {
+  return file.has_parent_path() ? file.parent_path() : fs::path(".");
+}
+
 int open_direct(const fs::path& path, int flags) {
   const int fd = open(path.c_str(), flags | O_WRONLY | O_CLOEXEC | O_DIRECT, kNewFileMode);
   return fd >= 0 || errno != EINVAL
@@ -45,9 +49,7 @@ NewFile::NewFile(const fs::path& path, uint64_t bytes)
     fail("create", EEXIST);
   }
   if (!open_unnamed()) open_named();
-  const auto space = static_cast<off_t>(align_up(bytes, kDiskBlock));
-  if (bytes > 0 && fallocate(fd_.get(), 0, 0, space) != 0 && errno != EOPNOTSUPP) {
-    const int problem = errno;
+  if (const int problem = reserve()) {
     if (!temporary_.empty()) unlink(temporary_.c_str());
     fail("reserve space for", problem);
   }
@@ -66,10 +68,19 @@ NewFile::~NewFile() {
   if (!temporary_.empty()) unlink(temporary_.c_str());
 }
 
+/// Takes a while where much is reserved: a signal may come in between.
+int NewFile::reserve() const {
+  const auto space = static_cast<off_t>(align_up(bytes_, kDiskBlock));
+  while (space > 0 && fallocate(fd_.get(), 0, 0, space) != 0) {
+    if (errno == EOPNOTSUPP) return 0;
+    if (errno != EINTR) return errno;
+  }
+  return 0;
+}
+
 /// Needs the file system's help, and /proc to give it a name in the end.
 bool NewFile::open_unnamed() {
-  const fs::path folder = path_.has_parent_path() ? path_.parent_path() : fs::path(".");
-  fd_ = Descriptor(open_direct(folder, O_TMPFILE));
+  fd_ = Descriptor(open_direct(folder_of(path_), O_TMPFILE));
   struct stat status {};
   if (fd_.valid() && stat(own_name(fd_.get()).c_str(), &status) == 0) return true;
   fd_.reset();
@@ -137,7 +148,7 @@ void NewFile::finish() {
   flush(rest);
   buffer_ = HugeBuffer();
   if (ftruncate(fd_.get(), static_cast<off_t>(bytes_)) != 0) fail("cut", errno);
-  if (fsync(fd_.get()) != 0) fail("sync", errno);
+  if (const int error = sync_file(fd_.get())) fail("sync", error);
 }
 
 int NewFile::link_name() const {
@@ -156,12 +167,24 @@ int NewFile::link_name() const {
   return std::rename(temporary_.c_str(), path_.c_str()) == 0 ? 0 : errno;
 }
 
+/// Else a crash of the system may take the name away again. A folder that may be written but not
+/// read cannot be synced.
+int NewFile::sync_folder() const {
+  const Descriptor folder(open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (folder.valid()) return sync_file(folder.get());
+  return errno == EACCES ? 0 : errno;
+}
+
 void NewFile::publish() {
   if (const int error = link_name()) fail("rename", error);
   temporary_.clear();
   if (const int error = fd_.reset()) {
     unlink(path_.c_str());
     fail("close", error);
+  }
+  if (const int error = sync_folder()) {
+    unlink(path_.c_str());
+    fail("sync the folder of", error);
   }
 }
 

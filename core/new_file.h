@@ -44,7 +44,8 @@ class NewFile {
   /// All `bytes` are written: they are on the drive when this returns, and the memory is free.
   /// Throws Error.
   void finish();
-  /// Gives the finished file its name. Throws Error, where something else has it by now.
+  /// Gives the finished file its name, which is on the drive, too, when this returns. Throws Error,
+  /// where something else has it by now.
   void publish();
 
   const std::filesystem::path& path() const { return path_; }
@@ -54,7 +55,9 @@ class NewFile {
   bool open_unnamed();
   void open_named();
   void flush(uint64_t bytes);
-  int link_name() const;  ///< 0, or the errno
+  int reserve() const;  ///< each: 0, or the errno
+  int link_name() const;
+  int sync_folder() const;
 
   std::filesystem::path path_;
   std::filesystem::path temporary_;  // empty: it has no name

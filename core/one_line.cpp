@@ -178,4 +178,14 @@ std::string in_quotes(std::string_view text) {
   return fmt::format("\"{}\"", cut_middle(printable(text), kMaxValueColumns));
 }
 
+std::string first_few(const std::vector<std::string>& names) {
+  constexpr size_t kShown = 3;
+  std::string list;
+  for (size_t i = 0; i < std::min(kShown, names.size()); ++i) {
+    list += (i > 0 ? ", " : "") + printable(names[i]);
+  }
+  if (names.size() > kShown) list += " and " + std::to_string(names.size() - kShown) + " more";
+  return list;
+}
+
 }  // namespace spillway

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace spillway {
 
@@ -32,5 +33,8 @@ std::string cut_to_width(std::string_view text, size_t columns);
 
 /// A value in a message: printable, in quotes, at most 80 columns of it.
 std::string in_quotes(std::string_view text);
+
+/// The first three names of a list, printable, and how many more there are.
+std::string first_few(const std::vector<std::string>& names);
 
 }  // namespace spillway

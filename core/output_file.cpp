@@ -348,9 +348,7 @@ void OutputFile::publish() {
     }
   }
   // Else a crash of the system may leave the new name with nothing under it, and the old one gone.
-  // Some file systems cannot.
-  const bool can = fsync(out_.get()) == 0 || errno == EINVAL || errno == ENOSYS || errno == ENOTSUP;
-  if (!can) give_up(errno);
+  if (const int error = sync_file(out_.get())) give_up(error);
   if (const int error = out_.reset()) give_up(error);
   try {
     refuse_foreign();  // it may have come in the meantime

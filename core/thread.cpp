@@ -14,4 +14,21 @@ void throw_no_thread(std::string_view purpose, const std::system_error& cause) {
       purpose, errno_text(cause.code().value()), thread_limits_text()));
 }
 
+uint32_t startable_to_compute(uint32_t wanted, uint32_t others, const NoticeSink& notice) {
+  const uint32_t all = wanted - 1 + others;  // the first one is there
+  const uint32_t startable = startable_threads(all);
+  if (startable < others) {
+    throw Error(fmt::format(
+        "{} needed beside the first, and {} can be started{}; raise that limit, or end other "
+        "processes",
+        others == 1 ? "a thread is" : fmt::format("{} threads are", others), startable,
+        thread_limits_text()));
+  }
+  if (startable == all) return wanted;
+  const uint32_t left = startable - others + 1;
+  notice(fmt::format("computing with {} threads instead of {}: no more can be started{}", left,
+                     wanted, thread_limits_text()));
+  return left;
+}
+
 }  // namespace spillway

@@ -26,18 +26,11 @@ constexpr uint64_t kMaxNameBytes = 65535;  ///< the format's limit of keys
 constexpr uint64_t kMaxKeys = 100'000;
 constexpr uint64_t kMaxTensors = 1'000'000;
 constexpr uint32_t kMaxDimensions = 4;
-constexpr uint64_t kGgufAlignment = 32;
 constexpr uint64_t kMaxGgufAlignment = kGiB;
 // The least that one of each takes: lengths, a type and a value; a length, dimensions, type,
 // offset.
 constexpr uint64_t kMinKeyBytes = 8 + 4 + 1;
 constexpr uint64_t kMinTensorBytes = 8 + 4 + 8 + 4 + 8;
-
-/// Bytes of a number or flag; 0 for the others.
-uint64_t bytes_of(GgufType type) {
-  constexpr std::array<uint8_t, 13> kBytes = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
-  return kBytes.at(static_cast<size_t>(type));
-}
 
 std::string_view name_of(GgufType type) {
   constexpr std::array<std::string_view, 13> kNames = {
@@ -218,7 +211,7 @@ class GgufParser {
     }
     const auto length = bytes_.number<uint64_t>(key);
     const bool texts = type == GgufType::kText;
-    if (length > bytes_.left() / (texts ? sizeof(uint64_t) : bytes_of(type))) {
+    if (length > bytes_.left() / (texts ? sizeof(uint64_t) : gguf_value_bytes(type))) {
       fail(fmt::format("{} claims {} values but the file has {} more bytes", key, length,
                        bytes_.left()));
     }
@@ -229,7 +222,7 @@ class GgufParser {
   }
 
   std::string numbers(const std::string& key, GgufType type, uint64_t length) {
-    std::string packed(bytes_.take(length * bytes_of(type), key));
+    std::string packed(bytes_.take(length * gguf_value_bytes(type), key));
     if (type == GgufType::kBool) {
       for (const char flag : packed) {
         if (flag != 0 && flag != 1) {
@@ -371,6 +364,11 @@ void GgufMetadata::refuse(std::string_view key, std::string_view expected) const
       path_, key, value.array ? "array of " : "", name_of(value.type), expected));
 }
 
+uint64_t gguf_value_bytes(GgufType type) {
+  constexpr std::array<uint8_t, 13> kBytes = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+  return kBytes.at(static_cast<size_t>(type));
+}
+
 bool GgufMetadata::is_array(std::string_view key) const {
   const auto found = values_.find(key);
   return found != values_.end() && found->second.array;
@@ -380,7 +378,7 @@ size_t GgufMetadata::length(std::string_view key) const {
   const Value* value = find(key, true);
   if (value == nullptr) return 0;
   return value->type == GgufType::kText ? value->texts.size()
-                                        : value->bytes.size() / bytes_of(value->type);
+                                        : value->bytes.size() / gguf_value_bytes(value->type);
 }
 
 int64_t GgufMetadata::whole_at(std::string_view key, const Value& value, size_t index) const {

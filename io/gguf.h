@@ -33,6 +33,12 @@ enum class GgufType : uint32_t {
   kF64,
 };
 
+/// Of a number or flag; 0 for the others.
+uint64_t gguf_value_bytes(GgufType type);
+
+/// Of tensors, where `general.alignment` says nothing.
+inline constexpr uint64_t kGgufAlignment = 32;
+
 template <typename T>
   requires std::is_arithmetic_v<T>
 constexpr GgufType gguf_type() {

@@ -22,7 +22,8 @@ constexpr std::string_view kGgufSuffix = ".gguf";
 constexpr size_t kPartDigits = 5;
 constexpr std::string_view kPartsSeparator = "-of-";
 /// "-00001-of-00003.gguf"
-constexpr size_t kPartTail = 1 + kPartDigits + kPartsSeparator.size() + kPartDigits + 5;
+constexpr size_t kPartTail =
+    1 + kPartDigits + kPartsSeparator.size() + kPartDigits + kGgufSuffix.size();
 
 /// Of five digits; 0 where they are none.
 uint32_t part_number(std::string_view digits) {
@@ -83,6 +84,13 @@ std::set<std::string> models_among(const std::vector<std::string>& names) {
 
 std::string GgufPartName::file_of(uint32_t which) const {
   return fmt::format("{}-{:05}-of-{:05}{}", prefix, which, parts, kGgufSuffix);
+}
+
+std::string gguf_part_name(const std::string& name, uint32_t part, uint32_t parts) {
+  if (parts == 1) return name;
+  std::string_view stem = name;
+  if (stem.ends_with(kGgufSuffix)) stem.remove_suffix(kGgufSuffix.size());
+  return GgufPartName{std::string(stem), part + 1, parts}.file_of(part + 1);
 }
 
 std::optional<GgufPartName> parse_gguf_part(const std::string& file_name) {

@@ -23,6 +23,10 @@ struct GgufPartName {
 /// Empty where a file of this name is no part.
 std::optional<GgufPartName> parse_gguf_part(const std::string& file_name);
 
+/// "model-00002-of-00003.gguf" for "model.gguf": the name of part `part`, from 0, of a model in
+/// `parts` files; the name itself where there is one.
+std::string gguf_part_name(const std::string& name, uint32_t part, uint32_t parts);
+
 /// What the metadata of a part says of it.
 struct GgufSplit {
   uint64_t no = 0;  ///< from 0

@@ -1,7 +1,5 @@
 #include "io/gguf_writer.h"
 
-#include <fmt/format.h>
-
 #include "core/error.h"
 #include "core/units.h"
 
@@ -9,32 +7,6 @@ namespace spillway {
 namespace {
 
 constexpr uint32_t kGgufVersion = 3;
-constexpr uint64_t kUsualAlignment = 32;
-constexpr std::string_view kGgufEnding = ".gguf";
-
-uint64_t value_bytes(GgufType type) {
-  switch (type) {
-    case GgufType::kU8:
-    case GgufType::kI8:
-    case GgufType::kBool:
-      return 1;
-    case GgufType::kU16:
-    case GgufType::kI16:
-      return 2;
-    case GgufType::kU32:
-    case GgufType::kI32:
-    case GgufType::kF32:
-      return 4;
-    case GgufType::kU64:
-    case GgufType::kI64:
-    case GgufType::kF64:
-      return 8;
-    case GgufType::kText:
-    case GgufType::kArray:
-      break;
-  }
-  return 0;
-}
 
 class HeaderText {
  public:
@@ -54,7 +26,7 @@ class HeaderText {
     put(GgufType::kArray);
     put(value.type);
     if (value.type != GgufType::kText) {
-      put(value.bytes.size() / value_bytes(value.type));
+      put(value.bytes.size() / gguf_value_bytes(value.type));
       return put_raw(value.bytes);
     }
     put(uint64_t{value.texts.size()});
@@ -79,7 +51,7 @@ uint64_t GgufTensorSpec::bytes() const {
 }
 
 GgufLayout lay_out_gguf(const GgufMetadata& metadata, const std::vector<GgufTensorSpec>& tensors) {
-  const uint64_t alignment = metadata.whole("general.alignment").value_or(kUsualAlignment);
+  const uint64_t alignment = metadata.whole("general.alignment").value_or(kGgufAlignment);
   CHECK(alignment > 0 && (alignment & (alignment - 1)) == 0);
   HeaderText text;
   text.put_raw("GGUF");
@@ -106,13 +78,6 @@ GgufLayout lay_out_gguf(const GgufMetadata& metadata, const std::vector<GgufTens
   layout.file_bytes = text.size() + offset;
   layout.header = text.take();
   return layout;
-}
-
-std::string gguf_part_name(const std::string& name, uint32_t part, uint32_t parts) {
-  if (parts == 1) return name;
-  std::string_view stem = name;
-  if (stem.ends_with(kGgufEnding)) stem.remove_suffix(kGgufEnding.size());
-  return fmt::format("{}-{:05}-of-{:05}{}", stem, part + 1, parts, kGgufEnding);
 }
 
 }  // namespace spillway

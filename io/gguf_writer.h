@@ -30,8 +30,4 @@ struct GgufLayout {
 /// where it has none), which is a power of two.
 GgufLayout lay_out_gguf(const GgufMetadata& metadata, const std::vector<GgufTensorSpec>& tensors);
 
-/// "model-00002-of-00003.gguf" for "model.gguf": the name of part `part`, from 0, of a model in
-/// `parts` files; the name itself where there is one.
-std::string gguf_part_name(const std::string& name, uint32_t part, uint32_t parts);
-
 }  // namespace spillway

@@ -42,6 +42,27 @@ struct AttentionShape {
   /// q and k come with the two elements of a pair side by side, as some files order the rows of
   /// their weights; rope_append() sets them half a head apart.
   bool interleaved = false;
+  /// Multiplies q·k; 0 = 1 / sqrt(head_dim).
+  float score_scale = 0;
+  /// Scores become cap * tanh(score / cap) before softmax and masks; 0 = they stay.
+  float score_cap = 0;
+  /// Elements of a head that rotate, the first ones, in pairs (i, i + rotary_dim/2); 0 = head_dim.
+  /// Where fewer rotate, heads are not interleaved.
+  uint32_t rotary_dim = 0;
+};
+
+/// The weights of a norm and what goes with them.
+struct NormWeight {
+  WeightView weight;
+  float epsilon = 0;
+  /// To every weight: some checkpoints keep w - 1. What multiplies is the sum, in f32.
+  float added = 0;
+};
+
+/// Of the gate in an MLP.
+enum class Activation : uint8_t {
+  kSilu,      ///< x / (1 + exp(-x))
+  kGeluTanh,  ///< 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
 };
 
 /// Consecutive rows of a batch that belong to one sequence, and that sequence's KV cache of one
@@ -106,19 +127,19 @@ class Ops {
   /// out[rows[i], :] = table[ids[i], :] for i < count, as f32; out has table.cols columns.
   virtual void embed(Stream& stream, const WeightView& table, const uint32_t* ids,
                      const uint32_t* rows, uint32_t count, float* out) = 0;
-  /// out = x / rms(x) * weight per row of `weight.cols`; out may be x.
-  virtual void rmsnorm(Stream& stream, const float* x, const WeightView& weight, uint32_t rows,
-                       float epsilon, float* out) = 0;
+  /// out = x / rms(x) * (added + weight) per row of weight.cols; out may be x.
+  virtual void rmsnorm(Stream& stream, const float* x, const NormWeight& norm, uint32_t rows,
+                       float* out) = 0;
 
   /// The input [rows, cols] of the matmuls that follow, until the next call of one of these three.
   virtual void set_input(Stream& stream, const float* x, uint32_t rows, uint32_t cols) = 0;
-  /// x += y where y is given; the input becomes x / rms(x) * weight. `scratch` [rows, cols] may
-  /// hold it, and may be y.
-  virtual void norm_input(Stream& stream, float* x, const float* y, const WeightView& weight,
-                          uint32_t rows, float epsilon, float* scratch) = 0;
-  /// The input becomes silu(gate) * up, [rows, cols]; gate is overwritten.
-  virtual void silu_mul_input(Stream& stream, float* gate, const float* up, uint32_t rows,
-                              uint32_t cols) = 0;
+  /// x += y where y is given; the input becomes what rmsnorm() makes of x. `scratch` [rows, cols]
+  /// may hold it, and may be y.
+  virtual void norm_input(Stream& stream, float* x, const float* y, const NormWeight& norm,
+                          uint32_t rows, float* scratch) = 0;
+  /// The input becomes activation(gate) * up, [rows, cols]; gate is overwritten.
+  virtual void gated_input(Stream& stream, Activation activation, float* gate, const float* up,
+                           uint32_t rows, uint32_t cols) = 0;
   /// out[r, n] = input[r, :] · weight[n, :] for the rows n of this tile; `out_stride` floats
   /// between rows of out.
   virtual void matmul(Stream& stream, const WeightView& weight, float* out,
@@ -128,16 +149,21 @@ class Ops {
   virtual void add_bias(Stream& stream, float* x, uint32_t rows, const WeightView& bias) = 0;
   /// x += y.
   virtual void add(Stream& stream, float* x, const float* y, uint64_t count) = 0;
+  /// x *= factor.
+  virtual void scale(Stream& stream, float* x, float factor, uint64_t count) = 0;
+  /// x = cap * tanh(x / cap) for a tile [rows, cols] of logits, `stride` floats between its rows.
+  virtual void soft_cap(Stream& stream, float* x, float cap, uint32_t rows, uint32_t cols,
+                        uint32_t stride) = 0;
 
-  /// Rotates pairs (i, i + head_dim/2) of every head of q [rows, heads*head_dim] and k
+  /// Rotates pairs (i, i + rotary_dim/2) of every head of q [rows, heads*head_dim] and k
   /// [rows, kv_heads*head_dim] by position * inverse_frequencies[rope_table, i] ([tables,
-  /// head_dim/2]), and stores k and v at their positions in the caches. q is rotated in place; k
+  /// rotary_dim/2]), and stores k and v at their positions in the caches. q is rotated in place; k
   /// may be. Where the shape says interleaved, pair i comes as (2i, 2i+1).
   virtual void rope_append(Stream& stream, float* q, float* k, const float* v,
                            const AttentionShape& shape, const float* inverse_frequencies,
                            std::span<const SequenceRows> sequences) = 0;
-  /// softmax(q k / sqrt(head_dim)) v over what each row sees of the caches; q and out
-  /// [rows, heads*head_dim].
+  /// softmax(q k * score_scale) v over what each row sees of the caches, scores capped where the
+  /// shape says so; q and out [rows, heads*head_dim].
   virtual void attention(Stream& stream, const float* q, const AttentionShape& shape,
                          std::span<const SequenceRows> sequences, float* out) = 0;
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "core/error.h"
 #include "core/units.h"
@@ -13,6 +14,7 @@ namespace {
 /// Hands out 256-byte aligned pieces of an arena; with a null base it only counts.
 class Carver {
  public:
+  static constexpr uint64_t kAlignment = 256;
   explicit Carver(std::byte* base) : base_(base) {}
   float* floats(uint64_t count) { return reinterpret_cast<float*>(bytes(count * sizeof(float))); }
   uint32_t* ids(uint64_t count) {
@@ -20,7 +22,7 @@ class Carver {
   }
   std::byte* bytes(uint64_t count) {
     std::byte* at = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += align_up(count, 256);
+    used_ += align_up(count, kAlignment);
     return at;
   }
   uint64_t used() const { return used_; }
@@ -99,11 +101,29 @@ class Forward::Cursor {
   LayerLease lease_;
 };
 
+/// A pass on its way.
+struct Forward::Walk {
+  Walk(Forward& owner, const Batch& of)
+      : cursor(owner), batch(of), rows(static_cast<uint32_t>(of.ids.size())) {}
+  Cursor cursor;
+  const Batch& batch;
+  uint32_t rows;
+  uint32_t layer = 0;
+  bool result = false;  ///< a block left one that was not added to x yet
+};
+
 namespace {
 
-/// Tables of inverse frequencies in a pass: that of short sequences, and one per longer sequence.
-uint64_t rope_tables(const ModelConfig& config, const ForwardLimits& limits) {
-  return rope_has_regimes(config.rope_scaling) ? uint64_t{1} + limits.max_rows : 1;
+/// Tables of inverse frequencies that sequences choose from: that of short ones, and one per longer
+/// sequence. The table of layers with a base of their own comes after them.
+uint32_t sequence_tables(const ModelConfig& config, const ForwardLimits& limits) {
+  return rope_has_regimes(config.rope_scaling) ? 1 + limits.max_rows : 1;
+}
+
+/// Values of all tables.
+uint64_t rope_values(const ModelConfig& config, const ForwardLimits& limits) {
+  const uint64_t tables = sequence_tables(config, limits) + (config.local_rope_theta ? 1 : 0);
+  return tables * config.rotary_pairs();
 }
 
 }  // namespace
@@ -115,21 +135,19 @@ uint64_t Forward::lay_out(const ModelConfig& config, const WeightMap& weights,
   Buffers b{};
   Carver carver(base);
   b.x = carver.floats(rows * config.hidden);
-  b.norm = carver.floats(rows * config.hidden);
-  b.inverse_frequencies = carver.floats(rope_tables(config, limits) * config.head_dim / 2);
+  b.of_steps[static_cast<size_t>(Buffer::kResult)] = carver.floats(rows * config.hidden);
+  b.inverse_frequencies = carver.floats(rope_values(config, limits));
   b.indices = carver.ids(3 * rows);
   b.picked = carver.ids(limits.max_logit_rows);
-  // Attention, MLP and the scoring head never need their buffers at the same time.
+  // Layers, embedding and the scoring head never need their buffers at the same time.
   const uint64_t shared = carver.used();
-  b.q = carver.floats(rows * config.q_width());
-  b.k = carver.floats(rows * config.kv_width());
-  b.v = carver.floats(rows * config.kv_width());
-  b.attended = carver.floats(rows * config.q_width());
+  const BufferPlaces places = place_buffers(weights.program, rows, Carver::kAlignment);
+  std::byte* steps = carver.bytes(places.bytes);
+  for (size_t i = 0; i < kBuffers; ++i) {
+    if (i == static_cast<size_t>(Buffer::kResult) || steps == nullptr) continue;
+    b.of_steps[i] = reinterpret_cast<float*>(steps + places.offsets[i]);
+  }
   uint64_t end = carver.used();
-  carver.rewind(shared);
-  b.gate = carver.floats(rows * config.intermediate);
-  b.up = carver.floats(rows * config.intermediate);
-  end = std::max(end, carver.used());
   carver.rewind(shared);
   b.raw_rows = carver.bytes(rows * weights.embed.tensors[0].row_bytes);
   end = std::max(end, carver.used());
@@ -154,7 +172,7 @@ uint64_t Forward::lay_out_host(const ModelConfig& config, const WeightMap& weigh
   Carver carver(base);
   b.raw_rows = carver.bytes(rows * weights.embed.tensors[0].row_bytes);
   b.indices = carver.ids(3 * rows);
-  b.inverse_frequencies = carver.floats(rope_tables(config, limits) * config.head_dim / 2);
+  b.inverse_frequencies = carver.floats(rope_values(config, limits));
   b.picked = carver.ids(limits.max_logit_rows);
   if (limits.scoring) b.running = carver.floats(3 * rows);
   if (limits.keep_logits) b.logits = carver.floats(uint64_t{limits.max_logit_rows} * config.vocab);
@@ -185,13 +203,17 @@ OpsLimits Forward::ops_limits(const ModelConfig& config, const WeightMap& weight
 }
 
 AttentionShape attention_shape(const ModelConfig& config, const WeightMap& weights) {
-  return {config.heads,
-          config.kv_heads,
-          config.head_dim,
-          weights.kv_dtype(),
-          kNoWindow,
-          static_cast<float>(config.rope_scaling.attention_factor),
-          config.interleaved_heads};
+  AttentionShape shape;
+  shape.heads = config.heads;
+  shape.kv_heads = config.kv_heads;
+  shape.head_dim = config.head_dim;
+  shape.kv_dtype = weights.kv_dtype();
+  shape.rope_scale = static_cast<float>(config.rope_scaling.attention_factor);
+  shape.interleaved = config.interleaved_heads;
+  shape.score_scale = config.score_scale;
+  shape.score_cap = config.score_cap;
+  shape.rotary_dim = config.rotary_dim;
+  return shape;
 }
 
 Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_bytes)
@@ -216,13 +238,15 @@ Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_
   }
   ops_.bind_workspace({workspace_.data(), workspace_.bytes()}, ops_limit);
   ops_.zero(stream_, memory_.data(), memory_.bytes());
-  const size_t tables = rope_tables(config_, limits_);
-  rope_regimes_.reserve(tables);
+  rope_regimes_.reserve(sequence_tables(config_, limits_));
   rope_tables_.reserve(limits.max_rows);
   rope_regimes_.push_back(0);
-  rope_inverse_frequencies(config_.rope_scaling, config_.rope_theta, 0,
-                           {host_.inverse_frequencies, config_.head_dim / 2});
-  copy(buffers_.inverse_frequencies, host_.inverse_frequencies, config_.head_dim / 2);
+  make_rope_table(0, config_.rope_scaling, config_.rope_theta, 0);
+  local_rope_table_ = sequence_tables(config_, limits_);
+  if (config_.local_rope_theta) {
+    make_rope_table(local_rope_table_, {}, *config_.local_rope_theta, 0);
+  }
+  copy(buffers_.inverse_frequencies, host_.inverse_frequencies, rope_values(config_, limits_));
   stream_.sync();
   embed_groups_.reserve(plan_.units.size() + 1);
   gathered_ids_.reserve(limits.max_rows);
@@ -236,12 +260,18 @@ void Forward::copy(T* target, const T* source, uint64_t count) {
                count * sizeof(T));
 }
 
+void Forward::make_rope_table(uint32_t table, const RopeScaling& scaling, double theta,
+                              uint32_t regime) {
+  const uint64_t pairs = config_.rotary_pairs();
+  rope_inverse_frequencies(scaling, theta, regime,
+                           {host_.inverse_frequencies + table * pairs, pairs});
+}
+
 /// Finds the table of every sequence, and makes those that this batch needs. The first is that of
 /// short sequences and always there.
 void Forward::choose_rope_tables(const Batch& batch) {
   rope_tables_.assign(batch.sequences.size(), 0);
   if (!rope_has_regimes(config_.rope_scaling)) return;
-  const uint32_t half = config_.head_dim / 2;
   rope_regimes_.resize(1);
   for (size_t s = 0; s < batch.sequences.size(); ++s) {
     const uint32_t regime = rope_regime(config_.rope_scaling, batch.sequences[s].length);
@@ -250,19 +280,19 @@ void Forward::choose_rope_tables(const Batch& batch) {
     rope_tables_[s] = table;
     if (known != rope_regimes_.end()) continue;
     rope_regimes_.push_back(regime);
-    rope_inverse_frequencies(config_.rope_scaling, config_.rope_theta, regime,
-                             {host_.inverse_frequencies + uint64_t{table} * half, half});
+    make_rope_table(table, config_.rope_scaling, config_.rope_theta, regime);
   }
-  copy(buffers_.inverse_frequencies, host_.inverse_frequencies, rope_regimes_.size() * half);
+  copy(buffers_.inverse_frequencies, host_.inverse_frequencies,
+       rope_regimes_.size() * config_.rotary_pairs());
 }
 
 void Forward::run(const Batch& batch) {
   CHECK(!batch.ids.empty() && batch.ids.size() <= limits_.max_rows);
   choose_rope_tables(batch);
   embed(batch);
-  Cursor cursor(*this);
-  for (uint32_t layer = 0; layer < config_.layers; ++layer) decoder_layer(cursor, layer, batch);
-  head(cursor, batch);
+  Walk walk(*this, batch);
+  for (uint32_t layer = 0; layer < config_.layers; ++layer) decoder_layer(walk, layer);
+  head(walk);
   stream_.sync();
 }
 
@@ -312,92 +342,109 @@ void Forward::embed(const Batch& batch) {
     const uint32_t* ids = buffers_.indices + group.begin;
     ops_.embed(stream_, group.table, ids, ids + limits_.max_rows, group.count, buffers_.x);
   }
+  if (!config_.scaled_embeddings) return;
+  const auto factor = static_cast<float>(std::sqrt(static_cast<double>(config_.hidden)));
+  ops_.scale(stream_, buffers_.x, factor, uint64_t{config_.hidden} * batch.ids.size());
 }
 
-void Forward::linear(Cursor& cursor, float* out, uint32_t rows, uint32_t outputs, bool bias) {
-  cursor.next([&](const WeightView& tile, uint32_t first_row) {
-    ops_.matmul(stream_, tile, out + first_row, outputs);
-  });
-  if (!bias) return;
-  cursor.whole([&](const WeightView& view) { ops_.add_bias(stream_, out, rows, view); });
-}
-
-void Forward::decoder_layer(Cursor& cursor, uint32_t layer, const Batch& batch) {
+void Forward::decoder_layer(Walk& walk, uint32_t layer) {
   const int64_t begin_ns = trace_.on() ? trace_.now_ns() : 0;
-  attention_block(cursor, layer, batch);
-  mlp_block(cursor, static_cast<uint32_t>(batch.ids.size()));
+  walk.layer = layer;
+  for (const Step& step : weights_.program.layer(layer).steps) run_step(walk, step);
   if (trace_.on()) {
     trace_.span(TraceLane::kCompute, layer, begin_ns, trace_.now_ns(),
                 weights_.layers[layer].bytes());
   }
 }
 
+void Forward::run_step(Walk& walk, const Step& step) {
+  const Buffers& b = buffers_;
+  switch (step.operation) {
+    case Operation::kNormInput:
+      return norm_input(walk, walk.rows);
+    case Operation::kLinear:
+      return linear(walk, step);
+    case Operation::kNorm:
+      return norm(walk, step);
+    case Operation::kRopeAppend:
+      return ops_.rope_append(stream_, b[Buffer::kQuery], b[Buffer::kKey], b[Buffer::kValue],
+                              layer_shape(walk.layer), b.inverse_frequencies,
+                              sequence_rows(walk.layer, walk.batch));
+    case Operation::kAttention:
+      return attention(walk, step);
+    case Operation::kGate:
+      return ops_.gated_input(stream_, config_.gelu ? Activation::kGeluTanh : Activation::kSilu,
+                              b[Buffer::kGate], b[Buffer::kUp], walk.rows, step.width);
+  }
+}
+
+/// The next norm's weight applied to x, after what the block before left was added to it.
+void Forward::norm_input(Walk& walk, uint32_t rows) {
+  float* scratch = buffers_[Buffer::kResult];
+  const float* added = std::exchange(walk.result, false) ? scratch : nullptr;
+  walk.cursor.whole([&](const WeightView& weight) {
+    ops_.norm_input(stream_, buffers_.x, added, norm_weight(weight), rows, scratch);
+  });
+}
+
+NormWeight Forward::norm_weight(const WeightView& weight) const {
+  return {weight, static_cast<float>(config_.rms_epsilon), config_.norm_added};
+}
+
+void Forward::norm(Walk& walk, const Step& step) {
+  float* x = buffers_[step.buffer];
+  walk.cursor.whole([&](const WeightView& weight) {
+    ops_.rmsnorm(stream_, x, norm_weight(weight), walk.rows * (step.width / weight.cols), x);
+  });
+}
+
+void Forward::linear(Walk& walk, const Step& step) {
+  float* out = buffers_[step.buffer];
+  walk.cursor.next([&](const WeightView& tile, uint32_t first_row) {
+    ops_.matmul(stream_, tile, out + first_row, step.width);
+  });
+  if (step.tensors.size() > 1) {
+    walk.cursor.whole(
+        [&](const WeightView& bias) { ops_.add_bias(stream_, out, walk.rows, bias); });
+  }
+  if (step.buffer == Buffer::kResult) walk.result = true;
+}
+
+void Forward::attention(Walk& walk, const Step& step) {
+  float* out = buffers_[step.buffer];
+  ops_.attention(stream_, buffers_[Buffer::kQuery], layer_shape(walk.layer),
+                 sequence_rows(walk.layer, walk.batch), out);
+  ops_.set_input(stream_, out, walk.rows, step.width);
+}
+
 std::span<const SequenceRows> Forward::sequence_rows(uint32_t layer, const Batch& batch) {
+  const bool local = weights_.program.layer(layer).local_rope;
   sequence_rows_.clear();
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
     const BatchSequence& s = batch.sequences[i];
     sequence_rows_.push_back({s.first_row, s.rows, s.first_position,
                               cache_.layer(s.sequence, layer), cache_.capacity(s.sequence),
-                              rope_tables_[i]});
+                              local ? local_rope_table_ : rope_tables_[i]});
   }
   return sequence_rows_;
 }
 
 AttentionShape Forward::layer_shape(uint32_t layer) const {
   AttentionShape shape = shape_;
-  if (config_.slides(layer)) shape.window = *config_.sliding_window;
+  const LayerProgram& program = weights_.program.layer(layer);
+  shape.window = program.window;
+  if (program.local_rope) shape.rope_scale = 1;
   return shape;
 }
 
-/// The next norm weight applied to x, after y (the block before) was added to it.
-void Forward::norm_input(Cursor& cursor, const float* y, uint32_t rows) {
-  cursor.whole([&](const WeightView& weight) {
-    ops_.norm_input(stream_, buffers_.x, y, weight, rows, static_cast<float>(config_.rms_epsilon),
-                    buffers_.norm);
-  });
-}
-
-void Forward::attention_block(Cursor& cursor, uint32_t layer, const Batch& batch) {
-  const auto rows = static_cast<uint32_t>(batch.ids.size());
-  const auto epsilon = static_cast<float>(config_.rms_epsilon);
-  Buffers& b = buffers_;
-  norm_input(cursor, layer == 0 ? nullptr : b.norm, rows);
-  linear(cursor, b.q, rows, config_.q_width(), config_.qkv_bias);
-  linear(cursor, b.k, rows, config_.kv_width(), config_.qkv_bias);
-  linear(cursor, b.v, rows, config_.kv_width(), config_.qkv_bias);
-  if (config_.qk_norm) {  // per head: each head is a row of its own
-    cursor.whole([&](const WeightView& weight) {
-      ops_.rmsnorm(stream_, b.q, weight, rows * config_.heads, epsilon, b.q);
-    });
-    cursor.whole([&](const WeightView& weight) {
-      ops_.rmsnorm(stream_, b.k, weight, rows * config_.kv_heads, epsilon, b.k);
-    });
-  }
-  const auto sequences = sequence_rows(layer, batch);
-  const AttentionShape shape = layer_shape(layer);
-  ops_.rope_append(stream_, b.q, b.k, b.v, shape, b.inverse_frequencies, sequences);
-  ops_.attention(stream_, b.q, shape, sequences, b.attended);
-  ops_.set_input(stream_, b.attended, rows, config_.q_width());
-  linear(cursor, b.norm, rows, config_.hidden, config_.output_bias);
-}
-
-/// Leaves its result in norm; whoever comes next adds it to x.
-void Forward::mlp_block(Cursor& cursor, uint32_t rows) {
-  Buffers& b = buffers_;
-  norm_input(cursor, b.norm, rows);
-  linear(cursor, b.gate, rows, config_.intermediate, config_.mlp_bias);
-  linear(cursor, b.up, rows, config_.intermediate, config_.mlp_bias);
-  ops_.silu_mul_input(stream_, b.gate, b.up, rows, config_.intermediate);
-  linear(cursor, b.norm, rows, config_.hidden, config_.mlp_bias);
-}
-
-void Forward::head(Cursor& cursor, const Batch& batch) {
-  ops_.add(stream_, buffers_.x, buffers_.norm, batch.ids.size() * config_.hidden);
+void Forward::head(Walk& walk) {
+  CHECK(std::exchange(walk.result, false));  // the last layer's
+  ops_.add(stream_, buffers_.x, buffers_[Buffer::kResult], uint64_t{walk.rows} * config_.hidden);
   const int64_t begin_ns = trace_.on() ? trace_.now_ns() : 0;
-  if (!batch.targets.empty()) {
-    scoring_head(cursor, batch);
+  if (!walk.batch.targets.empty()) {
+    scoring_head(walk);
   } else {
-    generation_head(cursor, batch);
+    generation_head(walk);
   }
   if (trace_.on()) {
     trace_.span(TraceLane::kCompute, config_.layers, begin_ns, trace_.now_ns(),
@@ -405,7 +452,14 @@ void Forward::head(Cursor& cursor, const Batch& batch) {
   }
 }
 
-void Forward::generation_head(Cursor& cursor, const Batch& batch) {
+/// Those [rows, cols] that lie in the buffer.
+void Forward::cap_logits(uint32_t rows, uint32_t cols) {
+  if (config_.logit_cap == 0) return;
+  ops_.soft_cap(stream_, buffers_.logits, config_.logit_cap, rows, cols, cols);
+}
+
+void Forward::generation_head(Walk& walk) {
+  const Batch& batch = walk.batch;
   const auto rows = static_cast<uint32_t>(batch.logit_rows.size());
   Buffers& b = buffers_;
   for (uint32_t i = 0; i < rows; ++i) {
@@ -417,31 +471,34 @@ void Forward::generation_head(Cursor& cursor, const Batch& batch) {
         config_.hidden * sizeof(float));
   }
   if (rows > 0) {
-    norm_input(cursor, nullptr, rows);
+    norm_input(walk, rows);
   } else {  // a prompt chunk that ends no prompt: the head only passes by
-    cursor.whole([](const WeightView&) {});
+    walk.cursor.whole([](const WeightView&) {});
   }
-  cursor.next([&](const WeightView& tile, uint32_t first_row) {
+  walk.cursor.next([&](const WeightView& tile, uint32_t first_row) {
     if (rows > 0) ops_.matmul(stream_, tile, b.logits + first_row, config_.vocab);
   });
   if (rows == 0) return;
+  cap_logits(rows, config_.vocab);
   CHECK(batch.samples.size() == rows);
   ops_.sample(stream_, b.logits, config_.vocab, batch.samples, b.picked);
   copy(host_.picked, b.picked, rows);
   if (limits_.keep_logits) copy(host_.logits, b.logits, uint64_t{rows} * config_.vocab);
 }
 
-void Forward::scoring_head(Cursor& cursor, const Batch& batch) {
-  const auto rows = static_cast<uint32_t>(batch.ids.size());
+void Forward::scoring_head(Walk& walk) {
+  const Batch& batch = walk.batch;
+  const uint32_t rows = walk.rows;
   CHECK(batch.targets.size() == rows);
   Buffers& b = buffers_;
   std::fill_n(host_.running, rows, -std::numeric_limits<float>::infinity());
   std::fill_n(host_.running + rows, 2 * rows, 0.0f);
-  norm_input(cursor, nullptr, rows);
+  norm_input(walk, rows);
   copy(b.running, host_.running, uint64_t{3} * rows);
   const uint32_t* targets = b.indices + 2 * limits_.max_rows;
-  cursor.next([&](const WeightView& tile, uint32_t first_row) {
+  walk.cursor.next([&](const WeightView& tile, uint32_t first_row) {
     ops_.matmul(stream_, tile, b.logits, tile.rows);
+    cap_logits(rows, tile.rows);
     ops_.fold_log_softmax(stream_, b.logits, rows, tile.rows, tile.rows, first_row, targets,
                           b.running, b.running + rows, b.running + 2 * rows);
   });

@@ -1,7 +1,8 @@
-// The math of one pass of a Llama-family decoder over leases. Knows tensors and shapes; not tiers,
-// files or where a weight lives.
+// One pass over leases: walks the program of every layer and shows each step its tensors. Knows
+// operations and shapes; not tiers, files or where a weight lives.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -88,19 +89,15 @@ class Forward {
 
  private:
   class Cursor;
+  struct Walk;
   struct Buffers {
     float* x;
-    float* norm;
-    float* q;
-    float* k;
-    float* v;
-    float* attended;
-    float* gate;
-    float* up;
+    std::array<float*, kBuffers> of_steps;
     float* logits;
+    float* operator[](Buffer buffer) const { return of_steps[static_cast<size_t>(buffer)]; }
     float* running;  // 3 x max_rows: max, sum, target
     std::byte* raw_rows;
-    float* inverse_frequencies;  // rope_tables() x head_dim/2
+    float* inverse_frequencies;  // tables x rotary_pairs()
     uint32_t* indices;           // 3 x max_rows: ids, rows, targets
     uint32_t* picked;
   };
@@ -126,17 +123,21 @@ class Forward {
                                const ForwardLimits& limits, std::byte* base, HostBuffers* buffers);
   void embed(const Batch& batch);
   void group_rows(const Batch& batch);
+  void make_rope_table(uint32_t table, const RopeScaling& scaling, double theta, uint32_t regime);
   void choose_rope_tables(const Batch& batch);
   template <typename T>
   void copy(T* target, const T* source, uint64_t count);
-  void decoder_layer(Cursor& cursor, uint32_t layer, const Batch& batch);
-  void attention_block(Cursor& cursor, uint32_t layer, const Batch& batch);
-  void mlp_block(Cursor& cursor, uint32_t rows);
-  void norm_input(Cursor& cursor, const float* y, uint32_t rows);
-  void head(Cursor& cursor, const Batch& batch);
-  void generation_head(Cursor& cursor, const Batch& batch);
-  void scoring_head(Cursor& cursor, const Batch& batch);
-  void linear(Cursor& cursor, float* out, uint32_t rows, uint32_t outputs, bool bias);
+  void decoder_layer(Walk& walk, uint32_t layer);
+  void run_step(Walk& walk, const Step& step);
+  void norm_input(Walk& walk, uint32_t rows);
+  void norm(Walk& walk, const Step& step);
+  NormWeight norm_weight(const WeightView& weight) const;
+  void linear(Walk& walk, const Step& step);
+  void attention(Walk& walk, const Step& step);
+  void head(Walk& walk);
+  void cap_logits(uint32_t rows, uint32_t cols);
+  void generation_head(Walk& walk);
+  void scoring_head(Walk& walk);
   std::span<const SequenceRows> sequence_rows(uint32_t layer, const Batch& batch);
   AttentionShape layer_shape(uint32_t layer) const;
 
@@ -161,6 +162,7 @@ class Forward {
   std::vector<SequenceRows> sequence_rows_;
   std::vector<uint32_t> rope_regimes_;  // of the tables
   std::vector<uint32_t> rope_tables_;   // one per sequence of the batch
+  uint32_t local_rope_table_ = 0;
   std::vector<float> log_probabilities_;
 };
 

@@ -16,6 +16,7 @@ namespace {
 constexpr uint64_t kWidest = 1 << 20;
 constexpr uint64_t kMostLayers = 10000;
 constexpr size_t kMostShownColumns = 80;
+constexpr std::string_view kPhi = "Phi3ForCausalLM";
 
 /// Values below "llama." or whatever the architecture is called.
 class KeyReader {
@@ -71,6 +72,16 @@ class KeyReader {
     for (const char byte : value.bytes) list.push_back(byte != 0);
     return list;
   }
+  std::optional<double> number(const std::string& key) const {
+    return has(key) ? std::optional(positive(key, 1)) : std::nullopt;
+  }
+  double positive_or_zero(const std::string& key, double fallback) const {
+    return metadata_.number(prefix_ + key) == 0 ? 0 : positive(key, fallback);
+  }
+  bool has(const std::string& key) const { return metadata_.has(prefix_ + key); }
+  bool is_whole(const std::string& key) const {
+    return has(key) && !metadata_.is_array(prefix_ + key);
+  }
   std::string text(const std::string& key, const std::string& fallback) const {
     return metadata_.text(prefix_ + key).value_or(fallback);
   }
@@ -91,14 +102,26 @@ uint32_t head_dim_of(const KeyReader& reader, const ModelConfig& config) {
   if (head_dim % 2 != 0 || head_dim > 1024) {
     reader.fail("attention.key_length", "an even number up to 1024", std::to_string(head_dim));
   }
-  for (const char* name : {"attention.value_length", "rope.dimension_count"}) {
+  const auto must_be_head_dim = [&](const char* name) {
     const uint64_t other = reader.whole(name).value_or(head_dim);
     if (other != head_dim) {
       reader.fail(name, fmt::format("{}, the width of a head (others are not supported)", head_dim),
                   std::to_string(other));
     }
-  }
+  };
+  must_be_head_dim("attention.value_length");
+  if (config.architecture != kPhi) must_be_head_dim("rope.dimension_count");
   return head_dim;
+}
+
+/// Phi's heads may turn in part.
+uint32_t rotary_dim_of(const KeyReader& reader, const ModelConfig& config) {
+  const char* key = "rope.dimension_count";
+  const auto turning = reader.whole(key);
+  if (!turning || *turning == config.head_dim) return 0;
+  const uint32_t value = reader.natural(key, turning, 2, config.head_dim);
+  if (value % 2 != 0) reader.fail(key, "an even number", std::to_string(value));
+  return value;
 }
 
 /// Numbers of a small tensor, each above 0.
@@ -130,7 +153,7 @@ std::vector<double> factors_of(const Checkpoint& checkpoint, const char* name,
         fmt::format("{}: tensor {} is missing: rotations are scaled by two lists of factors",
                     checkpoint.path().string(), name));
   }
-  return numbers_of(checkpoint, *entry, config.head_dim / 2);
+  return numbers_of(checkpoint, *entry, config.rotary_pairs());
 }
 
 RopeScaling longrope_of(const KeyReader& reader, const Checkpoint& checkpoint,
@@ -199,18 +222,40 @@ bool has_bias(const Checkpoint& checkpoint, const char* part) {
   return checkpoint.has(fmt::format("blk.0.{}.bias", part));
 }
 
-/// Where no list says which layers slide: Llama files are of Mistral's models, too, which slide in
-/// every layer; Qwen's name a window that none of their layers has.
+/// A list of flags, or the number of layers of which the last does not slide.
+std::optional<std::vector<bool>> listed_windows(const KeyReader& reader, uint32_t layers) {
+  const char* key = "attention.sliding_window_pattern";
+  if (auto list = reader.flags(key)) return list;
+  if (!reader.is_whole(key)) return std::nullopt;
+  return all_but_every(reader.natural(key, 1, UINT32_MAX), layers);
+}
+
 void read_windows(const KeyReader& reader, const std::string& architecture, ModelConfig& config) {
   if (reader.whole("attention.sliding_window").value_or(0) == 0) return;
-  const auto listed = reader.flags("attention.sliding_window_pattern");
-  if (!listed && architecture != "llama") return;
+  const bool gemma = is_gemma(config);
+  const auto listed = gemma ? listed_windows(reader, config.layers)
+                            : reader.flags("attention.sliding_window_pattern");
+  const auto slides = listed.value_or(unlisted_windows(architecture, config.layers));
+  if (slides.empty()) return;
   config.sliding_window = reader.natural("attention.sliding_window", 1, UINT32_MAX);
-  config.sliding_layers = listed.value_or(std::vector<bool>(config.layers, true));
+  config.sliding_layers = slides;
   if (config.sliding_layers.size() != config.layers) {
     reader.fail("attention.sliding_window_pattern", fmt::format("{} flags", config.layers),
                 std::to_string(config.sliding_layers.size()));
   }
+}
+
+void read_scores(const KeyReader& reader, ModelConfig& config) {
+  if (const auto scale = reader.number("attention.scale")) {
+    config.score_scale = static_cast<float>(*scale);
+  } else {
+    config.score_scale = usual_score_scale(config);
+  }
+  if (config.score_scale == 1 / std::sqrt(static_cast<float>(config.head_dim))) {
+    config.score_scale = 0;
+  }
+  config.score_cap = static_cast<float>(reader.positive_or_zero("attn_logit_softcapping", 0));
+  config.logit_cap = static_cast<float>(reader.positive_or_zero("final_logit_softcapping", 0));
 }
 
 void read_shapes(const KeyReader& reader, const Checkpoint& checkpoint, ModelConfig& config) {
@@ -257,18 +302,42 @@ ModelConfig gguf_model_config(const Checkpoint& checkpoint) {
   }
   read_shapes(reader, checkpoint, config);
   config.rms_epsilon = reader.positive("attention.layer_norm_rms_epsilon", 1e-6);
-  config.rope_theta = reader.positive("rope.freq_base", 10000);
+  const bool gemma3 = architecture == "gemma3";
+  if (is_gemma(config)) add_gemma_ways(config);
+  if (is_gemma(config)) read_scores(reader, config);
+  config.fused = config.architecture == kPhi;
+  if (config.fused) config.rotary_dim = rotary_dim_of(reader, config);
+  config.rope_theta = reader.positive("rope.freq_base", gemma3 ? 1e6 : 10000);
+  if (gemma3) config.local_rope_theta = reader.positive("rope.freq_base_swa", 10000);
   config.rope_scaling = rope_scaling_of(reader, checkpoint, config);
   extend_context(config);
   config.tied_embeddings = !checkpoint.has("output.weight");
   config.qkv_bias = has_bias(checkpoint, "attn_q");
   config.output_bias = has_bias(checkpoint, "attn_output");
   config.mlp_bias = has_bias(checkpoint, "ffn_gate");
-  config.qk_norm = architecture == "qwen3";
+  config.qk_norm |= architecture == "qwen3";
   config.interleaved_heads = gguf_interleaves_heads(architecture);
   read_windows(reader, architecture, config);
   config.end_tokens = gguf_end_tokens(metadata);
   return config;
+}
+
+/// Llama's files are of Mistral's models, too, which slide in every layer, as Phi 3 does; Qwen's
+/// name a window that none of their layers has.
+std::vector<bool> unlisted_windows(std::string_view gguf_architecture, uint32_t layers) {
+  if (gguf_architecture == "gemma2") return all_but_every(2, layers);
+  if (gguf_architecture == "gemma3") return all_but_every(6, layers);
+  const bool every = gguf_architecture == "llama" || gguf_architecture == "phi3";
+  return every ? std::vector<bool>(layers, true) : std::vector<bool>();
+}
+
+/// The largest Gemma of either kind, known by its layers, shares the width among its heads.
+float usual_score_scale(const ModelConfig& config) {
+  const bool largest = (config.architecture == "Gemma2ForCausalLM" && config.layers == 46) ||
+                       (config.architecture == "Gemma3ForCausalLM" && config.layers == 62);
+  if (!largest || config.hidden == config.heads * config.head_dim) return 0;
+  const double share = static_cast<double>(config.hidden) / config.heads;
+  return static_cast<float>(1 / std::sqrt(share));
 }
 
 }  // namespace spillway

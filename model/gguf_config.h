@@ -3,7 +3,8 @@
 // gguf-py/gguf/constants.py.
 #pragma once
 
-#include <string>
+#include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "io/checkpoint.h"
@@ -15,5 +16,11 @@ namespace spillway {
 /// one. Throws Error with file, key and what was expected; unknown architectures are refused with
 /// the list of supported ones.
 ModelConfig gguf_model_config(const Checkpoint& checkpoint);
+
+/// What a file means that does not say which layers slide, though it has a window: the flags, empty
+/// where none does.
+std::vector<bool> unlisted_windows(std::string_view gguf_architecture, uint32_t layers);
+/// ... and that does not say what scores are multiplied by (ModelConfig::score_scale).
+float usual_score_scale(const ModelConfig& config);
 
 }  // namespace spillway

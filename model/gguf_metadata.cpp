@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "model/gguf_config.h"
 #include "model/gguf_names.h"
 
 namespace spillway {
@@ -40,12 +41,16 @@ class ModelKeys {
     set("attention.head_count", config_.heads);
     set("attention.head_count_kv", config_.kv_heads);
     set("attention.layer_norm_rms_epsilon", static_cast<float>(config_.rms_epsilon));
-    if (uint64_t{config_.head_dim} * config_.heads != config_.hidden) {
+    if (uint64_t{config_.head_dim} * config_.heads != config_.hidden || is_gemma(config_)) {
       set("attention.key_length", config_.head_dim);
       set("attention.value_length", config_.head_dim);
     }
-    set("rope.dimension_count", config_.head_dim);
+    set("rope.dimension_count", 2 * config_.rotary_pairs());
     set("rope.freq_base", static_cast<float>(config_.rope_theta));
+    if (config_.local_rope_theta) {
+      set("rope.freq_base_swa", static_cast<float>(*config_.local_rope_theta));
+    }
+    set_scores();
     set_window();
     set_scaling();
   }
@@ -55,15 +60,22 @@ class ModelKeys {
     metadata_.set(prefix_ + key, std::move(value));
   }
 
+  void set_scores() const {
+    if (config_.score_scale != usual_score_scale(config_)) {
+      const float plain = 1 / std::sqrt(static_cast<float>(config_.head_dim));
+      set("attention.scale", config_.score_scale != 0 ? config_.score_scale : plain);
+    }
+    if (config_.score_cap != 0) set("attn_logit_softcapping", config_.score_cap);
+    if (config_.logit_cap != 0) set("final_logit_softcapping", config_.logit_cap);
+  }
+
   void set_window() const {
     const auto& slides = config_.sliding_layers;
     if (!config_.sliding_window || std::find(slides.begin(), slides.end(), true) == slides.end()) {
       return;
     }
     set("attention.sliding_window", *config_.sliding_window);
-    // Llama's files mean every layer where they list none; Qwen's mean none.
-    const bool every = std::find(slides.begin(), slides.end(), false) == slides.end();
-    if (every && gguf_architecture(config_.architecture) == "llama") return;
+    if (slides == unlisted_windows(gguf_architecture(config_.architecture), config_.layers)) return;
     set("attention.sliding_window_pattern", flags(slides));
   }
 
@@ -121,13 +133,17 @@ std::vector<float> as_floats(const std::vector<double>& values) {
 
 }  // namespace
 
+void describe_type(const MatrixType& type, GgufMetadata& metadata) {
+  metadata.set("general.file_type", type.file_type);
+  if (has_blocks(type.format)) metadata.set("general.quantization_version", kQuantizationVersion);
+}
+
 void describe_model(const ModelConfig& config, const std::string& name, const MatrixType& type,
                     GgufMetadata& metadata) {
   metadata.set("general.architecture", std::string(gguf_architecture(config.architecture)));
   metadata.set("general.type", "model");
   metadata.set("general.name", name);
-  metadata.set("general.file_type", type.file_type);
-  if (has_blocks(type.format)) metadata.set("general.quantization_version", kQuantizationVersion);
+  describe_type(type, metadata);
   ModelKeys(config, metadata).set_all();
 }
 
@@ -141,7 +157,7 @@ std::vector<RopeFactors> rope_factors(const ModelConfig& config) {
     return {{kGgufRopeFactors, as_floats(scaling.short_factors)}};
   }
   if (scaling.kind != RopeScaling::Kind::kLlama3) return {};
-  std::vector<float> plain(config.head_dim / 2);
+  std::vector<float> plain(config.rotary_pairs());
   std::vector<float> scaled(plain.size());
   rope_inverse_frequencies({}, config.rope_theta, 0, plain);
   rope_inverse_frequencies(scaling, config.rope_theta, 0, scaled);
@@ -156,8 +172,8 @@ void describe_part(uint32_t part, uint32_t parts, size_t all_tensors, GgufMetada
   metadata.set("split.tensors.count", static_cast<int32_t>(all_tensors));
 }
 
-GgufTensorSpec gguf_tensor(const WeightSpec& spec, WeightFormat format) {
-  const auto name = gguf_tensor_name(spec.name);
+GgufTensorSpec gguf_tensor(const ModelConfig& config, const WeightSpec& spec, WeightFormat format) {
+  const auto name = gguf_tensor_name(spec.name, config.architecture);
   CHECK(name);
   if (spec.vector) return {*name, {spec.cols}, format};
   return {*name, {spec.cols, spec.rows}, format};

@@ -16,6 +16,9 @@ namespace spillway {
 void describe_model(const ModelConfig& config, const std::string& name, const MatrixType& type,
                     GgufMetadata& metadata);
 
+/// Sets what of general.* says how the matrices are written.
+void describe_type(const MatrixType& type, GgufMetadata& metadata);
+
 /// A small F32 tensor with factors of rotation speeds (model/gguf_names.h); not all models have
 /// one.
 struct RopeFactors {
@@ -28,6 +31,6 @@ std::vector<RopeFactors> rope_factors(const ModelConfig& config);
 void describe_part(uint32_t part, uint32_t parts, size_t all_tensors, GgufMetadata& metadata);
 
 /// A tensor as a file lists it.
-GgufTensorSpec gguf_tensor(const WeightSpec& spec, WeightFormat format);
+GgufTensorSpec gguf_tensor(const ModelConfig& config, const WeightSpec& spec, WeightFormat format);
 
 }  // namespace spillway

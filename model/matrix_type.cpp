@@ -60,7 +60,7 @@ bool matters_more(std::string_view name, uint32_t layers, bool tied) {
 
 WeightFormat wanted_format(const MatrixType& type, const ModelConfig& config,
                            const WeightSpec& spec) {
-  const auto name = gguf_tensor_name(spec.name);
+  const auto name = gguf_tensor_name(spec.name, config.architecture);
   CHECK(name);
   return type.format_of(*name, config.layers, config.tied_embeddings);
 }

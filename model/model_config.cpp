@@ -24,9 +24,26 @@ using Json = nlohmann::json;
 constexpr uint64_t kMaxConfigBytes = 16 * kMiB;
 constexpr size_t kMaxShownColumns = 80;  // of a value in a message
 constexpr uint32_t kMaxContext = 1u << 30;
-constexpr std::array kArchitectures = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM",
-                                       "Qwen3ForCausalLM"};
-constexpr std::string_view kClassSuffix = "ForCausalLM";
+
+struct NamedArchitecture {
+  std::string_view name;  ///< the class
+  std::string_view type;  ///< the model_type that goes with it
+};
+constexpr auto kArchitectures = std::to_array<NamedArchitecture>({
+    {"LlamaForCausalLM", "llama"},
+    {"MistralForCausalLM", "mistral"},
+    {"Qwen2ForCausalLM", "qwen2"},
+    {"Qwen3ForCausalLM", "qwen3"},
+    {"Gemma2ForCausalLM", "gemma2"},
+    {"Gemma3ForCausalLM", "gemma3_text"},
+    {"Phi3ForCausalLM", "phi3"},
+});
+constexpr const char* kGemma2 = "Gemma2ForCausalLM";
+constexpr const char* kGemma3 = "Gemma3ForCausalLM";
+constexpr const char* kPhi3 = "Phi3ForCausalLM";
+/// With a text model inside, whose configuration is a section.
+constexpr const char* kGemma3Images = "Gemma3ForConditionalGeneration";
+constexpr const char* kGemma3ImagesType = "gemma3";
 
 std::string lower(std::string_view text) {
   std::string result(text);
@@ -35,9 +52,11 @@ std::string lower(std::string_view text) {
   return result;
 }
 
-/// "llama" for "LlamaForCausalLM": the model_type that goes with it.
-std::string type_of(std::string_view architecture) {
-  return lower(architecture.substr(0, architecture.size() - kClassSuffix.size()));
+/// "Gemma3TextModel" in lower case for "gemma3_text": the class of the bare model.
+std::string bare_class(std::string_view type) {
+  std::string name(type);
+  std::erase(name, '_');
+  return name + "model";
 }
 
 class ConfigReader {
@@ -58,7 +77,9 @@ class ConfigReader {
   /// Also where the value is null, which for some keys is not their default.
   bool present(const std::string& key) const { return json_->contains(key); }
 
-  uint32_t natural(const std::string& key, uint64_t low, uint64_t high) const {
+  uint32_t natural(const std::string& key, uint64_t low, uint64_t high,
+                   std::optional<uint32_t> fallback = std::nullopt) const {
+    if (fallback && !has(key)) return *fallback;
     const std::string expected = fmt::format("a whole number from {} to {}", low, high);
     if (!has(key) || !(*json_)[key].is_number_integer()) fail(key, expected);
     const Json& number = (*json_)[key];
@@ -128,12 +149,11 @@ std::string listed_class(const ConfigReader& reader) {
 std::string read_architecture(const ConfigReader& reader) {
   const std::string name = listed_class(reader);
   const std::string type = reader.text("model_type", "");
-  const bool known =
-      std::find(kArchitectures.begin(), kArchitectures.end(), name) != kArchitectures.end();
-  for (const char* architecture : kArchitectures) {
-    const std::string own = type_of(architecture);
-    const bool same = lower(name) == lower(architecture) || lower(name) == own + "model";
-    if (type == own && (name.empty() || known || same)) return architecture;
+  const bool known = std::any_of(kArchitectures.begin(), kArchitectures.end(),
+                                 [&](const auto& entry) { return entry.name == name; });
+  for (const auto& [architecture, own] : kArchitectures) {
+    const bool same = lower(name) == lower(architecture) || lower(name) == bare_class(own);
+    if (type == own && (name.empty() || known || same)) return std::string(architecture);
   }
   if (known) return name;
   if (name.empty()) reader.fail("architectures", "a list with the model's class, or a model_type");
@@ -142,11 +162,15 @@ std::string read_architecture(const ConfigReader& reader) {
                           supported_architectures()));
 }
 
-/// "rope_scaling" of transformers 4 where it says anything, else "rope_parameters" of 5.
-std::optional<ConfigReader> rope_section(const ConfigReader& reader) {
+/// "rope_scaling" of transformers 4 where it says anything, else "rope_parameters" of 5, which
+/// has a section for each type of layer where `layer_type` names one.
+std::optional<ConfigReader> rope_section(const ConfigReader& reader,
+                                         const char* layer_type = nullptr) {
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
     const auto section = reader.section(key);
-    if (section && !section->json().empty()) return section;
+    if (!section || section->json().empty()) continue;
+    if (layer_type != nullptr && section->has(layer_type)) return section->section(layer_type);
+    return section;
   }
   return std::nullopt;
 }
@@ -161,9 +185,15 @@ void read_yarn(const ConfigReader& section, RopeScaling& scaling) {
   scaling.truncate = section.flag("truncate", true);
 }
 
-void read_longrope(const ConfigReader& section, uint32_t pairs, RopeScaling& scaling) {
+void read_longrope(const ConfigReader& section, const ModelConfig& config, RopeScaling& scaling) {
+  const uint32_t pairs = config.rotary_pairs();
   scaling.short_factors = section.positive_list("short_factor", pairs);
   scaling.long_factors = section.positive_list("long_factor", pairs);
+  if (config.architecture == kPhi3) {  // as GGUF holds them, and transformers takes them
+    for (auto* factors : {&scaling.short_factors, &scaling.long_factors}) {
+      for (double& factor : *factors) factor = static_cast<float>(factor);
+    }
+  }
   if (scaling.original_max_positions < 2) {
     section.fail("original_max_position_embeddings", "2 or more");
   }
@@ -172,16 +202,24 @@ void read_longrope(const ConfigReader& section, uint32_t pairs, RopeScaling& sca
                        longrope_attention_factor(scaling.factor, scaling.original_max_positions));
 }
 
+double partial_rotary_factor(const ConfigReader& reader,
+                             const std::optional<ConfigReader>& section) {
+  const double beside = reader.positive("partial_rotary_factor", 1);
+  return section ? section->positive("partial_rotary_factor", beside) : beside;
+}
+
 /// The kind is "rope_type" or "type". The positions of the original training stand beside the
 /// section or in it, else they are all that the model has. Without a factor yarn and longrope take
 /// the ratio of the two; the others need one.
 RopeScaling read_rope_scaling(const ConfigReader& reader, const ConfigReader& section,
-                              uint32_t head_dim) {
+                              const ModelConfig& config) {
   using Kind = RopeScaling::Kind;
   static const std::map<std::string, Kind> kKinds = {
       {"default", Kind::kNone}, {"linear", Kind::kLinear},     {"dynamic", Kind::kDynamic},
       {"yarn", Kind::kYarn},    {"longrope", Kind::kLongRope}, {"llama3", Kind::kLlama3}};
-  const std::string name = section.text("rope_type", section.text("type", "default"));
+  std::string name = section.text("rope_type", section.text("type", "default"));
+  const bool phi = config.architecture == kPhi3;
+  if (phi && (name == "su" || name == "yarn")) name = "longrope";  // what Phi 3 called it at first
   const auto kind = kKinds.find(name);
   if (kind == kKinds.end()) {
     throw Error(
@@ -195,7 +233,8 @@ RopeScaling read_rope_scaling(const ConfigReader& reader, const ConfigReader& se
   RopeScaling scaling;
   scaling.kind = kind->second;
   if (scaling.kind == Kind::kNone) return scaling;
-  if (section.positive("partial_rotary_factor", reader.positive("partial_rotary_factor", 1)) != 1) {
+  const double partial = partial_rotary_factor(reader, section);
+  if (!phi && partial != 1) {
     throw Error(fmt::format(
         "{}: partial_rotary_factor is not supported; such a model cannot be run", section.where()));
   }
@@ -209,8 +248,8 @@ RopeScaling read_rope_scaling(const ConfigReader& reader, const ConfigReader& se
   if (!ratio && !section.has("factor")) section.fail("factor", "a number above 0");
   scaling.factor = section.positive("factor", positions / scaling.original_max_positions);
   if (scaling.kind == Kind::kYarn) read_yarn(section, scaling);
-  if (scaling.kind == Kind::kLongRope) read_longrope(section, head_dim / 2, scaling);
-  if (scaling.kind == Kind::kDynamic && head_dim < 4) reader.fail("head_dim", "4 or more");
+  if (scaling.kind == Kind::kLongRope) read_longrope(section, config, scaling);
+  if (scaling.kind == Kind::kDynamic && config.head_dim < 4) reader.fail("head_dim", "4 or more");
   if (scaling.kind == Kind::kLlama3) {
     for (const char* key : {"low_freq_factor", "high_freq_factor"}) {
       if (!section.has(key)) section.fail(key, "a number above 0");
@@ -224,13 +263,37 @@ RopeScaling read_rope_scaling(const ConfigReader& reader, const ConfigReader& se
   return scaling;
 }
 
+/// Phi's heads may turn in part.
+void read_rotary_dim(const ConfigReader& reader, const std::optional<ConfigReader>& section,
+                     ModelConfig& config) {
+  const double factor = partial_rotary_factor(reader, section);
+  const auto turning = static_cast<uint32_t>(std::min(factor, 1.0) * config.head_dim);
+  if (turning < 2 || turning % 2 != 0) {
+    reader.fail("partial_rotary_factor", "a part of the heads of an even number of elements");
+  }
+  if (turning != config.head_dim) config.rotary_dim = turning;
+}
+
+/// Of the layers of Gemma 3 that slide: nothing scales theirs.
+double read_local_theta(const ConfigReader& reader) {
+  const auto section = rope_section(reader, "sliding_attention");
+  const double beside = reader.positive("rope_local_base_freq", 10000);
+  const auto parameters = reader.section("rope_parameters");
+  if (!section || !parameters || !parameters->has("sliding_attention")) return beside;
+  if (section->text("rope_type", "default") != "default") section->fail("rope_type", "default");
+  return section->positive("rope_theta", beside);
+}
+
 /// Rotation, and how far it lets the context reach beyond max_position_embeddings.
 void read_rope(const ConfigReader& reader, ModelConfig& config) {
-  config.rope_theta = reader.positive("rope_theta", 10000);
-  const auto section = rope_section(reader);
+  const bool local = config.architecture == kGemma3;
+  config.rope_theta = reader.positive("rope_theta", local ? 1e6 : 10000);
+  if (local) config.local_rope_theta = read_local_theta(reader);
+  const auto section = rope_section(reader, local ? "full_attention" : nullptr);
+  if (config.architecture == kPhi3) read_rotary_dim(reader, section, config);
   if (!section) return;
   config.rope_theta = section->positive("rope_theta", config.rope_theta);
-  config.rope_scaling = read_rope_scaling(reader, *section, config.head_dim);
+  config.rope_scaling = read_rope_scaling(reader, *section, config);
   const RopeScaling& scaling = config.rope_scaling;
   if (scaling.kind == RopeScaling::Kind::kYarn && config.rope_theta <= 1) {
     reader.fail("rope_theta", "more than 1");
@@ -241,11 +304,37 @@ void read_rope(const ConfigReader& reader, ModelConfig& config) {
 void read_biases(const ConfigReader& reader, ModelConfig& config) {
   if (config.architecture == "Qwen2ForCausalLM") {
     config.qkv_bias = true;
-  } else if (config.architecture != "MistralForCausalLM") {
+  } else if (config.architecture != "MistralForCausalLM" && config.architecture != kPhi3) {
     config.qkv_bias = config.output_bias = reader.flag("attention_bias", false);
   }
   if (config.architecture == "LlamaForCausalLM") config.mlp_bias = reader.flag("mlp_bias", false);
-  config.qk_norm = config.architecture == "Qwen3ForCausalLM";
+  config.qk_norm |= config.architecture == "Qwen3ForCausalLM";
+}
+
+/// What only Gemma's configurations say.
+void read_gemma(const ConfigReader& reader, ModelConfig& config) {
+  const std::string activation = reader.text("hidden_activation", "gelu_pytorch_tanh");
+  if (activation != "gelu_pytorch_tanh") reader.fail("hidden_activation", "gelu_pytorch_tanh");
+  if (reader.flag("use_bidirectional_attention", false)) {
+    reader.fail("use_bidirectional_attention", "false: such a model reads texts, it writes none");
+  }
+  const double scalar = reader.positive("query_pre_attn_scalar", 256);
+  if (scalar != config.head_dim) config.score_scale = static_cast<float>(1 / std::sqrt(scalar));
+  const auto cap = [&](const char* key, double fallback) {
+    if (reader.present(key) && !reader.has(key)) return 0.0f;  // null is none
+    if (!reader.present(key)) return static_cast<float>(fallback);
+    return static_cast<float>(reader.positive(key, 1));
+  };
+  const bool second = config.architecture == kGemma2;
+  config.score_cap = cap("attn_logit_softcapping", second ? 50 : 0);
+  config.logit_cap = cap("final_logit_softcapping", second ? 30 : 0);
+  config.norm_added = 1;
+  add_gemma_ways(config);
+}
+
+void read_activation(const ConfigReader& reader) {
+  const std::string activation = reader.text("hidden_act", "silu");
+  if (activation != "silu" && activation != "swish") reader.fail("hidden_act", "silu");
 }
 
 /// "layer_types": which layers slide.
@@ -265,6 +354,19 @@ std::vector<bool> read_layer_types(const ConfigReader& reader, uint32_t layers) 
   return slides;
 }
 
+/// Every second layer of Gemma 2 slides, the first one first, and five of six of Gemma 3.
+void read_gemma_window(const ConfigReader& reader, ModelConfig& config) {
+  const uint32_t period = config.architecture == kGemma2
+                              ? 2
+                              : reader.natural("sliding_window_pattern", 1, UINT32_MAX, 6);
+  config.sliding_layers = reader.has("layer_types") ? read_layer_types(reader, config.layers)
+                                                    : all_but_every(period, config.layers);
+  if (reader.present("sliding_window") && !reader.has("sliding_window")) {
+    reader.fail("sliding_window", "a whole number");  // null: layers that slide want one
+  }
+  config.sliding_window = reader.natural("sliding_window", 1, UINT32_MAX, 4096);
+}
+
 /// As transformers reads it: Llama knows no window; Mistral slides in every layer, or with
 /// layer_types (which makes it a Ministral) in those; Qwen slides where use_sliding_window says so,
 /// in the layers that layer_types names, else from max_window_layers on. A window that is not given
@@ -273,6 +375,13 @@ void read_window(const ConfigReader& reader, ModelConfig& config) {
   constexpr uint32_t kDefaultWindow = 4096;
   constexpr uint32_t kDefaultMaxWindowLayers = 28;
   if (config.architecture == "LlamaForCausalLM") return;
+  if (config.architecture == kPhi3) {  // all or none, and none is what nothing means
+    if (!reader.has("sliding_window")) return;
+    config.sliding_window = reader.natural("sliding_window", 1, UINT32_MAX);
+    config.sliding_layers.assign(config.layers, true);
+    return;
+  }
+  if (is_gemma(config)) return read_gemma_window(reader, config);
   const bool every_layer = config.architecture == "MistralForCausalLM";
   if (every_layer || reader.flag("use_sliding_window", false)) {
     if (!reader.present("sliding_window")) config.sliding_window = kDefaultWindow;
@@ -321,12 +430,61 @@ void extend_context(ModelConfig& config) {
       std::max(config.context, static_cast<uint32_t>(std::min(reach, double{kMaxContext})));
 }
 
-std::string supported_architectures() {
-  return fmt::format("{}", fmt::join(kArchitectures, ", "));
+bool is_gemma(const ModelConfig& config) {
+  return config.architecture == kGemma2 || config.architecture == kGemma3;
 }
+
+void add_gemma_ways(ModelConfig& config) {
+  config.gelu = config.post_norms = config.scaled_embeddings = true;
+  config.qk_norm = config.architecture == kGemma3;
+}
+
+std::vector<bool> all_but_every(uint32_t period, uint32_t layers) {
+  std::vector<bool> slides;
+  for (uint32_t i = 0; i < layers; ++i) slides.push_back((i + 1) % period != 0);
+  return slides;
+}
+
+std::string model_type_of(const std::string& architecture) {
+  const auto found = std::find_if(kArchitectures.begin(), kArchitectures.end(),
+                                  [&](const auto& entry) { return entry.name == architecture; });
+  CHECK(found != kArchitectures.end());
+  return std::string(found->type);
+}
+
+std::string supported_architectures() {
+  std::string list;
+  for (const NamedArchitecture& entry : kArchitectures) {
+    list += fmt::format("{}{}", list.empty() ? "" : ", ", entry.name);
+  }
+  return list;
+}
+
+namespace {
+
+/// A model of texts and images, of which the texts' part is computed.
+bool has_text_part(const ConfigReader& reader) {
+  const std::string name = listed_class(reader);
+  return name == kGemma3Images ||
+         (name.empty() && reader.text("model_type", "") == kGemma3ImagesType);
+}
+
+ModelConfig parse_text_part(const ConfigReader& reader) {
+  const auto section = reader.section("text_config");
+  if (!section) reader.fail("text_config", "an object");
+  Json text = section->json();
+  text["architectures"] = Json::array({kGemma3});
+  text["model_type"] = "gemma3_text";
+  ModelConfig config = parse_model_config(text, section->where());
+  if (const auto ends = token_list(reader, "eos_token_id")) config.end_tokens = *ends;
+  return config;
+}
+
+}  // namespace
 
 ModelConfig parse_model_config(const Json& json, const std::string& where) {
   const ConfigReader reader(json, where);
+  if (has_text_part(reader)) return parse_text_part(reader);
   ModelConfig config;
   config.architecture = read_architecture(reader);
   if (reader.has("quantization_config")) {
@@ -339,10 +497,12 @@ ModelConfig parse_model_config(const Json& json, const std::string& where) {
   config.layers = reader.natural("num_hidden_layers", 1, 10000);
   config.hidden = reader.natural("hidden_size", 1, kMaxWidth);
   config.intermediate = reader.natural("intermediate_size", 1, kMaxWidth);
-  config.heads = reader.natural("num_attention_heads", 1, 65536);
-  config.kv_heads = reader.has("num_key_value_heads")
-                        ? reader.natural("num_key_value_heads", 1, 65536)
-                        : config.heads;
+  // The configuration class of Gemma 3 has these, and its files may lack them.
+  const bool gemma3 = config.architecture == kGemma3;
+  const auto known = [&](uint32_t value) { return gemma3 ? std::optional(value) : std::nullopt; };
+  config.heads = reader.natural("num_attention_heads", 1, 65536, known(8));
+  config.kv_heads =
+      reader.natural("num_key_value_heads", 1, 65536, is_gemma(config) ? 4 : config.heads);
   if (config.heads % config.kv_heads != 0) {
     reader.fail("num_key_value_heads", "a divisor of num_attention_heads");
   }
@@ -350,6 +510,8 @@ ModelConfig parse_model_config(const Json& json, const std::string& where) {
     config.head_dim = reader.natural("head_dim", 2, 1024);
   } else if (config.architecture == "Qwen3ForCausalLM") {
     config.head_dim = 128;  // its configuration class says so
+  } else if (is_gemma(config)) {
+    config.head_dim = 256;
   } else {
     if (config.hidden % config.heads != 0) {
       reader.fail("hidden_size", "a multiple of num_attention_heads, or a head_dim");
@@ -361,13 +523,17 @@ ModelConfig parse_model_config(const Json& json, const std::string& where) {
   if (uint64_t{config.heads} * config.head_dim > kMaxWidth) {
     reader.fail("num_attention_heads", fmt::format("heads * head_dim up to {}", kMaxWidth));
   }
-  config.vocab = reader.natural("vocab_size", 1, 1 << 24);
-  config.context = reader.natural("max_position_embeddings", 1, kMaxContext);
-  config.rms_epsilon = reader.positive("rms_norm_eps", 1e-6);
+  config.vocab = reader.natural("vocab_size", 1, 1 << 24, known(262208));
+  config.context = reader.natural("max_position_embeddings", 1, kMaxContext, known(131072));
+  config.rms_epsilon = reader.positive("rms_norm_eps", config.architecture == kPhi3 ? 1e-5 : 1e-6);
   read_rope(reader, config);
-  config.tied_embeddings = reader.flag("tie_word_embeddings", false);
-  const std::string activation = reader.text("hidden_act", "silu");
-  if (activation != "silu" && activation != "swish") reader.fail("hidden_act", "silu");
+  config.tied_embeddings = reader.flag("tie_word_embeddings", is_gemma(config));
+  config.fused = config.architecture == kPhi3;
+  if (is_gemma(config)) {
+    read_gemma(reader, config);
+  } else {
+    read_activation(reader);
+  }
   read_biases(reader, config);
   read_window(reader, config);
   config.end_tokens = token_list(reader, "eos_token_id").value_or(std::vector<uint32_t>());

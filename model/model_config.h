@@ -26,8 +26,19 @@ struct ModelConfig {
   std::optional<uint32_t> sliding_window;
   std::vector<bool> sliding_layers;  ///< one per layer where a window is set
   double rms_epsilon = 1e-6;
+  float norm_added = 0;  ///< to every weight of a norm: some checkpoints keep them less 1
   double rope_theta = 10000;
   RopeScaling rope_scaling;
+  /// Layers that slide turn by this base, unscaled, where it is set.
+  std::optional<double> local_rope_theta;
+  uint32_t rotary_dim = 0;         ///< elements of a head that turn, the first ones; 0 = all
+  float score_scale = 0;           ///< multiplies scores; 0 = 1/sqrt(head_dim)
+  float score_cap = 0;             ///< scores become cap * tanh(score / cap); 0 = they stay
+  float logit_cap = 0;             ///< the same of logits
+  bool scaled_embeddings = false;  ///< by sqrt(hidden)
+  bool gelu = false;               ///< gates are GELU (its tanh form) instead of SiLU
+  bool post_norms = false;         ///< what a block leaves is normed before it is added
+  bool fused = false;              ///< Q, K and V are one tensor, gate and up another
   bool tied_embeddings = false;
   bool qkv_bias = false;
   bool output_bias = false;  ///< attention output projection
@@ -39,7 +50,10 @@ struct ModelConfig {
 
   uint32_t q_width() const { return heads * head_dim; }
   uint32_t kv_width() const { return kv_heads * head_dim; }
-  bool slides(uint32_t layer) const { return sliding_window && sliding_layers[layer]; }
+  uint32_t rotary_pairs() const { return (rotary_dim > 0 ? rotary_dim : head_dim) / 2; }
+  bool slides(uint32_t layer) const {
+    return sliding_window && layer < sliding_layers.size() && sliding_layers[layer];
+  }
 };
 
 /// Reads and validates; throws Error with file, key and what was expected. Unknown architectures
@@ -50,6 +64,16 @@ ModelConfig parse_model_config(const nlohmann::json& json, const std::string& wh
 
 /// What yarn and dynamic scaling add to the context.
 void extend_context(ModelConfig& config);
+
+/// Gemma 2, and 3: norms after blocks as well, GELU, scaled embeddings.
+bool is_gemma(const ModelConfig& config);
+/// All that is so in every model of these: what neither config.json nor GGUF says.
+void add_gemma_ways(ModelConfig& config);
+/// Which layers slide where nothing says so: all but every `period`th.
+std::vector<bool> all_but_every(uint32_t period, uint32_t layers);
+
+/// "llama" for "LlamaForCausalLM": the model_type that goes with a class.
+std::string model_type_of(const std::string& architecture);
 
 /// One line that names every architecture this version computes.
 std::string supported_architectures();

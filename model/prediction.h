@@ -38,12 +38,13 @@ struct MachineRates {
   double copy_bytes = 0;         ///< per second, from pinned memory to a discrete device
   std::vector<RowRate> matmuls;  ///< of most of the model's bytes; rows ascending, never empty
   double operation_seconds = 0;  ///< of starting anything else than a matmul
-  /// Of a prompt: a multiply-add of attention, a query and a position beside those, and a value
-  /// that anything but matmul and attention takes. 0 = not measured: attention as a matmul would,
-  /// values for nothing.
+  /// Of a prompt: a multiply-add of attention, a query and a position beside those, a value that
+  /// anything but matmul and attention takes, and one that is activated. 0 = not measured:
+  /// attention as a matmul would, values for nothing, activated ones as others.
   double attention_seconds = 0;
   double score_seconds = 0;
   double value_seconds = 0;
+  double gated_seconds = 0;
   /// Matmuls of other formats, as far as they were measured.
   std::map<WeightFormat, std::vector<RowRate>> others = {};
   double best_read() const;  ///< the drive's limit: the best of all shapes

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <tbb/global_control.h>
 #include <tbb/info.h>
 #include <tbb/parallel_for.h>
@@ -14,7 +15,6 @@
 #include <cstring>
 #include <exception>
 #include <span>
-#include <thread>
 #include <utility>
 
 #include "core/block_encoding.h"
@@ -28,9 +28,11 @@
 #include "io/checkpoint.h"
 #include "io/gguf_writer.h"
 #include "kernels/host/cpu_features.h"
+#include "kernels/host/workers.h"
 #include "model/gguf_metadata.h"
 #include "model/gguf_names.h"
 #include "model/weight_map.h"
+#include "text/gguf_tokenizer.h"
 #include "text/tokenizer_export.h"
 
 namespace spillway {
@@ -40,8 +42,12 @@ namespace fs = std::filesystem;
 
 /// A task of a thread: what it decodes and encodes at a time stays in its cache.
 constexpr uint64_t kTaskValues = 32 * 1024;
+/// Of a task's values: what they are, and what becomes of them.
+constexpr uint64_t kTaskCopies = 2;
 constexpr uint64_t kMostChunkBytes = 64 * kMiB;
 constexpr uint64_t kLeastChunkBytes = kMiB;
+/// Besides those that compute: the one that reads.
+constexpr uint32_t kReaders = 1;
 
 /// A tensor's way: where its bytes are, and what becomes of them.
 struct TensorJob {
@@ -53,6 +59,7 @@ struct TensorJob {
   uint64_t rows = 1;
   uint64_t cols = 0;
   uint64_t rotated_head = 0;  ///< rows of a head, where they change places; 0 = they do not
+  float added = 0;            ///< to every value
   std::vector<float> given;   ///< in place of bytes of the source
 
   uint64_t source_row() const { return row_bytes(from, cols); }
@@ -64,6 +71,7 @@ struct Work {
   GgufMetadata metadata{"the new file"};
   std::vector<TensorJob> jobs;
   std::string no_tokenizer;
+  std::vector<uint32_t> lost_ends;
   std::vector<std::string> unused;
 };
 
@@ -80,9 +88,7 @@ class FolderWork {
 
   Work take() {
     describe_model(config_, model_name(), type_, work_.metadata);
-    work_.no_tokenizer = export_tokenizer(checkpoint_.directory(),
-                                          {config_.vocab, config_.end_tokens}, work_.metadata);
-    if (!work_.no_tokenizer.empty()) work_.metadata.set("tokenizer.ggml.model", "no_vocab");
+    carry_tokenizer();
     add("token_embd.weight", map_.embed.tensors[0], map_.embed_weight);
     for (RopeFactors& factors : rope_factors(config_)) add_given(std::move(factors));
     for (size_t l = 0; l < map_.layers.size(); ++l) {
@@ -90,8 +96,9 @@ class FolderWork {
         const Weight& weight = map_.weights[l][t];
         const bool head = l + 1 == map_.layers.size() && !weight.spec.vector;
         if (head && map_.tied) continue;
-        const auto name = gguf_tensor_name(weight.spec.name);
+        const auto name = gguf_tensor_name(weight.spec.name, config_.architecture);
         CHECK(name);
+        if (weight.spec.first_row > 0) continue;  // another part of what was added
         add(*name, map_.layers[l].tensors[t], weight);
       }
     }
@@ -100,8 +107,23 @@ class FolderWork {
   }
 
  private:
+  static bool is_norm(std::string_view name) { return name.ends_with("norm.weight"); }
+
   std::string model_name() const {
     return fs::absolute(checkpoint_.directory()).lexically_normal().filename().string();
+  }
+
+  void carry_tokenizer() {
+    const TokenizerExport wanted{config_.vocab, config_.end_tokens};
+    work_.no_tokenizer = export_tokenizer(checkpoint_.directory(), wanted, work_.metadata);
+    if (!work_.no_tokenizer.empty()) work_.metadata.set("tokenizer.ggml.model", "no_vocab");
+    set_end_tokens(wanted, work_.metadata);
+    // Some of the others are known by their texts.
+    const std::vector<uint32_t> carried = gguf_end_tokens(work_.metadata);
+    for (const uint32_t end : config_.end_tokens) {
+      const bool there = std::find(carried.begin(), carried.end(), end) != carried.end();
+      if (!there && end < config_.vocab) work_.lost_ends.push_back(end);
+    }
   }
 
   void add(const std::string& name, const TensorSpec& tensor, const Weight& weight) {
@@ -117,12 +139,13 @@ class FolderWork {
     if (spec.vector) {  // biases change places one by one
       job.rows = moves ? spec.cols : 1;
       job.cols = moves ? 1 : spec.cols;
+      if (is_norm(spec.name)) job.added = config_.norm_added;
       job.spec = {name, {spec.cols}, WeightFormat::kF32};
     } else {
-      job.rows = spec.rows;
+      job.rows = spec.stored_rows > 0 ? spec.stored_rows : spec.rows;
       job.cols = spec.cols;
       const WeightFormat wanted = type_.format_of(name, config_.layers, map_.tied);
-      job.spec = {name, {spec.cols, spec.rows}, format_for_row(wanted, spec.cols)};
+      job.spec = {name, {spec.cols, job.rows}, format_for_row(wanted, spec.cols)};
     }
     work_.jobs.push_back(std::move(job));
   }
@@ -152,8 +175,7 @@ class GgufWork {
   Work take() {
     Work work;
     const GgufMetadata& metadata = *checkpoint_.metadata();
-    work.metadata.set("general.file_type", type_.file_type);
-    if (has_blocks(type_.format)) work.metadata.set("general.quantization_version", uint32_t{2});
+    describe_type(type_, work.metadata);
     for (const auto& [key, value] : metadata.values()) {
       const bool ours = key == "general.file_type" || key == "general.quantization_version" ||
                         key == "general.alignment";
@@ -182,17 +204,10 @@ class GgufWork {
     for (size_t i = 0; i + 1 < entry.shape.size(); ++i) job.rows *= entry.shape[i];
     job.spec.name = entry.name;
     job.spec.ne.assign(entry.shape.rbegin(), entry.shape.rend());
-    job.spec.format = is_matrix(entry)
+    job.spec.format = entry.shape.size() > 1 && is_gguf_matrix(entry.name)
                           ? format_for_row(type_.format_of(entry.name, layers_, tied_), job.cols)
                           : *entry.format;
     return job;
-  }
-
-  /// Those that few bits do little harm: not norms, biases and what picks experts.
-  static bool is_matrix(const TensorEntry& entry) {
-    return entry.shape.size() > 1 && entry.name.ends_with(".weight") &&
-           entry.name.find("norm") == std::string::npos &&
-           entry.name.find("ffn_gate_inp") == std::string::npos;
   }
 
   const Checkpoint& checkpoint_;
@@ -200,6 +215,25 @@ class GgufWork {
   uint32_t layers_ = 0;
   bool tied_ = false;
 };
+
+void say_what_is_left_out(const Work& work, const NoticeSink& notice) {
+  if (!work.no_tokenizer.empty()) {
+    notice(fmt::format("the tokenizer cannot be carried: {}; the file takes token ids only",
+                       one_line(work.no_tokenizer)));
+  }
+  if (!work.lost_ends.empty()) {
+    notice(
+        fmt::format("a GGUF file has keys for three tokens that end an answer; the model has "
+                    "more, and goes on after {}",
+                    fmt::join(work.lost_ends, ", ")));
+  }
+  if (!work.unused.empty()) {
+    const bool one = work.unused.size() == 1;
+    notice(fmt::format("{} that the model does not use {} left out: {}",
+                       one ? "a tensor" : fmt::format("{} tensors", work.unused.size()),
+                       one ? "is" : "are", first_few(work.unused)));
+  }
+}
 
 // ---- streaming ----------------------------------------------------------------------------------
 
@@ -245,13 +279,6 @@ struct Chunk {
   uint64_t bytes() const { return rows * job->source_row(); }
 };
 
-/// What `ram_bytes` are for: two chunks of the source, one of the target, the file's own, and what
-/// each thread needs for a task.
-struct BufferSizes {
-  uint64_t chunk = 0;   ///< of the source
-  uint64_t target = 0;  ///< of what its values become
-};
-
 /// Rows that one thread takes at a time.
 uint64_t task_rows(uint64_t cols) {
   return std::max<uint64_t>(1, kTaskValues / cols);
@@ -267,19 +294,22 @@ uint64_t least_rows(const TensorJob& job) {
 class Quantizer {
  public:
   Quantizer(const Checkpoint& checkpoint, const fs::path& target, const QuantizeOptions& options,
-            const StopFlag& stop, const QuantizeProgress& progress, Work work)
+            const StopFlag& stop, const NoticeSink& notice, const QuantizeProgress& progress,
+            Work work)
       : files_(checkpoint),
         checkpoint_(checkpoint),
         target_(target),
         stop_(stop),
         progress_(progress),
         work_(std::move(work)),
-        threads_(options.threads != 0 ? options.threads : usable_cores()),
+        threads_(startable_to_compute(options.threads != 0 ? options.threads : usable_cores(),
+                                      kReaders, notice)),
         allowed_(tbb::global_control::max_allowed_parallelism,
                  std::max<size_t>(threads_, tbb::info::default_concurrency())),
         arena_(static_cast<int>(threads_)) {
     for (const TensorJob& job : work_.jobs) total_bytes_ += job.source_bytes();
     size_buffers(options.ram_bytes);
+    start_workers(arena_, threads_, "--threads");
   }
 
   QuantizeResult run() {
@@ -304,35 +334,36 @@ class Quantizer {
     file.publish();
     result.file_bytes = layout.file_bytes;
     result.no_tokenizer = work_.no_tokenizer;
+    result.lost_ends = work_.lost_ends;
     result.unused = work_.unused;
     return result;
   }
 
  private:
-  /// The largest chunks that fit, up to where more bring nothing.
+  /// The largest chunks that fit, up to where more bring nothing: two of the source and one of what
+  /// they become, beside the file's own buffer and what each thread needs for a task.
   void size_buffers(uint64_t ram_bytes) {
-    uint64_t widest = 1;
-    for (const TensorJob& job : work_.jobs) widest = std::max(widest, job.cols);
-    const uint64_t fixed = NewFile::kBufferBytes + threads_ * 2 * 4 * task_values(widest);
-    const uint64_t left = ram_bytes > fixed ? ram_bytes - fixed : 0;
-    uint64_t most_chunk = kLeastChunkBytes;
+    uint64_t least = kLeastChunkBytes;
+    uint64_t most_values = 0;
     for (const TensorJob& job : work_.jobs) {
-      most_chunk = std::max(most_chunk, least_rows(job) * job.source_row());
+      if (!job.given.empty()) continue;
+      least = std::max(least, least_rows(job) * job.source_row());
+      most_values = std::max(most_values, task_values(job.cols));
     }
-    for (uint64_t chunk = kMostChunkBytes; chunk >= most_chunk; chunk /= 2) {
-      const uint64_t target = target_bytes(chunk);
-      if (2 * chunk + target > left && chunk / 2 >= most_chunk) continue;
-      sizes_ = {chunk, target};
-      break;
+    const uint64_t of_threads = threads_ * kTaskCopies * sizeof(float) * most_values;
+    const auto needed = [&](uint64_t chunk) {
+      return NewFile::kBufferBytes + of_threads + 2 * align_up(chunk, kHugePageBytes) +
+             align_up(target_bytes(chunk), kHugePageBytes);
+    };
+    uint64_t chunk = std::max(least, kMostChunkBytes);
+    while (chunk > least && needed(chunk) > ram_bytes) chunk = std::max(chunk / 2, least);
+    if (needed(chunk) > ram_bytes) {
+      throw Error(fmt::format("--ram {}: {} are needed", format_bytes(ram_bytes),
+                              format_bytes_up(needed(chunk))));
     }
-    if (sizes_.chunk == 0) sizes_ = {most_chunk, target_bytes(most_chunk)};
-    const uint64_t needed = fixed + 2 * sizes_.chunk + sizes_.target;
-    if (needed > ram_bytes) {
-      throw Error(
-          fmt::format("--ram {}: {} are needed", format_bytes(ram_bytes), format_bytes_up(needed)));
-    }
-    for (HugeBuffer& buffer : source_) buffer = HugeBuffer(sizes_.chunk);
-    encoded_ = HugeBuffer(sizes_.target);
+    chunk_bytes_ = chunk;
+    for (HugeBuffer& buffer : source_) buffer = HugeBuffer(chunk);
+    encoded_ = HugeBuffer(target_bytes(chunk));
   }
 
   uint64_t chunk_rows(const TensorJob& job, uint64_t chunk_bytes) const {
@@ -352,7 +383,7 @@ class Quantizer {
   void list_chunks() {
     for (const TensorJob& job : work_.jobs) {
       if (!job.given.empty()) continue;
-      const uint64_t each = chunk_rows(job, sizes_.chunk);
+      const uint64_t each = chunk_rows(job, chunk_bytes_);
       for (uint64_t first = 0; first < job.rows; first += each) {
         chunks_.push_back({&job, first, std::min(each, job.rows - first)});
       }
@@ -434,10 +465,11 @@ class Quantizer {
 
   /// Blocks that are to stay as they are, bit by bit.
   static bool stays(const TensorJob& job) {
-    return job.from == job.spec.format && has_blocks(job.from) && job.rotated_head == 0;
+    return job.from == job.spec.format && has_blocks(job.from) && job.rotated_head == 0 &&
+           job.added == 0;
   }
 
-  /// Rows [first, first + rows) of a chunk: they begin a head where heads are turned.
+  /// Rows [first, first + rows) of a chunk, which begins a head where heads are turned.
   Errors encode_rows(const Chunk& chunk, const std::byte* source, uint64_t first, uint64_t rows) {
     const TensorJob& job = *chunk.job;
     if (stays(job)) {
@@ -450,6 +482,9 @@ class Quantizer {
       const uint64_t row = first + r;
       const uint64_t from = job.rotated_head != 0 ? hf_row(row, job.rotated_head) : row;
       decode_values(job.from, source + from * job.source_row(), job.cols, &values[r * job.cols]);
+    }
+    if (job.added != 0) {
+      for (float& value : values) value += job.added;
     }
     std::byte* out = encoded_.data() + first * job.target_row();
     const EncodeResult result = encode_values(job.spec.format, values.data(), values.size(), out);
@@ -493,7 +528,7 @@ class Quantizer {
   uint32_t threads_;
   tbb::global_control allowed_;  ///< more threads than cores, where that was asked for
   tbb::task_arena arena_;
-  BufferSizes sizes_;
+  uint64_t chunk_bytes_ = 0;
   HugeBuffer source_[2];
   HugeBuffer encoded_;
   std::vector<Chunk> chunks_;
@@ -526,7 +561,8 @@ QuantizeResult quantize(const fs::path& source, const fs::path& target,
   const Checkpoint checkpoint = Checkpoint::open(source, DirectChoice::kOff, notice);
   Work work = checkpoint.metadata() != nullptr ? GgufWork(checkpoint, options.type).take()
                                                : FolderWork(checkpoint, options.type).take();
-  return Quantizer(checkpoint, target, options, stop, progress, std::move(work)).run();
+  say_what_is_left_out(work, notice);
+  return Quantizer(checkpoint, target, options, stop, notice, progress, std::move(work)).run();
 }
 
 }  // namespace spillway

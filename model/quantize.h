@@ -34,6 +34,7 @@ struct QuantizeResult {
   std::vector<QuantizedTensor> tensors;
   uint64_t file_bytes = 0;
   std::string no_tokenizer;         ///< why it could not be carried; empty = it was, or is none
+  std::vector<uint32_t> lost_ends;  ///< tokens that end an answer, for which there was no key
   std::vector<std::string> unused;  ///< tensors of the source that the model does not need
 };
 
@@ -45,7 +46,8 @@ bool can_quantize_to(const MatrixType& type);
 std::vector<std::string> quantize_type_names();
 
 /// From the folder of a Hugging Face checkpoint or a GGUF file. `target` must not exist; it gets
-/// its name when it is whole, and nothing stays of it on any failure. Throws Error, Stopped.
+/// its name when it is whole, and nothing stays of it on any failure. What the file will lack is
+/// said before the work begins. Throws Error, Stopped.
 QuantizeResult quantize(const std::filesystem::path& source, const std::filesystem::path& target,
                         const QuantizeOptions& options, const StopFlag& stop,
                         const NoticeSink& notice, const QuantizeProgress& progress);

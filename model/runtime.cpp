@@ -7,7 +7,8 @@
 #include <array>
 
 #include "core/error.h"
-#include "core/limits.h"
+#include "core/one_line.h"
+#include "core/thread.h"
 #include "core/units.h"
 #include "kernels/host/cpu_features.h"
 #include "model/gguf_config.h"
@@ -196,15 +197,11 @@ std::vector<uint64_t> unit_sizes(const Config& config, const Device& device) {
 /// Also what shows that config.json is not the checkpoint's own.
 std::string unused_note(const ModelConfig& config, const std::vector<std::string>& names,
                         const Checkpoint& checkpoint) {
-  constexpr size_t kShown = 3;
-  const size_t shown = std::min(kShown, names.size());
-  std::string list = fmt::format("{}", fmt::join(names.begin(), names.begin() + shown, ", "));
-  if (names.size() > shown) list += fmt::format(" and {} more", names.size() - shown);
   return fmt::format(
       "{}: the model that {} describes ({}, {} layers) leaves {} of the checkpoint's "
       "tensors unused: {}",
       checkpoint.path().string(), checkpoint.metadata() != nullptr ? "its metadata" : "config.json",
-      config.architecture, config.layers, names.size(), list);
+      config.architecture, config.layers, names.size(), first_few(names));
 }
 
 }  // namespace
@@ -247,23 +244,9 @@ namespace {
 /// Besides the threads that compute: the feeder's, and the copies' of a discrete device.
 constexpr uint32_t kOtherThreads = 2;
 
-/// As many as configured, or as the system lets a process start: tried here, because a library that
-/// finds out later ends the program.
 uint32_t compute_threads(const Config& config, const NoticeSink& notice) {
   const uint32_t wanted = config.compute_threads != 0 ? config.compute_threads : usable_cores();
-  const uint32_t all = wanted - 1 + kOtherThreads;  // the first one is there
-  const uint32_t startable = startable_threads(all);
-  if (startable < kOtherThreads) {
-    throw Error(fmt::format(
-        "{} threads are needed beside the first, and {} can be started{}; raise that limit, or end "
-        "other processes",
-        kOtherThreads, startable, thread_limits_text()));
-  }
-  if (startable == all) return wanted;
-  const uint32_t left = startable - kOtherThreads + 1;
-  notice(fmt::format("computing with {} threads instead of {}: no more can be started{}", left,
-                     wanted, thread_limits_text()));
-  return left;
+  return startable_to_compute(wanted, kOtherThreads, notice);
 }
 
 }  // namespace

@@ -5,7 +5,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
+#include <cmath>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
@@ -16,6 +17,7 @@
 #include "core/thread.h"
 #include "core/units.h"
 #include "core/user_path.h"
+#include "io/gguf_files.h"
 #include "io/gguf_writer.h"
 #include "model/gguf_metadata.h"
 #include "model/gguf_names.h"
@@ -34,12 +36,20 @@ constexpr uint64_t kMaxUnitBytes = 256;  // of a format's block
 constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr uint32_t kFirstSpecial = 256;  // ids 0..255 are bytes, then begin, end, fillers
 
+constexpr const char* kGemma2Class = "Gemma2ForCausalLM";
+constexpr const char* kGemma3Class = "Gemma3ForCausalLM";
+constexpr const char* kPhi3Class = "Phi3ForCausalLM";
+
 struct Preset {
   const char* name;
   const char* architecture;
   uint32_t layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, context;
   double rope_theta;
   bool tied;
+  uint32_t window = 0;
+  uint32_t query_scalar = 0;  ///< what scores are divided by the root of; 0 = head_dim
+  double rope_factor = 1;     ///< linear scaling
+  uint32_t rotary_dim = 0;
 };
 constexpr Preset kPresets[] = {
     {"tiny", "LlamaForCausalLM", 4, 256, 768, 8, 4, 32, 1024, 1024, 1e4, false},
@@ -51,6 +61,18 @@ constexpr Preset kPresets[] = {
     {"mistral-7b", "MistralForCausalLM", 32, 4096, 14336, 32, 8, 128, 32768, 32768, 1e6, false},
     {"qwen2.5-7b", "Qwen2ForCausalLM", 28, 3584, 18944, 28, 4, 128, 152064, 32768, 1e6, false},
     {"qwen3-8b", "Qwen3ForCausalLM", 36, 4096, 12288, 32, 8, 128, 151936, 40960, 1e6, false},
+    {"gemma-2-2b", kGemma2Class, 26, 2304, 9216, 8, 4, 256, 256000, 8192, 1e4, true, 4096},
+    {"gemma-2-9b", kGemma2Class, 42, 3584, 14336, 16, 8, 256, 256000, 8192, 1e4, true, 4096},
+    {"gemma-2-27b", kGemma2Class, 46, 4608, 36864, 32, 16, 128, 256000, 8192, 1e4, true, 4096, 144},
+    {"gemma-3-1b", kGemma3Class, 26, 1152, 6912, 4, 1, 256, 262144, 32768, 1e6, true, 512},
+    {"gemma-3-4b", kGemma3Class, 34, 2560, 10240, 8, 4, 256, 262208, 131072, 1e6, true, 1024, 0, 8},
+    {"gemma-3-12b", kGemma3Class, 48, 3840, 15360, 16, 8, 256, 262208, 131072, 1e6, true, 1024, 0,
+     8},
+    {"gemma-3-27b", kGemma3Class, 62, 5376, 21504, 32, 16, 128, 262208, 131072, 1e6, true, 1024,
+     168, 8},
+    {"phi-3-mini", kPhi3Class, 32, 3072, 8192, 32, 32, 96, 32064, 4096, 1e4, false, 2047},
+    {"phi-4", kPhi3Class, 40, 5120, 17920, 40, 10, 128, 100352, 16384, 2.5e5, false},
+    {"phi-4-mini", kPhi3Class, 32, 3072, 8192, 24, 8, 128, 200064, 4096, 1e4, true, 0, 0, 1, 96},
 };
 
 struct SyntheticTensor {
@@ -214,12 +236,8 @@ class SyntheticWriter {
 
   std::string config_json() const {
     const ModelConfig& m = options_.model;
-    // "LlamaForCausalLM" is of the model type "llama": other programs want to see it.
-    std::string type = m.architecture.substr(0, m.architecture.find("ForCausalLM"));
-    std::transform(type.begin(), type.end(), type.begin(),
-                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
     OrderedJson json = {{"architectures", {m.architecture}},
-                        {"model_type", type},
+                        {"model_type", model_type_of(m.architecture)},
                         {"hidden_size", m.hidden},
                         {"intermediate_size", m.intermediate},
                         {"num_hidden_layers", m.layers},
@@ -230,12 +248,30 @@ class SyntheticWriter {
                         {"max_position_embeddings", m.context},
                         {"rms_norm_eps", m.rms_epsilon},
                         {"rope_theta", m.rope_theta},
-                        {"hidden_act", "silu"},
+                        {"hidden_act", m.gelu ? "gelu_pytorch_tanh" : "silu"},
                         {"tie_word_embeddings", m.tied_embeddings},
                         {"bos_token_id", kFirstSpecial},
                         {"eos_token_id", kFirstSpecial + 1}};
     add_window(json);
+    if (is_gemma(m)) add_gemma(json);
+    if (m.rope_scaling.kind == RopeScaling::Kind::kLinear) {
+      json["rope_scaling"] = {{"rope_type", "linear"}, {"factor", m.rope_scaling.factor}};
+    }
+    if (m.rotary_dim > 0) {
+      json["partial_rotary_factor"] = static_cast<double>(m.rotary_dim) / m.head_dim;
+    }
     return json.dump(2);
+  }
+
+  void add_gemma(OrderedJson& json) const {
+    const ModelConfig& m = options_.model;
+    const auto or_null = [](float cap) { return cap > 0 ? OrderedJson(cap) : OrderedJson(); };
+    const double scale = m.score_scale;
+    json["hidden_activation"] = "gelu_pytorch_tanh";
+    json["query_pre_attn_scalar"] = scale > 0 ? std::lround(1 / (scale * scale)) : m.head_dim;
+    json["attn_logit_softcapping"] = or_null(m.score_cap);
+    json["final_logit_softcapping"] = or_null(m.logit_cap);
+    if (m.local_rope_theta) json["rope_local_base_freq"] = *m.local_rope_theta;
   }
 
   /// Not to say anything would be a window of 4096 for Mistral.
@@ -243,8 +279,9 @@ class SyntheticWriter {
     const ModelConfig& m = options_.model;
     if (m.architecture == "LlamaForCausalLM") return;
     json["sliding_window"] = m.sliding_window ? OrderedJson(*m.sliding_window) : OrderedJson();
-    if (m.architecture == "MistralForCausalLM" || !m.sliding_window) return;
-    json["use_sliding_window"] = true;
+    const bool all = m.architecture == "MistralForCausalLM" || m.architecture == kPhi3Class;
+    if (all || !m.sliding_window) return;
+    if (!is_gemma(m)) json["use_sliding_window"] = true;
     for (const bool slides : m.sliding_layers) {
       json["layer_types"].push_back(slides ? "sliding_attention" : "full_attention");
     }
@@ -316,7 +353,7 @@ class SyntheticWriter {
       describe_part(part, parts, tensors_, metadata);
       std::vector<GgufTensorSpec> specs;
       for (const SyntheticTensor& tensor : shards_[part]) {
-        specs.push_back(gguf_tensor(tensor.spec, tensor.format));
+        specs.push_back(gguf_tensor(options_.model, tensor.spec, tensor.format));
       }
       const GgufLayout layout = lay_out_gguf(metadata, specs);
       NewFile file(folder / shard_name(part), layout.file_bytes);
@@ -387,6 +424,10 @@ class SyntheticWriter {
 
   void fill(const SyntheticTensor& tensor, const SyntheticValues& values, uint64_t first,
             uint64_t count, std::byte* out) const {
+    if (tensor.spec.vector && !in_gguf() && options_.model.norm_added == 1) {
+      std::memset(out, 0, row_bytes(tensor.format, count));  // 0.0, which is 1 in such a norm
+      return;
+    }
     if (!interleaved(tensor)) {
       return values.fill(tensor.number, tensor.spec.vector, first, count, out);
     }
@@ -432,6 +473,17 @@ class SyntheticWriter {
   uint64_t done_bytes_ = 0;
 };
 
+void add_gemma_weights(ModelConfig& config) {
+  add_gemma_ways(config);
+  config.norm_added = 1;
+  if (config.architecture == kGemma2Class) {
+    config.score_cap = 50;
+    config.logit_cap = 30;
+  } else {
+    config.local_rope_theta = 1e4;
+  }
+}
+
 }  // namespace
 
 ModelConfig preset_config(const std::string& name) {
@@ -449,11 +501,32 @@ ModelConfig preset_config(const std::string& name) {
     config.context = preset.context;
     config.rope_theta = preset.rope_theta;
     config.tied_embeddings = preset.tied;
-    config.rms_epsilon = 1e-5;
+    config.rms_epsilon = is_gemma(config) ? 1e-6 : 1e-5;
+    config.fused = config.architecture == kPhi3Class;
+    config.rotary_dim = preset.rotary_dim;
+    if (preset.window > 0) config.sliding_window = preset.window;
+    if (preset.rope_factor != 1) {
+      config.rope_scaling.kind = RopeScaling::Kind::kLinear;
+      config.rope_scaling.factor = preset.rope_factor;
+      config.rope_scaling.original_max_positions = preset.context;
+    }
+    if (preset.query_scalar > 0) {
+      config.score_scale =
+          static_cast<float>(1 / std::sqrt(static_cast<double>(preset.query_scalar)));
+    }
     config.qkv_bias = config.architecture == "Qwen2ForCausalLM";
     config.qk_norm = config.architecture == "Qwen3ForCausalLM";
+    if (is_gemma(config)) add_gemma_weights(config);
+    fit_to_shape(config);
   }
   return config;
+}
+
+void fit_to_shape(ModelConfig& config) {
+  if (!config.sliding_window) return;
+  const uint32_t period = config.architecture == kGemma2Class ? 2 : 6;
+  config.sliding_layers = is_gemma(config) ? all_but_every(period, config.layers)
+                                           : std::vector<bool>(config.layers, true);
 }
 
 std::vector<std::string> preset_names() {

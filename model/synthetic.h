@@ -26,6 +26,8 @@ struct SyntheticOptions {
 
 /// "llama-2-7b" and the like; empty architecture when unknown.
 ModelConfig preset_config(const std::string& name);
+/// After the shape of a preset was changed: what follows from it.
+void fit_to_shape(ModelConfig& config);
 std::vector<std::string> preset_names();
 
 /// Called with bytes written and bytes in all.

@@ -44,10 +44,6 @@ uint64_t mix(uint64_t x) {  // splitmix64's finalizer: a counter in, an independ
   return x ^ (x >> 31);
 }
 
-void put_half(std::byte* at, uint16_t bits) {
-  std::memcpy(at, &bits, sizeof(bits));
-}
-
 /// Where a block keeps its f16 numbers, and the second one's ratio to the first with which values
 /// have mean 0.
 struct BlockShape {

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <iterator>
 #include <string_view>
 #include <unordered_set>
 
@@ -16,16 +15,6 @@
 namespace spillway {
 namespace {
 
-WeightSpec vector_of(std::string name, uint32_t size) {
-  return {std::move(name), 1, size, true};
-}
-
-void add_linear(std::vector<WeightSpec>& list, const std::string& name, uint32_t outputs,
-                uint32_t inputs, bool bias) {
-  list.push_back({name + ".weight", outputs, inputs, false});
-  if (bias) list.push_back(vector_of(name + ".bias", outputs));
-}
-
 struct Found {
   TensorSpec tensor;
   Weight weight;
@@ -33,13 +22,20 @@ struct Found {
 
 constexpr const char* kHeadName = "lm_head.weight";
 
-/// The name that the checkpoint has for a tensor: checkpoints of the bare model lack the prefix.
-std::string stored_name(const std::string& name, const Checkpoint& checkpoint) {
-  if (checkpoint.metadata() != nullptr) return gguf_tensor_name(name).value_or(name);
+/// The name that the checkpoint has for a tensor: checkpoints of the bare model lack the prefix,
+/// and those of texts and images have another one.
+std::string stored_name(const std::string& name, const ModelConfig& config,
+                        const Checkpoint& checkpoint) {
+  if (checkpoint.metadata() != nullptr) {
+    return gguf_tensor_name(name, config.architecture).value_or(name);
+  }
+  if (checkpoint.has(name)) return name;
   constexpr std::string_view kPrefix = "model.";
-  if (!checkpoint.has(name) && name.starts_with(kPrefix)) {
-    const std::string bare = name.substr(kPrefix.size());
-    if (checkpoint.has(bare)) return bare;
+  const std::string bare = name.starts_with(kPrefix) ? name.substr(kPrefix.size()) : name;
+  const bool inside = bare != name;
+  for (const std::string& other : {inside ? bare : std::string(), "language_model." + name,
+                                   inside ? "model.language_model." + bare : std::string()}) {
+    if (checkpoint.has(other)) return other;
   }
   return name;
 }
@@ -65,7 +61,7 @@ std::string computable_formats(const WeightSpec& spec, const Checkpoint& checkpo
 }
 
 Found locate(const WeightSpec& spec, const ModelConfig& config, const Checkpoint& checkpoint) {
-  const std::string name = stored_name(spec.name, checkpoint);
+  const std::string name = stored_name(spec.name, config, checkpoint);
   const TensorEntry* entry = checkpoint.find(name);
   if (entry == nullptr) {
     throw Error(fmt::format(
@@ -74,8 +70,9 @@ Found locate(const WeightSpec& spec, const ModelConfig& config, const Checkpoint
         checkpoint.path().string(), name, config.architecture, description_of(checkpoint)));
   }
   const std::string& path = checkpoint.files()[entry->file].info().path;
+  const uint32_t rows = spec.stored_rows > 0 ? spec.stored_rows : spec.rows;
   const auto expected =
-      spec.vector ? std::vector<uint64_t>{spec.cols} : std::vector<uint64_t>{spec.rows, spec.cols};
+      spec.vector ? std::vector<uint64_t>{spec.cols} : std::vector<uint64_t>{rows, spec.cols};
   if (entry->shape != expected) {
     throw Error(
         fmt::format("{}: tensor {} has shape [{}] but {} asks for [{}]; one of the two is of "
@@ -90,59 +87,13 @@ Found locate(const WeightSpec& spec, const ModelConfig& config, const Checkpoint
   }
   Found found;
   found.weight = {spec, *entry->format};
-  found.tensor = {entry->name,
-                  entry->file,
-                  entry->offset,
-                  spec.rows,
-                  row_bytes(*entry->format, spec.cols),
-                  spec.vector ? 0 : uint64_t{kPanelRows}};
+  const uint64_t bytes = row_bytes(*entry->format, spec.cols);
+  found.tensor = {entry->name, entry->file, entry->offset + spec.first_row * bytes,
+                  spec.rows,   bytes,       spec.vector ? 0 : uint64_t{kPanelRows}};
   return found;
 }
 
 }  // namespace
-
-std::vector<WeightSpec> decoder_weights(const ModelConfig& config, uint32_t index) {
-  const std::string prefix = fmt::format("model.layers.{}.", index);
-  const std::string attention = prefix + "self_attn.";
-  std::vector<WeightSpec> list;
-  list.push_back(vector_of(prefix + "input_layernorm.weight", config.hidden));
-  add_linear(list, attention + "q_proj", config.q_width(), config.hidden, config.qkv_bias);
-  add_linear(list, attention + "k_proj", config.kv_width(), config.hidden, config.qkv_bias);
-  add_linear(list, attention + "v_proj", config.kv_width(), config.hidden, config.qkv_bias);
-  if (config.qk_norm) {
-    list.push_back(vector_of(attention + "q_norm.weight", config.head_dim));
-    list.push_back(vector_of(attention + "k_norm.weight", config.head_dim));
-  }
-  add_linear(list, attention + "o_proj", config.hidden, config.q_width(), config.output_bias);
-  list.push_back(vector_of(prefix + "post_attention_layernorm.weight", config.hidden));
-  add_linear(list, prefix + "mlp.gate_proj", config.intermediate, config.hidden, config.mlp_bias);
-  add_linear(list, prefix + "mlp.up_proj", config.intermediate, config.hidden, config.mlp_bias);
-  add_linear(list, prefix + "mlp.down_proj", config.hidden, config.intermediate, config.mlp_bias);
-  return list;
-}
-
-std::vector<WeightSpec> head_weights(const ModelConfig& config) {
-  std::vector<WeightSpec> list = {vector_of("model.norm.weight", config.hidden)};
-  list.push_back(config.tied_embeddings
-                     ? embedding_weight(config)
-                     : WeightSpec{kHeadName, config.vocab, config.hidden, false});
-  return list;
-}
-
-WeightSpec embedding_weight(const ModelConfig& config) {
-  return {"model.embed_tokens.weight", config.vocab, config.hidden, false};
-}
-
-std::vector<WeightSpec> model_weights(const ModelConfig& config) {
-  std::vector<WeightSpec> all = {embedding_weight(config)};
-  const auto add = [&](std::vector<WeightSpec> list) {
-    std::move(list.begin(), list.end(), std::back_inserter(all));
-  };
-  for (uint32_t i = 0; i < config.layers; ++i) add(decoder_weights(config, i));
-  add(head_weights(config));
-  if (all.back().name == all.front().name) all.pop_back();
-  return all;
-}
 
 uint64_t WeightMap::pass_bytes() const {
   uint64_t bytes = 0;
@@ -210,9 +161,10 @@ std::vector<std::string> unused_tensors(const WeightMap& map, const Checkpoint& 
 
 WeightMap map_weights(const ModelConfig& config, const Checkpoint& checkpoint) {
   WeightMap map;
+  map.program = model_program(config);
   WeightSpec table = embedding_weight(config);
-  const bool has_table = checkpoint.has(stored_name(table.name, checkpoint));
-  const bool has_head = checkpoint.has(stored_name(kHeadName, checkpoint));
+  const bool has_table = checkpoint.has(stored_name(table.name, config, checkpoint));
+  const bool has_head = checkpoint.has(stored_name(kHeadName, config, checkpoint));
   map.tied = config.tied_embeddings && !(has_table && has_head);
   if (map.tied && !has_table && has_head) table.name = kHeadName;
   const auto add_layer = [&](std::string name, const std::vector<WeightSpec>& specs) {
@@ -228,7 +180,7 @@ WeightMap map_weights(const ModelConfig& config, const Checkpoint& checkpoint) {
     map.weights.push_back(std::move(weights));
   };
   for (uint32_t i = 0; i < config.layers; ++i) {
-    add_layer(fmt::to_string(i), decoder_weights(config, i));
+    add_layer(fmt::to_string(i), decoder_weights(map.program, i));
   }
   std::vector<WeightSpec> head = head_weights(config);
   head.back() = map.tied ? table : WeightSpec{kHeadName, config.vocab, config.hidden, false};

@@ -1,4 +1,4 @@
-// Which tensors a model needs, in the order of their use, and where the checkpoint has them.
+// Where a checkpoint has the tensors that a model needs, in the order of their use.
 #pragma once
 
 #include <cstdint>
@@ -8,25 +8,11 @@
 
 #include "core/weight_format.h"
 #include "io/checkpoint.h"
+#include "model/layer_program.h"
 #include "model/model_config.h"
 #include "tiers/layer_layout.h"
 
 namespace spillway {
-
-/// A tensor the architecture has; vectors have rows = 1.
-struct WeightSpec {
-  std::string name;
-  uint32_t rows = 0;
-  uint32_t cols = 0;
-  bool vector = false;  ///< stored with one dimension
-};
-
-/// Tensors of decoder layer `index`, and of the head, in the order in which Forward uses them.
-std::vector<WeightSpec> decoder_weights(const ModelConfig& config, uint32_t index);
-std::vector<WeightSpec> head_weights(const ModelConfig& config);
-WeightSpec embedding_weight(const ModelConfig& config);
-/// All of them, each once: the embedding table, the layers, the head.
-std::vector<WeightSpec> model_weights(const ModelConfig& config);
 
 struct Weight {
   WeightSpec spec;
@@ -41,6 +27,7 @@ struct FormatBytes {
 /// The model's layers over a checkpoint: decoder layers "0".. and "head". weights[l][t] describes
 /// layers[l].tensors[t].
 struct WeightMap {
+  ModelProgram program;  ///< what uses them
   std::vector<LayerSpec> layers;
   std::vector<std::vector<Weight>> weights;
   LayerSpec embed;

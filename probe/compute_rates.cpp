@@ -15,10 +15,8 @@ constexpr uint32_t kCols = 4096;
 /// Of the small calls: as many outputs as the large ones have, so that both are spread over cores
 /// alike, on an eighth of the bytes.
 constexpr uint32_t kSmallCols = 512;
-/// As many outputs as short rows of weights have at the same bytes, where outputs are cheap to
-/// keep.
+/// As many outputs as short rows of weights have at the same bytes.
 constexpr uint32_t kTallTimes = 8;
-constexpr uint32_t kMostTallRows = 16;
 /// Of the time of a large call: short ones are many.
 constexpr double kSmallShare = 0.25;
 /// As models of today have them; a head's elements apart from what every score costs.
@@ -77,11 +75,13 @@ class DeviceProbe {
     std::vector<double> wide;
     std::vector<double> narrow;
     std::vector<double> values;
+    std::vector<double> gated;
     for (uint32_t round = 0; round < rounds(); ++round) {
       progress("attention");
       wide.push_back(seconds_per_score(kWideHeads));
       narrow.push_back(seconds_per_score(kNarrowHeads));
       values.push_back(seconds_per_value());
+      gated.push_back(seconds_per_gated_value());
       for (MatmulCalls& of_format : calls) {
         progress(format_name(of_format.format));
         measure_matmul(of_format);
@@ -89,6 +89,7 @@ class DeviceProbe {
     }
     take_attention(rates, middle_of(wide), middle_of(narrow));
     rates.value_seconds = middle_of(values);
+    rates.gated_seconds = middle_of(gated);
     for (const MatmulCalls& of_format : calls) rates.matmuls.push_back(rates_of(of_format));
     for (MatmulRate& rate : rates.matmuls) fill_beside_reads(rate);
     return rates;
@@ -210,11 +211,9 @@ class DeviceProbe {
     const Memory rows = device_.allocate(uint64_t{2} * kSmallCols * sizeof(float));
     ops_.zero(*stream_, rows.data(), rows.bytes());
     auto* x = reinterpret_cast<float*>(rows.data());
-    const WeightView weight{weights_.data(), WeightFormat::kF32, 1, kSmallCols};
-    const auto norm = [&] {
-      ops_.norm_input(*stream_, x, nullptr, weight, 1, 1e-5f, x + kSmallCols);
-    };
-    return time_calls(norm, 0, kSmallShare).median_seconds;
+    const NormWeight norm{{weights_.data(), WeightFormat::kF32, 1, kSmallCols}, 1e-5f};
+    const auto run = [&] { ops_.norm_input(*stream_, x, nullptr, norm, 1, x + kSmallCols); };
+    return time_calls(run, 0, kSmallShare).median_seconds;
   }
 
   static double middle_of(std::vector<double> rounds) {
@@ -263,12 +262,26 @@ class DeviceProbe {
     const Memory activations = device_.allocate(2 * values * sizeof(float));
     ops_.zero(*stream_, activations.data(), activations.bytes());
     auto* x = reinterpret_cast<float*>(activations.data());
-    const WeightView weight{weights_.data(), WeightFormat::kF32, 1, kCols};
-    const auto norm = [&] {
-      ops_.norm_input(*stream_, x, x + values, weight, rows, 1e-5f, x + values);
-    };
-    return time_calls(norm, 0, kSmallShare * round_share()).median_seconds /
+    const NormWeight norm{{weights_.data(), WeightFormat::kF32, 1, kCols}, 1e-5f};
+    const auto run = [&] { ops_.norm_input(*stream_, x, x + values, norm, rows, x + values); };
+    return time_calls(run, 0, kSmallShare * round_share()).median_seconds /
            static_cast<double>(2 * values);
+  }
+
+  /// The activation between an MLP's matmuls.
+  double seconds_per_gated_value() {
+    const uint32_t rows = prompt_rows();
+    const Memory workspace = bind_workspace(WeightFormat::kBF16, rows);
+    const uint64_t values = uint64_t{rows} * kCols;
+    const Memory activations = device_.allocate(2 * values * sizeof(float));
+    // Zeros stay as they are; other numbers would end as denormal ones, which are slow.
+    ops_.zero(*stream_, activations.data(), activations.bytes());
+    auto* gate = reinterpret_cast<float*>(activations.data());
+    const auto activate = [&] {
+      ops_.gated_input(*stream_, Activation::kSilu, gate, gate + values, rows, kCols);
+    };
+    return time_calls(activate, 0, kSmallShare * round_share()).median_seconds /
+           static_cast<double>(values);
   }
 
   /// Of a large tile, as the units of a run are; of blocks as many, for the sake of a probe's
@@ -314,8 +327,8 @@ class DeviceProbe {
     const bool whole = !has_blocks(format);
     const double part = round_share() * (whole ? 1 : kBlocksShare);
     const Memory workspace = bind_workspace(format, prompt_rows());
-    const Memory output = device_.allocate(std::max(
-        output_bytes(format, prompt_rows()), output_bytes(format, kMostTallRows) * kTallTimes));
+    const Memory output =
+        device_.allocate(output_bytes(format, prompt_rows()) * (whole ? kTallTimes : 1));
     const uint32_t outputs = outputs_of(format);
     const auto call_of = [&](uint32_t rows, uint32_t wanted, uint32_t cols, double share) {
       return time_call(format, output, rows, wanted, cols, part * share);
@@ -326,7 +339,6 @@ class DeviceProbe {
       of_rows.large.push_back(call_of(rows, outputs, kCols, 1));
       if (!whole) continue;
       of_rows.small.push_back(call_of(rows, outputs, kSmallCols, kSmallShare));
-      if (rows > kMostTallRows) continue;
       of_rows.tall.push_back(call_of(rows, kTallTimes * outputs, kCols / kTallTimes, kSmallShare));
     }
     if (reads_ != nullptr) measure_beside_reads(calls, output, part);

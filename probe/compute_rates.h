@@ -40,11 +40,12 @@ struct DeviceRates {
   double operation_seconds =
       0;  ///< an operation on a row so short that starting it is all it costs
   /// Of a prompt, beside its matmuls; 0 = not measured. A multiply-add of attention (two for every
-  /// query, position it sees and element of a head), what each query and position cost beside, and
-  /// a value that a norm, a rotation, an activation or a conversion takes once.
+  /// query, position it sees and element of a head), what each query and position cost beside, a
+  /// value that a norm, a rotation or a conversion takes once, and one that is activated.
   double attention_seconds = 0;
   double score_seconds = 0;
   double value_seconds = 0;
+  double gated_seconds = 0;
   std::vector<MatmulRate> matmuls;
 };
 

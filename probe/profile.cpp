@@ -72,6 +72,7 @@ Json device_json(const DeviceRates& device) {
           {"attention_seconds", device.attention_seconds},
           {"score_seconds", device.score_seconds},
           {"value_seconds", device.value_seconds},
+          {"gated_seconds", device.gated_seconds},
           {"matmuls", matmuls}};
 }
 
@@ -199,6 +200,7 @@ DeviceRates parse_device(const Reader& json) {
   device.attention_seconds = json.moment_or_none("attention_seconds");
   device.score_seconds = json.moment_or_none("score_seconds");
   device.value_seconds = json.moment_or_none("value_seconds");
+  device.gated_seconds = json.moment_or_none("gated_seconds");
   for (const Reader& item : json.at("matmuls").list()) {
     const auto format = parse_format(item.at("dtype").text());
     if (!format) throw Error("matmuls: an unknown dtype " + item.at("dtype").text());

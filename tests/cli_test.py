@@ -321,6 +321,39 @@ class Cli(unittest.TestCase):
         with self.group("pids", pids_max=1) as (join, file):
             self.expect_run_or_reason(expected, f"{file} is 1", config, preexec_fn=join)
 
+    def test_quantize_with_few_threads(self):
+        target = self.root / "few"
+        target.mkdir()
+        target.chmod(0o777)
+        made = target / "few.gguf"
+
+        def quantize(threads, **limits):
+            made.unlink(missing_ok=True)
+            return call("quantize", self.model, made, "--type", "q8_0", "--threads", threads,
+                        preexec_fn=self.as_another_user(**limits) if limits else None)
+
+        self.assertEqual(quantize(1).returncode, 0)
+        expected = made.read_bytes()
+        ran = []
+        for most in (1, 2, 3, 4, 6, 8, 200):
+            done = quantize(64, RLIMIT_NPROC=most)
+            ran.append(done.returncode == 0)
+            if ran[-1]:
+                self.assertEqual(made.read_bytes(), expected)
+                if most < 64:
+                    self.assertRegex(done.stderr, "note: computing with [1-7] threads? instead of 64: "
+                                                  ".*ulimit -u")
+                continue
+            self.assertEqual(done.returncode, 1, done.stderr)
+            errors = [l for l in done.stderr.splitlines() if l.startswith("spillway: ")]
+            self.assertEqual(len(errors), 1, done.stderr)
+            self.assertIn("ulimit -u", errors[0])
+            self.assertEqual(list(target.iterdir()), [])
+        self.assertFalse(ran[0], "one thread cannot do it")
+        self.assertTrue(ran[-2])
+        self.assertEqual(ran, sorted(ran))
+        self.assertEqual(quantize(1025).returncode, 2)
+
     def test_little_address_space(self):
         config = self.config(placement={"policy": "nvme"})
         expected = call("run", config, "--quiet").stdout
@@ -1019,5 +1052,5 @@ class Cli(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    SPILLWAY = sys.argv.pop(1)
+    SPILLWAY = os.path.abspath(sys.argv.pop(1))  # some tests run it elsewhere
     unittest.main()

@@ -237,6 +237,12 @@ TEST(FailureText, HasNoLibrarysWords) {
             std::string::npos);
 }
 
+TEST(OneLine, NamesTheFirstFew) {
+  EXPECT_EQ(first_few({"a"}), "a");
+  EXPECT_EQ(first_few({"a", "b\n", "c"}), "a, b\\n, c");
+  EXPECT_EQ(first_few({"a", "b", "c", "d", "e"}), "a, b, c and 2 more");
+}
+
 TEST(OneLine, LosesItsMiddleOnly) {
   std::string text = "no such file ";
   for (int i = 0; i < 5000; ++i) text += i % 100 == 99 ? "\u20ac " : "\u20ac";

@@ -36,7 +36,9 @@ ModelConfig odd_shape(const std::string& architecture) {
   ModelConfig shape = test::small_shape(architecture);
   shape.layers = 2;
   shape.vocab = 512 + 37;
-  shape.intermediate = 352;  // whole blocks of 32, not of 256
+  shape.intermediate = 352;                                   // whole blocks of 32, not of 256
+  if (architecture == "Gemma3ForCausalLM") shape.layers = 7;  // one that does not slide
+  fit_to_shape(shape);
   return shape;
 }
 
@@ -68,17 +70,18 @@ void put_plain(std::byte* out, WeightFormat format, uint64_t index, float value)
 
 /// Synthetic vectors are ones, which hide where they are mixed up. These are numbers that every
 /// format holds and no other vector has, in the order that the file asks for.
-void vary_vectors(const fs::path& model, uint32_t head_dim) {
+void vary_vectors(const fs::path& model, uint32_t head_dim, float added = 0) {
   const auto checkpoint = Checkpoint::open(model, DirectChoice::kOff, [](const std::string&) {});
   const GgufMetadata* gguf = checkpoint.metadata();
   const bool interleaved =
       gguf != nullptr && gguf_interleaves_heads(*gguf->text("general.architecture"));
+  const auto names = test::hf_names(model_config_of(checkpoint));
   for (const TensorEntry& entry : checkpoint.tensors()) {
     if (entry.shape.size() != 1) continue;
-    const std::string name = gguf != nullptr ? *hf_tensor_name(entry.name) : entry.name;
+    const std::string name = gguf != nullptr ? names.at(entry.name) : entry.name;
     std::mt19937_64 random(std::hash<std::string>()(name));
     std::vector<float> values(entry.shape[0]);
-    const float middle = name.ends_with(".bias") ? 0.0f : 1.0f;
+    const float middle = name.ends_with(".bias") ? 0.0f : 1.0f - added;
     for (float& value : values) value = middle + static_cast<float>(random() % 65) / 64 - 0.5f;
     std::string bytes(entry.bytes, '\0');
     for (uint64_t i = 0; i < values.size(); ++i) {
@@ -183,7 +186,7 @@ class GgufTwin : public ::testing::TestWithParam<TwinCase> {
     const MatrixType type = matrix_type(format_of(GetParam().dtype));
     write_one(dir_ / "m", shape_, type, CheckpointKind::kSafetensors);
     write_one(dir_ / "m.gguf", shape_, type, CheckpointKind::kGguf);
-    vary_vectors(dir_ / "m", shape_.head_dim);
+    vary_vectors(dir_ / "m", shape_.head_dim, shape_.norm_added);
     vary_vectors(dir_ / "m.gguf", shape_.head_dim);
     if (GetParam().biases) add_biases(dir_ / "m");
   }
@@ -221,6 +224,12 @@ std::vector<TwinCase> twin_cases() {
       {"qwen3_f32", "Qwen3ForCausalLM", DType::kF32, false, false, 2, 48},
       {"qwen3_f16_tied", "Qwen3ForCausalLM", DType::kF16, true},
       {"qwen3_bf16", "Qwen3ForCausalLM", DType::kBF16},
+      {"gemma2_f32", "Gemma2ForCausalLM", DType::kF32, true},
+      {"gemma2_bf16", "Gemma2ForCausalLM", DType::kBF16, true, false, 8},
+      {"gemma3_f16", "Gemma3ForCausalLM", DType::kF16, true, false, 1},
+      {"gemma3_bf16", "Gemma3ForCausalLM", DType::kBF16, true},
+      {"phi3_f32", "Phi3ForCausalLM", DType::kF32},
+      {"phi3_bf16_tied", "Phi3ForCausalLM", DType::kBF16, true, false, 2},
   };
   if (!test::kCudaBuilt) return cases;
   const size_t host_cases = cases.size();

@@ -455,12 +455,9 @@ TEST(GgufTokenizer, EndTokens) {
   EXPECT_EQ(gguf_end_tokens(none), (Ids{70000}));
 }
 
-TEST(GgufTokenizer, NoTokenizerAndChatTemplate) {
+TEST(GgufTokenizer, NoTokenizer) {
   GgufMetadata metadata("m.gguf");
   EXPECT_EQ(gguf_tokenizer(metadata), nullptr);
-  EXPECT_EQ(gguf_chat_template(metadata), "");
-  metadata.set("tokenizer.chat_template", "{{ x }}");
-  EXPECT_EQ(gguf_chat_template(metadata), "{{ x }}");
   for (const char* model : {"none", "no_vocab"}) {
     Source source;
     source.model = model;
@@ -497,7 +494,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadGguf{"bert", [](Source& s) { s.model = "bert"; }, "\"bert\" is not supported"},
         BadGguf{"control_characters", [](Source& s) { s.model = "a\nb\x1b"; }, "not supported"},
         BadGguf{"model_kind", [](Source& s) { set(s, "ggml.model", uint32_t{1}); }, "ggml.model"},
-        BadGguf{"pre", [](Source& s) { set(s, "ggml.pre", "new-one"); }, "how \"new-one\" splits text is not known"},
+        BadGguf{"pre", [](Source& s) { set(s, "ggml.pre", "new-one"); },
+                "how \"new-one\" splits text is not known"},
         BadGguf{"no_pre", [](Source& s) { s.more.clear(); }, "ggml.pre: it is missing"},
         BadGguf{"no_tokens", [](Source& s) { s.tokens.clear(); }, "there are no tokens"},
         BadGguf{"tokens_kind", [](Source& s) { set(s, "ggml.tokens", uint32_t{1}); },

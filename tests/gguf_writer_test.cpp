@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "io/gguf_files.h"
+
 namespace spillway {
 namespace {
 

@@ -182,6 +182,25 @@ TEST_P(IsaTest, ProductsAreThoseOfTheReferenceForEveryCountOfRows) {
   }
 }
 
+/// From numbers that are their own tanh to those whose tanh is 1: two and a half units in the last
+/// place of f32 were seen.
+TEST_P(IsaTest, SoftCapIsWithinThreeUnitsInTheLastPlace) {
+  constexpr size_t kCount = 300007;  // a rest behind the last whole vector
+  std::vector<float> x(kCount);
+  for (size_t i = 0; i < kCount; ++i) {
+    const float size = std::exp2(-40.0f + 44.0f * static_cast<float>(i) / kCount);
+    x[i] = i % 2 == 0 ? size : -size;
+  }
+  std::vector<float> capped = x;
+  isa().soft_cap(capped.data(), kCount, 1.0f);
+  for (size_t i = 0; i < kCount; ++i) {
+    const double expected = std::tanh(double{x[i]});
+    const double unit = std::ldexp(1.0, std::ilogb(static_cast<float>(expected)) - 23);
+    ASSERT_LE(std::abs(capped[i] - expected), 3 * unit) << "tanh " << x[i];
+    ASSERT_LE(std::abs(capped[i]), 1.0f);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, IsaTest,
                          ::testing::Values(IsaCase{"baseline", Isa::kBaseline, &kBaselineKernels},
                                            IsaCase{"avx2", Isa::kAvx2, &kAvx2Kernels},

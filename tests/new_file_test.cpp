@@ -1,10 +1,13 @@
 #include "core/new_file.h"
 
 #include <gtest/gtest.h>
+#include <sys/syscall.h>
 
+#include <cerrno>
 #include <filesystem>
 #include <string>
 
+#include "tests/sim/denied_calls.h"
 #include "tests/support.h"
 
 namespace spillway {
@@ -61,6 +64,25 @@ TEST(NewFile, NeverReplaces) {
   EXPECT_NE(error.find("cannot rename"), std::string::npos) << error;
   EXPECT_EQ(test::read_file(dir / "g"), "mine");
   EXPECT_EQ(test::read_file(dir / "f"), "mine");
+}
+
+/// A name that is not on the drive is gone after a crash of the system, and the file with it.
+TEST(NewFile, ItsNameIsOnTheDriveToo) {
+  const test::TempDir dir;
+  const auto publish_with = [&](int error) {
+    return test::in_child([&] {
+      NewFile file(dir / "f", 3);
+      file.write("abc");
+      file.finish();
+      test::deny_calls({__NR_fsync, __NR_fdatasync}, error);
+      const std::string message = test::error_of([&] { file.publish(); });
+      return message.empty() ? 0 : message.find("cannot sync the folder of") == 0 ? 1 : 2;
+    });
+  };
+  EXPECT_EQ(publish_with(EIO), 1);
+  EXPECT_EQ(entries(dir.path()), 0u);
+  EXPECT_EQ(publish_with(EINVAL), 0) << "a file system that cannot say";
+  EXPECT_EQ(entries(dir.path()), 1u);
 }
 
 TEST(NewFile, NamesAFolderThatIsNotThere) {

@@ -198,6 +198,13 @@ class OpsTest : public ::testing::TestWithParam<OpsCase> {
     }
   }
 
+  /// By the activation's own words.
+  static double activated(Activation activation, double x) {
+    if (activation == Activation::kSilu) return x / (1 + std::exp(-x));
+    const double inner = 0.79788456080286536 * (x + 0.044715 * x * x * x);
+    return 0.5 * x * (1 + std::tanh(inner));
+  }
+
   uint64_t seed_ = test::run_seed();
   std::mt19937_64 random_{seed_};
   testing::ScopedTrace trace_{__FILE__, __LINE__, test::seed_note(seed_)};
@@ -319,7 +326,7 @@ TEST_P(OpsTest, RmsnormBiasAndAdd) {
       const auto x = random_floats(rows * cols);
       const auto input = floats(x);
       const auto out = poisoned(x.size());
-      ops_->rmsnorm(*stream_, input.data(), w.view, rows, 1e-5f, out.data());
+      ops_->rmsnorm(*stream_, input.data(), {w.view, 1e-5f}, rows, out.data());
       const auto result = out.read();
       for (uint32_t r = 0; r < rows; ++r) {
         double sum = 0;
@@ -329,8 +336,20 @@ TEST_P(OpsTest, RmsnormBiasAndAdd) {
           ASSERT_NEAR(result[r * cols + i], x[r * cols + i] * scale * w.values[i], 1e-5);
         }
       }
-      ops_->rmsnorm(*stream_, input.data(), w.view, rows, 1e-5f, input.data());
+      ops_->rmsnorm(*stream_, input.data(), {w.view, 1e-5f}, rows, input.data());
       EXPECT_EQ(input.read(), result) << "in place";
+      const auto again = floats(x);
+      ops_->rmsnorm(*stream_, again.data(), {w.view, 1e-5f, 1.0f}, rows, again.data());
+      const auto more = again.read();
+      for (uint32_t r = 0; r < rows; ++r) {
+        double sum = 0;
+        for (uint32_t i = 0; i < cols; ++i) sum += std::pow(double{x[r * cols + i]}, 2);
+        const double scale = 1 / std::sqrt(sum / cols + 1e-5);
+        for (uint32_t i = 0; i < cols; ++i) {
+          const double expected = x[r * cols + i] * scale * (1 + double{w.values[i]});
+          ASSERT_NEAR(more[r * cols + i], expected, 1e-5) << "with what is added to weights";
+        }
+      }
       const auto biased = floats(x);
       ops_->add_bias(*stream_, biased.data(), rows, w.view);
       const auto with_bias = biased.read();
@@ -360,11 +379,12 @@ TEST_P(OpsTest, ProducersOfInputs) {
         const auto x = random_floats(size_t{rows} * cols);
         const auto y = random_floats(size_t{rows} * cols);
         for (const bool residual : {false, true}) {
+          const float added = residual ? 1.0f : 0.0f;
           const auto input = floats(x);
           const auto scratch = floats(y);
           const auto out = poisoned(size_t{rows} * 70);
-          ops_->norm_input(*stream_, input.data(), residual ? scratch.data() : nullptr, norm.view,
-                           rows, 1e-5f, scratch.data());
+          ops_->norm_input(*stream_, input.data(), residual ? scratch.data() : nullptr,
+                           {norm.view, 1e-5f, added}, rows, scratch.data());
           ops_->matmul(*stream_, w.view, out.data(), 70);
           std::vector<double> expected(x.begin(), x.end());
           const auto after = input.read();
@@ -376,24 +396,107 @@ TEST_P(OpsTest, ProducersOfInputs) {
             double sum = 0;
             for (uint32_t i = 0; i < cols; ++i) sum += std::pow(expected[r * cols + i], 2);
             const double scale = 1 / std::sqrt(sum / cols + 1e-5);
-            for (uint32_t i = 0; i < cols; ++i) expected[r * cols + i] *= scale * norm.values[i];
+            for (uint32_t i = 0; i < cols; ++i) {
+              expected[r * cols + i] *= scale * (added + norm.values[i]);
+            }
           }
           expect_product(expected, w, rows, out.read(), 70);
           if (HasFatalFailure()) return;
         }
-        auto gate = x;
-        gate[0] = -200.0f;
-        const auto gates = floats(gate);
-        const auto ups = floats(y);
-        const auto out = poisoned(size_t{rows} * 70);
-        ops_->silu_mul_input(*stream_, gates.data(), ups.data(), rows, cols);
-        ops_->matmul(*stream_, w.view, out.data(), 70);
-        std::vector<double> expected(gate.size());
-        for (size_t i = 0; i < gate.size(); ++i) {
-          expected[i] = gate[i] / (1 + std::exp(-double{gate[i]})) * y[i];
+        for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
+          auto gate = x;
+          gate[0] = -200.0f;
+          gate[1] = 12.0f;
+          const auto gates = floats(gate);
+          const auto ups = floats(y);
+          const auto out = poisoned(size_t{rows} * 70);
+          ops_->gated_input(*stream_, activation, gates.data(), ups.data(), rows, cols);
+          ops_->matmul(*stream_, w.view, out.data(), 70);
+          std::vector<double> expected(gate.size());
+          for (size_t i = 0; i < gate.size(); ++i)
+            expected[i] = activated(activation, gate[i]) * y[i];
+          expect_product(expected, w, rows, out.read(), 70);
+          if (HasFatalFailure()) return;
         }
-        expect_product(expected, w, rows, out.read(), 70);
-        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+/// The gate alone, seen through products with an identity: each value to a few roundings of f32,
+/// also where it is small because x is negative.
+TEST_P(OpsTest, GatesKeepTheirDigits) {
+  const uint32_t cols = 64;
+  bind({8, cols, 64, {8, 8, 64}, std::nullopt});
+  std::vector<float> identity(size_t{cols} * cols);
+  for (uint32_t i = 0; i < cols; ++i) identity[i * cols + i] = 1;
+  const auto one = floats(identity);
+  const WeightView view{reinterpret_cast<const std::byte*>(one.data()), WeightFormat::kF32, cols,
+                        cols};
+  std::vector<float> x(size_t{8} * cols);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = -5.0f + 0.02f * static_cast<float>(i);
+  for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
+    const auto gate = floats(x);
+    const auto up = floats(std::vector<float>(x.size(), 1.0f));
+    const auto out = poisoned(x.size());
+    ops_->gated_input(*stream_, activation, gate.data(), up.data(), 8, cols);
+    ops_->matmul(*stream_, view, out.data(), cols);
+    const auto result = out.read();
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double expected = activated(activation, x[i]);
+      // exp(y) of a y that was rounded: its error grows with |y|, which is below 20 here.
+      ASSERT_NEAR(result[i], expected, 2e-6 * std::abs(expected) + 1e-12) << x[i];
+    }
+  }
+}
+
+TEST_P(OpsTest, ScaleMultipliesInF32) {
+  for (const uint32_t count : {1u, 7u, 4096u, 40001u}) {
+    const auto x = random_floats(count);
+    const auto values = floats(x);
+    ops_->scale(*stream_, values.data(), 45.254834f, count);
+    const auto result = values.read();
+    for (uint32_t i = 0; i < count; ++i) ASSERT_EQ(result[i], x[i] * 45.254834f);
+  }
+}
+
+/// Over all sizes that a logit has: relative to the result a few roundings of f32, no more than the
+/// cap, what is not a number stays none, and what lies between the rows stays.
+TEST_P(OpsTest, SoftCapMatchesDouble) {
+  for (const float cap : {30.0f, 50.0f, 0.7f}) {
+    for (const uint32_t cols : {1u, 5u, 64u, 301u, 40003u}) {
+      const uint32_t rows = 3;
+      const uint32_t stride = cols + 2;
+      auto x = random_floats(size_t{rows} * stride);
+      for (size_t i = 0; i < x.size(); ++i) {
+        x[i] *= cap * std::exp2(static_cast<float>(static_cast<int>(i % 44) - 40) * 0.5f);
+      }
+      x[0] = 1e30f;
+      x[stride] = -1e30f;
+      x[2 * stride] = NAN;
+      const auto values = floats(x);
+      ops_->soft_cap(*stream_, values.data(), cap, rows, cols, stride);
+      const auto result = values.read();
+      EXPECT_EQ(result[0], cap);
+      EXPECT_EQ(result[stride], -cap);
+      EXPECT_TRUE(std::isnan(result[2 * stride]));
+      for (size_t i = 0; i < x.size(); ++i) {
+        if (i % stride >= cols) {
+          ASSERT_EQ(result[i], x[i]) << "wrote past the row";
+        } else if (!std::isnan(x[i])) {
+          const double expected = cap * std::tanh(double{x[i]} / cap);
+          ASSERT_NEAR(result[i], expected, 6e-7 * std::abs(expected)) << x[i] << " of " << cap;
+        }
+      }
+      const auto tiled = floats(x);
+      for (uint32_t at = 0; at < cols; at += kPanelRows) {
+        ops_->soft_cap(*stream_, tiled.data() + at, cap, rows, std::min(kPanelRows, cols - at),
+                       stride);
+      }
+      const auto tiles = tiled.read();
+      for (size_t i = 0; i < x.size(); ++i) {
+        if (i == 2 * stride) continue;  // not a number
+        ASSERT_EQ(tiles[i], result[i]) << "in tiles";
       }
     }
   }
@@ -419,7 +522,8 @@ class AttentionTest : public OpsTest {
     }
     bind({std::max(rows, 16u), q_width, longest, shape, std::nullopt});
     std::vector<float> frequencies;
-    for (uint32_t i = 0; i < shape.head_dim / 2; ++i) {
+    const uint32_t rotary_dim = shape.rotary_dim != 0 ? shape.rotary_dim : shape.head_dim;
+    for (uint32_t i = 0; i < rotary_dim / 2; ++i) {
       frequencies.push_back(frequency / static_cast<float>(i + 1));
     }
     const auto speeds = floats(frequencies);
@@ -480,12 +584,12 @@ class AttentionTest : public OpsTest {
         for (uint32_t h = 0; h < shape.heads; ++h) {
           const auto expected =
               attend(query.data() + h * shape.head_dim, all_keys, values[s], sequences[s].past + r,
-                     shape.window, kv_width, h / (shape.heads / shape.kv_heads), shape.head_dim);
+                     shape, h / (shape.heads / shape.kv_heads));
           for (uint32_t d = 0; d < shape.head_dim; ++d) {
             ASSERT_NEAR(result[row * q_width + h * shape.head_dim + d], expected[d], allowed)
                 << dtype_name(shape.kv_dtype) << " heads " << shape.heads << "/" << shape.kv_heads
-                << " of " << shape.head_dim << ", window " << shape.window << ", sequence " << s
-                << " row " << r << " head " << h;
+                << " of " << shape.head_dim << ", window " << shape.window << ", cap "
+                << shape.score_cap << ", sequence " << s << " row " << r << " head " << h;
           }
         }
       }
@@ -495,8 +599,8 @@ class AttentionTest : public OpsTest {
  private:
   static std::vector<double> rotated(const float* x, uint32_t heads, uint32_t head_dim,
                                      uint32_t position, const std::vector<float>& frequencies) {
-    std::vector<double> out(size_t{heads} * head_dim);
-    const uint32_t half = head_dim / 2;
+    std::vector<double> out(x, x + size_t{heads} * head_dim);
+    const auto half = static_cast<uint32_t>(frequencies.size());
     for (uint32_t h = 0; h < heads; ++h) {
       for (uint32_t i = 0; i < half; ++i) {
         const double angle = double{static_cast<float>(position) * frequencies[i]};
@@ -511,15 +615,19 @@ class AttentionTest : public OpsTest {
 
   static std::vector<double> attend(const double* query, const std::vector<double>& keys,
                                     const std::vector<float>& values, uint32_t position,
-                                    uint32_t window, uint32_t kv_width, uint32_t kv_head,
-                                    uint32_t head_dim) {
+                                    const AttentionShape& shape, uint32_t kv_head) {
+    const uint32_t head_dim = shape.head_dim;
+    const uint32_t kv_width = shape.kv_heads * head_dim;
+    const double scale =
+        shape.score_scale != 0 ? double{shape.score_scale} : 1 / std::sqrt(double(head_dim));
     std::vector<double> p(position + 1);
     double top = -1e300;
-    const auto visible = [&](uint32_t j) { return position - j < window; };
+    const auto visible = [&](uint32_t j) { return position - j < shape.window; };
     for (uint32_t j = 0; j <= position; ++j) {
       if (!visible(j)) continue;
       const double* key = keys.data() + size_t{j} * kv_width + kv_head * head_dim;
-      p[j] = std::inner_product(query, query + head_dim, key, 0.0) / std::sqrt(double(head_dim));
+      p[j] = std::inner_product(query, query + head_dim, key, 0.0) * scale;
+      if (shape.score_cap != 0) p[j] = shape.score_cap * std::tanh(p[j] / shape.score_cap);
       top = std::max(top, p[j]);
     }
     double sum = 0;
@@ -545,6 +653,81 @@ TEST_P(AttentionTest, MatchesPlainLoops) {
       shape.kv_dtype = dtype;
       check(shape, {{21, 18}, {0, 1}, {5, 1}, {0, 7}}, 0.3f);
       if (HasFatalFailure()) return;
+    }
+  }
+}
+
+/// Gemma's heads (wide, capped, scaled by other than their width, every other layer with a window)
+/// and Phi's (96 wide, or 96 of 128 turning), prompts and single rows, short and over many tiles.
+TEST_P(AttentionTest, CapsScalesAndHeadsThatTurnInPart) {
+  for (const DType dtype : kDTypes) {
+    AttentionShape gemma{4, 2, 256, dtype};
+    gemma.score_scale = 1 / std::sqrt(224.0f);
+    gemma.score_cap = 1.5f;  // scores are about 1: most of them bend
+    AttentionShape phi3{4, 4, 96, dtype};
+    AttentionShape phi4{6, 2, 128, dtype};
+    phi4.rotary_dim = 96;
+    AttentionShape narrow{4, 1, 20, dtype};
+    narrow.rotary_dim = 8;
+    narrow.score_cap = 0.5f;
+    for (AttentionShape shape : {gemma, phi3, phi4, narrow}) {
+      for (const uint32_t window : {kNoWindow, 9u, 40u}) {
+        shape.window = window;
+        check(shape, {{21, 18}, {0, 1}, {5, 1}, {0, 7}, {70, 1}}, 0.3f);
+        if (HasFatalFailure()) return;
+      }
+    }
+    phi3.score_cap = 50;
+    phi3.score_scale = 0.25f;
+    check(phi3, {{131, 80}, {300, 1}}, 0.01f);
+    gemma.window = 48;
+    check(gemma, {{40, 70}, {130, 1}}, 0.01f);
+    if (HasFatalFailure()) return;
+  }
+}
+
+/// A scale that says what is the default changes no bit; a cap far above every score hardly
+/// anything; a row's bits do not depend on the rows beside it.
+TEST_P(AttentionTest, CappedRowsAreTheSameInEveryChunk) {
+  const uint32_t length = 90;
+  for (const DType dtype : kDTypes) {
+    AttentionShape shape{4, 2, 64, dtype};
+    bind({length, 256, length, shape, std::nullopt});
+    const auto capacity = static_cast<uint32_t>(align_up(length, kKvBlockPositions));
+    const auto speeds = floats(std::vector<float>(32, 0.1f));
+    const auto q = floats(random_floats(length * 256));
+    const auto k = floats(random_floats(length * 128));
+    const Memory cache = device_->allocate(ops_->kv_bytes(shape, capacity));
+    ops_->zero(*stream_, cache.data(), cache.bytes());
+    const SequenceRows all{0, length, 0, cache.data(), capacity};
+    ops_->rope_append(*stream_, q.data(), k.data(), k.data(), shape, speeds.data(), {&all, 1});
+    const auto attend = [&](uint32_t first, uint32_t rows) {
+      const SequenceRows some{first, rows, first, cache.data(), capacity};
+      const auto out = poisoned(length * 256);
+      ops_->attention(*stream_, q.data(), shape, {&some, 1}, out.data());
+      const auto result = out.read();
+      return std::vector<float>(result.begin() + first * 256,
+                                result.begin() + (first + rows) * 256);
+    };
+    const auto plain = attend(0, length);
+    shape.score_scale = 0.125f;
+    EXPECT_EQ(attend(0, length), plain);
+    shape.score_cap = 1e5f;
+    const auto hardly = attend(0, length);
+    for (size_t i = 0; i < plain.size(); ++i) {
+      ASSERT_NEAR(hardly[i], plain[i], GetParam().cuda ? 6 * rounding(dtype) + 1e-5 : 1e-5);
+    }
+    shape.score_cap = 2;
+    shape.window = 50;
+    const auto whole = attend(0, length);
+    for (const uint32_t cut : {1u, 7u, 33u}) {
+      if (cut == 1 && GetParam().cuda) continue;  // single rows have a kernel of their own
+      for (uint32_t first = 0; first < length; first += cut) {
+        const uint32_t rows = std::min(cut, length - first);
+        if (rows == 1 && GetParam().cuda) continue;
+        const auto part = attend(first, rows);
+        ASSERT_TRUE(std::equal(part.begin(), part.end(), whole.begin() + first * 256)) << cut;
+      }
     }
   }
 }

@@ -302,7 +302,8 @@ TEST(ComputeChanges, LieBetweenThoseSeen) {
                   1e-6,
                   2e-11,
                   4e-10,
-                  3e-10};
+                  3e-10,
+                  4e-10};
   known.take_compute_changes({{1, 0.5}, {16, 1}});
   const std::vector<RowRate>& matmuls = known.rates.matmuls;
   EXPECT_DOUBLE_EQ(matmuls[0].weight_bytes_per_second, 5e9);
@@ -320,6 +321,7 @@ TEST(ComputeChanges, LieBetweenThoseSeen) {
   EXPECT_DOUBLE_EQ(known.rates.attention_seconds, 4e-11);
   EXPECT_DOUBLE_EQ(known.rates.score_seconds, 8e-10);
   EXPECT_DOUBLE_EQ(known.rates.value_seconds, 6e-10);
+  EXPECT_DOUBLE_EQ(known.rates.gated_seconds, 8e-10);
   known.take_compute_changes({{64, 1}});
   EXPECT_DOUBLE_EQ(matmuls[0].weight_bytes_per_second, 10e9) << "of what probe saw, not on top";
 }

@@ -159,11 +159,13 @@ TEST_F(Choosing, CountsTheStartOfEveryOperation) {
 TEST_F(Choosing, CountsAttentionAndValuesOfPrompts) {
   config_.ram_bytes = kGiB;
   const ChosenPlan chosen = choose(rates(1e9));
-  const auto computing = [&](double attention, double value, double positions, double score = 0) {
+  const auto computing = [&](double attention, double value, double positions, double score = 0,
+                             double gated = 0) {
     MachineRates costly = rates(1e9);
     costly.attention_seconds = attention;
     costly.score_seconds = score;
     costly.value_seconds = value;
+    costly.gated_seconds = gated;
     return predict_pass(*model_, chosen.plan, true, {64, 1, positions, false}, costly)
         .compute_seconds;
   };
@@ -177,6 +179,9 @@ TEST_F(Choosing, CountsAttentionAndValuesOfPrompts) {
                         2.0 * model.intermediate;
   EXPECT_NEAR(computing(0, 1e-9, 30) - computing(0, 0, 30), 1e-9 * 64 * model.layers * values,
               1e-9);
+  EXPECT_NEAR(computing(0, 1e-9, 30, 0, 3e-9) - computing(0, 1e-9, 30),
+              2e-9 * 64 * model.layers * model.intermediate, 1e-9)
+      << "an activated value takes longer than another";
 }
 
 /// Reading and computing share the memory: while both go on each is slower, and a pass takes what

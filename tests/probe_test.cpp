@@ -35,6 +35,7 @@ HardwareProfile some_profile() {
   host.attention_seconds = 2e-11;
   host.score_seconds = 4e-10;
   host.value_seconds = 3e-10;
+  host.gated_seconds = 5e-10;
   host.matmuls = {{WeightFormat::kBF16, {{1, 2e10, 5e-6, 2e-9, 1e10, 0.9}, {512, 6e8, 0}}}};
   profile.devices = {host};
   return profile;
@@ -68,6 +69,7 @@ TEST(Profile, SurvivesWritingAndReading) {
   EXPECT_EQ(back->devices[0].attention_seconds, 2e-11);
   EXPECT_EQ(back->devices[0].score_seconds, 4e-10);
   EXPECT_EQ(back->devices[0].value_seconds, 3e-10);
+  EXPECT_EQ(back->devices[0].gated_seconds, 5e-10);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].start_seconds, 5e-6);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].output_seconds, 2e-9);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].beside_reads, 1e10);
@@ -84,6 +86,7 @@ TEST(Profile, OlderOnesAreRead) {
   json["devices"][0].erase("attention_seconds");
   json["devices"][0].erase("score_seconds");
   json["devices"][0].erase("value_seconds");
+  json["devices"][0].erase("gated_seconds");
   json["devices"][0]["matmuls"][0]["by_rows"][0].erase("start_seconds");
   json["devices"][0]["matmuls"][0]["by_rows"][0].erase("output_seconds");
   json["devices"][0]["matmuls"][0]["by_rows"][0].erase("beside_reads");
@@ -93,6 +96,7 @@ TEST(Profile, OlderOnesAreRead) {
   EXPECT_EQ(profile.devices[0].attention_seconds, 0);
   EXPECT_EQ(profile.devices[0].score_seconds, 0);
   EXPECT_EQ(profile.devices[0].value_seconds, 0);
+  EXPECT_EQ(profile.devices[0].gated_seconds, 0);
   EXPECT_EQ(profile.devices[0].matmuls[0].rows[0].start_seconds, 0);
   EXPECT_EQ(profile.devices[0].matmuls[0].rows[0].output_seconds, 0);
   EXPECT_TRUE(profile.history.empty());
@@ -641,6 +645,7 @@ TEST(Rates, ArePositiveAndOrdered) {
     EXPECT_GT(rates.attention_seconds, 0);
     EXPECT_GE(rates.score_seconds, 0);
     EXPECT_GT(rates.value_seconds, 0);
+    EXPECT_GT(rates.gated_seconds, 0);
     ASSERT_EQ(rates.matmuls.size(), kFormats.size());
     for (const MatmulRate& rate : rates.matmuls) {
       ASSERT_EQ(rate.rows.size(), 5u);

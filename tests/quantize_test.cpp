@@ -9,10 +9,12 @@
 #include <fstream>
 #include <map>
 
+#include "core/new_file.h"
 #include "core/units.h"
 #include "io/checkpoint.h"
 #include "io/gguf_writer.h"
 #include "model/gguf_names.h"
+#include "model/runtime.h"
 #include "model/synthetic.h"
 #include "tests/run_helper.h"
 #include "tests/support.h"
@@ -82,6 +84,7 @@ TEST_P(QuantizedModel, HoldsTheWeightsOfItsSource) {
   const ModelConfig model = test::small_shape(GetParam());
   test::make_checkpoint(dir / "m", model, DType::kBF16, 2, 3);
   const auto source = all_values(dir / "m");
+  const auto names = test::hf_names(model);
   for (const char* type : {"BF16", "F32", "Q8_0", "Q4_0", "Q4_K_M"}) {
     const fs::path file = dir / (std::string(type) + ".gguf");
     const QuantizeResult result = quantized(dir / "m", file, type);
@@ -92,9 +95,8 @@ TEST_P(QuantizedModel, HoldsTheWeightsOfItsSource) {
     ASSERT_EQ(values.size(), source.size());
     ASSERT_EQ(result.tensors.size(), source.size());
     for (const QuantizedTensor& tensor : result.tensors) {
-      const auto name = hf_tensor_name(tensor.name);
-      ASSERT_TRUE(name) << tensor.name;
-      const auto expected = as_converted(*name, source.at(*name), model);
+      const std::string& name = names.at(tensor.name);
+      const auto expected = as_converted(name, source.at(name), model);
       const std::vector<float>& got = values.at(tensor.name);
       ASSERT_EQ(got.size(), expected.size());
       if (!has_blocks(tensor.to) && tensor.to != WeightFormat::kF16) {
@@ -127,6 +129,24 @@ TEST(Quantize, IsTheSameWhateverTheMemoryAndTheThreads) {
   EXPECT_FALSE(fs::exists(dir / "c.gguf"));
 }
 
+/// 20480 values make a task of one row, 64 one of 512 rows, which is more. Buffers are whole huge
+/// pages.
+TEST(Quantize, TheLeastMemoryIsWhatItTakes) {
+  constexpr uint32_t kThreads = 32;
+  const test::TempDir dir;
+  ModelConfig model = test::small_shape("LlamaForCausalLM");
+  model.hidden = 64;
+  model.intermediate = 20480;
+  model.layers = 1;
+  test::make_checkpoint(dir / "m", model, DType::kBF16, 1, 3);
+  const uint64_t least =
+      NewFile::kBufferBytes + kThreads * 2 * sizeof(float) * 32 * kKiB + 3 * kHugePageBytes;
+  const std::string error =
+      test::error_of([&] { quantized(dir / "m", dir / "a.gguf", "F32", least - 1, kThreads); });
+  EXPECT_NE(error.find(": " + format_bytes_up(least) + " are needed"), std::string::npos) << error;
+  quantized(dir / "m", dir / "a.gguf", "F32", least, kThreads);
+}
+
 TEST(Quantize, SyntheticFilesAreWhatQuantizeMakes) {
   const test::TempDir dir;
   SyntheticOptions options;
@@ -150,6 +170,62 @@ TEST(Quantize, SyntheticFilesAreWhatQuantizeMakes) {
     return text;
   };
   EXPECT_EQ(keys(dir / "m.gguf"), keys(dir / "n/m.gguf"));
+}
+
+/// Of an architecture that is none of ours: what is not known to be a matrix stays as it is.
+TEST(Quantize, LeavesTheOtherTensorsOfForeignArchitectures) {
+  const test::TempDir dir;
+  GgufMetadata metadata;
+  metadata.set("general.architecture", "gpt2");
+  metadata.set("gpt2.block_count", uint32_t{1});
+  const std::vector<GgufTensorSpec> specs = {
+      {"blk.0.attn_qkv.weight", {32, 96}, WeightFormat::kF32},
+      {"blk.0.ffn_gate_exps.weight", {32, 64, 4}, WeightFormat::kF32},
+      {"blk.0.ffn_gate_inp.weight", {32, 4}, WeightFormat::kF32},
+      {"position_embd.weight", {32, 16}, WeightFormat::kF32},
+  };
+  const GgufLayout layout = lay_out_gguf(metadata, specs);
+  std::string file = layout.header;
+  file.resize(layout.file_bytes);
+  test::write_file(dir / "m.gguf", file);
+  std::map<std::string, WeightFormat> formats;
+  for (const QuantizedTensor& tensor : quantized(dir / "m.gguf", dir / "q.gguf", "Q8_0").tensors) {
+    formats[tensor.name] = tensor.to;
+  }
+  EXPECT_EQ(formats["blk.0.attn_qkv.weight"], WeightFormat::kQ8_0);
+  EXPECT_EQ(formats["blk.0.ffn_gate_exps.weight"], WeightFormat::kQ8_0);
+  EXPECT_EQ(formats["blk.0.ffn_gate_inp.weight"], WeightFormat::kF32);
+  EXPECT_EQ(formats["position_embd.weight"], WeightFormat::kF32);
+}
+
+/// They end answers in token ids, too.
+TEST(Quantize, CarriesEndTokensWithoutATokenizer) {
+  const test::TempDir dir;
+  ModelConfig model = test::small_shape("LlamaForCausalLM");
+  test::make_checkpoint(dir / "m", model, DType::kBF16, 1, 3);
+  fs::remove(dir / "m/tokenizer.json");
+  test::write_file(dir / "m/generation_config.json", R"({"eos_token_id": [7, 3, 9, 4, 5]})");
+  QuantizeOptions options;
+  options.type = *parse_matrix_type("Q8_0");
+  options.ram_bytes = kSmallestRam;
+  std::vector<std::string> notes;
+  bool began = false;
+  const QuantizeResult result = quantize(
+      dir / "m", dir / "m.gguf", options, StopFlag(),
+      [&](const std::string& note) {
+        EXPECT_FALSE(began) << note;
+        notes.push_back(note);
+      },
+      [&](uint64_t, uint64_t) { began = true; });
+  EXPECT_EQ(result.no_tokenizer, "the model has none");
+  EXPECT_EQ(result.lost_ends, (std::vector<uint32_t>{4, 5}));
+  ASSERT_EQ(notes.size(), 2u);
+  EXPECT_NE(notes[0].find("the tokenizer cannot be carried: the model has none"), std::string::npos)
+      << notes[0];
+  EXPECT_NE(notes[1].find("goes on after 4, 5"), std::string::npos) << notes[1];
+  const Checkpoint made =
+      Checkpoint::open(dir / "m.gguf", DirectChoice::kOff, [](const std::string&) {});
+  EXPECT_EQ(model_config_of(made).end_tokens, (std::vector<uint32_t>{3, 7, 9}));
 }
 
 TEST(Quantize, TakesGguf) {

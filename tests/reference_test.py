@@ -40,19 +40,25 @@ def tensors_of(config, rng):
         if bias:
             tensors[name + ".bias"] = [rng.gauss(0, 0.3) for _ in range(rows)]
 
+    gemma = architecture.startswith("Gemma")
+
     def norm(name, size):
-        tensors[name + ".weight"] = [1 + rng.gauss(0, 0.2) for _ in range(size)]
+        middle = 0 if gemma else 1
+        tensors[name + ".weight"] = [middle + rng.gauss(0, 0.2) for _ in range(size)]
 
     matrix("model.embed_tokens", config["vocab_size"], hidden)
     for layer in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
         norm(prefix + "input_layernorm", hidden)
         norm(prefix + "post_attention_layernorm", hidden)
+        if gemma:
+            norm(prefix + "pre_feedforward_layernorm", hidden)
+            norm(prefix + "post_feedforward_layernorm", hidden)
         matrix(prefix + "self_attn.q_proj", q_width, hidden, qkv_bias)
         matrix(prefix + "self_attn.k_proj", kv_width, hidden, qkv_bias)
         matrix(prefix + "self_attn.v_proj", kv_width, hidden, qkv_bias)
         matrix(prefix + "self_attn.o_proj", hidden, q_width, config.get("attention_bias", False))
-        if architecture.startswith("Qwen3"):
+        if architecture.startswith(("Qwen3", "Gemma3")):
             norm(prefix + "self_attn.q_norm", config["head_dim"])
             norm(prefix + "self_attn.k_norm", config["head_dim"])
         for name, rows, columns in (("gate", inner, hidden), ("up", inner, hidden),
@@ -83,9 +89,37 @@ def rms_norm(x, weight, epsilon):
     return [v * scale * w for v, w in zip(x, weight)]
 
 
+def fused(config, tensors):
+    """As Phi 3 stores them: rows of Q, K and V in one tensor, of gate and up in another."""
+    result = dict(tensors)
+    for layer in range(config["num_hidden_layers"]):
+        for prefix, parts, name in (("self_attn.", ("q_proj", "k_proj", "v_proj"), "qkv_proj"),
+                                    ("mlp.", ("gate_proj", "up_proj"), "gate_up_proj")):
+            prefix = f"model.layers.{layer}.{prefix}"
+            result[f"{prefix}{name}.weight"] = [
+                row for part in parts for row in result.pop(f"{prefix}{part}.weight")]
+    return result
+
+
+def capped(x, cap):
+    return x if cap is None else cap * math.tanh(x / cap)
+
+
 class Reference:
     def __init__(self, config, tensors):
-        self.config, self.tensors = config, tensors
+        self.config = config
+        self.gemma = config["architectures"][0].startswith("Gemma")
+        added = 1 if self.gemma else 0
+        self.tensors = {name: [w + added for w in values] if name.endswith("norm.weight") else values
+                        for name, values in tensors.items()}
+
+    def activation(self, x):
+        if not self.gemma:
+            return x / (1 + math.exp(-x))
+        return 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
+
+    def score_scale(self):
+        return 1 / math.sqrt(self.config.get("query_pre_attn_scalar", self.config["head_dim"]))
 
     def linear(self, name, x):
         y = [sum(w * v for w, v in zip(row, x)) for row in self.tensors[name + ".weight"]]
@@ -95,10 +129,17 @@ class Reference:
     def scaling(self):
         return self.config.get("rope_scaling") or self.config.get("rope_parameters") or {}
 
-    def rotation(self, length):
+    def rotation(self, length, layer):
+        if self.config["architectures"][0].startswith("Gemma3") and self.window(layer) is not None:
+            size, theta = self.config["head_dim"], self.config["rope_local_base_freq"]
+            return [theta ** (-2 * i / size) for i in range(size // 2)], 1
+        return self.scaled_rotation(length)
+
+    def scaled_rotation(self, length):
         """Radians per position of every pair in a text of this length, and what multiplies cosines
         and sines."""
         size, scaling = self.config["head_dim"], self.scaling()
+        size = int(size * self.config.get("partial_rotary_factor", 1))
         theta = scaling.get("rope_theta", self.config.get("rope_theta"))
         kind = scaling.get("rope_type", scaling.get("type", "default"))
         most = self.config["max_position_embeddings"]
@@ -160,9 +201,9 @@ class Reference:
             if weight:
                 head = rms_norm(head, weight, self.config["rms_norm_eps"])
             if position is not None:
-                half = size // 2
                 turned = list(head)
                 frequencies, scale = rotation
+                half = len(frequencies)
                 for i, f in enumerate(frequencies):
                     c, s = scale * math.cos(position * f), scale * math.sin(position * f)
                     turned[i] = head[i] * c - head[i + half] * s
@@ -177,8 +218,11 @@ class Reference:
         architecture = config["architectures"][0]
         if architecture.startswith("Llama") or config.get("sliding_window") is None:
             return None
-        if architecture.startswith("Mistral"):
+        if architecture.startswith(("Mistral", "Phi3")):
             return config["sliding_window"]
+        if architecture.startswith("Gemma"):
+            period = 2 if architecture.startswith("Gemma2") else config["sliding_window_pattern"]
+            return config["sliding_window"] if (layer + 1) % period else None
         if not config.get("use_sliding_window", False):
             return None
         types = config.get("layer_types") or [
@@ -186,10 +230,11 @@ class Reference:
             for i in range(config["num_hidden_layers"])]
         return config["sliding_window"] if types[layer] == "sliding_attention" else None
 
-    def attention(self, prefix, xs, window):
+    def attention(self, prefix, xs, layer):
+        window, cap = self.window(layer), self.config.get("attn_logit_softcapping")
         heads, kv = self.config["num_attention_heads"], self.config["num_key_value_heads"]
         keys, values, outputs = [], [], []
-        turns = self.rotation(len(xs))
+        turns = self.rotation(len(xs), layer)
         for position, x in enumerate(xs):
             q = self.heads(prefix + "q_proj", prefix + "q_norm", x, heads, position, turns)
             keys.append(self.heads(prefix + "k_proj", prefix + "k_norm", x, kv, position, turns))
@@ -199,8 +244,8 @@ class Reference:
             mixed = []
             for h in range(heads):
                 group = h // (heads // kv)
-                scores = [sum(a * b for a, b in zip(q[h], k[group])) /
-                          math.sqrt(self.config["head_dim"]) for k in seen_keys]
+                scores = [capped(sum(a * b for a, b in zip(q[h], k[group])) * self.score_scale(), cap)
+                          for k in seen_keys]
                 top = max(scores)
                 weights = [math.exp(s - top) for s in scores]
                 total = sum(weights)
@@ -211,25 +256,32 @@ class Reference:
 
     def logprobs(self, ids):
         epsilon = self.config["rms_norm_eps"]
-        xs = [list(self.tensors["model.embed_tokens.weight"][i]) for i in ids]
+        scale = math.sqrt(self.config["hidden_size"]) if self.gemma else 1
+        xs = [[scale * v for v in self.tensors["model.embed_tokens.weight"][i]] for i in ids]
         for layer in range(self.config["num_hidden_layers"]):
             prefix = f"model.layers.{layer}."
             normed = [rms_norm(x, self.tensors[prefix + "input_layernorm.weight"], epsilon)
                       for x in xs]
-            attended = self.attention(prefix + "self_attn.", normed, self.window(layer))
+            attended = self.attention(prefix + "self_attn.", normed, layer)
+            before = prefix + ("pre_feedforward_layernorm" if self.gemma else "post_attention_layernorm")
             for x, y in zip(xs, attended):
+                if self.gemma:
+                    y = rms_norm(y, self.tensors[prefix + "post_attention_layernorm.weight"], epsilon)
                 x[:] = [a + b for a, b in zip(x, y)]
             for x in xs:
-                normed = rms_norm(x, self.tensors[prefix + "post_attention_layernorm.weight"],
-                                  epsilon)
+                normed = rms_norm(x, self.tensors[before + ".weight"], epsilon)
                 gate = self.linear(prefix + "mlp.gate_proj", normed)
                 up = self.linear(prefix + "mlp.up_proj", normed)
-                inner = [g / (1 + math.exp(-g)) * u for g, u in zip(gate, up)]
-                x[:] = [a + b for a, b in zip(x, self.linear(prefix + "mlp.down_proj", inner))]
+                inner = [self.activation(g) * u for g, u in zip(gate, up)]
+                y = self.linear(prefix + "mlp.down_proj", inner)
+                if self.gemma:
+                    y = rms_norm(y, self.tensors[prefix + "post_feedforward_layernorm.weight"], epsilon)
+                x[:] = [a + b for a, b in zip(x, y)]
         head = "model.embed_tokens" if self.config["tie_word_embeddings"] else "lm_head"
         result = []
         for x, target in zip(xs, ids[1:]):
             logits = self.linear(head, rms_norm(x, self.tensors["model.norm.weight"], epsilon))
+            logits = [capped(v, self.config.get("final_logit_softcapping")) for v in logits]
             top = max(logits)
             result.append(logits[target] - top - math.log(sum(math.exp(l - top) for l in logits)))
         return result
@@ -278,6 +330,23 @@ CASES = {
     "qwen3": config_of("Qwen3ForCausalLM", rope_theta=1000000.0),
     "qwen3_window": config_of("Qwen3ForCausalLM", use_sliding_window=True, sliding_window=5,
                               max_window_layers=0),
+    "gemma2": config_of("Gemma2ForCausalLM", sliding_window=9, query_pre_attn_scalar=24,
+                        attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
+                        tie_word_embeddings=True),
+    "gemma2_no_caps": config_of("Gemma2ForCausalLM", sliding_window=40, query_pre_attn_scalar=16,
+                                attn_logit_softcapping=None, final_logit_softcapping=None,
+                                tie_word_embeddings=True),
+    "gemma3": config_of("Gemma3ForCausalLM", sliding_window=7, sliding_window_pattern=2,
+                        query_pre_attn_scalar=24, rope_theta=1000000.0,
+                        rope_local_base_freq=5000.0, tie_word_embeddings=True,
+                        rope_scaling={"rope_type": "linear", "factor": 8.0}),
+    "phi3": config_of("Phi3ForCausalLM", sliding_window=11),
+    "phi3_longrope": config_of(
+        "Phi3ForCausalLM", sliding_window=None, max_position_embeddings=128,
+        rope_scaling=dict(LONGROPE, original_max_position_embeddings=39)),
+    "phi3_turns_in_part": config_of(
+        "Phi3ForCausalLM", sliding_window=None, tie_word_embeddings=True,
+        partial_rotary_factor=0.75),
     "qwen3_layer_types": config_of(
         "Qwen3ForCausalLM", use_sliding_window=True, sliding_window=7, max_window_layers=2,
         layer_types=["sliding_attention", "full_attention"]),
@@ -292,7 +361,8 @@ class ReferenceTest(unittest.TestCase):
         expected = Reference(config, tensors).logprobs(ids)
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
-            write_checkpoint(folder, config, tensors)
+            phi = config["architectures"][0].startswith("Phi3")
+            write_checkpoint(folder, config, fused(config, tensors) if phi else tensors)
             (folder / "ids.json").write_text(json.dumps(ids))
             run = {"model": {"path": "."}, "device": DEVICE, "memory": {"ram": "64MiB"},
                    "score": {"chunk": 7}, "placement": {"policy": "nvme"}}

@@ -3,6 +3,8 @@
 #include "core/error.h"
 #include "core/failure.h"
 #include "core/units.h"
+#include "model/gguf_names.h"
+#include "model/weight_map.h"
 
 namespace spillway::test {
 namespace {
@@ -100,6 +102,24 @@ std::vector<std::vector<std::vector<float>>> score_again(
 
 ModelConfig small_shape(const std::string& architecture) {
   ModelConfig shape = preset_config("tiny");
+  const ModelConfig tiny = shape;
+  for (const char* like : {"gemma-2-2b", "gemma-3-4b", "phi-4-mini"}) {
+    if (preset_config(like).architecture == architecture) shape = preset_config(like);
+  }
+  if (shape.architecture != tiny.architecture) {  // ways of its own, in the same size
+    shape.layers = tiny.layers;
+    shape.hidden = tiny.hidden;
+    shape.intermediate = tiny.intermediate;
+    shape.heads = tiny.heads;
+    shape.kv_heads = tiny.kv_heads;
+    if (shape.rotary_dim > 0) shape.rotary_dim = tiny.head_dim / 4 * 3;
+    shape.head_dim = tiny.head_dim;
+    shape.vocab = tiny.vocab;
+    shape.context = tiny.context;
+    if (shape.sliding_window) shape.sliding_window = 21;
+    fit_to_shape(shape);
+    return shape;
+  }
   shape.architecture = architecture;
   shape.qkv_bias = architecture == "Qwen2ForCausalLM";
   shape.qk_norm = architecture == "Qwen3ForCausalLM";
@@ -197,6 +217,13 @@ std::vector<PlacementCase> placement_cases(uint32_t layers) {
          overrides(c, {Tier::kGpu, Tier::kRam, Tier::kNvme});
        }},
   };
+}
+
+std::map<std::string, std::string> hf_names(const ModelConfig& model) {
+  std::map<std::string, std::string> names;
+  for (const WeightSpec& spec : model_weights(model))
+    names[*gguf_tensor_name(spec.name, model.architecture)] = spec.name;
+  return names;
 }
 
 }  // namespace spillway::test

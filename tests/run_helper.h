@@ -2,6 +2,8 @@
 #pragma once
 
 #include <functional>
+#include <map>
+#include <string>
 
 #include "model/generate.h"
 #include "model/score.h"
@@ -46,5 +48,8 @@ std::vector<PlacementCase> placement_cases(uint32_t layers);
 /// The same for a GPU, real or simulated. Units are the same in all of them: cuBLAS may order its
 /// sums by shape.
 std::vector<PlacementCase> cuda_placement_cases(uint32_t layers);
+
+/// What the model's tensors are called in safetensors, by their names in GGUF.
+std::map<std::string, std::string> hf_names(const ModelConfig& model);
 
 }  // namespace spillway::test

@@ -122,24 +122,24 @@ TEST_P(SyntheticTwin, HoldsTheSameWeights) {
     const GgufHeader header = header_of(dir / "m.gguf");
     ASSERT_EQ(header.tensors.size(), checkpoint.tensors().size());
     const bool interleaved = gguf_interleaves_heads(gguf_architecture(model.architecture));
+    const auto names = test::hf_names(model);
     uint32_t moved = 0;
     for (const TensorEntry& entry : header.tensors) {
-      const auto name = hf_tensor_name(entry.name);
-      ASSERT_TRUE(name) << entry.name;
-      const TensorEntry* other = checkpoint.find(*name);
-      ASSERT_NE(other, nullptr) << *name;
-      ASSERT_EQ(entry.shape, other->shape) << *name;
+      const std::string& name = names.at(entry.name);
+      const TensorEntry* other = checkpoint.find(name);
+      ASSERT_NE(other, nullptr) << name;
+      ASSERT_EQ(entry.shape, other->shape) << name;
       EXPECT_EQ(entry.format, entry.shape.size() == 1 ? WeightFormat::kF32 : type.format);
       const auto ours = values_at(dir / "m.gguf", entry);
       const auto theirs = values_at(checkpoint.files()[0].info().path, *other);
       const uint64_t cols = entry.shape.back();
-      const bool rotated = interleaved && entry.shape.size() == 2 && has_rotated_rows(*name);
+      const bool rotated = interleaved && entry.shape.size() == 2 && has_rotated_rows(name);
       for (uint64_t row = 0; row < ours.size() / cols; ++row) {
         const uint64_t from = rotated ? hf_row(row, model.head_dim) : row;
         moved += from != row ? 1 : 0;
         ASSERT_TRUE(std::equal(ours.begin() + row * cols, ours.begin() + (row + 1) * cols,
                                theirs.begin() + from * cols))
-            << *name << " row " << row;
+            << name << " row " << row;
       }
     }
     EXPECT_EQ(moved > 0, interleaved);

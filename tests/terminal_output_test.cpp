@@ -198,6 +198,54 @@ TEST(LiveTexts, TakeTheTerminalForOnePrompt) {
   }
 }
 
+/// Stand in for stdout and stderr.
+class FilesInPlace {
+ public:
+  FilesInPlace(const std::filesystem::path& out, const std::filesystem::path& err)
+      : stdout_(dup(STDOUT_FILENO)), stderr_(dup(STDERR_FILENO)) {
+    put(out, STDOUT_FILENO);
+    put(err, STDERR_FILENO);
+  }
+  ~FilesInPlace() {
+    dup2(stdout_.get(), STDOUT_FILENO);
+    dup2(stderr_.get(), STDERR_FILENO);
+  }
+  FilesInPlace(const FilesInPlace&) = delete;
+
+ private:
+  static void put(const std::filesystem::path& file, int fd) {
+    const Descriptor own(open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+    dup2(own.get(), fd);
+  }
+  Descriptor stdout_;
+  Descriptor stderr_;
+};
+
+/// `run > log 2>&1`: no line of progress in the middle of the text.
+TEST(LiveTexts, TakeAFileThatIsBothStreams) {
+  const test::TempDir dir;
+  std::vector<Output> outputs = {{{1}, "a", ""}};
+  GenerationProgress state;
+  state.outputs = outputs;
+  for (const bool shared : {true, false}) {
+    bool before = true;
+    bool after = false;
+    {
+      FilesInPlace files(dir / "out", dir / (shared ? "out" : "err"));
+      const Ticking clock;
+      const StopFlag stop;
+      Progress progress(clock, stop, false);
+      const auto texts = live_texts(1, true, progress, stop);
+      before = texts->takes_the_place_of_progress();
+      texts->show(state);
+      after = texts->takes_the_place_of_progress();
+    }
+    EXPECT_FALSE(before);
+    EXPECT_EQ(after, shared);
+  }
+  EXPECT_EQ(test::read_file(dir / "out"), "aa");
+}
+
 /// A run that was stopped before it computed says so in a report that the next one may replace.
 TEST(StoppedRuns, LeaveAReportLikeAnyOther) {
   const test::TempDir dir;

@@ -1,5 +1,6 @@
 #include "text/tokenizer_export.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
@@ -33,7 +34,6 @@ TEST_P(ExportedTokenizer, GivesTheSameTokens) {
   EXPECT_EQ(metadata.text("tokenizer.ggml.model"), real.model);
   EXPECT_EQ(metadata.text("tokenizer.ggml.pre"), real.pre);
   EXPECT_EQ(metadata.texts("tokenizer.ggml.tokens")->size(), real.vocab);
-  EXPECT_EQ(metadata.whole("tokenizer.ggml.eos_token_id"), 2u);
   const auto own = load_tokenizer(data / real.folder);
   const auto exported = gguf_tokenizer(metadata);
   EXPECT_EQ(exported->bos(), own->bos());
@@ -105,8 +105,15 @@ TEST(TokenizerExport, FillsTheVocabularyUp) {
   EXPECT_EQ(types[299], 5);
   EXPECT_EQ(*metadata.texts("tokenizer.ggml.merges"), (std::vector<std::string>{"a b", "ab c"}));
   EXPECT_EQ(metadata.flag("tokenizer.ggml.add_bos_token"), false);
+}
+
+TEST(TokenizerExport, NamesThreeEndTokens) {
+  GgufMetadata metadata;
+  set_end_tokens({300, {1000, 5, 299, 7, 9}}, metadata);
+  EXPECT_EQ(metadata.whole("tokenizer.ggml.eos_token_id"), 5u) << "no token has 1000";
   EXPECT_EQ(metadata.whole("tokenizer.ggml.eot_token_id"), 299u);
-  EXPECT_FALSE(metadata.has("tokenizer.ggml.eom_token_id")) << "no token has it";
+  EXPECT_EQ(metadata.whole("tokenizer.ggml.eom_token_id"), 7u);
+  EXPECT_EQ(metadata.values().size(), 3u);
 }
 
 TEST(TokenizerExport, SaysWhatHasNoKey) {
@@ -138,13 +145,40 @@ TEST(TokenizerExport, SaysWhatHasNoKey) {
   EXPECT_EQ(export_tokenizer(dir.path(), {300, {}}, metadata), "the model has none");
 }
 
+/// A field of Protocol Buffers' wire format that holds bytes.
+std::string proto_field(char number, const std::string& bytes) {
+  return std::string{static_cast<char>(number << 3 | 2), static_cast<char>(bytes.size())} + bytes;
+}
+std::string piece(const std::string& text, char type) {
+  return proto_field(1, proto_field(1, text) + std::string("\x15\0\0\0\0\x18", 6) + type);
+}
+
+/// The weights are worth a file also where the tokenizer cannot be compared.
+TEST(TokenizerExport, SaysWhatTheTokenizerRefuses) {
+  const test::TempDir dir;
+  Json json = small_tokenizer();
+  json["decoder"] = nullptr;
+  json["model"]["unk_token"] = "<unk>";  // and no such token
+  json["model"]["vocab"].erase("a");
+  json["model"]["merges"] = Json::array();
+  test::write_file(dir / "tokenizer.json", json.dump());
+  std::string pieces = piece("<unk>", 2) + piece("<s>", 3) + piece("</s>", 3);
+  for (int byte = 0; byte < 256; ++byte) pieces += piece(fmt::format("<0x{:02X}>", byte), 6);
+  pieces += piece("a", 1) + proto_field(2, std::string("\x18\x02", 2));  // BPE
+  test::write_file(dir / "tokenizer.model", pieces);
+  GgufMetadata metadata;
+  const std::string why = export_tokenizer(dir.path(), {300, {2}}, metadata);
+  EXPECT_NE(why.find("needs the unknown token \"<unk>\""), std::string::npos) << why;
+  EXPECT_TRUE(metadata.values().empty());
+}
+
 TEST(TokenizerExport, TakesChatTemplates) {
   const test::TempDir dir;
   test::write_file(dir / "tokenizer.json", small_tokenizer().dump());
   test::write_file(dir / "tokenizer_config.json", R"({"chat_template": "{{ a }}"})");
   GgufMetadata metadata;
   ASSERT_EQ(export_tokenizer(dir.path(), {300, {}}, metadata), "");
-  EXPECT_EQ(gguf_chat_template(metadata), "{{ a }}");
+  EXPECT_EQ(metadata.text("tokenizer.chat_template"), "{{ a }}");
 }
 
 }  // namespace

@@ -156,8 +156,4 @@ std::vector<uint32_t> gguf_end_tokens(const GgufMetadata& metadata) {
   return {ends.begin(), ends.end()};
 }
 
-std::string gguf_chat_template(const GgufMetadata& metadata) {
-  return metadata.text(gguf_keys::kChatTemplate).value_or("");
-}
-
 }  // namespace spillway

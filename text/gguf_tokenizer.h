@@ -20,7 +20,4 @@ std::unique_ptr<Tokenizer> gguf_tokenizer(const GgufMetadata& metadata);
 /// (`<|im_end|>`, `<|eot_id|>`). In ascending order. Throws Error.
 std::vector<uint32_t> gguf_end_tokens(const GgufMetadata& metadata);
 
-/// As the file has it, a Jinja template; empty when it has none.
-std::string gguf_chat_template(const GgufMetadata& metadata);
-
 }  // namespace spillway

@@ -278,17 +278,11 @@ void export_pieces(const std::string& bytes, uint32_t vocab, GgufMetadata& metad
 
 // ---- both ---------------------------------------------------------------------------------------
 
-void set_special_ids(const Tokenizer& tokenizer, const TokenizerExport& wanted,
-                     GgufMetadata& metadata) {
+void set_first_ids(const Tokenizer& tokenizer, GgufMetadata& metadata) {
   const std::vector<uint32_t>& bos = tokenizer.bos();
   if (bos.size() > 1) throw NotExported{"it puts several tokens in front of a text"};
   metadata.set(std::string(gguf_keys::kAddBos), !bos.empty());
   if (!bos.empty()) metadata.set(std::string(gguf_keys::kBos), bos[0]);
-  constexpr std::array kEnds = {gguf_keys::kEos, gguf_keys::kEot, gguf_keys::kEom};
-  for (size_t i = 0; i < std::min(kEnds.size(), wanted.end_tokens.size()); ++i) {
-    if (wanted.end_tokens[i] >= wanted.vocab) continue;
-    metadata.set(std::string(kEnds[i]), wanted.end_tokens[i]);
-  }
 }
 
 /// Where there is one.
@@ -328,17 +322,15 @@ constexpr std::array kProbes = {
 
 /// The metadata is to give the tokens and texts that the model's own tokenizer gives.
 void check_same(const Tokenizer& own, const GgufMetadata& metadata) {
-  std::unique_ptr<Tokenizer> exported;
   try {
-    exported = gguf_tokenizer(metadata);
-  } catch (const Error& error) {
-    throw NotExported{error.what()};
-  }
-  for (const char* text : kProbes) {
-    const std::vector<uint32_t> ids = own.encode(text);
-    if (exported->encode(text) != ids || exported->decode(ids) != own.decode(ids)) {
+    const std::unique_ptr<Tokenizer> exported = gguf_tokenizer(metadata);
+    for (const char* text : kProbes) {
+      const std::vector<uint32_t> ids = own.encode(text);
+      if (exported->encode(text) == ids && exported->decode(ids) == own.decode(ids)) continue;
       throw NotExported{fmt::format("it would give other tokens, for one of {}", in_quotes(text))};
     }
+  } catch (const Error& error) {  // of either one: no model is left without a file for that
+    throw NotExported{error.what()};
   }
 }
 
@@ -361,12 +353,21 @@ void export_from(const fs::path& folder, const TokenizerExport& wanted, GgufMeta
     export_pieces(read_text_file(pieces, {"a SentencePiece model", kMaxTextBytes}), wanted.vocab,
                   metadata);
   }
-  set_special_ids(*own, wanted, metadata);
+  set_first_ids(*own, metadata);
   check_same(*own, metadata);
   set_chat_template(folder, metadata);
 }
 
 }  // namespace
+
+void set_end_tokens(const TokenizerExport& wanted, GgufMetadata& metadata) {
+  constexpr std::array kEnds = {gguf_keys::kEos, gguf_keys::kEot, gguf_keys::kEom};
+  size_t key = 0;
+  for (const uint32_t token : wanted.end_tokens) {
+    if (key == kEnds.size()) return;
+    if (token < wanted.vocab) metadata.set(std::string(kEnds[key++]), token);
+  }
+}
 
 std::string export_tokenizer(const fs::path& folder, const TokenizerExport& wanted,
                              GgufMetadata& metadata) {

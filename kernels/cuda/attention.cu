@@ -42,6 +42,12 @@ __host__ __device__ constexpr uint32_t seen_positions(const AttentionShape& shap
   return sequence.first_position + 1 - first_visible(shape, sequence.first_position);
 }
 
+/// What multiplies q·k.
+__device__ float score_scale(const AttentionShape& shape) {
+  if (shape.score_scale != 0) return shape.score_scale;
+  return 1.0f / sqrtf(static_cast<float>(shape.head_dim));
+}
+
 /// What a split leaves per head: the unnormalised output, its maximum and its sum.
 __host__ __device__ constexpr uint64_t partial_floats(const AttentionShape& shape) {
   return shape.head_dim + 2;
@@ -138,6 +144,12 @@ __device__ void weigh_tile(AttendShared<T, kMaxDim>& s, const AttentionShape& sh
   __syncthreads();
   const unsigned lane = threadIdx.x % kWarp;
   for (uint32_t query = threadIdx.x / kWarp; query < queries; query += kWarps) {
+    if (shape.score_cap != 0) {  // each lane its own keys; those that are masked stay so
+      for (unsigned key = lane; key < kTile; key += kWarp) {
+        float& score = s.weights[query][key];
+        if (score != -INFINITY) score = soft_capped(score, shape.score_cap);
+      }
+    }
     float top = s.maximum[query];
     for (unsigned key = lane; key < kTile; key += kWarp) top = fmaxf(top, s.weights[query][key]);
     top = warp_max(top);
@@ -222,7 +234,7 @@ __global__ void __launch_bounds__(kThreads)
     return sequence.first_row + (first_query + query) / group;
   };
 
-  const float scale = 1.0f / sqrtf(static_cast<float>(head_dim));
+  const float scale = score_scale(shape);
   for (uint32_t j = threadIdx.x; j < queries * head_dim; j += kThreads) {
     const uint32_t query = j / head_dim;
     const uint64_t at = uint64_t{row_of(query)} * shape.heads + head_of(query);
@@ -347,8 +359,9 @@ __device__ void start_tile(uint16_t (*tile)[kStride], const uint16_t* source, ui
 }
 
 // Grid: tiles of kTileRows rows (longest first), heads. A warp works on 16 rows. Traffic: keys and
-// values once per tile and head, from L2 for all but the first reader.
-template <typename T, unsigned kMaxDim>
+// values once per tile and head, from L2 for all but the first reader. kCapped: a score_cap is
+// given.
+template <typename T, unsigned kMaxDim, bool kCapped>
 __global__ void __launch_bounds__(kThreads)
     tile_kernel(const float* q, AttentionShape shape, SequenceRows sequence, float* out) {
   wait_for_stream();
@@ -379,7 +392,10 @@ __global__ void __launch_bounds__(kThreads)
   start_tile<kTile>(s.values[0], view.values, first_tile * kTile, longest, head_dim);
   commit_copies();
 
-  const float scale = kLog2E / sqrtf(static_cast<float>(head_dim));  // base 2 from here on
+  // Base 2 from here on, or, where scores are capped, from there on.
+  const float scale = kCapped                  ? score_scale(shape)
+                      : shape.score_scale != 0 ? kLog2E * shape.score_scale
+                                               : kLog2E / sqrtf(static_cast<float>(head_dim));
   const auto query = [&](uint32_t r, uint32_t dim) {
     if (r >= sequence.rows || dim >= head_dim) return 0u;
     const float* at = q + (uint64_t{sequence.first_row + r} * shape.heads + head) * head_dim + dim;
@@ -420,6 +436,15 @@ __global__ void __launch_bounds__(kThreads)
                       &s.keys[stage][n * 16 + lane / 16 * 8 + lane % 8][k * 16 + lane / 8 % 2 * 8]);
         multiply<T>(scores[2 * n], queries[k], b[0], b[1]);
         multiply<T>(scores[2 * n + 1], queries[k], b[2], b[3]);
+      }
+    }
+    if constexpr (kCapped) {
+#pragma unroll
+      for (unsigned n = 0; n < kTile / 8; ++n) {
+#pragma unroll
+        for (unsigned c = 0; c < 4; ++c) {
+          scores[n][c] = kLog2E * soft_capped(scores[n][c], shape.score_cap);
+        }
       }
     }
     const uint32_t tile_begin = tile * kTile;
@@ -506,6 +531,11 @@ void with_bound(uint32_t head_dim, const Use& use) {
   use(std::integral_constant<unsigned, kMaxHeadDim>{});
 }
 
+template <typename T, unsigned kMaxDim>
+auto prompt_kernel(bool capped) {
+  return capped ? tile_kernel<T, kMaxDim, true> : tile_kernel<T, kMaxDim, false>;
+}
+
 uint32_t query_blocks(const AttentionShape& shape, uint32_t rows) {
   return shape.kv_heads * blocks_of(uint64_t{rows} * (shape.heads / shape.kv_heads), kQueries);
 }
@@ -562,8 +592,9 @@ void attention_prefill(const LaunchOn& on, const float* q, const AttentionShape&
       launch("attention (f32 prompt)", attend_kernel<F32, bound(), false>,
              query_blocks(shape, sequence.rows), kThreads, on, q, shape, batch, out);
     } else {
-      const auto kernel =
-          shape.kv_dtype == DType::kBF16 ? tile_kernel<Bf16, bound()> : tile_kernel<F16, bound()>;
+      const auto kernel = shape.kv_dtype == DType::kBF16
+                              ? prompt_kernel<Bf16, bound()>(shape.score_cap != 0)
+                              : prompt_kernel<F16, bound()>(shape.score_cap != 0);
       launch("attention (prompt)", kernel, dim3(blocks_of(sequence.rows, kTileRows), shape.heads),
              kThreads, on, q, shape, sequence, out);
     }

@@ -111,9 +111,9 @@ class CudaOps final : public Ops {
     cuda::embed(launch_on(stream), table, ids, rows, count, out);
   }
 
-  void rmsnorm(Stream& stream, const float* x, const WeightView& weight, uint32_t rows,
-               float epsilon, float* out) override {
-    cuda::rmsnorm(launch_on(stream), x, weight, rows, epsilon, out);
+  void rmsnorm(Stream& stream, const float* x, const NormWeight& norm, uint32_t rows,
+               float* out) override {
+    cuda::rmsnorm(launch_on(stream), x, norm, rows, out);
   }
 
   void set_input(Stream&, const float* x, uint32_t rows, uint32_t cols) override {
@@ -121,16 +121,16 @@ class CudaOps final : public Ops {
     input_ = x;
   }
 
-  void norm_input(Stream& stream, float* x, const float* y, const WeightView& weight, uint32_t rows,
-                  float epsilon, float* scratch) override {
-    open_input(rows, weight.cols);
-    cuda::add_rmsnorm(launch_on(stream), x, y, weight, rows, epsilon, target_of(scratch));
+  void norm_input(Stream& stream, float* x, const float* y, const NormWeight& norm, uint32_t rows,
+                  float* scratch) override {
+    open_input(rows, norm.weight.cols);
+    cuda::add_rmsnorm(launch_on(stream), x, y, norm, rows, target_of(scratch));
   }
 
-  void silu_mul_input(Stream& stream, float* gate, const float* up, uint32_t rows,
-                      uint32_t cols) override {
+  void gated_input(Stream& stream, Activation activation, float* gate, const float* up,
+                   uint32_t rows, uint32_t cols) override {
     open_input(rows, cols);
-    cuda::silu_mul(launch_on(stream), gate, up, uint64_t{rows} * cols, target_of(gate));
+    cuda::gate_mul(launch_on(stream), activation, gate, up, uint64_t{rows} * cols, target_of(gate));
   }
 
   void matmul(Stream& stream, const WeightView& weight, float* out, uint32_t out_stride) override {
@@ -158,11 +158,20 @@ class CudaOps final : public Ops {
   void add(Stream& stream, float* x, const float* y, uint64_t count) override {
     cuda::add(launch_on(stream), x, y, count);
   }
+  void scale(Stream& stream, float* x, float factor, uint64_t count) override {
+    cuda::scale(launch_on(stream), x, factor, count);
+  }
+  void soft_cap(Stream& stream, float* x, float cap, uint32_t rows, uint32_t cols,
+                uint32_t stride) override {
+    CHECK(cap > 0);
+    cuda::soft_cap(launch_on(stream), x, cap, rows, cols, stride);
+  }
 
   void rope_append(Stream& stream, float* q, float* k, const float* v, const AttentionShape& shape,
                    const float* inverse_frequencies,
                    std::span<const SequenceRows> sequences) override {
     CHECK(shape.head_dim <= cuda::kMaxHeadDim);
+    CHECK(shape.rotary_dim == 0 || shape.rotary_dim == shape.head_dim || !shape.interleaved);
     for (size_t first = 0; first < sequences.size(); first += cuda::SequenceBatch::kMax) {
       cuda::SequenceBatch batch;
       const auto part = sequences.subspan(

@@ -76,7 +76,7 @@ __device__ float square_sum(float* x, const float* y, uint32_t cols, float* scra
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     add_rmsnorm_kernel(float* x, const float* y, const std::byte* weight, uint32_t cols,
-                       float epsilon, InputTarget target) {
+                       float epsilon, float added, InputTarget target) {
   wait_for_stream();
   __shared__ float scratch[kThreads / kWarp];
   const uint64_t at = uint64_t{blockIdx.x} * cols;
@@ -86,15 +86,15 @@ __global__ void __launch_bounds__(kThreads)
   if (cols % 4 == 0) {
     for (uint32_t i = threadIdx.x * 4; i < cols; i += kThreads * 4) {
       const float4 v = load4(row + i);
-      store_input4(
-          target, at + i,
-          float4{v.x * scale * load_one<T>(weight, i), v.y * scale * load_one<T>(weight, i + 1),
-                 v.z * scale * load_one<T>(weight, i + 2),
-                 v.w * scale * load_one<T>(weight, i + 3)});
+      store_input4(target, at + i,
+                   float4{v.x * scale * (load_one<T>(weight, i) + added),
+                          v.y * scale * (load_one<T>(weight, i + 1) + added),
+                          v.z * scale * (load_one<T>(weight, i + 2) + added),
+                          v.w * scale * (load_one<T>(weight, i + 3) + added)});
     }
   } else {
     for (uint32_t i = threadIdx.x; i < cols; i += kThreads) {
-      store_input(target, at + i, row[i] * scale * load_one<T>(weight, i));
+      store_input(target, at + i, row[i] * scale * (load_one<T>(weight, i) + added));
     }
   }
 }
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads)
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     rmsnorm_kernel(const float* x, const std::byte* weight, uint32_t rows, uint32_t cols,
-                   float epsilon, float* out) {
+                   float epsilon, float added, float* out) {
   wait_for_stream();
   const uint32_t r = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp;
   const unsigned lane = threadIdx.x % kWarp;
@@ -113,12 +113,19 @@ __global__ void __launch_bounds__(kThreads)
   for (uint32_t i = lane; i < cols; i += kWarp) sum = fmaf(row[i], row[i], sum);
   const float scale = 1.0f / sqrtf(warp_sum(sum) / static_cast<float>(cols) + epsilon);
   for (uint32_t i = lane; i < cols; i += kWarp) {
-    out[uint64_t{r} * cols + i] = row[i] * scale * load_one<T>(weight, i);
+    out[uint64_t{r} * cols + i] = row[i] * scale * (load_one<T>(weight, i) + added);
   }
 }
 
-__device__ float silu(float x) {
-  return x / (1.0f + expf(-x));
+/// 0.5 (1 + tanh(u)) of GELU is 1 / (1 + exp(-2u)), which keeps its digits where x is negative.
+template <Activation kActivation>
+__device__ float activated(float x) {
+  if constexpr (kActivation == Activation::kSilu) {
+    return x / (1.0f + expf(-x));
+  } else {
+    const float minus_two_u = x * fmaf(-0.0713548162726f, x * x, -1.59576912161f);
+    return x / (1.0f + expf(minus_two_u));
+  }
 }
 
 /// value(i) for every i < count goes to the target, four at a time.
@@ -134,7 +141,8 @@ __device__ void map_flat(uint64_t count, const InputTarget& target, const Four& 
 }
 
 // Traffic per element: 8 read, the target written.
-__global__ void silu_mul_kernel(const float* gate, const float* up, uint64_t count,
+template <Activation kActivation>
+__global__ void gate_mul_kernel(const float* gate, const float* up, uint64_t count,
                                 InputTarget target) {
   wait_for_stream();
   map_flat(
@@ -142,9 +150,10 @@ __global__ void silu_mul_kernel(const float* gate, const float* up, uint64_t cou
       [&](uint64_t i) {
         const float4 g = load4(gate + i);
         const float4 u = load4(up + i);
-        return float4{silu(g.x) * u.x, silu(g.y) * u.y, silu(g.z) * u.z, silu(g.w) * u.w};
+        return float4{activated<kActivation>(g.x) * u.x, activated<kActivation>(g.y) * u.y,
+                      activated<kActivation>(g.z) * u.z, activated<kActivation>(g.w) * u.w};
       },
-      [&](uint64_t i) { return silu(gate[i]) * up[i]; });
+      [&](uint64_t i) { return activated<kActivation>(gate[i]) * up[i]; });
 }
 
 // Traffic per element: 4 read, the target written.
@@ -165,6 +174,27 @@ __global__ void add_kernel(float* x, const float* y, uint64_t count) {
         return float4{a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
       },
       [&](uint64_t i) { return x[i] + y[i]; });
+}
+
+// Traffic per element: 4 read, 4 written.
+__global__ void scale_kernel(float* x, float factor, uint64_t count) {
+  wait_for_stream();
+  map_flat(
+      count, InputTarget{x, nullptr, DType::kF32},
+      [&](uint64_t i) {
+        const float4 v = load4(x + i);
+        return float4{v.x * factor, v.y * factor, v.z * factor, v.w * factor};
+      },
+      [&](uint64_t i) { return x[i] * factor; });
+}
+
+// Grid: rows, pieces of a row. Traffic per element: 4 read, 4 written.
+__global__ void soft_cap_kernel(float* x, float cap, uint32_t cols, uint32_t stride) {
+  wait_for_stream();
+  const uint32_t i = blockIdx.y * kThreads + threadIdx.x;
+  if (i >= cols) return;
+  float* value = x + uint64_t{blockIdx.x} * stride + i;
+  *value = soft_capped(*value, cap);
 }
 
 // Traffic per element: 4 read, 4 written.
@@ -204,9 +234,10 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t position = sequence.first_position + r;
   const uint32_t head_dim = shape.head_dim;
   const uint32_t half = head_dim / 2;
-  for (uint32_t i = threadIdx.x; i < half; i += kThreads) {
+  const uint32_t pairs = shape.rotary_dim != 0 ? shape.rotary_dim / 2 : half;
+  for (uint32_t i = threadIdx.x; i < pairs; i += kThreads) {
     const float angle = static_cast<float>(position) *
-                        inverse_frequencies[uint64_t{sequence.rope_table} * half + i];
+                        inverse_frequencies[uint64_t{sequence.rope_table} * pairs + i];
     cosine[i] = cosf(angle) * shape.rope_scale;
     sine[i] = sinf(angle) * shape.rope_scale;
   }
@@ -217,20 +248,20 @@ __global__ void __launch_bounds__(kThreads)
   };
   // Pair i comes from `first + i * step` and the place `apart` behind it.
   const uint32_t step = shape.interleaved ? 2 : 1;
-  const uint32_t apart = shape.interleaved ? 1 : half;
+  const uint32_t apart = shape.interleaved ? 1 : pairs;
   static_assert(kMaxHeadDim / 2 <= kThreads);
-  const uint32_t heads_at_once = kThreads / half;
+  const uint32_t heads_at_once = kThreads / pairs;
   for (uint32_t done = 0; done < own_heads(shape.heads); done += heads_at_once) {
-    const uint32_t i = threadIdx.x % half;
-    const uint32_t own = done + threadIdx.x / half;
-    const bool turns = threadIdx.x < heads_at_once * half && own < own_heads(shape.heads);
+    const uint32_t i = threadIdx.x % pairs;
+    const uint32_t own = done + threadIdx.x / pairs;
+    const bool turns = threadIdx.x < heads_at_once * pairs && own < own_heads(shape.heads);
     float* head = q + (row * shape.heads + blockIdx.y + own * gridDim.y) * head_dim;
     const float low = turns ? head[i * step] : 0;
     const float high = turns ? head[i * step + apart] : 0;
     if (shape.interleaved) __syncthreads();  // another's pair lies where this one goes
     if (!turns) continue;
     head[i] = low * cosine[i] - high * sine[i];
-    head[i + half] = high * cosine[i] + low * sine[i];
+    head[i + pairs] = high * cosine[i] + low * sine[i];
   }
   auto* keys = reinterpret_cast<typename T::Raw*>(sequence.kv);
   const uint64_t head_elements = uint64_t{sequence.kv_capacity} * head_dim;
@@ -239,14 +270,26 @@ __global__ void __launch_bounds__(kThreads)
   for (uint32_t j = threadIdx.x; j < own_heads(shape.kv_heads) * half; j += kThreads) {
     const uint32_t i = j % half;
     const uint32_t head = blockIdx.y + j / half * gridDim.y;
-    const float* key = k + (row * shape.kv_heads + head) * head_dim + i * step;
+    const float* key = k + (row * shape.kv_heads + head) * head_dim;
     const float* value = v + (row * shape.kv_heads + head) * head_dim + i;
-    const uint64_t at = head * head_elements + place + i;
-    keys[at] = T::from_f32(key[0] * cosine[i] - key[apart] * sine[i]);
-    keys[at + half] = T::from_f32(key[apart] * cosine[i] + key[0] * sine[i]);
-    values[at] = T::from_f32(value[0]);
-    values[at + half] = T::from_f32(value[half]);
+    const uint64_t at = head * head_elements + place;
+    if (i < pairs) {
+      const float low = key[i * step];
+      const float high = key[i * step + apart];
+      keys[at + i] = T::from_f32(low * cosine[i] - high * sine[i]);
+      keys[at + i + pairs] = T::from_f32(high * cosine[i] + low * sine[i]);
+    } else {  // two of those that stay as they are
+      keys[at + pairs + i] = T::from_f32(key[pairs + i]);
+      keys[at + half + i] = T::from_f32(key[half + i]);
+    }
+    values[at + i] = T::from_f32(value[0]);
+    values[at + i + half] = T::from_f32(value[half]);
   }
+}
+
+/// What a kernel adds to a norm's weights: -0 changes no bit of any.
+float added_to(const NormWeight& norm) {
+  return norm.added != 0 ? norm.added : -0.0f;
 }
 
 }  // namespace
@@ -276,26 +319,30 @@ void embed(const LaunchOn& on, const WeightView& table, const uint32_t* ids, con
   });
 }
 
-void rmsnorm(const LaunchOn& on, const float* x, const WeightView& weight, uint32_t rows,
-             float epsilon, float* out) {
+void rmsnorm(const LaunchOn& on, const float* x, const NormWeight& norm, uint32_t rows,
+             float* out) {
+  const WeightView& weight = norm.weight;
   with_type(weight.format, [&](auto type) {
     launch("rmsnorm", rmsnorm_kernel<decltype(type)>, blocks_of(rows, kThreads / kWarp), kThreads,
-           on, x, weight.data, rows, weight.cols, epsilon, out);
+           on, x, weight.data, rows, weight.cols, norm.epsilon, added_to(norm), out);
   });
 }
 
-void add_rmsnorm(const LaunchOn& on, float* x, const float* y, const WeightView& weight,
-                 uint32_t rows, float epsilon, const InputTarget& target) {
+void add_rmsnorm(const LaunchOn& on, float* x, const float* y, const NormWeight& norm,
+                 uint32_t rows, const InputTarget& target) {
+  const WeightView& weight = norm.weight;
   with_type(weight.format, [&](auto type) {
     launch("add_rmsnorm", add_rmsnorm_kernel<decltype(type)>, rows, kThreads, on, x, y, weight.data,
-           weight.cols, epsilon, target);
+           weight.cols, norm.epsilon, added_to(norm), target);
   });
 }
 
-void silu_mul(const LaunchOn& on, const float* gate, const float* up, uint64_t count,
-              const InputTarget& target) {
-  launch("silu_mul", silu_mul_kernel, blocks_of(count, kThreads * kPerThread), kThreads, on, gate,
-         up, count, target);
+void gate_mul(const LaunchOn& on, Activation activation, const float* gate, const float* up,
+              uint64_t count, const InputTarget& target) {
+  const auto kernel = activation == Activation::kSilu ? gate_mul_kernel<Activation::kSilu>
+                                                      : gate_mul_kernel<Activation::kGeluTanh>;
+  launch("gate_mul", kernel, blocks_of(count, kThreads * kPerThread), kThreads, on, gate, up, count,
+         target);
 }
 
 void convert(const LaunchOn& on, const float* x, uint64_t count, const InputTarget& target) {
@@ -305,6 +352,18 @@ void convert(const LaunchOn& on, const float* x, uint64_t count, const InputTarg
 
 void add(const LaunchOn& on, float* x, const float* y, uint64_t count) {
   launch("add", add_kernel, blocks_of(count, kThreads * kPerThread), kThreads, on, x, y, count);
+}
+
+void scale(const LaunchOn& on, float* x, float factor, uint64_t count) {
+  launch("scale", scale_kernel, blocks_of(count, kThreads * kPerThread), kThreads, on, x, factor,
+         count);
+}
+
+void soft_cap(const LaunchOn& on, float* x, float cap, uint32_t rows, uint32_t cols,
+              uint32_t stride) {
+  if (rows == 0 || cols == 0) return;
+  launch("soft_cap", soft_cap_kernel, dim3(rows, blocks_of(cols, kThreads)), kThreads, on, x, cap,
+         cols, stride);
 }
 
 void add_bias(const LaunchOn& on, float* x, uint32_t rows, const WeightView& bias) {

@@ -47,15 +47,17 @@ bool waits_by_itself();
 // elementwise.cu
 void embed(const LaunchOn& on, const WeightView& table, const uint32_t* ids, const uint32_t* rows,
            uint32_t count, float* out);
-void rmsnorm(const LaunchOn& on, const float* x, const WeightView& weight, uint32_t rows,
-             float epsilon, float* out);
-/// x += y where y is given; target = x / rms(x) * weight.
-void add_rmsnorm(const LaunchOn& on, float* x, const float* y, const WeightView& weight,
-                 uint32_t rows, float epsilon, const InputTarget& target);
-void silu_mul(const LaunchOn& on, const float* gate, const float* up, uint64_t count,
-              const InputTarget& target);
+void rmsnorm(const LaunchOn& on, const float* x, const NormWeight& norm, uint32_t rows, float* out);
+/// x += y where y is given; target = x / rms(x) * (added + weight).
+void add_rmsnorm(const LaunchOn& on, float* x, const float* y, const NormWeight& norm,
+                 uint32_t rows, const InputTarget& target);
+void gate_mul(const LaunchOn& on, Activation activation, const float* gate, const float* up,
+              uint64_t count, const InputTarget& target);
 void convert(const LaunchOn& on, const float* x, uint64_t count, const InputTarget& target);
 void add(const LaunchOn& on, float* x, const float* y, uint64_t count);
+void scale(const LaunchOn& on, float* x, float factor, uint64_t count);
+void soft_cap(const LaunchOn& on, float* x, float cap, uint32_t rows, uint32_t cols,
+              uint32_t stride);
 void add_bias(const LaunchOn& on, float* x, uint32_t rows, const WeightView& bias);
 void rope_append(const LaunchOn& on, float* q, const float* k, const float* v,
                  const AttentionShape& shape, const float* inverse_frequencies,

@@ -177,6 +177,11 @@ __device__ float load_one(const std::byte* data, uint64_t index) {
   }
 }
 
+/// cap * tanh(value / cap), as accurate as tanhf.
+__device__ inline float soft_capped(float value, float cap) {
+  return cap * tanhf(value / cap);
+}
+
 __device__ inline float warp_sum(float value) {
   for (unsigned width = kWarp / 2; width > 0; width /= 2) {
     value += __shfl_xor_sync(kAllLanes, value, width);

@@ -46,7 +46,8 @@ void host_attention_tile(const IsaKernels& isa, const float* q, const AttentionS
                          uint32_t kv_head, float* out) {
   const uint32_t group = shape.heads / shape.kv_heads;
   const uint32_t width = shape.heads * shape.head_dim;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+  const float scale = shape.score_scale != 0 ? shape.score_scale
+                                             : 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
   // Queries of a group share the KV head: its blocks are read once for as many as fit the tile.
   for (uint32_t done = 0; done < count * group;) {
     const uint32_t queries = std::min(count * group - done, kMaxTileQueries);
@@ -83,7 +84,8 @@ void host_attention_tile(const IsaKernels& isa, const float* q, const AttentionS
       }
       const float* block = block_of(shape, sequence, kv_head, begin / kKvBlockPositions);
       isa.attend_block(query, acc, from, to, running_max, running_sum, queries, block,
-                       block + uint64_t{kKvBlockPositions} * shape.head_dim, shape.head_dim, scale);
+                       block + uint64_t{kKvBlockPositions} * shape.head_dim, shape.head_dim, scale,
+                       shape.score_cap);
     }
     for (uint32_t i = 0; i < queries; ++i) {
       const float scale_out = 1.0f / running_sum[i];

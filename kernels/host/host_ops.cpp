@@ -7,21 +7,18 @@
 #include <tbb/task_arena.h>
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <cmath>
 #include <cstring>
-#include <thread>
 #include <vector>
 
 #include "core/error.h"
-#include "core/limits.h"
 #include "core/units.h"
 #include "kernels/host/amx.h"
 #include "kernels/host/attention.h"
 #include "kernels/host/gemm.h"
 #include "kernels/host/isa_kernels.h"
 #include "kernels/host/sampling.h"
+#include "kernels/host/workers.h"
 
 namespace spillway {
 namespace {
@@ -51,7 +48,7 @@ class HostOps final : public Ops {
         allowed_(tbb::global_control::max_allowed_parallelism,
                  std::max<size_t>(threads_, tbb::info::default_concurrency())),
         arena_(static_cast<int>(threads_)) {
-    start_workers();
+    start_workers(arena_, threads_, "compute.threads");
     description_ = fmt::format("{} threads, prompts {}, decode {} GEMV", threads_,
                                amx_            ? "AMX bf16"
                                : bf16_prompts_ ? "oneDNN bf16"
@@ -100,12 +97,15 @@ class HostOps final : public Ops {
     }
   }
 
-  void rmsnorm(Stream&, const float* x, const WeightView& weight, uint32_t rows, float epsilon,
+  void rmsnorm(Stream&, const float* x, const NormWeight& norm, uint32_t rows,
                float* out) override {
-    const float* w = vector_of(weight);
-    const uint32_t cols = weight.cols;
+    const uint32_t cols = norm.weight.cols;
+    float* w = vector_of(norm.weight);
+    if (norm.added != 0) {
+      for (uint32_t i = 0; i < cols; ++i) w[i] += norm.added;
+    }
     for_rows(rows, cols, [&](uint32_t r) {
-      isa_.rmsnorm(x + uint64_t{r} * cols, w, cols, epsilon, out + uint64_t{r} * cols);
+      isa_.rmsnorm(x + uint64_t{r} * cols, w, cols, norm.epsilon, out + uint64_t{r} * cols);
     });
   }
 
@@ -117,17 +117,18 @@ class HostOps final : public Ops {
     input_bf16_ready_ = false;
   }
 
-  void norm_input(Stream& stream, float* x, const float* y, const WeightView& weight, uint32_t rows,
-                  float epsilon, float* scratch) override {
-    if (y != nullptr) add(stream, x, y, uint64_t{rows} * weight.cols);
-    rmsnorm(stream, x, weight, rows, epsilon, scratch);
-    set_input(stream, scratch, rows, weight.cols);
+  void norm_input(Stream& stream, float* x, const float* y, const NormWeight& norm, uint32_t rows,
+                  float* scratch) override {
+    if (y != nullptr) add(stream, x, y, uint64_t{rows} * norm.weight.cols);
+    rmsnorm(stream, x, norm, rows, scratch);
+    set_input(stream, scratch, rows, norm.weight.cols);
   }
 
-  void silu_mul_input(Stream& stream, float* gate, const float* up, uint32_t rows,
-                      uint32_t cols) override {
+  void gated_input(Stream& stream, Activation activation, float* gate, const float* up,
+                   uint32_t rows, uint32_t cols) override {
+    const auto gate_mul = activation == Activation::kSilu ? isa_.silu_mul : isa_.gelu_mul;
     for_blocks(uint64_t{rows} * cols,
-               [&](uint64_t at, uint64_t n) { isa_.silu_mul(gate + at, up + at, n); });
+               [&](uint64_t at, uint64_t n) { gate_mul(gate + at, up + at, n); });
     set_input(stream, gate, rows, cols);
   }
 
@@ -168,8 +169,8 @@ class HostOps final : public Ops {
                    std::span<const SequenceRows> sequences) override {
     const uint64_t q_width = uint64_t{shape.heads} * shape.head_dim;
     const uint64_t kv_width = uint64_t{shape.kv_heads} * shape.head_dim;
-    const uint32_t half = shape.head_dim / 2;
-    CHECK(half <= kMaxHalfHead);
+    const uint32_t half = rotating(shape) / 2;
+    CHECK(half <= kMaxHalfHead && (!shape.interleaved || rotating(shape) == shape.head_dim));
     for (const SequenceRows& sequence : sequences) {
       CHECK(sequence.first_position + sequence.rows <= sequence.kv_capacity);
       const float* speeds = inverse_frequencies + uint64_t{sequence.rope_table} * half;
@@ -208,6 +209,19 @@ class HostOps final : public Ops {
   void add(Stream&, float* x, const float* y, uint64_t count) override {
     for_blocks(count, [&](uint64_t at, uint64_t n) { isa_.add(x + at, y + at, n); });
   }
+  void scale(Stream&, float* x, float factor, uint64_t count) override {
+    for_blocks(count, [&](uint64_t at, uint64_t n) { isa_.scale(x + at, factor, n); });
+  }
+  void soft_cap(Stream&, float* x, float cap, uint32_t rows, uint32_t cols,
+                uint32_t stride) override {
+    CHECK(cap > 0);
+    const auto blocks = static_cast<uint32_t>(ceil_div(cols, kBlockValues));
+    parallel(rows * blocks, uint64_t{rows} * cols, [&](uint32_t index) {
+      const uint64_t at = index % blocks * kBlockValues;
+      isa_.soft_cap(x + uint64_t{index / blocks} * stride + at, std::min(kBlockValues, cols - at),
+                    cap);
+    });
+  }
 
   void fold_log_softmax(Stream&, const float* logits, uint32_t rows, uint32_t cols, uint32_t stride,
                         uint32_t first_id, const uint32_t* targets, float* running_max,
@@ -244,6 +258,8 @@ class HostOps final : public Ops {
 
  private:
   static constexpr uint32_t kMaxHalfHead = 512;
+  /// Of a flat loop that one thread takes at a time.
+  static constexpr uint64_t kBlockValues = 16 * 1024;
   struct Layout {
     uint64_t input_bytes;
     uint64_t panel_bytes;  // one thread's
@@ -287,12 +303,15 @@ class HostOps final : public Ops {
     isa_.to_f32[index_of(format)](source, target, count);
   }
 
+  static uint32_t rotating(const AttentionShape& shape) {
+    return shape.rotary_dim != 0 ? shape.rotary_dim : shape.head_dim;
+  }
   void rotate_heads(float* x, uint32_t heads, const AttentionShape& shape, const float* cosine,
                     const float* sine) const {
     for (uint32_t i = 0; i < heads; ++i) {
       float* head = x + uint64_t{i} * shape.head_dim;
       if (shape.interleaved) set_pairs_apart(head, shape.head_dim / 2);
-      isa_.rotate(head, cosine, sine, shape.head_dim / 2);
+      isa_.rotate(head, cosine, sine, rotating(shape) / 2);
     }
   }
   /// Pair i from (2i, 2i+1) to (i, i + half).
@@ -306,7 +325,7 @@ class HostOps final : public Ops {
   }
 
   /// A norm weight or bias as f32, valid until the next call.
-  const float* vector_of(const WeightView& view) {
+  float* vector_of(const WeightView& view) {
     vector_.resize(view.cols);
     to_f32(view.format, view.data, vector_.data(), view.cols);
     return vector_.data();
@@ -351,19 +370,24 @@ class HostOps final : public Ops {
     });
   }
 
-  /// As many weight rows at a time as the threads leave each other, up to what suits the caches: no
+  /// Weight rows in slices as large as suits the caches, as many for one thread as for another: no
   /// bit depends on it.
   void amx_tiles(const WeightView& weight, float* out, uint32_t out_stride) {
-    const auto share = static_cast<uint32_t>(ceil_div(weight.rows, threads_));
-    const uint32_t w_rows = std::clamp(static_cast<uint32_t>(align_up(share, kAmxGroupRows)),
-                                       kPanelRows, kAmxWeightRows);
-    const auto slices = static_cast<uint32_t>(ceil_div(weight.rows, w_rows));
+    const auto groups = static_cast<uint32_t>(ceil_div(weight.rows, kAmxGroupRows));
+    const auto rounds =
+        static_cast<uint32_t>(ceil_div(weight.rows, uint64_t{threads_} * kAmxWeightRows));
+    // At least two groups each, so that the input is not read for every few rows.
+    const uint32_t slices = std::clamp(groups / 2, 1u, threads_ * rounds);
     const auto blocks = static_cast<uint32_t>(ceil_div(input_rows_, kAmxBlockRows));
     const auto* input = reinterpret_cast<const std::byte*>(input_bf16_);
+    const auto first_row = [&](uint32_t slice) {
+      return static_cast<uint32_t>(uint64_t{slice} * groups / slices) * kAmxGroupRows;
+    };
     parallel(slices * blocks, UINT64_MAX, [&](uint32_t index) {
-      const uint32_t first = index / blocks * w_rows;
+      const uint32_t slice = index / blocks;
       const uint32_t block = index % blocks;
-      const WeightView part = rows_of(weight, first, w_rows);
+      const uint32_t first = first_row(slice);
+      const WeightView part = rows_of(weight, first, first_row(slice + 1) - first);
       const AmxWeights weights{part.data, isa_.to_bf16[index_of(part.format)],
                                ::spillway::row_bytes(part.format, part.cols),
                                ::spillway::row_bytes(part.format, kAmxPartCols), part.rows};
@@ -396,32 +420,6 @@ class HostOps final : public Ops {
     return {thread_scratch() + panel_bytes_, scratch_bytes_ - panel_bytes_};
   }
 
-  /// TBB makes its threads when there is work; a refusal then would end the program. So they are
-  /// made now, before readers take theirs. Gives up soon: it is no promise.
-  void start_workers() {
-    using Control = tbb::global_control;
-    const auto most = Control::active_value(Control::max_allowed_parallelism);
-    const auto expected = static_cast<int>(std::min<size_t>(threads_, most));
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(50);
-    std::atomic<int> there{0};
-    try {
-      arena_.execute([&] {
-        tbb::parallel_for(0, expected, [&](int) {
-          ++there;
-          while (there < expected && std::chrono::steady_clock::now() < deadline) {
-            std::this_thread::yield();
-          }
-        });
-      });
-    } catch (const std::runtime_error&) {  // its words are TBB's
-      throw Error(
-          fmt::format("cannot start {} threads to compute: the system refuses one{}; raise its "
-                      "limit on threads (ulimit -u; in a container --pids-limit) or lower "
-                      "compute.threads",
-                      expected, thread_limits_text()));
-    }
-  }
-
   /// Index of the calling thread in the arena, below threads_.
   static size_t this_thread() {
     return static_cast<size_t>(tbb::this_task_arena::current_thread_index());
@@ -449,9 +447,9 @@ class HostOps final : public Ops {
   }
   template <typename Body>
   void for_blocks(uint64_t count, const Body& body) {
-    constexpr uint64_t kBlock = 16 * 1024;
-    parallel(static_cast<uint32_t>(ceil_div(count, kBlock)), count,
-             [&](uint32_t i) { body(i * kBlock, std::min(kBlock, count - i * kBlock)); });
+    parallel(static_cast<uint32_t>(ceil_div(count, kBlockValues)), count, [&](uint32_t i) {
+      body(i * kBlockValues, std::min(kBlockValues, count - i * kBlockValues));
+    });
   }
 
   const IsaKernels& isa_;

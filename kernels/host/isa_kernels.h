@@ -27,15 +27,20 @@ struct IsaKernels {
   void (*f32_to_bf16)(const float* source, uint16_t* target, size_t count);
   void (*rmsnorm)(const float* x, const float* weight, size_t cols, float epsilon, float* out);
   void (*silu_mul)(float* gate, const float* up, size_t count);
+  void (*gelu_mul)(float* gate, const float* up, size_t count);
   void (*add)(float* x, const float* y, size_t count);
+  void (*scale)(float* x, float factor, size_t count);
+  /// x = cap * tanh(x / cap).
+  void (*soft_cap)(float* x, size_t count, float cap);
   /// Rotates one head: pairs (i, i + half) by (cosine[i], sine[i]).
   void (*rotate)(float* head, const float* cosine, const float* sine, size_t half);
   /// One block of 16 positions of one KV head for `queries` query rows: online softmax.
   /// k: [head_dim][16], v: [16][head_dim]; query i sees the positions from[i] .. to[i]-1 of the 16.
-  /// q, acc: [queries][head_dim] with strides; running_max, running_sum: [queries].
+  /// q, acc: [queries][head_dim] with strides; running_max, running_sum: [queries]. Scores are
+  /// soft-capped where cap is not 0.
   void (*attend_block)(const float* const* q, float* const* acc, const uint32_t* from,
                        const uint32_t* to, float* running_max, float* running_sum, unsigned queries,
-                       const float* k, const float* v, size_t head_dim, float scale);
+                       const float* k, const float* v, size_t head_dim, float scale, float cap);
   /// Maximum of x, and sum of exp(x - maximum).
   void (*max_exp_sum)(const float* x, size_t count, float* maximum, float* sum);
 };

@@ -209,13 +209,18 @@ void f32_to_bf16(const float* source, uint16_t* target, size_t count) {
   }
 }
 
-/// exp by 2^n * p(r), |r| <= ln2/2; Cephes' coefficients. Relative error below 2e-7; 0 below -87.
-inline Floats exp_lanes(Floats x) {
-  const Floats low = splat(-87.3f);
-  const Floats high = splat(88.3f);
-  const Ints too_low = x < low;
+inline Floats clamped(Floats x, Floats low, Floats high) {
   x = x < low ? low : x;
-  x = x > high ? high : x;
+  return x > high ? high : x;
+}
+
+/// exp(x) = (fraction + 1) * power: the one is exp(r) - 1, |r| <= ln2/2, by Cephes' coefficients,
+/// the other a power of two.
+struct ExpParts {
+  Floats fraction;
+  Floats power;
+};
+inline ExpParts exp_parts(Floats x) {
   const Floats scaled = x * 1.44269504088896341f;
   const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const Floats rounded = (scaled + magic) - magic;
@@ -227,10 +232,25 @@ inline Floats exp_lanes(Floats x) {
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
   const Ints exponent = (__builtin_convertvector(rounded, Ints) + 127) << 23;
-  const Floats result = p * reinterpret_cast<Floats>(exponent);
+  return {p * r * r + r, reinterpret_cast<Floats>(exponent)};
+}
+
+/// Relative error below 2e-7; 0 below -87.
+inline Floats exp_lanes(Floats x) {
+  const Floats low = splat(-87.3f);
+  const Ints too_low = x < low;
+  const ExpParts parts = exp_parts(clamped(x, low, splat(88.3f)));
+  const Floats result = (parts.fraction + 1.0f) * parts.power;
   return reinterpret_cast<Floats>(reinterpret_cast<Ints>(result) & ~too_low);
+}
+
+/// By exp(2x) - 1, from which nothing is subtracted where it is small. Relative error below 3e-7.
+inline Floats tanh_lanes(Floats x) {
+  const Floats limit = splat(9.1f);  // from here on it is 1
+  const ExpParts parts = exp_parts(2.0f * clamped(x, -limit, limit));
+  const Floats less_one = parts.power * parts.fraction + (parts.power - 1.0f);
+  return less_one / (less_one + 2.0f);
 }
 
 void rmsnorm(const float* x, const float* weight, size_t cols, float epsilon, float* out) {
@@ -246,24 +266,52 @@ void rmsnorm(const float* x, const float* weight, size_t cols, float epsilon, fl
   for (size_t j = 0; j < cols; ++j) out[j] = x[j] * scale * weight[j];
 }
 
-void silu_mul(float* gate, const float* up, size_t count) {
+inline Floats silu(Floats x) {
+  return x / (1.0f + exp_lanes(-x));
+}
+/// 0.5 (1 + tanh(u)) is 1 / (1 + exp(-2u)), which keeps its digits where x is negative.
+inline Floats gelu(Floats x) {
+  const Floats minus_two_u = x * (-0.0713548162726f * (x * x) + -1.59576912161f);
+  return x / (1.0f + exp_lanes(minus_two_u));
+}
+
+template <Floats (*kActivation)(Floats)>
+void gate_mul(float* gate, const float* up, size_t count) {
   size_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    const Floats g = load(gate + i);
-    store(gate + i, g / (1.0f + exp_lanes(-g)) * load(up + i));
+    store(gate + i, kActivation(load(gate + i)) * load(up + i));
   }
   if (i < count) {
     Floats g = {};
     Floats u = {};
     std::memcpy(&g, gate + i, (count - i) * 4);
     std::memcpy(&u, up + i, (count - i) * 4);
-    const Floats result = g / (1.0f + exp_lanes(-g)) * u;
+    const Floats result = kActivation(g) * u;
     std::memcpy(gate + i, &result, (count - i) * 4);
   }
 }
 
 void add(float* x, const float* y, size_t count) {
   for (size_t i = 0; i < count; ++i) x[i] += y[i];
+}
+
+void scale(float* x, float factor, size_t count) {
+  for (size_t i = 0; i < count; ++i) x[i] *= factor;
+}
+
+/// Of its own, so that it is the same instructions for whoever calls it.
+__attribute__((noinline)) void soft_cap(float* x, size_t count, float cap) {
+  const float inverse = 1.0f / cap;
+  size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    store(x + i, cap * tanh_lanes(load(x + i) * inverse));
+  }
+  if (i < count) {
+    Floats rest = {};
+    std::memcpy(&rest, x + i, (count - i) * 4);
+    rest = cap * tanh_lanes(rest * inverse);
+    std::memcpy(x + i, &rest, (count - i) * 4);
+  }
 }
 
 void rotate(float* head, const float* cosine, const float* sine, size_t half) {
@@ -347,10 +395,12 @@ inline void add_values(float* const* acc, const float (*weights)[kBlock], const 
 template <unsigned N>
 inline void attend_queries(const float* const* q, float* const* acc, const uint32_t* from,
                            const uint32_t* to, float* running_max, float* running_sum,
-                           const float* k, const float* v, size_t head_dim, float scale) {
+                           const float* k, const float* v, size_t head_dim, float scale,
+                           float cap) {
   float scores[N][kBlock];
   float shrink[N];
   score_block<N>(q, k, head_dim, scale, scores);
+  if (cap != 0) soft_cap(scores[0], N * kBlock, cap);
   for (unsigned i = 0; i < N; ++i) {
     shrink[i] = weigh_block(scores[i], from[i], to[i], running_max + i, running_sum + i);
   }
@@ -359,7 +409,7 @@ inline void attend_queries(const float* const* q, float* const* acc, const uint3
 
 void attend_block(const float* const* q, float* const* acc, const uint32_t* from,
                   const uint32_t* to, float* running_max, float* running_sum, unsigned queries,
-                  const float* k, const float* v, size_t head_dim, float scale) {
+                  const float* k, const float* v, size_t head_dim, float scale, float cap) {
   unsigned i = 0;
   while (i < queries) {
     if (from[i] >= to[i]) {
@@ -370,11 +420,11 @@ void attend_block(const float* const* q, float* const* acc, const uint32_t* from
     while (seeing < kQueries && i + seeing < queries && from[i + seeing] < to[i + seeing]) ++seeing;
     if (seeing == kQueries) {
       attend_queries<kQueries>(q + i, acc + i, from + i, to + i, running_max + i, running_sum + i,
-                               k, v, head_dim, scale);
+                               k, v, head_dim, scale, cap);
       i += kQueries;
     } else {
       attend_queries<1>(q + i, acc + i, from + i, to + i, running_max + i, running_sum + i, k, v,
-                        head_dim, scale);
+                        head_dim, scale, cap);
       ++i;
     }
   }
@@ -409,8 +459,11 @@ constexpr IsaKernels kTable = {
      blocks_to_bf16<IQ4_NL>, blocks_to_bf16<IQ4_XS>, blocks_to_bf16<MXFP4>},
     f32_to_bf16,
     rmsnorm,
-    silu_mul,
+    gate_mul<silu>,
+    gate_mul<gelu>,
     add,
+    scale,
+    soft_cap,
     rotate,
     attend_block,
     max_exp_sum};

@@ -10,6 +10,7 @@ from box import Failure, NOBODY
 BAD = (1,)
 ANY = (0, 1)
 GOOD = (0,)
+USAGE = (2,)
 
 # How an output is asked for: option of run and score, or key of the YAML.
 ROUTES = ("--report", "--trace", "report", "trace")
@@ -201,7 +202,7 @@ def place_case(command, route, kind):
             path = "/proc/report.json"
         elif kind == "empty-name":
             path = ""
-            expect = ANY
+            expect = USAGE
         box.spillway(command, config, *more(box, command), "--quiet", route, path, outputs=outputs,
                      expect=expect)
         if check is not None:
