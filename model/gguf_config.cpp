@@ -174,20 +174,31 @@ RopeScaling longrope_of(const KeyReader& reader, const Checkpoint& checkpoint,
 RopeScaling rope_scaling_of(const KeyReader& reader, const Checkpoint& checkpoint,
                             const ModelConfig& config) {
   using Kind = RopeScaling::Kind;
+  const bool has_factors = checkpoint.has(kGgufRopeFactors);
+  if (!has_factors && checkpoint.has(kGgufRopeLong)) {
+    return longrope_of(reader, checkpoint, config);
+  }
   RopeScaling scaling;
-  if (checkpoint.has(kGgufRopeFactors)) {
+  const double linear = reader.positive("rope.scale_linear", 1);  // older files
+  const std::string name = reader.text("rope.scaling.type", "linear");
+  if (name != "none" && name != "linear" && name != "yarn") {
+    reader.fail("rope.scaling.type", "none, linear or yarn",
+                cut_middle(printable(name), kMostShownColumns));
+  }
+  scaling.factor = reader.positive("rope.scaling.factor", linear);
+  const bool scales = name != "none" && scaling.factor != 1;
+  if (has_factors) {
+    if (scales) {  // other programs would do both
+      reader.fail("rope.scaling.factor", fmt::format("none beside tensor {}", kGgufRopeFactors),
+                  fmt::to_string(scaling.factor));
+    }
     scaling.kind = Kind::kFactors;
     scaling.short_factors = factors_of(checkpoint, kGgufRopeFactors, config);
+  } else if (!scales) {
     return scaling;
-  }
-  if (checkpoint.has(kGgufRopeLong)) return longrope_of(reader, checkpoint, config);
-  const double linear = reader.positive("rope.scale_linear", 1);  // older files
-  const std::string name = reader.text("rope.scaling.type", linear == 1 ? "none" : "linear");
-  scaling.factor = reader.positive("rope.scaling.factor", linear);
-  if (name == "none" || scaling.factor == 1) return scaling;
-  if (name == "linear") {
+  } else if (name == "linear") {
     scaling.kind = Kind::kLinear;
-  } else if (name == "yarn") {
+  } else {
     scaling.kind = Kind::kYarn;
     scaling.original_max_positions =
         reader.positive("rope.scaling.original_context_length", config.context);
@@ -195,9 +206,6 @@ RopeScaling rope_scaling_of(const KeyReader& reader, const Checkpoint& checkpoin
                                yarn_attention_factor(scaling.factor, 0, 0);
     scaling.beta_fast = reader.positive("rope.scaling.yarn_beta_fast", 32);
     scaling.beta_slow = reader.positive("rope.scaling.yarn_beta_slow", 1);
-  } else {
-    reader.fail("rope.scaling.type", "none, linear or yarn",
-                cut_middle(printable(name), kMostShownColumns));
   }
   return scaling;
 }
