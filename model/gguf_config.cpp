@@ -262,8 +262,13 @@ void read_scores(const KeyReader& reader, ModelConfig& config) {
   if (config.score_scale == 1 / std::sqrt(static_cast<float>(config.head_dim))) {
     config.score_scale = 0;
   }
-  config.score_cap = static_cast<float>(reader.positive_or_zero("attn_logit_softcapping", 0));
-  config.logit_cap = static_cast<float>(reader.positive_or_zero("final_logit_softcapping", 0));
+  // The first files of Gemma 2 do not say what its caps are.
+  const bool second = config.architecture == "Gemma2ForCausalLM";
+  const auto cap = [&](const char* key, double usual) {
+    return static_cast<float>(reader.positive_or_zero(key, second ? usual : 0));
+  };
+  config.score_cap = cap("attn_logit_softcapping", 50);
+  config.logit_cap = cap("final_logit_softcapping", 30);
 }
 
 void read_shapes(const KeyReader& reader, const Checkpoint& checkpoint, ModelConfig& config) {

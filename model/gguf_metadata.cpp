@@ -65,8 +65,10 @@ class ModelKeys {
       const float plain = 1 / std::sqrt(static_cast<float>(config_.head_dim));
       set("attention.scale", config_.score_scale != 0 ? config_.score_scale : plain);
     }
-    if (config_.score_cap != 0) set("attn_logit_softcapping", config_.score_cap);
-    if (config_.logit_cap != 0) set("final_logit_softcapping", config_.logit_cap);
+    // Nothing said would be Gemma 2's usual caps.
+    const bool always = config_.architecture == "Gemma2ForCausalLM";
+    if (always || config_.score_cap != 0) set("attn_logit_softcapping", config_.score_cap);
+    if (always || config_.logit_cap != 0) set("final_logit_softcapping", config_.logit_cap);
   }
 
   void set_window() const {

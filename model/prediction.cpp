@@ -88,7 +88,8 @@ double attention_seconds(const Model& model, bool unified, uint32_t layer, const
 double values_seconds(const ModelConfig& config, const PassShape& shape,
                       const MachineRates& rates) {
   const double inputs = 2.0 * config.hidden + config.q_width() + config.intermediate;
-  const double others = 2.0 * config.hidden + config.q_width() + 2.0 * config.kv_width();
+  const double norms = (config.post_norms ? 4.0 : 2.0) * config.hidden;
+  const double others = norms + config.q_width() + 2.0 * config.kv_width();
   const double gated = rates.gated_seconds > 0 ? rates.gated_seconds : rates.value_seconds;
   return shape.rows * ((inputs + others) * rates.value_seconds + config.intermediate * gated);
 }

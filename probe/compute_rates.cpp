@@ -19,6 +19,9 @@ constexpr uint32_t kCols = 4096;
 constexpr uint32_t kSmallCols = 512;
 /// As many outputs as short rows of weights have at the same bytes.
 constexpr uint32_t kTallTimes = 8;
+/// Outputs of so many large calls are written in turn on the host: in a run other operations come
+/// between, and caches hold none of them.
+constexpr uint64_t kOutputsInTurn = 64;
 /// Of the time of a large call: short ones are many.
 constexpr double kSmallShare = 0.25;
 /// As models of today have them; a head's elements apart from what every score costs.
@@ -146,13 +149,13 @@ class DeviceProbe {
     std::vector<uint32_t> fitting = matmuls.rows;
     std::erase_if(fitting, [&](uint32_t rows) {
       const uint64_t beside = ops_.workspace_bytes(limits_of(matmuls.format, rows)) +
-                              output_bytes(matmuls.format, rows) + input_bytes(rows);
+                              outputs_bytes(matmuls.format, rows) + input_bytes(rows);
       return matmuls.memory_bytes < weight_bytes + beside + kFillBytes;
     });
     if (fitting.empty()) return calls;
     const uint32_t most_rows = *std::max_element(fitting.begin(), fitting.end());
     const Memory workspace = bind_workspace(matmuls.format, most_rows);
-    const Memory output = device_.allocate(output_bytes(matmuls.format, most_rows));
+    const Memory output = device_.allocate(outputs_bytes(matmuls.format, most_rows));
     fill(weight_bytes, most_rows, matmuls.format);
     for (size_t i = 0; i < calls.size(); ++i) {
       const uint32_t rows = matmuls.rows[i];
@@ -336,6 +339,10 @@ class DeviceProbe {
   uint64_t output_bytes(WeightFormat format, uint32_t rows) const {
     return uint64_t{rows} * outputs_of(format) * sizeof(float);
   }
+  /// What the calls of a measurement write to.
+  uint64_t outputs_bytes(WeightFormat format, uint32_t rows) const {
+    return output_bytes(format, rows) * (device_.unified() ? kOutputsInTurn : kTallTimes);
+  }
   static uint64_t input_bytes(uint32_t rows) { return uint64_t{rows} * kCols * sizeof(float); }
 
   struct TileMatmul {
@@ -347,11 +354,15 @@ class DeviceProbe {
                        uint32_t cols) {
     const uint64_t bytes = outputs * row_bytes(format, cols);
     const uint64_t tiles = weights_.bytes() / bytes;
-    auto* target = reinterpret_cast<float*>(output.data());
+    const uint64_t target_bytes = uint64_t{rows} * outputs * sizeof(float);
+    const uint64_t targets = output.bytes() / target_bytes;
+    std::byte* target = output.data();
     ops_.set_input(*stream_, reinterpret_cast<float*>(input_.data()), rows, cols);
-    const auto multiply = [=, this, tile = uint64_t{0}]() mutable {
-      const std::byte* data = weights_.data() + tile++ % tiles * bytes;
-      ops_.matmul(*stream_, {data, format, outputs, cols}, target, outputs);
+    const auto multiply = [=, this, call = uint64_t{0}]() mutable {
+      const std::byte* data = weights_.data() + call % tiles * bytes;
+      auto* out = reinterpret_cast<float*>(target + call % targets * target_bytes);
+      ops_.matmul(*stream_, {data, format, outputs, cols}, out, outputs);
+      ++call;
     };
     return {multiply, bytes, outputs};
   }
@@ -370,11 +381,10 @@ class DeviceProbe {
     const bool whole = !has_blocks(format);
     const double part = round_share() * (whole ? 1 : kBlocksShare);
     const Memory workspace = bind_workspace(format, prompt_rows());
-    const Memory output =
-        device_.allocate(output_bytes(format, prompt_rows()) * (whole ? kTallTimes : 1));
+    const Memory output = device_.allocate(outputs_bytes(format, prompt_rows()));
     const uint32_t outputs = outputs_of(format);
     const auto call_of = [&](uint32_t rows, uint32_t wanted, uint32_t cols, double share) {
-      return time_call(format, output, rows, wanted, cols, part * share);
+      return time_call(format, output, rows, wanted, cols, part * share, whole ? kSureCalls : 1);
     };
     for (const uint32_t rows : {1u, 4u, 16u, 64u, prompt_rows()}) {
       stop_.check();

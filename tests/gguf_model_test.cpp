@@ -411,5 +411,37 @@ TEST_P(GgufBlocks, AreTheNumbersThatTheyStandFor) {
 
 INSTANTIATE_TEST_SUITE_P(All, GgufBlocks, ::testing::ValuesIn(type_cases(false)), name_of);
 
+/// Caps are what the file says, none included; the first files of Gemma 2 do not say what its own
+/// are.
+TEST(GgufGemma, CapsAreKept) {
+  const test::TempDir dir;
+  const auto caps = [&](const fs::path& file) {
+    const ModelConfig config =
+        model_config_of(Checkpoint::open(file, DirectChoice::kOff, [](const std::string&) {}));
+    return std::pair{config.score_cap, config.logit_cap};
+  };
+  ModelConfig shape = odd_shape("Gemma2ForCausalLM");
+  for (const auto& [scores, logits] : {std::pair{50.0f, 30.0f}, {20.0f, 0.0f}, {0.0f, 10.0f}}) {
+    shape.score_cap = scores;
+    shape.logit_cap = logits;
+    const fs::path file = dir / (std::to_string(static_cast<int>(scores)) + ".gguf");
+    test::write_model(file, shape, matrix_type(WeightFormat::kBF16), CheckpointKind::kGguf);
+    EXPECT_EQ(caps(file), (std::pair{scores, logits}));
+  }
+  const fs::path file = dir / "20.gguf";
+  std::fstream bytes(file, std::ios::in | std::ios::out | std::ios::binary);
+  std::string start(64 * kKiB, '\0');
+  bytes.read(start.data(), static_cast<std::streamsize>(start.size()));
+  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
+    const size_t at = start.find(key);
+    ASSERT_NE(at, std::string::npos);
+    bytes.clear();
+    bytes.seekp(static_cast<std::streamoff>(at));
+    bytes << 'x';  // a key of another name
+  }
+  bytes.close();
+  EXPECT_EQ(caps(file), (std::pair{50.0f, 30.0f}));
+}
+
 }  // namespace
 }  // namespace spillway

@@ -129,6 +129,15 @@ inline void product(const std::byte* w, const std::byte* x, uint32_t steps, floa
   _tile_stored(3, sums + 3 * kTileFloats, kLine);
 }
 
+/// Asks for what write() will write, which is seldom in a cache: a layer goes over more than that
+/// holds before it comes back.
+inline void ask_for_outputs(const float* out, uint32_t rows, uint32_t w_rows, uint32_t out_stride) {
+  for (uint32_t r = 0; r < least(rows, kAmxGroupRows); ++r) {
+    __builtin_prefetch(out + uint64_t{r} * out_stride, 1, 3);
+    __builtin_prefetch(out + uint64_t{r} * out_stride + w_rows - 1, 1, 3);
+  }
+}
+
 /// Writes four results [32 weight rows][32 input rows], as product() leaves them, input rows first.
 inline void write(const float* sums, uint32_t rows, uint32_t w_rows, float* out,
                   uint32_t out_stride) {
@@ -220,11 +229,12 @@ void amx_product(const AmxWeights& weights, const std::byte* block, uint32_t row
         float* results = sums + (size_t{group} * input_groups + i) * 4 * kTileFloats;
         const Ahead ahead{next_x + (size_t{group} * input_groups + i) * steps * kLinesAhead * kLine,
                           next_w + begin * weights.row_bytes, weights.part_bytes / kLine + 1};
+        float* outputs = out + uint64_t{i} * kAmxGroupRows * out_stride + first;
+        const uint32_t rows_left = rows - i * kAmxGroupRows;
+        const bool ends = part + 1 == parts;
+        if (ends) ask_for_outputs(outputs, rows_left, w_rows, out_stride);
         product(scratch, x + size_t{i} * 2 * steps * kTileBytes, steps, results, part == 0, ahead);
-        if (part + 1 == parts) {
-          write(results, rows - i * kAmxGroupRows, w_rows,
-                out + uint64_t{i} * kAmxGroupRows * out_stride + first, out_stride);
-        }
+        if (ends) write(results, rows_left, w_rows, outputs, out_stride);
       }
     }
   }
