@@ -29,6 +29,7 @@ void ask_for_all(const spillway::GgufMetadata& data) {
     ask([&](const std::string& k) { data.wholes(k); });
     ask([&](const std::string& k) { data.numbers(k); });
     ask([&](const std::string& k) { data.texts(k); });
+    ask([&](const std::string& k) { (void)data.length(k); });
   }
 }
 
