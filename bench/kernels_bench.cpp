@@ -105,13 +105,7 @@ Work matmul(Bench& bench, WeightFormat format, uint32_t rows) {
   const uint64_t tiles = kGiB / tile_bytes;
   Work work;
   work.memory.push_back(bind(bench, rows, 16, uint64_t{kOutputs} * kHidden));
-  work.memory.push_back(filled(bench, tiles * tile_bytes));
-  if (format == WeightFormat::kMXFP4) {  // any byte is a power of two, but few are a weight's
-    constexpr uint32_t kBlockBytes = traits_of(WeightFormat::kMXFP4).block_bytes;
-    for (uint64_t at = 0; at < tiles * tile_bytes; at += kBlockBytes) {
-      work.memory[1].data()[at] = std::byte{122};
-    }
-  }
+  work.memory.push_back(filled_memory(*bench.device, *bench.stream, tiles * tile_bytes, format));
   work.memory.push_back(filled(bench, uint64_t{rows} * kHidden * 4));
   work.memory.push_back(bench.device->allocate(uint64_t{rows} * kOutputs * 4));
   work.run = [&bench, format, rows, tile_bytes, tiles, tile = uint64_t{0},

@@ -101,16 +101,17 @@ class HeaderBytes {
   T number(const std::string& what) {
     return number_from<T>(take(sizeof(T), what), 0);
   }
-  std::string text(const std::string& what) {
+  /// The view holds until the next call.
+  std::string_view text(const std::string& what) {
     const auto length = number<uint64_t>(what);
     if (length > left()) {
       fail(
           fmt::format("{} claims {} bytes of text but the file has {} more", what, length, left()));
     }
-    return std::string(take(length, what));
+    return take(length, what);
   }
   std::string name(const std::string& what) {
-    std::string result = text(what);
+    std::string result(text(what));
     if (result.empty()) fail(what + " is empty");
     if (result.size() > kMaxNameBytes) fail(fmt::format("{} has {} bytes", what, result.size()));
     return result;
@@ -198,7 +199,7 @@ class GgufParser {
   }
 
   GgufMetadata::Value read_value(const std::string& key, GgufType type) {
-    if (type == GgufType::kText) return bytes_.text(key);
+    if (type == GgufType::kText) return std::string(bytes_.text(key));
     if (type == GgufType::kArray) return read_array(key);
     return {type, false, numbers(key, type, 1)};
   }
@@ -215,7 +216,7 @@ class GgufParser {
                        bytes_.left()));
     }
     if (!texts) return {type, true, numbers(key, type, length)};
-    std::vector<std::string> list;
+    GgufTexts list;
     for (uint64_t i = 0; i < length; ++i) list.push_back(bytes_.text(key));
     return list;
   }
@@ -373,6 +374,13 @@ bool GgufMetadata::is_array(std::string_view key) const {
   return found != values_.end() && found->second.array;
 }
 
+size_t GgufMetadata::length(std::string_view key) const {
+  const Value* value = find(key, true);
+  if (value == nullptr) return 0;
+  return value->type == GgufType::kText ? value->texts.size()
+                                        : value->bytes.size() / gguf_value_bytes(value->type);
+}
+
 int64_t GgufMetadata::whole_at(std::string_view key, const Value& value, size_t index) const {
   switch (value.type) {
     case GgufType::kU8:
@@ -460,7 +468,7 @@ std::optional<std::vector<int64_t>> GgufMetadata::wholes(std::string_view key) c
   const Value* value = find(key, true);
   if (value == nullptr) return std::nullopt;
   if (value->type == GgufType::kText) refuse(key, "whole numbers");
-  std::vector<int64_t> result(value->bytes.size() / gguf_value_bytes(value->type));
+  std::vector<int64_t> result(length(key));
   for (size_t i = 0; i < result.size(); ++i) result[i] = whole_at(key, *value, i);
   return result;
 }
@@ -469,12 +477,12 @@ std::optional<std::vector<double>> GgufMetadata::numbers(std::string_view key) c
   const Value* value = find(key, true);
   if (value == nullptr) return std::nullopt;
   if (value->type == GgufType::kText) refuse(key, "numbers");
-  std::vector<double> result(value->bytes.size() / gguf_value_bytes(value->type));
+  std::vector<double> result(length(key));
   for (size_t i = 0; i < result.size(); ++i) result[i] = number_at(key, *value, i);
   return result;
 }
 
-const std::vector<std::string>* GgufMetadata::texts(std::string_view key) const {
+const GgufTexts* GgufMetadata::texts(std::string_view key) const {
   const Value* value = find(key, true);
   if (value == nullptr) return nullptr;
   if (value->type != GgufType::kText) refuse(key, "texts");

@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "core/error.h"
 #include "io/safetensors.h"
 
 namespace spillway {
@@ -53,6 +54,31 @@ constexpr GgufType gguf_type() {
                                : static_cast<GgufType>(static_cast<uint32_t>(kUnsigned) + 1);
 }
 
+/// Texts in one piece of memory, however short they are: files have hundreds of thousands.
+class GgufTexts {
+ public:
+  GgufTexts() = default;
+  GgufTexts(const std::vector<std::string>& texts) {
+    for (const std::string& text : texts) push_back(text);
+  }
+  size_t size() const { return ends_.size(); }
+  bool empty() const { return ends_.empty(); }
+  std::string_view operator[](size_t index) const {
+    const uint32_t begin = index == 0 ? 0 : ends_[index - 1];
+    return std::string_view(bytes_).substr(begin, ends_[index] - begin);
+  }
+  void push_back(std::string_view text) {
+    bytes_ += text;
+    CHECK(bytes_.size() <= UINT32_MAX);
+    ends_.push_back(static_cast<uint32_t>(bytes_.size()));
+  }
+  bool operator==(const GgufTexts&) const = default;
+
+ private:
+  std::string bytes_;
+  std::vector<uint32_t> ends_;
+};
+
 /// Key-values as a file has them. Plain data, immutable once read: any thread.
 class GgufMetadata {
  public:
@@ -71,15 +97,15 @@ class GgufMetadata {
     }
     Value(std::string text) : type(GgufType::kText), bytes(std::move(text)) {}
     Value(const char* text) : Value(std::string(text)) {}
-    Value(std::vector<std::string> list)
-        : type(GgufType::kText), array(true), texts(std::move(list)) {}
+    Value(const std::vector<std::string>& list) : Value(GgufTexts(list)) {}
+    Value(GgufTexts list) : type(GgufType::kText), array(true), texts(std::move(list)) {}
     Value(GgufType of_type, bool is_list, std::string packed)
         : type(of_type), array(is_list), bytes(std::move(packed)) {}
 
     GgufType type;  ///< of the elements, where it is an array; never kArray
     bool array = false;
-    std::string bytes;               ///< a text, or numbers and flags, packed
-    std::vector<std::string> texts;  ///< of an array of texts
+    std::string bytes;  ///< a text, or numbers and flags, packed
+    GgufTexts texts;    ///< of an array of texts
 
    private:
     template <typename T>
@@ -95,6 +121,8 @@ class GgufMetadata {
   const std::string& path() const { return path_; }
   bool has(std::string_view key) const { return values_.contains(key); }
   bool is_array(std::string_view key) const;
+  /// Of an array, before its numbers take eight bytes each; 0 where the key is missing.
+  size_t length(std::string_view key) const;
 
   // Each: empty where the key is missing; Error naming file and key where it is of another kind or
   // out of range.
@@ -105,7 +133,7 @@ class GgufMetadata {
   std::optional<std::vector<int64_t>> wholes(std::string_view key) const;
   std::optional<std::vector<double>> numbers(std::string_view key) const;
   /// Null where the key is missing.
-  const std::vector<std::string>* texts(std::string_view key) const;
+  const GgufTexts* texts(std::string_view key) const;
 
   const Values& values() const { return values_; }
   /// For readers, writers and tests; false, and nothing changes, where the key is there already.

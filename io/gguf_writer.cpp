@@ -30,7 +30,7 @@ class HeaderText {
       return put_raw(value.bytes);
     }
     put(uint64_t{value.texts.size()});
-    for (const std::string& item : value.texts) put_text(item);
+    for (size_t i = 0; i < value.texts.size(); ++i) put_text(value.texts[i]);
   }
   void put_raw(std::string_view bytes) { text_ += bytes; }
   std::string take() { return std::move(text_); }

@@ -14,6 +14,7 @@ namespace spillway {
 namespace {
 
 constexpr uint64_t kWidest = 1 << 20;
+constexpr uint64_t kMostLayers = 10000;
 constexpr size_t kMostShownColumns = 80;
 constexpr std::string_view kPhi = "Phi3ForCausalLM";
 
@@ -44,7 +45,10 @@ class KeyReader {
   /// A number, or a list that has one for each layer: which all have to be the same.
   std::optional<uint64_t> same_in_layers(const std::string& key) const {
     if (!metadata_.is_array(prefix_ + key)) return whole(key);
-    const std::vector<int64_t> list = metadata_.wholes(prefix_ + key).value();
+    std::vector<int64_t> list;
+    if (metadata_.length(prefix_ + key) <= kMostLayers) {
+      list = metadata_.wholes(prefix_ + key).value();
+    }
     const bool same =
         std::all_of(list.begin(), list.end(), [&](int64_t value) { return value == list.front(); });
     if (list.empty() || !same || list.front() < 0) {
@@ -170,20 +174,31 @@ RopeScaling longrope_of(const KeyReader& reader, const Checkpoint& checkpoint,
 RopeScaling rope_scaling_of(const KeyReader& reader, const Checkpoint& checkpoint,
                             const ModelConfig& config) {
   using Kind = RopeScaling::Kind;
+  const bool has_factors = checkpoint.has(kGgufRopeFactors);
+  if (!has_factors && checkpoint.has(kGgufRopeLong)) {
+    return longrope_of(reader, checkpoint, config);
+  }
   RopeScaling scaling;
-  if (checkpoint.has(kGgufRopeFactors)) {
+  const double linear = reader.positive("rope.scale_linear", 1);  // older files
+  const std::string name = reader.text("rope.scaling.type", "linear");
+  if (name != "none" && name != "linear" && name != "yarn") {
+    reader.fail("rope.scaling.type", "none, linear or yarn",
+                cut_middle(printable(name), kMostShownColumns));
+  }
+  scaling.factor = reader.positive("rope.scaling.factor", linear);
+  const bool scales = name != "none" && scaling.factor != 1;
+  if (has_factors) {
+    if (scales) {  // other programs would do both
+      reader.fail("rope.scaling.factor", fmt::format("none beside tensor {}", kGgufRopeFactors),
+                  fmt::to_string(scaling.factor));
+    }
     scaling.kind = Kind::kFactors;
     scaling.short_factors = factors_of(checkpoint, kGgufRopeFactors, config);
+  } else if (!scales) {
     return scaling;
-  }
-  if (checkpoint.has(kGgufRopeLong)) return longrope_of(reader, checkpoint, config);
-  const double linear = reader.positive("rope.scale_linear", 1);  // older files
-  const std::string name = reader.text("rope.scaling.type", linear == 1 ? "none" : "linear");
-  scaling.factor = reader.positive("rope.scaling.factor", linear);
-  if (name == "none" || scaling.factor == 1) return scaling;
-  if (name == "linear") {
+  } else if (name == "linear") {
     scaling.kind = Kind::kLinear;
-  } else if (name == "yarn") {
+  } else {
     scaling.kind = Kind::kYarn;
     scaling.original_max_positions =
         reader.positive("rope.scaling.original_context_length", config.context);
@@ -191,9 +206,6 @@ RopeScaling rope_scaling_of(const KeyReader& reader, const Checkpoint& checkpoin
                                yarn_attention_factor(scaling.factor, 0, 0);
     scaling.beta_fast = reader.positive("rope.scaling.yarn_beta_fast", 32);
     scaling.beta_slow = reader.positive("rope.scaling.yarn_beta_slow", 1);
-  } else {
-    reader.fail("rope.scaling.type", "none, linear or yarn",
-                cut_middle(printable(name), kMostShownColumns));
   }
   return scaling;
 }
@@ -260,7 +272,7 @@ void read_scores(const KeyReader& reader, ModelConfig& config) {
 }
 
 void read_shapes(const KeyReader& reader, const Checkpoint& checkpoint, ModelConfig& config) {
-  config.layers = reader.natural("block_count", 1, 10000);
+  config.layers = reader.natural("block_count", 1, kMostLayers);
   config.hidden = reader.natural("embedding_length", 1, kWidest);
   config.intermediate = reader.natural("feed_forward_length",
                                        reader.same_in_layers("feed_forward_length"), 1, kWidest);

@@ -97,14 +97,13 @@ class ModelKeys {
       case Kind::kYarn:
         return set_yarn(scaling);
       case Kind::kLongRope:
-        set("rope.scaling.type", "longrope");
+        set("rope.scaling.type", "longrope");  // without a factor: others would divide by it, too
         set_original(scaling);
         return set("rope.scaling.attn_factor", static_cast<float>(scaling.attention_factor));
     }
   }
 
   void set_original(const RopeScaling& scaling) const {
-    set("rope.scaling.factor", static_cast<float>(scaling.factor));
     set("rope.scaling.original_context_length",
         static_cast<uint32_t>(std::lround(scaling.original_max_positions)));
   }
@@ -113,6 +112,7 @@ class ModelKeys {
   void set_yarn(const RopeScaling& scaling) const {
     if (!scaling.truncate) cannot_say("yarn without truncation");
     set("rope.scaling.type", "yarn");
+    set("rope.scaling.factor", static_cast<float>(scaling.factor));
     set_original(scaling);
     const double usual = yarn_attention_factor(scaling.factor, 0, 0);
     const double more = scaling.attention_factor / usual;

@@ -7,11 +7,13 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <fstream>
 #include <set>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/new_file.h"
+#include "core/read_file.h"
+#include "core/units.h"
 
 namespace spillway {
 namespace {
@@ -23,11 +25,29 @@ namespace fs = std::filesystem;
 constexpr const char* kMarkerName = ".spillway-synth";
 constexpr const char* kMarkerTitle = "spillway synth is writing these files";
 
+constexpr uint64_t kMaxMarkerBytes = 16 * kMiB;
+
+/// The file itself, where it is one: a link is not followed, a pipe not waited for.
+Descriptor open_marker(const fs::path& directory, int flags) {
+  const fs::path file = directory / kMarkerName;
+  Descriptor marker(
+      open(file.c_str(), flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0644));
+  struct stat status {};
+  if (!marker.valid() || (fstat(marker.get(), &status) == 0 && S_ISREG(status.st_mode))) {
+    return marker;
+  }
+  marker.reset();
+  errno = EEXIST;
+  return marker;
+}
+
 /// The names that an unfinished run wrote; empty when there is no marker of ours. An empty marker
 /// was just made.
 std::set<std::string> marked_names(const fs::path& directory) {
-  std::ifstream in(directory / kMarkerName);
-  if (!in) return {};
+  const Descriptor marker = open_marker(directory, O_RDONLY);
+  if (!marker.valid()) return {};
+  std::istringstream in(read_text_stream(marker.get(), (directory / kMarkerName).string(),
+                                         {"the names of a few files", kMaxMarkerBytes}));
   std::string line;
   if (std::getline(in, line) && line != kMarkerTitle) return {};
   std::set<std::string> names = {kMarkerName};
@@ -96,7 +116,7 @@ void NewFolder::make_folder() {
 /// Takes the folder for this run, and removes what an unfinished one left.
 void NewFolder::mark(const std::vector<std::string>& names) {
   const fs::path file = directory_ / kMarkerName;
-  marker_ = Descriptor(open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
+  marker_ = open_marker(directory_, O_RDWR | O_CREAT);
   if (!marker_.valid()) {
     throw Error(fmt::format("cannot create {}: {}", file.string(), errno_text(errno)));
   }
@@ -108,6 +128,9 @@ void NewFolder::mark(const std::vector<std::string>& names) {
   if (fstat(marker_.get(), &status) != 0 || status.st_nlink == 0) {
     throw Error(fmt::format("{}: another spillway synth wrote there; choose another folder",
                             directory_.string()));
+  }
+  if (status.st_nlink > 1) {  // what is written to it would be in that file, too
+    throw Error(fmt::format("{} is another file as well; choose another folder", file.string()));
   }
   remove_leftovers();
   std::string text = std::string(kMarkerTitle) + "\n";

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <map>
+#include <span>
 #include <thread>
 
 #include "core/buffer.h"
@@ -48,6 +50,44 @@ constexpr uint32_t kSharedRounds = 3;
 constexpr uint64_t kCopyBytes = 64 * kMiB;
 /// What filled_memory() takes beside, and what rounding up to huge pages does.
 constexpr uint64_t kFillBytes = 16 * kMiB;
+/// What filled memory repeats: bytes of plain numbers, blocks.
+constexpr uint64_t kPeriod = 2 * 1999993;
+constexpr uint64_t kBlocksPeriod = 235289;
+
+/// Numbers of 16 bits, which as f16, as bf16 and as halves of f32 are small ones.
+void put_numbers(std::span<std::byte> out) {
+  uint32_t state = 1;
+  for (uint64_t at = 0; at + 2 <= out.size(); at += 2) {
+    state = state * 1664525u + 1013904223u;
+    const auto value = static_cast<uint16_t>(0x3800u | (state >> 16 & 0x82ffu));
+    std::memcpy(out.data() + at, &value, 2);
+  }
+}
+
+/// Blocks of MXFP4 with the exponents of numbers about 0.02.
+void put_exponents(std::span<std::byte> out) {
+  constexpr uint64_t kBlockBytes = traits_of(WeightFormat::kMXFP4).block_bytes;
+  uint32_t state = 1;
+  for (uint64_t at = 0; at < out.size(); ++at) {
+    state = state * 1664525u + 1013904223u;
+    const uint32_t bits = state >> 16 & 0xffu;
+    out[at] = static_cast<std::byte>(at % kBlockBytes == 0 ? 0x78u + bits % 4 : bits);
+  }
+}
+
+/// A piece, again and again: of so many units that no tile of weights begins where another does.
+void fill_memory(Device& device, Stream& stream, const Memory& memory, WeightFormat format) {
+  const bool exponents = format == WeightFormat::kMXFP4;
+  const uint64_t period = exponents ? kBlocksPeriod * traits_of(format).block_bytes : kPeriod;
+  const uint64_t bytes = memory.bytes();
+  const Memory host = device.allocate_pinned(std::min(bytes, period));
+  const std::span<std::byte> piece(host.data(), std::min(bytes, period));
+  exponents ? put_exponents(piece) : put_numbers(piece);
+  for (uint64_t at = 0; at < bytes; at += piece.size()) {
+    stream.copy(memory.data() + at, piece.data(), std::min<uint64_t>(piece.size(), bytes - at));
+  }
+  stream.sync();
+}
 
 class DeviceProbe {
  public:
@@ -69,7 +109,7 @@ class DeviceProbe {
       measure_copies(rates);
     }
     progress("matmuls");
-    fill(kWeightBytes, prompt_rows());
+    fill(kWeightBytes, prompt_rows(), WeightFormat::kBF16);
     rates.operation_seconds = measure_operation();
     std::vector<MatmulCalls> calls = {{WeightFormat::kBF16, {}}};  // what most models have first
     for (const FormatTraits& traits : kFormats) {
@@ -87,7 +127,10 @@ class DeviceProbe {
       gated.push_back(seconds_per_gated_value());
       for (MatmulCalls& of_format : calls) {
         progress(format_name(of_format.format));
+        const bool other = of_format.format == WeightFormat::kMXFP4;
+        if (other) fill_memory(device_, *stream_, weights_, of_format.format);
         measure_matmul(of_format);
+        if (other) fill_memory(device_, *stream_, weights_, WeightFormat::kBF16);
       }
     }
     take_attention(rates, middle_of(wide), middle_of(narrow));
@@ -113,7 +156,7 @@ class DeviceProbe {
     const uint32_t most_rows = *std::max_element(fitting.begin(), fitting.end());
     const Memory workspace = bind_workspace(matmuls.format, most_rows);
     const Memory output = device_.allocate(outputs_bytes(matmuls.format, most_rows));
-    fill(weight_bytes, most_rows);
+    fill(weight_bytes, most_rows, matmuls.format);
     for (size_t i = 0; i < calls.size(); ++i) {
       const uint32_t rows = matmuls.rows[i];
       if (rows > most_rows) continue;
@@ -179,8 +222,8 @@ class DeviceProbe {
     rates.pageable_to_device = copy_rate(there.data(), pageable.data());
   }
 
-  void fill(uint64_t weight_bytes, uint32_t rows) {
-    weights_ = filled_memory(device_, *stream_, weight_bytes);
+  void fill(uint64_t weight_bytes, uint32_t rows, WeightFormat format) {
+    weights_ = filled_memory(device_, *stream_, weight_bytes, format);
     input_ = filled_memory(device_, *stream_, input_bytes(rows));
   }
 
@@ -442,20 +485,9 @@ class DeviceProbe {
 
 }  // namespace
 
-Memory filled_memory(Device& device, Stream& stream, uint64_t bytes) {
-  constexpr uint64_t kPeriod = 1999993;
+Memory filled_memory(Device& device, Stream& stream, uint64_t bytes, WeightFormat format) {
   Memory memory = device.allocate(bytes);
-  const Memory host = device.allocate_pinned(std::min(bytes, 2 * kPeriod));
-  auto* values = reinterpret_cast<uint16_t*>(host.data());
-  uint32_t state = 1;
-  for (uint64_t i = 0; i < host.bytes() / 2; ++i) {
-    state = state * 1664525u + 1013904223u;
-    values[i] = static_cast<uint16_t>(0x3800u | (state >> 16 & 0x82ffu));
-  }
-  for (uint64_t at = 0; at < bytes; at += host.bytes()) {
-    stream.copy(memory.data() + at, host.data(), std::min(host.bytes(), bytes - at));
-  }
-  stream.sync();
+  fill_memory(device, stream, memory, format);
   return memory;
 }
 

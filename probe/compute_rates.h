@@ -118,9 +118,11 @@ std::vector<TimedCall> time_matmuls(Device& device, Ops& ops, const MatmulsToTim
 /// That, of a device.
 using MatmulTimer = std::function<std::vector<TimedCall>(const MatmulsToTime&)>;
 
-/// Device memory to measure on: small values of either sign in any format, since zeros may
-/// run faster than real ones.
-Memory filled_memory(Device& device, Stream& stream, uint64_t bytes);
+/// Device memory to measure on: small values of either sign, since zeros may run faster than real
+/// ones, and numbers that overflow slower. In any format but MXFP4, whose blocks begin with an
+/// exponent; that has a filling of its own.
+Memory filled_memory(Device& device, Stream& stream, uint64_t bytes,
+                     WeightFormat format = WeightFormat::kBF16);
 
 /// What a drive reads beside the matmuls of a device that shares its memory.
 struct DriveReads {

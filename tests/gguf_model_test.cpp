@@ -20,17 +20,6 @@ namespace {
 namespace fs = std::filesystem;
 using Texts = std::vector<std::vector<uint32_t>>;
 
-Config config_of(const fs::path& model) {
-  Config config;
-  config.file = "test.yaml";
-  config.model_path = model;
-  config.device = "host";
-  config.ram_bytes = kGiB;
-  config.gpu_bytes = 512 * kMiB;
-  config.ignore_eos = true;
-  return config;
-}
-
 /// Small, with sizes that end in the middle of tiles.
 ModelConfig odd_shape(const std::string& architecture) {
   ModelConfig shape = test::small_shape(architecture);
@@ -40,17 +29,6 @@ ModelConfig odd_shape(const std::string& architecture) {
   if (architecture == "Gemma3ForCausalLM") shape.layers = 7;  // one that does not slide
   fit_to_shape(shape);
   return shape;
-}
-
-void write_one(const fs::path& path, const ModelConfig& shape, const MatrixType& type,
-               CheckpointKind kind, uint32_t shards = 1) {
-  SyntheticOptions options;
-  options.model = shape;
-  options.type = type;
-  options.kind = kind;
-  options.shards = shards;
-  options.seed = test::run_seed();
-  write_synthetic(path, options, StopFlag(), [](uint64_t, uint64_t) {});
 }
 
 std::vector<uint32_t> some_ids(uint32_t count, uint32_t vocab) {
@@ -111,6 +89,7 @@ struct Answer {
 
 Answer answer_of(Config config, uint32_t vocab, uint32_t rows) {
   const std::vector<Prompt> prompts = {{"", some_ids(rows, vocab)}, {"", {1, 2, 3}}, {"", {7}}};
+  config.ignore_eos = true;
   config.max_new_tokens = test::kCudaSimulated ? 2 : 4;
   config.prefill_chunk_tokens = 24;
   config.score_chunk_tokens = 32;
@@ -184,8 +163,8 @@ class GgufTwin : public ::testing::TestWithParam<TwinCase> {
       shape_.sliding_layers = {shape_.architecture == "MistralForCausalLM", true};
     }
     const MatrixType type = matrix_type(format_of(GetParam().dtype));
-    write_one(dir_ / "m", shape_, type, CheckpointKind::kSafetensors);
-    write_one(dir_ / "m.gguf", shape_, type, CheckpointKind::kGguf);
+    test::write_model(dir_ / "m", shape_, type, CheckpointKind::kSafetensors, 1, test::run_seed());
+    test::write_model(dir_ / "m.gguf", shape_, type, CheckpointKind::kGguf, 1, test::run_seed());
     vary_vectors(dir_ / "m", shape_.head_dim, shape_.norm_added);
     vary_vectors(dir_ / "m.gguf", shape_.head_dim);
     if (GetParam().biases) add_biases(dir_ / "m");
@@ -201,7 +180,7 @@ TEST_P(GgufTwin, GivesTheSameBits) {
                       : std::vector<std::string>{"ram", "nvme", "discrete_three_tiers"};
   for (const auto& placement : placements_named(names, shape_.layers)) {
     SCOPED_TRACE(placement.name);
-    Config config = config_of(dir_ / "m");
+    Config config = test::roomy_config(dir_ / "m");
     placement.apply(config);
     const uint32_t rows = GetParam().cuda ? 12 : 50;
     const Answer expected = answer_of(config, shape_.vocab, rows);
@@ -275,7 +254,8 @@ TEST_P(GgufSameEverywhere, LogitsAreBitIdentical) {
   const test::TempDir dir;
   ModelConfig shape = odd_shape("LlamaForCausalLM");
   shape.tied_embeddings = GetParam().type.ends_with("_0");
-  write_one(dir / "m.gguf", shape, *parse_matrix_type(GetParam().type), CheckpointKind::kGguf);
+  test::write_model(dir / "m.gguf", shape, *parse_matrix_type(GetParam().type),
+                    CheckpointKind::kGguf, 1, test::run_seed());
   const uint32_t rows = GetParam().cuda ? 12 : 50;
   auto placements = GetParam().cuda
                         ? placements_named({"cuda_gpu", "cuda_nvme", "cuda_three_tiers"}, 2)
@@ -283,14 +263,14 @@ TEST_P(GgufSameEverywhere, LogitsAreBitIdentical) {
   std::optional<Answer> first;
   for (const auto& placement : placements) {
     SCOPED_TRACE(placement.name);
-    Config config = config_of(dir / "m.gguf");
+    Config config = test::roomy_config(dir / "m.gguf");
     placement.apply(config);
     const Answer answer = answer_of(config, shape.vocab, rows);
     if (!first) first = answer;
     expect_same_bits(answer, *first);
   }
   if (!GetParam().cuda) return;
-  const Answer host = answer_of(config_of(dir / "m.gguf"), shape.vocab, rows);
+  const Answer host = answer_of(test::roomy_config(dir / "m.gguf"), shape.vocab, rows);
   EXPECT_LT(largest_difference(*first, host), 5e-2);
 }
 
@@ -304,12 +284,12 @@ TEST_P(GgufOnAnyThreads, LogitsAreBitIdentical) {
   const test::TempDir dir;
   const ModelConfig shape = odd_shape("Qwen3ForCausalLM");
   const MatrixType type = *parse_matrix_type(GetParam().type);
-  write_one(dir / "m.gguf", shape, type, CheckpointKind::kGguf);
-  write_one(dir / "parts", shape, type, CheckpointKind::kGguf, 3);
+  test::write_model(dir / "m.gguf", shape, type, CheckpointKind::kGguf, 1, test::run_seed());
+  test::write_model(dir / "parts", shape, type, CheckpointKind::kGguf, 3, test::run_seed());
   std::optional<Answer> first;
   for (const uint32_t threads : {1u, 2u, 5u}) {
     SCOPED_TRACE(threads);
-    Config config = config_of(dir / (threads == 2 ? "parts" : "m.gguf"));
+    Config config = test::roomy_config(dir / (threads == 2 ? "parts" : "m.gguf"));
     config.policy = PlacementPolicy::kNvme;
     config.stream_unit_bytes = 64 * kKiB;
     config.compute_threads = threads;
@@ -350,14 +330,15 @@ TEST_P(GgufAnyAlignment, GivesTheSameBits) {
   SCOPED_TRACE(test::seed_note(test::run_seed()));
   const test::TempDir dir;
   const ModelConfig shape = odd_shape("Qwen2ForCausalLM");
-  write_one(dir / "m.gguf", shape, *parse_matrix_type(GetParam().type), CheckpointKind::kGguf);
+  test::write_model(dir / "m.gguf", shape, *parse_matrix_type(GetParam().type),
+                    CheckpointKind::kGguf, 1, test::run_seed());
   const uint32_t rows = GetParam().cuda ? 12 : 50;
   const std::vector<std::string> names =
       GetParam().cuda ? std::vector<std::string>{"cuda_three_tiers"}
                       : std::vector<std::string>{"ram", "nvme", "discrete_nvme"};
   for (const auto& placement : placements_named(names, shape.layers)) {
     SCOPED_TRACE(placement.name);
-    Config config = config_of(dir / "m.gguf");
+    Config config = test::roomy_config(dir / "m.gguf");
     placement.apply(config);
     const Answer expected = answer_of(config, shape.vocab, rows);
     for (const uint32_t alignment : {1u, 8u, 4096u}) {
@@ -416,10 +397,11 @@ TEST_P(GgufBlocks, AreTheNumbersThatTheyStandFor) {
     if (shape.qk_norm) shape.intermediate = 512;
     if (shape.qk_norm) shape.kv_heads = 1;
     const auto path = dir / "m.gguf";
-    write_one(path, shape, *parse_matrix_type(GetParam().type), CheckpointKind::kGguf);
+    test::write_model(path, shape, *parse_matrix_type(GetParam().type), CheckpointKind::kGguf, 1,
+                      test::run_seed());
     vary_vectors(path, shape.head_dim);
     write_decoded(path, dir / "decoded.gguf");
-    Config config = config_of(path);
+    Config config = test::roomy_config(path);
     config.prompt_math = PromptMath::kF32;
     const Answer blocks = answer_of(config, shape.vocab, 70);
     config.model_path = dir / "decoded.gguf";
@@ -443,7 +425,7 @@ TEST(GgufGemma, CapsAreKept) {
     shape.score_cap = scores;
     shape.logit_cap = logits;
     const fs::path file = dir / (std::to_string(static_cast<int>(scores)) + ".gguf");
-    write_one(file, shape, matrix_type(WeightFormat::kBF16), CheckpointKind::kGguf);
+    test::write_model(file, shape, matrix_type(WeightFormat::kBF16), CheckpointKind::kGguf);
     EXPECT_EQ(caps(file), (std::pair{scores, logits}));
   }
   const fs::path file = dir / "20.gguf";

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "io/checkpoint.h"
 #include "tests/gguf_writer.h"
+#include "tests/sim/allocation_count.h"
 #include "tests/support.h"
 
 namespace spillway {
@@ -116,6 +117,27 @@ TEST(Gguf, ReadsHeadersOfManyPieces) {
   EXPECT_LT(all, bytes.size() + (8u << 20));
   ASSERT_EQ(header.tensors.size(), 4u);
   EXPECT_EQ(bytes.substr(header.tensors[0].offset, 12), std::string(12, 'n'));
+}
+
+/// Whatever a header is made of, to read it takes a small multiple of its bytes.
+TEST(Gguf, MemoryIsBoundedByTheHeader) {
+  constexpr size_t kBytes = 8 << 20;
+  const std::vector<std::pair<const char*, GgufMetadata::Value>> kinds = {
+      {"empty texts", std::vector<std::string>(kBytes / 8)},
+      {"short texts", std::vector<std::string>(kBytes / 11, "abc")},
+      {"a text", std::string(kBytes, 'x')},
+      {"numbers", std::vector<uint8_t>(kBytes)}};
+  for (const auto& [name, value] : kinds) {
+    GgufFile file = small_file();
+    file.metadata.emplace_back("tokenizer.ggml.tokens", value);
+    const std::string bytes = file.bytes();
+    const uint64_t count = test::allocation_count();
+    const uint64_t before = test::allocated_bytes();
+    const GgufHeader header = test::read_gguf(bytes);
+    EXPECT_LT(test::allocated_bytes() - before, 6 * bytes.size()) << name;
+    EXPECT_LT(test::allocation_count() - count, 1000u) << name;
+    EXPECT_EQ(header.metadata.values().find("tokenizer.ggml.tokens")->second.texts, value.texts);
+  }
 }
 
 TEST(Gguf, AsksForNoMoreThanAPieceOfTheHeader) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "io/gguf.h"
@@ -15,8 +16,8 @@ std::string packed(T number) {
   return {reinterpret_cast<const char*>(&number), sizeof(number)};
 }
 /// A text as a header has it: its length, then its bytes.
-inline std::string packed_text(const std::string& text) {
-  return packed<uint64_t>(text.size()) + text;
+inline std::string packed_text(std::string_view text) {
+  return packed<uint64_t>(text.size()).append(text);
 }
 
 struct GgufTensor {
@@ -41,7 +42,7 @@ inline std::string gguf_key(const std::string& key, const GgufMetadata::Value& v
     text += packed(GgufType::kArray) + packed(value.type);
     if (value.type == GgufType::kText) {
       text += packed<uint64_t>(value.texts.size());
-      for (const std::string& item : value.texts) text += packed_text(item);
+      for (size_t i = 0; i < value.texts.size(); ++i) text += packed_text(value.texts[i]);
       return text;
     }
     constexpr uint64_t kBytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 1, 1, 8, 8, 8};

@@ -13,22 +13,13 @@ namespace spillway {
 namespace {
 
 using test::make_checkpoint;
+using test::roomy_config;
 using test::run_model;
 using test::score_model;
 using Json = nlohmann::json;
 
 Json load(const std::filesystem::path& path) {
   return Json::parse(test::read_file(path));
-}
-
-Config base_config(const std::filesystem::path& model) {
-  Config config;
-  config.file = "test.yaml";
-  config.model_path = model;
-  config.device = "host";
-  config.ram_bytes = kGiB;
-  config.gpu_bytes = 512 * kMiB;
-  return config;
 }
 
 struct GoldenCase {
@@ -62,7 +53,7 @@ class Goldens : public ::testing::TestWithParam<GoldenCase> {
     SPILLWAY_NEEDS_TEST_DATA();
     directory_ = test::test_data() / "models" / GetParam().model;
     if (!std::filesystem::exists(directory_)) GTEST_SKIP() << directory_ << " is not there";
-    config_ = base_config(directory_);
+    config_ = roomy_config(directory_);
     GetParam().placement.apply(config_);
     if (config_.device == "cuda") SPILLWAY_NEEDS_CUDA();
   }
@@ -134,7 +125,7 @@ TEST_P(SameEverywhere, LogitsAreBitIdentical) {
                                           : test::placement_cases(shape.layers);
   for (const auto& placement : placements) {
     SCOPED_TRACE(placement.name);
-    Config config = base_config(dir / "m");
+    Config config = roomy_config(dir / "m");
     config.max_new_tokens = test::kCudaSimulated ? 3 : 6;
     config.prefill_chunk_tokens = 48;
     config.ignore_eos = true;
@@ -154,7 +145,7 @@ TEST_P(SameEverywhere, LogitsAreBitIdentical) {
     EXPECT_EQ(scores.logprobs, logprobs);
   }
   if (!GetParam().cuda) return;
-  Config config = base_config(dir / "m");
+  Config config = roomy_config(dir / "m");
   config.score_chunk_tokens = 32;
   const auto host = score_model(config, {long_prompt, {9, 8, 7}});
   const double allowed = GetParam().dtype == DType::kF32 ? 1e-4 : 5e-2;
@@ -196,7 +187,7 @@ class SameOnAnyThreads : public ::testing::TestWithParam<uint32_t> {
     shape_.kv_heads = 1;       // keys and values narrower than a panel: dense products
     shape_.vocab = 1024 + 37;  // and so is the head's last tile
     make_checkpoint(dir_ / "m", shape_, DType::kF32, 1, test::run_seed());
-    config_ = base_config(dir_ / "m");
+    config_ = roomy_config(dir_ / "m");
     config_.ignore_eos = true;
     config_.policy = PlacementPolicy::kNvme;
     config_.stream_unit_bytes = 64 * kKiB;
@@ -269,7 +260,7 @@ class SmallModel : public ::testing::Test {
   void compute_in_f32() { config_.prompt_math = PromptMath::kF32; }
   void SetUp() override {
     make_checkpoint(dir_ / "m", test::small_shape("LlamaForCausalLM"), DType::kBF16, 1, 1);
-    config_ = base_config(dir_ / "m");
+    config_ = roomy_config(dir_ / "m");
     config_.max_new_tokens = 8;
     config_.ignore_eos = true;
   }
@@ -339,7 +330,7 @@ TEST_P(AgainAndAgain, OneRuntimeServesManyRuns) {
   make_checkpoint(dir / "m", test::small_shape("LlamaForCausalLM"), DType::kBF16, 1,
                   test::run_seed());
   SCOPED_TRACE(test::seed_note(test::run_seed()));
-  Config config = base_config(dir / "m");
+  Config config = roomy_config(dir / "m");
   GetParam().apply(config);
   if (config.device == "cuda") SPILLWAY_NEEDS_CUDA();
   config.max_new_tokens = 4;
@@ -385,7 +376,7 @@ TEST(SlidingWindow, BoundsWhatATokenDependsOn) {
   shape.layers = 2;
   shape.sliding_window = 16;
   make_checkpoint(dir / "m", shape, DType::kF32, 1, 4);
-  Config config = base_config(dir / "m");
+  Config config = roomy_config(dir / "m");
   config.max_new_tokens = 12;
   config.ignore_eos = true;
   std::vector<uint32_t> prompt;
@@ -449,7 +440,7 @@ TEST_F(SmallModel, RotationByLengthDoesNotDependOnChunks) {
 
 TEST_F(SmallModel, BadPromptsAreOneLine) {
   const auto complaint = [&](const std::function<void()>& change) {
-    config_ = base_config(dir_ / "m");
+    config_ = roomy_config(dir_ / "m");
     change();
     return test::error_of([&] { run_model(config_); });
   };
@@ -654,7 +645,7 @@ TEST(RealLogits, MatchTheReference) {
     std::vector<float> reference(ids.size() * vocab);
     std::memcpy(reference.data(), file.data() + file.size() - reference.size() * 4,
                 reference.size() * 4);
-    Config config = base_config(directory);
+    Config config = roomy_config(directory);
     config.max_new_tokens = 1;
     const std::vector<Prompt> prompts = {{"", ids}};
     const auto logits = run_model(config, &prompts).logits;

@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -611,6 +612,33 @@ TEST_F(PacedReads, GoOnBesideOthersUntilTheyEnd) {
   StopFlag requested;
   requested.request();  // nobody waits for the first read then
   const BackgroundReads unseen(*file_, {kMiB, 2, true}, readers, clock, requested);
+}
+
+/// Exponents of real weights: what overflows, or is too small for a normal number, may take another
+/// time.
+TEST(Filled, IsOrdinaryInEveryFormat) {
+  const auto device = open_device("host", {});
+  const auto stream = device->make_stream(StreamKind::kCompute);
+  for (const FormatTraits& traits : kFormats) {
+    const uint64_t values =
+        12 * kMiB / traits.block_bytes * traits.block_values;  // several periods
+    const Memory memory =
+        filled_memory(*device, *stream, row_bytes(traits.format, values), traits.format);
+    std::vector<float> decoded(values);
+    decode_values(traits.format, memory.data(), values, decoded.data());
+    uint64_t large = 0;
+    uint64_t tiny = 0;
+    uint64_t negative = 0;
+    for (const float value : decoded) {
+      large += std::isfinite(value) && std::abs(value) < 1e5f ? 0 : 1;
+      tiny += value != 0 && std::abs(value) < 1e-30f ? 1 : 0;
+      negative += value < 0 ? 1 : 0;
+    }
+    EXPECT_EQ(large, 0u) << traits.name;
+    EXPECT_EQ(tiny, 0u) << traits.name;
+    EXPECT_GT(negative, values / 8) << traits.name;
+    EXPECT_LT(negative, values - values / 8) << traits.name;
+  }
 }
 
 TEST(Rates, ArePositiveAndOrdered) {

@@ -163,7 +163,9 @@ TEST(Quantize, SyntheticFilesAreWhatQuantizeMakes) {
     std::map<std::string, std::string> text;
     for (const auto& [key, value] : checkpoint.metadata()->values()) {
       text[key] = value.bytes;
-      for (const std::string& item : value.texts) text[key] += item + "\n";
+      for (size_t i = 0; i < value.texts.size(); ++i) {
+        (text[key] += value.texts[i]) += '\n';
+      }
     }
     return text;
   };
@@ -228,19 +230,16 @@ TEST(Quantize, CarriesEndTokensWithoutATokenizer) {
 
 TEST(Quantize, TakesGguf) {
   const test::TempDir dir;
-  SyntheticOptions options;
-  options.model = test::small_shape("LlamaForCausalLM");
-  options.kind = CheckpointKind::kGguf;
-  options.shards = 3;
-  options.type = matrix_type(WeightFormat::kF32);
-  write_synthetic(dir / "m.gguf", options, StopFlag(), [](uint64_t, uint64_t) {});
+  const ModelConfig model = test::small_shape("LlamaForCausalLM");
+  test::write_model(dir / "m.gguf", model, matrix_type(WeightFormat::kF32), CheckpointKind::kGguf,
+                    3);
   const fs::path parts = dir / "m-00001-of-00003.gguf";
   quantized(parts, dir / "q8.gguf", "Q8_0");
   const auto whole =
       Checkpoint::open(dir / "q8.gguf", DirectChoice::kOff, [](const std::string&) {});
   EXPECT_EQ(whole.metadata()->whole("general.file_type"), 7u);
   EXPECT_FALSE(whole.metadata()->has("split.count"));
-  EXPECT_EQ(whole.metadata()->whole("llama.block_count"), options.model.layers);
+  EXPECT_EQ(whole.metadata()->whole("llama.block_count"), model.layers);
   const auto before = all_values(parts);
   const auto after = all_values(dir / "q8.gguf");
   ASSERT_EQ(before.size(), after.size());

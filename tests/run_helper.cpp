@@ -100,6 +100,16 @@ std::vector<std::vector<std::vector<float>>> score_again(
   return all;
 }
 
+Config roomy_config(const std::filesystem::path& model) {
+  Config config;
+  config.file = "test.yaml";
+  config.model_path = model;
+  config.device = "host";
+  config.ram_bytes = kGiB;
+  config.gpu_bytes = 512 * kMiB;
+  return config;
+}
+
 ModelConfig small_shape(const std::string& architecture) {
   ModelConfig shape = preset_config("tiny");
   const ModelConfig tiny = shape;
@@ -126,15 +136,21 @@ ModelConfig small_shape(const std::string& architecture) {
   return shape;
 }
 
-void make_checkpoint(const std::filesystem::path& directory, const ModelConfig& shape, DType dtype,
-                     uint32_t shards, uint64_t seed) {
+void write_model(const std::filesystem::path& path, const ModelConfig& shape,
+                 const MatrixType& type, CheckpointKind kind, uint32_t shards, uint64_t seed) {
   SyntheticOptions options;
   options.model = shape;
-  options.type = matrix_type(format_of(dtype));
+  options.type = type;
+  options.kind = kind;
   options.shards = shards;
   options.seed = seed;
-  const StopFlag stop;
-  write_synthetic(directory, options, stop, [](uint64_t, uint64_t) {});
+  write_synthetic(path, options, StopFlag(), [](uint64_t, uint64_t) {});
+}
+
+void make_checkpoint(const std::filesystem::path& directory, const ModelConfig& shape, DType dtype,
+                     uint32_t shards, uint64_t seed) {
+  const MatrixType type = matrix_type(format_of(dtype));
+  write_model(directory, shape, type, CheckpointKind::kSafetensors, shards, seed);
 }
 
 std::vector<PlacementCase> cuda_placement_cases(uint32_t layers) {

@@ -34,10 +34,17 @@ std::vector<std::vector<std::vector<uint32_t>>> generate_again(const Config& con
 std::vector<std::vector<std::vector<float>>> score_again(
     const Config& config, const std::vector<std::vector<uint32_t>>& texts, uint32_t times);
 
+/// On the host, with more memory than any small model takes.
+Config roomy_config(const std::filesystem::path& model);
+
 /// A small random checkpoint of the given shape.
 ModelConfig small_shape(const std::string& architecture);
 void make_checkpoint(const std::filesystem::path& directory, const ModelConfig& shape, DType dtype,
                      uint32_t shards, uint64_t seed);
+/// The same, of any kind and type.
+void write_model(const std::filesystem::path& path, const ModelConfig& shape,
+                 const MatrixType& type, CheckpointKind kind, uint32_t shards = 1,
+                 uint64_t seed = 5);
 
 /// Placements worth comparing: name and what it changes. Budgets are for small models.
 struct PlacementCase {

@@ -21,17 +21,7 @@ namespace spillway {
 namespace {
 
 namespace fs = std::filesystem;
-
-void write_model(const fs::path& path, const ModelConfig& model, const MatrixType& type,
-                 CheckpointKind kind, uint32_t shards = 1) {
-  SyntheticOptions options;
-  options.model = model;
-  options.type = type;
-  options.kind = kind;
-  options.shards = shards;
-  options.seed = 5;
-  write_synthetic(path, options, StopFlag(), [](uint64_t, uint64_t) {});
-}
+using test::write_model;
 
 std::string bytes_at(const fs::path& file, uint64_t offset, uint64_t bytes) {
   std::ifstream in(file, std::ios::binary);

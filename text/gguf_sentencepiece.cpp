@@ -45,17 +45,17 @@ class ProtoWriter {
 
 std::vector<float> read_scores(const GgufVocabulary& vocabulary) {
   const GgufMetadata& metadata = vocabulary.metadata();
-  const std::optional<std::vector<double>> numbers = metadata.numbers(gguf_keys::kScores);
-  if (!numbers) {
+  if (!metadata.has(gguf_keys::kScores)) {
     refuse_gguf(metadata, gguf_keys::kScores, "it is missing, and scores decide what is merged");
   }
-  if (numbers->size() != vocabulary.size()) {
+  if (const size_t count = metadata.length(gguf_keys::kScores); count != vocabulary.size()) {
     refuse_gguf(metadata, gguf_keys::kScores,
-                fmt::format("{} scores for {} tokens", numbers->size(), vocabulary.size()));
+                fmt::format("{} scores for {} tokens", count, vocabulary.size()));
   }
   std::vector<float> scores;
-  scores.reserve(numbers->size());
-  for (const double number : *numbers) {
+  scores.reserve(vocabulary.size());
+  const std::vector<double> numbers = metadata.numbers(gguf_keys::kScores).value();
+  for (const double number : numbers) {
     scores.push_back(static_cast<float>(number));
     if (!std::isfinite(scores.back())) {
       refuse_gguf(metadata, gguf_keys::kScores,

@@ -37,7 +37,7 @@ const GgufPreTokenizer& pre_tokenizer_of(const GgufMetadata& metadata) {
 }
 
 /// The parts of "a b".
-void add_merges(const GgufMetadata& metadata, const std::vector<std::string>& merges, Bpe& bpe) {
+void add_merges(const GgufMetadata& metadata, const GgufTexts& merges, Bpe& bpe) {
   for (size_t i = 0; i < merges.size(); ++i) {
     const std::string_view merge = merges[i];
     const size_t space = merge.find(' ');
@@ -52,14 +52,16 @@ void add_merges(const GgufMetadata& metadata, const std::vector<std::string>& me
 
 Bpe read_bpe(const GgufVocabulary& vocabulary, bool ignores_merges) {
   const GgufMetadata& metadata = vocabulary.metadata();
-  const std::vector<std::string>* merges = metadata.texts(gguf_keys::kMerges);
+  const GgufTexts* merges = metadata.texts(gguf_keys::kMerges);
   if (merges == nullptr) refuse_gguf(metadata, gguf_keys::kMerges, "it is missing");
   BpeOptions options;
   options.ignore_merges = ignores_merges;
   Bpe bpe(options);
   bpe.reserve(vocabulary.size(), merges->size());
   for (uint32_t id = 0; id < vocabulary.size(); ++id) {
-    if (vocabulary.type(id) != GgufTokenType::kUnused) bpe.add_token(vocabulary.token(id), id);
+    if (vocabulary.type(id) != GgufTokenType::kUnused) {
+      bpe.add_token(std::string(vocabulary.token(id)), id);
+    }
   }
   add_merges(metadata, *merges, bpe);
   return bpe;
@@ -93,7 +95,7 @@ void add_ends_by_text(const GgufVocabulary& vocabulary, std::set<uint32_t>& ends
   const bool messages = ends_messages_only(vocabulary);
   for (uint32_t id = 0; id < vocabulary.size(); ++id) {
     if (vocabulary.type(id) != GgufTokenType::kControl) continue;
-    const std::string& text = vocabulary.token(id);
+    const std::string_view text = vocabulary.token(id);
     if (messages && text == "<|end|>") continue;
     if (std::find(kEndTexts.begin(), kEndTexts.end(), text) != kEndTexts.end() ||
         (messages && (text == "<|return|>" || text == "<|call|>"))) {

@@ -15,8 +15,8 @@ constexpr size_t kMaxTokens = size_t{1} << 24;
 /// The SentencePiece library and its like walk tokens byte by byte, some of them by recursion.
 constexpr size_t kMaxTokenBytes = 4096;
 
-const std::vector<std::string>& read_tokens(const GgufMetadata& metadata) {
-  const std::vector<std::string>* tokens = metadata.texts(gguf_keys::kTokens);
+const GgufTexts& read_tokens(const GgufMetadata& metadata) {
+  const GgufTexts* tokens = metadata.texts(gguf_keys::kTokens);
   if (tokens == nullptr || tokens->empty()) {
     refuse_gguf(metadata, gguf_keys::kTokens, "there are no tokens");
   }
@@ -38,17 +38,17 @@ void refuse_gguf(const GgufMetadata& metadata, std::string_view key, const std::
 
 GgufVocabulary::GgufVocabulary(const GgufMetadata& metadata)
     : metadata_(metadata), tokens_(read_tokens(metadata)) {
-  const std::optional<std::vector<int64_t>> types = metadata.wholes(gguf_keys::kTypes);
-  if (!types) {
+  if (!metadata.has(gguf_keys::kTypes)) {
     refuse_gguf(metadata, gguf_keys::kTypes,
                 "it is missing, so that control tokens cannot be told from text");
   }
-  if (types->size() != tokens_.size()) {
+  if (const size_t count = metadata.length(gguf_keys::kTypes); count != tokens_.size()) {
     refuse_gguf(metadata, gguf_keys::kTypes,
-                fmt::format("{} types for {} tokens", types->size(), tokens_.size()));
+                fmt::format("{} types for {} tokens", count, tokens_.size()));
   }
-  types_.reserve(types->size());
-  for (const int64_t type : *types) {
+  types_.reserve(tokens_.size());
+  const std::vector<int64_t> types = metadata.wholes(gguf_keys::kTypes).value();
+  for (const int64_t type : types) {
     if (type < 1 || type > 6) {
       refuse_gguf(
           metadata, gguf_keys::kTypes,
@@ -62,7 +62,7 @@ void GgufVocabulary::check_tokens() const {
   std::unordered_map<std::string_view, size_t> known;
   known.reserve(tokens_.size());
   for (size_t id = 0; id < tokens_.size(); ++id) {
-    const std::string& token = tokens_[id];
+    const std::string_view token = tokens_[id];
     const auto fail = [&](const std::string& what) {
       refuse_gguf(metadata_, gguf_keys::kTokens, fmt::format("token {} {}", id, what));
     };

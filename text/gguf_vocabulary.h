@@ -56,7 +56,7 @@ class GgufVocabulary {
 
   const GgufMetadata& metadata() const { return metadata_; }
   uint32_t size() const { return static_cast<uint32_t>(types_.size()); }
-  const std::string& token(uint32_t id) const { return tokens_[id]; }
+  std::string_view token(uint32_t id) const { return tokens_[id]; }
   GgufTokenType type(uint32_t id) const { return types_[id]; }
 
   /// The id that a key holds, if it is there. Throws Error when no token has it.
@@ -72,7 +72,7 @@ class GgufVocabulary {
 
  private:
   const GgufMetadata& metadata_;
-  const std::vector<std::string>& tokens_;
+  const GgufTexts& tokens_;
   std::vector<GgufTokenType> types_;
 };
 

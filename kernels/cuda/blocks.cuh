@@ -16,8 +16,8 @@
 
 namespace spillway::cuda {
 
-/// Bytes in shared memory, `at` bytes behind an aligned word. kAlign divides that distance where a
-/// block begins.
+/// Bytes in shared memory, `at` bytes behind `words`, whose address is a multiple of 16. kAlign
+/// divides that distance where a block begins.
 template <unsigned kAlign>
 struct Place {
   const uint32_t* words;
@@ -164,7 +164,7 @@ struct BlockFormat {
   static constexpr unsigned kValues = traits_of(kWhich).block_values;
   static constexpr unsigned kBytes = traits_of(kWhich).block_bytes;
   static constexpr unsigned kUnits = kValues / 16;
-  /// What divides the address of every block where rows begin at multiples of 16.
+  /// What divides the address of every block of a tensor that begins at a multiple of 16.
   static constexpr unsigned kAlign = kBytes % 16 == 0  ? 16
                                      : kBytes % 8 == 0 ? 8
                                      : kBytes % 4 == 0 ? 4

@@ -246,7 +246,7 @@ __global__ void __launch_bounds__(kThreads)
   const auto own_heads = [](uint32_t heads) {
     return blockIdx.y < heads ? (heads - blockIdx.y - 1) / gridDim.y + 1 : 0;
   };
-  // Pair i comes from `first + i * step` and the place `apart` behind it.
+  // A head's pair i comes from element i * step and the one `apart` behind it.
   const uint32_t step = shape.interleaved ? 2 : 1;
   const uint32_t apart = shape.interleaved ? 1 : pairs;
   static_assert(kMaxHeadDim / 2 <= kThreads);
