@@ -563,7 +563,7 @@ class AttentionTest : public OpsTest {
     ops_->attention(*stream_, q_array.data(), shape, batch, out.data());
     const auto result = out.read();
     const auto turned = q_array.read();
-    // The host keeps f32; scores of about 1, or as much more as their scale is, and values of about 1
+    // The host keeps f32; scores of about 1, or as much more as their scale, and values of about 1
     // are rounded by others.
     const DType kept = GetParam().cuda ? shape.kv_dtype : DType::kF32;
     const double spread = std::max(1.0, shape.score_scale * std::sqrt(double(shape.head_dim)));
