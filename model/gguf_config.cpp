@@ -239,13 +239,16 @@ std::optional<std::vector<bool>> listed_windows(const KeyReader& reader, uint32_
 }
 
 void read_windows(const KeyReader& reader, const std::string& architecture, ModelConfig& config) {
-  if (reader.whole("attention.sliding_window").value_or(0) == 0) return;
+  const char* key = "attention.sliding_window";
+  // The first files of Gemma 2 do not say that either.
+  const uint64_t window = reader.whole(key).value_or(architecture == "gemma2" ? 4096 : 0);
+  if (window == 0) return;
   const bool gemma = is_gemma(config);
   const auto listed = gemma ? listed_windows(reader, config.layers)
                             : reader.flags("attention.sliding_window_pattern");
   const auto slides = listed.value_or(unlisted_windows(architecture, config.layers));
-  if (slides.empty()) return;
-  config.sliding_window = reader.natural("attention.sliding_window", 1, UINT32_MAX);
+  if (!listed && slides.empty()) return;
+  config.sliding_window = reader.natural(key, window, 1, UINT32_MAX);
   config.sliding_layers = slides;
   if (config.sliding_layers.size() != config.layers) {
     reader.fail("attention.sliding_window_pattern", fmt::format("{} flags", config.layers),

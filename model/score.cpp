@@ -12,7 +12,13 @@ namespace spillway {
 namespace {
 
 uint32_t window_of(const Config& config, const Model& model) {
-  return std::min(config.score_context_tokens.value_or(model.config.context), model.config.context);
+  const uint32_t window =
+      std::min(config.score_context_tokens.value_or(model.config.context), model.config.context);
+  if (window < 2) {
+    throw Error(fmt::format("{}: the model's context is {} token, and a score takes two",
+                            model.checkpoint.path().string(), window));
+  }
+  return window;
 }
 
 /// visit(first token, tokens) for every window of a text. They overlap by one token.

@@ -411,8 +411,8 @@ TEST_P(GgufBlocks, AreTheNumbersThatTheyStandFor) {
 
 INSTANTIATE_TEST_SUITE_P(All, GgufBlocks, ::testing::ValuesIn(type_cases(false)), name_of);
 
-/// Caps are what the file says, none included; the first files of Gemma 2 do not say what its own
-/// are.
+/// Caps are what the file says, none included; the first files of Gemma 2 say neither its own nor
+/// its window.
 TEST(GgufGemma, CapsAreKept) {
   const test::TempDir dir;
   const auto caps = [&](const fs::path& file) {
@@ -432,7 +432,8 @@ TEST(GgufGemma, CapsAreKept) {
   std::fstream bytes(file, std::ios::in | std::ios::out | std::ios::binary);
   std::string start(64 * kKiB, '\0');
   bytes.read(start.data(), static_cast<std::streamsize>(start.size()));
-  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) {
+  for (const char* key :
+       {"attn_logit_softcapping", "final_logit_softcapping", "attention.sliding_window"}) {
     const size_t at = start.find(key);
     ASSERT_NE(at, std::string::npos);
     bytes.clear();
@@ -441,6 +442,9 @@ TEST(GgufGemma, CapsAreKept) {
   }
   bytes.close();
   EXPECT_EQ(caps(file), (std::pair{50.0f, 30.0f}));
+  EXPECT_EQ(model_config_of(Checkpoint::open(file, DirectChoice::kOff, [](const std::string&) {}))
+                .sliding_window,
+            4096u);
 }
 
 }  // namespace

@@ -603,6 +603,9 @@ TEST_F(SmallModel, ScoringWindowsCoverEveryTokenOnce) {
   EXPECT_NEAR(result.mean_nll, whole.mean_nll, 1e-5);
   EXPECT_NE(test::error_of([&] { score_model(config_, {{1}}); }).find("nothing to score"),
             std::string::npos);
+  config_.score_context_tokens = 1;  // windows overlap by one token: none would get on
+  EXPECT_NE(test::error_of([&] { score_model(config_, {text}); }).find("a score takes two"),
+            std::string::npos);
 }
 
 TEST(Scoring, PlansTileTheTexts) {
