@@ -50,7 +50,7 @@ class TokenList {
       tokens_[id] = fmt::format("[PAD{}]", id);
       scores_[id] = kPaddingScore;
     }
-    metadata.set(std::string(gguf_keys::kTokens), std::move(tokens_));
+    metadata.set(std::string(gguf_keys::kTokens), tokens_);
     metadata.set(std::string(gguf_keys::kTypes), types_);
     if (with_scores) metadata.set(std::string(gguf_keys::kScores), scores_);
   }
@@ -155,7 +155,7 @@ void export_byte_level(const Json& json, uint32_t vocab, GgufMetadata& metadata)
     merges.push_back(merge_text(merge));
     if (merges.back().starts_with("#version")) merges.pop_back();
   }
-  metadata.set(std::string(gguf_keys::kMerges), std::move(merges));
+  metadata.set(std::string(gguf_keys::kMerges), merges);
 }
 
 // ---- tokenizer.model ----------------------------------------------------------------------------
