@@ -709,8 +709,8 @@ struct Products {
 };
 
 /// R activation rows by `count` weight rows, a chunk of each in turn: what a chunk needs of the
-/// activations is then in the first cache, and several rows are on their way.
-constexpr unsigned kBlockRows = 4;
+/// activations is then in the first cache, and so many rows are on their way that memory is busy.
+constexpr unsigned kBlockRows = 8;
 /// What the first cache is asked for, and rows ahead that the second is: rows of blocks are short,
 /// and a core that computes on them looks less far ahead itself.
 constexpr size_t kBlockPrefetchBytes = 512;
