@@ -78,7 +78,7 @@ class Peers(unittest.TestCase):
 
     def test_wrong_input(self):
         with tempfile.TemporaryDirectory() as folder:
-            for arguments, says in (([folder], "no config.json"), ([], "MODEL_DIR"),
+            for arguments, says in (([folder], "no config.json"), ([], "MODEL"),
                                     ([folder, "--only", "ollama"], "ollama"),
                                     ([folder, "--ram", "lots"], "such as 3GiB")):
                 done = self.peers(*arguments)
@@ -86,21 +86,24 @@ class Peers(unittest.TestCase):
                 self.assertIn(says, done.stderr)
 
     def test_own_arms(self):
-        with tempfile.TemporaryDirectory() as folder:
-            model = pathlib.Path(folder) / "model"
-            subprocess.run([SPILLWAY, "synth", model, "--like", "tiny"], check=True,
-                           stdout=subprocess.DEVNULL)
-            done = self.peers(model, "--ram", "256MiB", "--only", "", "--repeats", 1, "--tokens", 2,
-                              "--prompt-tokens", 8, "--json")
-            if "run as root" in done.stderr:
-                self.skipTest(done.stderr.strip())
-            self.assertEqual(done.returncode, 0, done.stderr)
-            rows = {(row["engine"], row["what"]): row for row in json.loads(done.stdout)}
-            own = rows["Spillway", "decode"]
-            mapped = rows["Spillway, io.engine: mmap", "decode"]
-            self.assertGreater(own["median"], 0)
-            self.assertAlmostEqual(mapped["times_spillway"], mapped["median"] / own["median"])
-            self.assertGreater(rows["Spillway", "prompt"]["median"], 0)
+        for name, options in (("model", ()), ("model.gguf", ("--dtype", "Q4_0"))):
+            with self.subTest(name), tempfile.TemporaryDirectory() as folder:
+                self.measure_own_arms(pathlib.Path(folder) / name, options)
+
+    def measure_own_arms(self, model, options):
+        subprocess.run([SPILLWAY, "synth", model, "--like", "tiny", *options], check=True,
+                       stdout=subprocess.DEVNULL)
+        done = self.peers(model, "--ram", "256MiB", "--only", "", "--repeats", 1, "--tokens", 2,
+                          "--prompt-tokens", 8, "--json")
+        if "run as root" in done.stderr:
+            self.skipTest(done.stderr.strip())
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = {(row["engine"], row["what"]): row for row in json.loads(done.stdout)}
+        own = rows["Spillway", "decode"]
+        mapped = rows["Spillway, io.engine: mmap", "decode"]
+        self.assertGreater(own["median"], 0)
+        self.assertAlmostEqual(mapped["times_spillway"], mapped["median"] / own["median"])
+        self.assertGreater(rows["Spillway", "prompt"]["median"], 0)
 
 
 class FetchModel(unittest.TestCase):

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Measures what users would run instead of Spillway, on the same weights, in the same run.
 
-    scripts/peers/peers.py MODEL_DIR --ram 3GiB [--only llama.cpp,accelerate] [--repeats 3]
+    scripts/peers/peers.py MODEL --ram 3GiB [--only llama.cpp,accelerate] [--repeats 3]
 
 Each arm is a process of its own in a memory control group of --ram (and 96 MiB for code) and starts
 with none of the model in the page cache; rounds interleave the arms. Peers come from PyPI into a
-virtual environment (--venv). One that cannot be installed or run is skipped and said so. MODEL_DIR:
-LlamaForCausalLM, e.g. from `spillway synth bench-model --like bench-7gb`. llama.cpp reads a GGUF
-copy of the weights, written to --work and removed at the end.
+virtual environment (--venv). One that cannot be installed or run is skipped and said so. MODEL: a
+.gguf file, which Accelerate does not read; or the folder of a LlamaForCausalLM, e.g. from `spillway
+synth bench-model --like bench-7gb`, of which llama.cpp gets a GGUF copy, written to --work and
+removed at the end.
 """
 import argparse
 import contextlib
@@ -39,7 +40,7 @@ def size(text):
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=pathlib.Path, metavar="MODEL_DIR")
+    parser.add_argument("model", type=pathlib.Path, metavar="MODEL")
     parser.add_argument("--ram", type=size, default=3 * 2**30, help="memory of each arm (3GiB)")
     parser.add_argument("--only", default="llama.cpp,accelerate", help="peers, by comma")
     parser.add_argument("--repeats", type=int, default=3)
@@ -47,17 +48,27 @@ def parse_arguments():
     parser.add_argument("--prompt-tokens", type=int, default=512, help="0 = no prompt arms (512)")
     parser.add_argument("--spillway", default=ROOT / "build/release/spillway", type=pathlib.Path)
     parser.add_argument("--venv", default=ROOT / "build/peers-venv", type=pathlib.Path)
+    parser.add_argument("--installed", action="store_true", help="take what --venv has as it is")
     parser.add_argument("--work", default=None, help="folder for the GGUF copy (default: temporary)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     arguments = parser.parse_args()
     unknown = set(filter(None, arguments.only.split(","))) - set(PACKAGES)
     if unknown:
         parser.error(f"--only: {', '.join(sorted(unknown))}: known are {', '.join(PACKAGES)}")
-    if not (arguments.model / "config.json").exists():
-        parser.error(f"{arguments.model}: no config.json; expected a checkpoint's folder")
+    if not is_gguf(arguments.model) and not (arguments.model / "config.json").exists():
+        parser.error(f"{arguments.model}: no config.json; expected a checkpoint's folder or a .gguf "
+                     "file")
     if not arguments.spillway.exists():
         parser.error(f"{arguments.spillway}: not built; cmake --build --preset release")
     return arguments
+
+
+def is_gguf(model):
+    return model.suffix == ".gguf" and model.is_file()
+
+
+def weights_of(model):
+    return [model] if is_gguf(model) else list(model.glob("*.safetensors"))
 
 
 class MemoryGroup:
@@ -131,7 +142,7 @@ class Arm:
 
 
 def spillway_arms(arguments, work):
-    files = list(arguments.model.glob("*.safetensors"))
+    files = weights_of(arguments.model)
     arms = []
     for what, detail in [("decode", ""), ("decode", "io.engine: mmap"), ("prompt", "")]:
         if what == "prompt" and arguments.prompt_tokens == 0:
@@ -150,9 +161,11 @@ def whats(arguments):
 
 
 def llama_arms(arguments, python, work):
-    gguf = work / "model.gguf"
-    say("writing the GGUF copy")
-    run([python, HERE / "gguf_from_safetensors.py", arguments.model, gguf])
+    gguf = arguments.model
+    if not is_gguf(gguf):
+        gguf = work / "model.gguf"
+        say("writing the GGUF copy")
+        run([python, HERE / "gguf_from_safetensors.py", arguments.model, gguf])
     threads = sorted({1, len(os.sched_getaffinity(0))})
     return [Arm("llama.cpp", what, f"{n} thread{'s' if n > 1 else ''}",
                 [python, HERE / "llama_cpp_arm.py", gguf, n, what, count], [gguf])
@@ -160,7 +173,9 @@ def llama_arms(arguments, python, work):
 
 
 def accelerate_arms(arguments, python, work):
-    files = list(arguments.model.glob("*.safetensors"))
+    if is_gguf(arguments.model):
+        raise RuntimeError("it keeps no blocks of GGUF files")
+    files = weights_of(arguments.model)
     arms = []
     for place in ("disk", "cpu"):
         for what, count in whats(arguments):
@@ -177,8 +192,10 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def install(venv, peer):
+def install(venv, peer, installed):
     python = venv / "bin/python"
+    if installed:
+        return python
     if not python.exists():
         run([sys.executable, "-m", "venv", venv])
     say(f"installing {peer} into {venv} (minutes the first time)")
@@ -192,7 +209,7 @@ def make_arms(arguments, work):
         if peer not in arguments.only.split(","):
             continue
         try:
-            arms += make(arguments, install(arguments.venv, peer), work)
+            arms += make(arguments, install(arguments.venv, peer, arguments.installed), work)
         except (RuntimeError, OSError) as error:
             say(f"{peer} is skipped: {error}")
     return arms

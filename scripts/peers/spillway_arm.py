@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """One process of Spillway: seconds per decoded token, or of a prompt, as one line of JSON.
 
-    spillway_arm.py SPILLWAY MODEL_DIR RAM_BYTES decode|prompt COUNT auto|mmap WORK_DIR
+    spillway_arm.py SPILLWAY MODEL RAM_BYTES decode|prompt COUNT auto|mmap WORK_DIR
 """
 import json
 import pathlib
@@ -11,7 +11,10 @@ import sys
 
 def main():
     program, model, ram, what, count, engine, work = sys.argv[1:8]
-    vocab = json.loads((pathlib.Path(model) / "config.json").read_text())["vocab_size"]
+    inspected = subprocess.run([program, "inspect", model, "--json"], capture_output=True, text=True)
+    if inspected.returncode != 0:
+        sys.exit(inspected.stderr)
+    vocab = json.loads(inspected.stdout)["vocab"]
     length = int(count) if what == "prompt" else 2
     config = {"model": {"path": str(pathlib.Path(model).resolve())}, "memory": {"ram": ram},
               "io": {"engine": engine},
