@@ -167,9 +167,11 @@ def llama_arms(arguments, python, work):
         say("writing the GGUF copy")
         run([python, HERE / "gguf_from_safetensors.py", arguments.model, gguf])
     threads = sorted({1, len(os.sched_getaffinity(0))})
-    return [Arm("llama.cpp", what, f"{n} thread{'s' if n > 1 else ''}",
-                [python, HERE / "llama_cpp_arm.py", gguf, n, what, count], [gguf])
-            for what, count in whats(arguments) for n in threads]
+    # A copy of the blocks in another order does not fit where the file does not.
+    kinds = ["mapped", "repacked"] if gguf is arguments.model else ["mapped"]
+    return [Arm("llama.cpp", what, f"{n} thread{'s' if n > 1 else ''}, {kind}",
+                [python, HERE / "llama_cpp_arm.py", gguf, n, what, count, kind], [gguf])
+            for what, count in whats(arguments) for n in threads for kind in kinds]
 
 
 def accelerate_arms(arguments, python, work):
