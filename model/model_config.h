@@ -65,6 +65,14 @@ ModelConfig parse_model_config(const nlohmann::json& json, const std::string& wh
 /// What yarn and dynamic scaling add to the context.
 void extend_context(ModelConfig& config);
 
+/// What of a model's rotations leads to speeds, or scores, that no float holds.
+enum class RopePart : uint8_t { kBase, kLocalBase, kScaling, kLongFactors, kAttention };
+struct RopeFault {
+  RopePart part;
+  const char* expected;
+};
+std::optional<RopeFault> rope_fault(const ModelConfig& config);
+
 /// Gemma 2, and 3: norms after blocks as well, GELU, scaled embeddings.
 bool is_gemma(const ModelConfig& config);
 /// All that is so in every model of these: what neither config.json nor GGUF says.
