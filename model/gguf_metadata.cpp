@@ -162,12 +162,7 @@ std::vector<RopeFactors> rope_factors(const ModelConfig& config) {
     return {{kGgufRopeFactors, as_floats(scaling.short_factors)}};
   }
   if (scaling.kind != RopeScaling::Kind::kLlama3) return {};
-  std::vector<float> plain(config.rotary_pairs());
-  std::vector<float> scaled(plain.size());
-  rope_inverse_frequencies({}, config.rope_theta, 0, plain);
-  rope_inverse_frequencies(scaling, config.rope_theta, 0, scaled);
-  for (size_t i = 0; i < plain.size(); ++i) plain[i] /= scaled[i];
-  return {{kGgufRopeFactors, std::move(plain)}};
+  return {{kGgufRopeFactors, llama3_factors(scaling, config.rope_theta, config.rotary_pairs())}};
 }
 
 void describe_part(uint32_t part, uint32_t parts, size_t all_tensors, GgufMetadata& metadata) {

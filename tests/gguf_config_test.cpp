@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "core/error.h"
@@ -148,6 +149,49 @@ TEST_P(GgufRoundTrip, RopeScalings) {
   scaling.kind = Kind::kFactors;
   scaling.attention_factor = 1;
   expect_same(read_back(config_), config_);
+}
+
+/// A checkpoint and the file made of it turn heads alike, to the last bit.
+TEST(GgufConfig, SpeedsOfRotationsAreTheSameBits) {
+  using Json = nlohmann::json;
+  const auto llama3 = [](double factor, double low, double high, int original) {
+    return Json{{"rope_type", "llama3"},
+                {"factor", factor},
+                {"low_freq_factor", low},
+                {"high_freq_factor", high},
+                {"original_max_position_embeddings", original}};
+  };
+  const std::vector<Json> scalings = {
+      Json::object(),
+      llama3(8, 1, 4, 8192),
+      llama3(32, 1, 4, 8192),
+      llama3(3.3, 1.1, 4.7, 1000),
+      llama3(1e-3, 0.01, 100, 77),
+      llama3(1e6, 1, 1.0001, 512),
+      {{"rope_type", "linear"}, {"factor", 2.7}},
+      {{"rope_type", "yarn"}, {"factor", 4.1}, {"beta_fast", 31.3}, {"beta_slow", 1.7}},
+      {{"rope_type", "longrope"},
+       {"factor", 4},
+       {"short_factor", std::vector<double>(64, 1.1)},
+       {"long_factor", std::vector<double>(64, 7.7)}}};
+  for (const double theta : {10000.0, 500000.0, 123456.789, 1.1}) {
+    for (const Json& scaling : scalings) {
+      const Json json = {{"architectures", {"LlamaForCausalLM"}},
+                         {"hidden_size", 256},
+                         {"intermediate_size", 64},
+                         {"num_hidden_layers", 1},
+                         {"num_attention_heads", 2},
+                         {"vocab_size", 64},
+                         {"max_position_embeddings", 256},
+                         {"rope_theta", theta},
+                         {"rope_scaling", scaling}};
+      const ModelConfig config = parse_model_config(json, "c");
+      const ModelConfig read = read_back(config);
+      for (const uint32_t regime : {0u, 1u}) {
+        EXPECT_EQ(frequencies(read, regime), frequencies(config, regime)) << json.dump();
+      }
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Architectures, GgufRoundTrip,
