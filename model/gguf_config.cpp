@@ -110,9 +110,10 @@ uint32_t head_dim_of(const KeyReader& reader, const ModelConfig& config) {
                 std::to_string(config.heads));
   }
   const uint32_t head_dim =
-      key ? reader.natural("attention.key_length", 2, 1024) : config.hidden / config.heads;
-  if (head_dim % 2 != 0 || head_dim > 1024) {
-    reader.fail("attention.key_length", "an even number up to 1024", std::to_string(head_dim));
+      key ? reader.natural("attention.key_length", 2, kMostHeadDim) : config.hidden / config.heads;
+  if (head_dim % 2 != 0 || head_dim > kMostHeadDim) {
+    reader.fail("attention.key_length", fmt::format("an even number up to {}", kMostHeadDim),
+                std::to_string(head_dim));
   }
   const auto must_be_head_dim = [&](const char* name) {
     const uint64_t other = reader.whole(name).value_or(head_dim);

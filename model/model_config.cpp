@@ -607,7 +607,7 @@ ModelConfig parse_model_config(const Json& json, const std::string& where) {
     reader.fail("num_key_value_heads", "a divisor of num_attention_heads");
   }
   if (reader.has("head_dim")) {
-    config.head_dim = reader.natural("head_dim", 2, 1024);
+    config.head_dim = reader.natural("head_dim", 2, kMostHeadDim);
   } else if (config.architecture == "Qwen3ForCausalLM") {
     config.head_dim = 128;  // its configuration class says so
   } else if (is_gemma(config)) {
@@ -618,8 +618,9 @@ ModelConfig parse_model_config(const Json& json, const std::string& where) {
     }
     config.head_dim = config.hidden / config.heads;
   }
-  if (config.head_dim % 2 != 0 || config.head_dim > 1024)
-    reader.fail("head_dim", "an even number up to 1024");
+  if (config.head_dim % 2 != 0 || config.head_dim > kMostHeadDim) {
+    reader.fail("head_dim", fmt::format("an even number up to {}", kMostHeadDim));
+  }
   if (uint64_t{config.heads} * config.head_dim > kMaxWidth) {
     reader.fail("num_attention_heads", fmt::format("heads * head_dim up to {}", kMaxWidth));
   }

@@ -12,6 +12,9 @@
 
 namespace spillway {
 
+/// The widest head that kernels compute with.
+inline constexpr uint32_t kMostHeadDim = 1024;
+
 struct ModelConfig {
   std::string architecture;
   uint32_t layers = 0;

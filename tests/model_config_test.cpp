@@ -607,7 +607,7 @@ TEST_F(OddCheckpoint, NamesWhatIsLeftUnused) {
   EXPECT_EQ(model.weights.unused.size(), 9u);
   ASSERT_EQ(notices_.lines.size(), 1u);
   const std::string& note = notices_.lines[0];
-  EXPECT_NE(note.find("1 layers) leaves 9 of the checkpoint's tensors unused: model.layers.1."),
+  EXPECT_NE(note.find("1 layer) leaves 9 of the checkpoint's tensors unused: model.layers.1."),
             std::string::npos)
       << note;
   EXPECT_NE(note.find(" and 6 more"), std::string::npos) << note;
