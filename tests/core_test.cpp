@@ -62,9 +62,13 @@ TEST(Units, ShownRoundedUpAreEnough) {
     EXPECT_LE(static_cast<double>(typed), static_cast<double>(bytes) * 1.011) << shown;
   }
   EXPECT_EQ(format_bytes_up(12 * kMiB), "12.0 MiB");
+  EXPECT_EQ(format_bytes_up(12 * kMiB + 1), "12.1 MiB");
+}
+
+TEST(Units, OneIsNotSeveral) {
   EXPECT_EQ(counted(1, "thread"), "1 thread");
   EXPECT_EQ(counted(0, "thread"), "0 threads");
-  EXPECT_EQ(format_bytes_up(12 * kMiB + 1), "12.1 MiB");
+  EXPECT_EQ(counted(12, "shard"), "12 shards");
 }
 
 TEST(Units, RefusesWhatIsNoSize) {
