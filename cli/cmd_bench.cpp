@@ -413,8 +413,8 @@ int bench_command(BenchOptions options, StopFlag& stop) {
   }
   comparison.notes = context_notes(model.config.context, options.sweep);
   comparison.machine = machine_text(*machine, config.model_path);
-  comparison.model = fmt::format("{}, {} layers, {}", model.config.architecture,
-                                 model.config.layers, weights_text(model));
+  comparison.model = fmt::format("{}, {}, {}", model.config.architecture,
+                                 counted(model.config.layers, "layer"), weights_text(model));
   comparison.measured_at = utc_now();
   comparison.version = SPILLWAY_VERSION;
   comparison.repeats = options.repeats;

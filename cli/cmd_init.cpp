@@ -113,7 +113,7 @@ std::string yaml_text(const std::string& name, const std::string& file, const Co
   const MemoryRange range = memory_range(config, model, machine);
   const std::string device = machine.device->name();
   return fmt::format(
-      "{}{}: {}, {} layers, {}\n"
+      "{}{}: {}, {}, {}\n"
       "# Written {} for this machine:\n"
       "# {}\n"
       "#\n"
@@ -145,9 +145,9 @@ std::string yaml_text(const std::string& name, const std::string& file, const Co
       "# A report as JSON, and a timeline for https://ui.perfetto.dev\n"
       "# report: run.json\n"
       "# trace: trace.json\n",
-      kTitle, name, model.config.architecture, model.config.layers, weights_text(model), utc_now(),
-      one_line(machine_text(machine, config.model_path)), file, file, file,
-      quoted(fs::absolute(config.model_path).lexically_normal().string()),
+      kTitle, name, model.config.architecture, counted(model.config.layers, "layer"),
+      weights_text(model), utc_now(), one_line(machine_text(machine, config.model_path)), file,
+      file, file, quoted(fs::absolute(config.model_path).lexically_normal().string()),
       format_bytes(automatic_ram_budget(machine.memory)), format_bytes_up(range.least_bytes),
       format_bytes_up(range.all_bytes), outlook(config, model, machine, range, notice), device,
       prompts_text(config), kNewTokens, model.config.context);

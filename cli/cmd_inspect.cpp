@@ -29,7 +29,7 @@ std::string window_of(const ModelConfig& config, nlohmann::ordered_json& json) {
   if (sliding == 0) return "";
   json["sliding_window"] = *config.sliding_window;
   json["sliding_layers"] = sliding;
-  return fmt::format(", window {} in {} layers", *config.sliding_window, sliding);
+  return fmt::format(", window {} in {}", *config.sliding_window, counted(sliding, "layer"));
 }
 
 /// The architecture line, or why the engine cannot run this model; tensors are shown either way.
@@ -47,10 +47,10 @@ std::string architecture_of(const Checkpoint& checkpoint, nlohmann::ordered_json
     const std::string window = window_of(config, json);
     map_weights(config, checkpoint);
     json["supported"] = true;
-    return fmt::format(
-        "{}: {} layers, hidden {}, {} heads ({} KV) of {}, vocabulary {}, context {}{}",
-        config.architecture, config.layers, config.hidden, config.heads, config.kv_heads,
-        config.head_dim, config.vocab, config.context, window);
+    return fmt::format("{}: {}, hidden {}, {} ({} KV) of {}, vocabulary {}, context {}{}",
+                       config.architecture, counted(config.layers, "layer"), config.hidden,
+                       counted(config.heads, "head"), config.kv_heads, config.head_dim,
+                       config.vocab, config.context, window);
   } catch (const Error& error) {
     json["supported"] = false;
     json["reason"] = error.what();

@@ -105,9 +105,10 @@ std::string gigabytes(double bytes_per_second) {
 
 /// `drive`: as people know it.
 std::string profile_text(const HardwareProfile& profile, const std::string& drive) {
-  std::string text = fmt::format("drive  {} ({}), read with {}\ncpu    {}, {} cores\n", drive,
-                                 profile.file_system, profile.read_engine,
-                                 known_cpu_name(profile.hardware.cpu), profile.hardware.cores);
+  std::string text =
+      fmt::format("drive  {} ({}), read with {}\ncpu    {}, {}\n", drive, profile.file_system,
+                  profile.read_engine, known_cpu_name(profile.hardware.cpu),
+                  counted(profile.hardware.cores, "core"));
   if (!profile.hardware.gpu.empty()) text += fmt::format("gpu    {}\n", profile.hardware.gpu);
   Table table("llr");
   table.row({"measured", "how", "rate"});
@@ -121,7 +122,7 @@ std::string profile_text(const HardwareProfile& profile, const std::string& driv
     table.row({"drive, sustained", fmt::format("{:.0f} s", kSustainedSeconds),
                gigabytes(*profile.sustained_bytes_per_second)});
   }
-  table.row({"memory, reads", fmt::format("{} threads", profile.hardware.cores),
+  table.row({"memory, reads", counted(profile.hardware.cores, "thread"),
              gigabytes(profile.memory_bytes_per_second)});
   for (const DeviceRates& device : profile.devices) {
     if (device.pinned_to_device > 0) {

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <new>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
@@ -9,6 +10,7 @@
 #include "cli/session.h"
 #include "cli/terminal.h"
 #include "core/error.h"
+#include "core/failure.h"
 #include "core/one_line.h"
 #include "core/units.h"
 #include "model/quantize.h"
@@ -101,17 +103,20 @@ int quantize_command(const QuantizeCommandOptions& options, StopFlag& stop) {
     progress.clear();
     progress.say("spillway: stopped; nothing was kept");
     return kExitInterrupted;
+  } catch (const std::bad_alloc& error) {
+    throw Error(failure_text(error, "--ram"));
   }
   progress.clear();
   const double duration = seconds(clock.now_ns() - begin_ns);
+  std::string text;
   if (options.json) {
-    print_text(printed_json(json_of(options, result, duration)), stop);
-    return 0;
+    text = printed_json(json_of(options, result, duration));
+  } else {
+    if (!options.quiet) text = table_of(result) + "\n";
+    text += fmt::format("{}: {} in {:.1f} s\n", printable(options.target),
+                        format_bytes(result.file_bytes), duration);
   }
-  if (!options.quiet) print_text(table_of(result) + "\n", stop);
-  print_text(fmt::format("{}: {} in {:.1f} s\n", printable(options.target),
-                         format_bytes(result.file_bytes), duration),
-             stop);
+  print_text_of(options.target, text, stop);
   return 0;
 }
 

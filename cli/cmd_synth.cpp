@@ -47,6 +47,9 @@ ModelConfig config_of(const SynthOptions& options) {
       throw Error("--hidden must be an even multiple of --heads, such as 64 times as much");
     }
     const uint32_t head_dim = config.hidden / config.heads;
+    if (head_dim > kMostHeadDim) {
+      throw Error(fmt::format("--hidden must be at most {} times --heads", kMostHeadDim));
+    }
     if (config.rotary_dim > 0) {  // as large a part of the heads
       config.rotary_dim = 2 * (config.rotary_pairs() * head_dim / config.head_dim);
       if (config.rotary_dim == 0) throw Error("--heads: less make heads that are wide enough");
@@ -128,7 +131,8 @@ int synth_command(const SynthOptions& options, StopFlag& stop) {
   }
   progress.clear();
   const std::string notes = notes_on(options, synthetic);
-  print_text(
+  print_text_of(
+      options.directory,
       fmt::format("{}: {} in {:.1f} s{}\n", printable(options.directory), format_bytes(bytes),
                   seconds(clock.now_ns() - begin_ns), notes.empty() ? "" : " (" + notes + ")"),
       stop);

@@ -73,8 +73,9 @@ std::optional<HardwareProfile> find_profile(const std::string& file, const Hardw
                     file, what, theirs, ours));
   };
   differs("drive", profile->hardware.drive, here.drive);
-  differs("CPU", fmt::format("{}, {} cores", profile->hardware.cpu, profile->hardware.cores),
-          fmt::format("{}, {} cores", here.cpu, here.cores));
+  differs("CPU",
+          fmt::format("{}, {}", profile->hardware.cpu, counted(profile->hardware.cores, "core")),
+          fmt::format("{}, {}", here.cpu, counted(here.cores, "core")));
   return profile;
 }
 

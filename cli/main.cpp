@@ -1,5 +1,6 @@
 // spillway: runs transformer models larger than the memory they are given.
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -13,7 +14,9 @@
 #include <iostream>
 #include <new>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -25,6 +28,7 @@
 #include "core/failure.h"
 #include "core/one_line.h"
 #include "core/signals.h"
+#include "core/thread.h"
 
 namespace {
 
@@ -54,12 +58,17 @@ int say_usage(const CLI::App& app, const CLI::ParseError& error) {
   return 1;
 }
 
-/// Destructors of libraries may need memory, and end the program where there is none.
+/// Destructors of libraries may need memory, and end the program where there is none. TBB's threads
+/// start each other, and know nobody to tell that the system refuses one.
 [[noreturn]] void on_terminate() {
   try {
     if (const auto error = std::current_exception()) std::rethrow_exception(error);
   } catch (const std::bad_alloc& error) {
     std::fprintf(stderr, "spillway: %s\n", spillway::failure_text(error).c_str());
+    std::_Exit(1);
+  } catch (const std::exception& error) {
+    if (typeid(error) != typeid(std::runtime_error)) std::abort();
+    std::fprintf(stderr, "spillway: %s\n", spillway::no_worker_text().c_str());
     std::_Exit(1);
   } catch (...) {
     std::abort();
@@ -84,6 +93,17 @@ bool make_room_for_stacks() {
   return true;
 }
 
+/// A heap per thread reserves 64 MiB of addresses each: where those are limited, threads share one,
+/// and what is left is for their stacks.
+void share_heap_where_addresses_are_few() {
+  for (const auto resource : {RLIMIT_AS, RLIMIT_DATA}) {
+    rlimit limit{};
+    if (getrlimit(resource, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
+      mallopt(M_ARENA_MAX, 1);
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -91,6 +111,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "spillway: the limit on stacks is below 256 KiB; raise it (ulimit -Hs)\n");
     return 1;
   }
+  share_heap_where_addresses_are_few();
   spillway::StopFlag stop;
   fill_standard_streams();
   set_signals();

@@ -74,8 +74,8 @@ Json bill_json(const RunPlan& plan) {
 }
 
 std::string machine_text(const Machine& machine, const std::filesystem::path& model_path) {
-  return fmt::format("{}, {} cores, {} of memory; {}; {} ({})", known_cpu_name(cpu_name()),
-                     usable_cores(), format_bytes(machine.memory.total_bytes),
+  return fmt::format("{}, {}, {} of memory; {}; {} ({})", known_cpu_name(cpu_name()),
+                     counted(usable_cores(), "core"), format_bytes(machine.memory.total_bytes),
                      machine.ops->description(), known_drive_name(model_path),
                      file_system_name(model_path));
 }
@@ -150,9 +150,10 @@ std::string weights_text(const Model& model) {
 
 std::string plan_text(const Model& model, const Machine& machine, const RunPlan& plan) {
   const Placement& placement = plan.stream.placement;
-  std::string text = fmt::format(
-      "model   {}, {} layers, {}\ndevice  {}: {}\n\n", model.config.architecture,
-      model.config.layers, weights_text(model), machine.device->name(), machine.ops->description());
+  std::string text =
+      fmt::format("model   {}, {}, {}\ndevice  {}: {}\n\n", model.config.architecture,
+                  counted(model.config.layers, "layer"), weights_text(model),
+                  machine.device->name(), machine.ops->description());
   const bool unified = machine.device->unified();
   const auto cell = [](uint64_t bytes) { return bytes == 0 ? "-" : format_bytes(bytes); };
   Table layers(unified ? "lrrl" : "lrrrl");

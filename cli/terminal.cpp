@@ -38,6 +38,14 @@ void print_text(std::string_view text, const StopFlag& stop) {
   LiveText(STDOUT_FILENO, kToStdout, stop).print(text);
 }
 
+void print_text_of(const std::string& file, std::string_view text, const StopFlag& stop) {
+  try {
+    print_text(text, stop);
+  } catch (const Error& error) {
+    throw Error(fmt::format("{}; {} is written, and whole", error.what(), file));
+  }
+}
+
 void say(const std::string& line, const StopFlag& stop) {
   try {
     LiveText(STDERR_FILENO, "to stderr", stop).print(one_line(line) + "\n");

@@ -31,6 +31,9 @@ void print(fmt::format_string<Args...> format, Args&&... args) {
 /// The same, without waiting past a stop request for whoever reads it (LiveText).
 void print_text(std::string_view text, const StopFlag& stop);
 
+/// The same, when `file` is written already: an error says that this is whole.
+void print_text_of(const std::string& file, std::string_view text, const StopFlag& stop);
+
 /// A line for a person on stderr. Where nobody can read it, the work goes on; after a stop request
 /// nobody waits for it.
 void say(const std::string& line, const StopFlag& stop);

@@ -12,7 +12,8 @@
 
 namespace spillway {
 
-HugeBuffer::HugeBuffer(uint64_t bytes) : bytes_(align_up(bytes, kHugePageBytes)) {
+HugeBuffer::HugeBuffer(uint64_t bytes, std::string_view setting)
+    : bytes_(align_up(bytes, kHugePageBytes)) {
   if (bytes_ == 0) return;
   // Ask for one huge page more and cut both ends, so that the start is 2 MiB aligned.
   const uint64_t mapped = bytes_ + kHugePageBytes;
@@ -21,8 +22,10 @@ HugeBuffer::HugeBuffer(uint64_t bytes) : bytes_(align_up(bytes, kHugePageBytes))
   if (raw == MAP_FAILED) {
     const std::string cause = errno_text(errno);
     const std::string limits = memory_limits_text();
-    throw Error(fmt::format("cannot allocate {}: {}{}; {}lower memory.ram", format_bytes(bytes_),
-                            cause, limits, limits.empty() ? "" : "raise that limit or "));
+    std::string advice = setting.empty() ? "end other processes" : fmt::format("lower {}", setting);
+    if (!limits.empty()) advice = "raise that limit or " + advice;
+    throw Error(
+        fmt::format("cannot allocate {}: {}{}; {}", format_bytes(bytes_), cause, limits, advice));
   }
   auto* start = static_cast<std::byte*>(raw);
   const auto address = reinterpret_cast<uintptr_t>(raw);

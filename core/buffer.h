@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 namespace spillway {
 
@@ -11,8 +12,9 @@ namespace spillway {
 class HugeBuffer {
  public:
   HugeBuffer() = default;
-  /// Throws Error naming the size when the system refuses. The memory is not touched yet.
-  explicit HugeBuffer(uint64_t bytes);
+  /// Throws Error naming the size when the system refuses, and `setting`, which the user may lower
+  /// (empty: nothing). The memory is not touched yet.
+  explicit HugeBuffer(uint64_t bytes, std::string_view setting = "memory.ram");
   HugeBuffer(HugeBuffer&& other) noexcept;
   HugeBuffer& operator=(HugeBuffer&& other) noexcept;
   HugeBuffer(const HugeBuffer&) = delete;

@@ -26,9 +26,9 @@ std::string file_text(const std::filesystem::filesystem_error& failure) {
 
 }  // namespace
 
-std::string failure_text(const std::exception& failure) {
+std::string failure_text(const std::exception& failure, std::string_view memory_setting) {
   if (dynamic_cast<const std::bad_alloc*>(&failure) != nullptr) {
-    return "out of memory" + memory_limits_text() + "; lower memory.ram";
+    return fmt::format("out of memory{}; lower {}", memory_limits_text(), memory_setting);
   }
   if (const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&failure)) {
     return file_text(*file);

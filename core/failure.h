@@ -3,12 +3,15 @@
 
 #include <exception>
 #include <string>
+#include <string_view>
 
 #include "core/error.h"
 
 namespace spillway {
 
-std::string failure_text(const std::exception& failure);
+/// `memory_setting` is what the user may lower where there is too little memory.
+std::string failure_text(const std::exception& failure,
+                         std::string_view memory_setting = "memory.ram");
 
 /// For whoever has no use for a part of a result: throws what ended it early.
 template <typename Result>

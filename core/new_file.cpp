@@ -42,7 +42,7 @@ int open_direct(const fs::path& path, int flags) {
 }  // namespace
 
 NewFile::NewFile(const fs::path& path, uint64_t bytes)
-    : path_(path), bytes_(bytes), buffer_(kBufferBytes) {
+    : path_(path), bytes_(bytes), buffer_(kBufferBytes, "") {
   std::error_code error;
   const auto type = fs::symlink_status(path_, error).type();
   if (type != fs::file_type::not_found && type != fs::file_type::none) {

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/limits.h"
+#include "core/units.h"
 
 namespace spillway {
 
@@ -12,6 +13,13 @@ void throw_no_thread(std::string_view purpose, const std::system_error& cause) {
       "cannot start a thread {}: {}{}; raise the limit on processes and threads (ulimit -u; in a "
       "container --pids-limit) or on address space (ulimit -v)",
       purpose, errno_text(cause.code().value()), thread_limits_text()));
+}
+
+std::string no_worker_text() {
+  return fmt::format(
+      "a thread to compute cannot be started{}; raise that limit, or lower compute.threads "
+      "(--threads of quantize)",
+      thread_limits_text());
 }
 
 uint32_t startable_to_compute(uint32_t wanted, uint32_t others, const NoticeSink& notice) {
@@ -26,8 +34,8 @@ uint32_t startable_to_compute(uint32_t wanted, uint32_t others, const NoticeSink
   }
   if (startable == all) return wanted;
   const uint32_t left = startable - others + 1;
-  notice(fmt::format("computing with {} threads instead of {}: no more can be started{}", left,
-                     wanted, thread_limits_text()));
+  notice(fmt::format("computing with {} instead of {}: no more can be started{}",
+                     counted(left, "thread"), wanted, thread_limits_text()));
   return left;
 }
 

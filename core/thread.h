@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <system_error>
 #include <thread>
@@ -13,6 +14,9 @@ namespace spillway {
 
 /// Throws Error: what the thread was for, the cause, and which limits to raise.
 [[noreturn]] void throw_no_thread(std::string_view purpose, const std::system_error& cause);
+
+/// Where one of those that compute could not be started by those that did.
+std::string no_worker_text();
 
 /// As many threads as `wanted` to compute, the calling one among them, or as the system lets start
 /// beside `others` that must be had: tried here, because a library that finds out later ends the

@@ -58,6 +58,10 @@ std::optional<uint64_t> parse_size(std::string_view text) {
   return static_cast<uint64_t>(std::llround(bytes));
 }
 
+std::string counted(uint64_t count, std::string_view thing) {
+  return fmt::format("{} {}{}", count, thing, count == 1 ? "" : "s");
+}
+
 std::string format_bytes(uint64_t bytes) {
   if (bytes < kKiB) return fmt::format("{} B", bytes);
   const InUnit scaled = in_unit(bytes);

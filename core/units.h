@@ -29,6 +29,9 @@ constexpr uint64_t ceil_div(uint64_t value, uint64_t by) {
 /// large).
 std::optional<uint64_t> parse_size(std::string_view text);
 
+/// "1 thread", "2 threads".
+std::string counted(uint64_t count, std::string_view thing);
+
 /// "3.00 GiB", "512 B": three significant digits, binary units.
 std::string format_bytes(uint64_t bytes);
 /// The same, never less than `bytes`: what is typed again must be enough.

@@ -112,9 +112,9 @@ void allow_open_files(uint64_t shards, const std::string& index) {
   limit.rlim_cur = limit.rlim_max;
   if (limit.rlim_max >= needed && setrlimit(RLIMIT_NOFILE, &limit) == 0) return;
   throw Error(
-      fmt::format("{}: the model has {} shards, which with the rest takes {} open files, but this "
+      fmt::format("{}: the model has {}, which with the rest takes {} open files, but this "
                   "process may have {}; raise the limit (ulimit -Hn; LimitNOFILE of a service)",
-                  index, shards, needed, limit.rlim_max));
+                  index, counted(shards, "shard"), needed, limit.rlim_max));
 }
 
 }  // namespace

@@ -148,8 +148,8 @@ class Generator {
       const uint32_t id = runtime_.forward().picked(i);
       if (id == kBadLogits) {
         throw Error(
-            "the model computed a logit that is not a number; the checkpoint is damaged (spillway "
-            "inspect --verify shows its checksums)");
+            "the model computed a logit that is not a number; the checkpoint's weights are damaged "
+            "(spillway inspect --verify shows their checksums), or numbers of its configuration");
       }
       take_token(logit_owners_[i], id);
     }

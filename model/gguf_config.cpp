@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/one_line.h"
+#include "model/float_number.h"
 #include "model/gguf_names.h"
 #include "text/gguf_tokenizer.h"
 
@@ -56,20 +57,34 @@ class KeyReader {
     }
     return static_cast<uint64_t>(list.front());
   }
+  /// As the float that it is computed with.
   double positive(const std::string& key, double fallback) const {
     const auto value = metadata_.number(prefix_ + key);
     if (!value) return fallback;
-    if (*value <= 0) fail(key, "a number above 0", fmt::to_string(*value));
-    return *value;
+    if (const auto expected = positive_float_fault(*value); !expected.empty()) {
+      fail(key, std::string(expected), fmt::to_string(*value));
+    }
+    return double{static_cast<float>(*value)};
   }
-  /// A list of flags; empty where there is none, or a number, which some files have there.
-  std::optional<std::vector<bool>> flags(const std::string& key) const {
-    const auto found = metadata_.values().find(prefix_ + key);
-    if (found == metadata_.values().end()) return std::nullopt;
-    const GgufMetadata::Value& value = found->second;
-    if (!value.array || value.type != GgufType::kBool) return std::nullopt;
+  /// A list of `count` flags, or of as many 0 and 1, which some writers have for them; empty where
+  /// there is no list.
+  std::optional<std::vector<bool>> flags(const std::string& key, uint32_t count) const {
+    const std::string name = prefix_ + key;
+    if (!metadata_.is_array(name)) return std::nullopt;
+    if (metadata_.length(name) != count) {
+      fail(key, fmt::format("{} flags", count), std::to_string(metadata_.length(name)));
+    }
+    const GgufMetadata::Value& value = metadata_.values().find(name)->second;
     std::vector<bool> list;
-    for (const char byte : value.bytes) list.push_back(byte != 0);
+    if (value.type == GgufType::kBool) {
+      for (const char byte : value.bytes) list.push_back(byte != 0);
+      return list;
+    }
+    const auto numbers = metadata_.wholes(name).value();
+    for (const int64_t number : numbers) {
+      if (number != 0 && number != 1) fail(key, "flags, or 0 and 1", std::to_string(number));
+      list.push_back(number == 1);
+    }
     return list;
   }
   std::optional<double> number(const std::string& key) const {
@@ -79,9 +94,6 @@ class KeyReader {
     return metadata_.number(prefix_ + key) == 0 ? 0 : positive(key, fallback);
   }
   bool has(const std::string& key) const { return metadata_.has(prefix_ + key); }
-  bool is_whole(const std::string& key) const {
-    return has(key) && !metadata_.is_array(prefix_ + key);
-  }
   std::string text(const std::string& key, const std::string& fallback) const {
     return metadata_.text(prefix_ + key).value_or(fallback);
   }
@@ -98,9 +110,10 @@ uint32_t head_dim_of(const KeyReader& reader, const ModelConfig& config) {
                 std::to_string(config.heads));
   }
   const uint32_t head_dim =
-      key ? reader.natural("attention.key_length", 2, 1024) : config.hidden / config.heads;
-  if (head_dim % 2 != 0 || head_dim > 1024) {
-    reader.fail("attention.key_length", "an even number up to 1024", std::to_string(head_dim));
+      key ? reader.natural("attention.key_length", 2, kMostHeadDim) : config.hidden / config.heads;
+  if (head_dim % 2 != 0 || head_dim > kMostHeadDim) {
+    reader.fail("attention.key_length", fmt::format("an even number up to {}", kMostHeadDim),
+                std::to_string(head_dim));
   }
   const auto must_be_head_dim = [&](const char* name) {
     const uint64_t other = reader.whole(name).value_or(head_dim);
@@ -200,14 +213,45 @@ RopeScaling rope_scaling_of(const KeyReader& reader, const Checkpoint& checkpoin
     scaling.kind = Kind::kLinear;
   } else {
     scaling.kind = Kind::kYarn;
+    const char* original = "rope.scaling.original_context_length";
     scaling.original_max_positions =
-        reader.positive("rope.scaling.original_context_length", config.context);
+        reader.has(original) ? reader.natural(original, 1, 1u << 30) : config.context;
     scaling.attention_factor = reader.positive("rope.scaling.attn_factor", 1) *
                                yarn_attention_factor(scaling.factor, 0, 0);
     scaling.beta_fast = reader.positive("rope.scaling.yarn_beta_fast", 32);
     scaling.beta_slow = reader.positive("rope.scaling.yarn_beta_slow", 1);
   }
   return scaling;
+}
+
+/// Refuses what heads cannot be turned by.
+void check_rope(const KeyReader& reader, const Checkpoint& checkpoint, const ModelConfig& config) {
+  const auto fault = rope_fault(config);
+  if (!fault) return;
+  const auto fail = [&](const char* key, double got) {
+    reader.fail(key, fault->expected, fmt::to_string(got));
+  };
+  const auto fail_tensor = [&](const char* name) {
+    throw Error(fmt::format("{}: tensor {}: expected factors with which rotations stay finite",
+                            checkpoint.path().string(), name));
+  };
+  using Kind = RopeScaling::Kind;
+  const RopeScaling& scaling = config.rope_scaling;
+  switch (fault->part) {
+    case RopePart::kBase:
+      return fail("rope.freq_base", config.rope_theta);
+    case RopePart::kLocalBase:
+      return fail("rope.freq_base_swa", *config.local_rope_theta);
+    case RopePart::kScaling:
+      if (scaling.kind == Kind::kFactors) return fail_tensor(kGgufRopeFactors);
+      if (scaling.kind == Kind::kLongRope) return fail_tensor(kGgufRopeShort);
+      return fail(reader.has("rope.scaling.factor") ? "rope.scaling.factor" : "rope.scale_linear",
+                  scaling.factor);
+    case RopePart::kLongFactors:
+      return fail_tensor(kGgufRopeLong);
+    case RopePart::kAttention:
+      return fail("rope.scaling.attn_factor", scaling.attention_factor);
+  }
 }
 
 std::string read_gguf_architecture(const GgufMetadata& metadata) {
@@ -230,30 +274,34 @@ bool has_bias(const Checkpoint& checkpoint, const char* part) {
   return checkpoint.has(fmt::format("blk.0.{}.bias", part));
 }
 
-/// A list of flags, or the number of layers of which the last does not slide.
-std::optional<std::vector<bool>> listed_windows(const KeyReader& reader, uint32_t layers) {
+/// A list of flags, or the number of layers of which the last does not slide. Such a number counts
+/// for Gemma alone: of other models no program reads it.
+std::optional<std::vector<bool>> listed_windows(const KeyReader& reader,
+                                                const ModelConfig& config) {
   const char* key = "attention.sliding_window_pattern";
-  if (auto list = reader.flags(key)) return list;
-  if (!reader.is_whole(key)) return std::nullopt;
-  return all_but_every(reader.natural(key, 1, UINT32_MAX), layers);
+  if (const auto list = reader.flags(key, config.layers)) {
+    const bool all = std::find(list->begin(), list->end(), false) == list->end();
+    if (config.architecture == kPhi && !all) {
+      reader.fail(key, "nothing, or 1 for all layers, since all of such a model slide",
+                  "a list with 0");
+    }
+    return list;
+  }
+  const auto period = reader.whole(key);
+  if (!period || !is_gemma(config)) return std::nullopt;
+  return all_but_every(reader.natural(key, period, 1, UINT32_MAX), config.layers);
 }
 
 void read_windows(const KeyReader& reader, const std::string& architecture, ModelConfig& config) {
   const char* key = "attention.sliding_window";
+  const auto listed = listed_windows(reader, config);
   // The first files of Gemma 2 do not say that either.
   const uint64_t window = reader.whole(key).value_or(architecture == "gemma2" ? 4096 : 0);
   if (window == 0) return;
-  const bool gemma = is_gemma(config);
-  const auto listed = gemma ? listed_windows(reader, config.layers)
-                            : reader.flags("attention.sliding_window_pattern");
   const auto slides = listed.value_or(unlisted_windows(architecture, config.layers));
-  if (!listed && slides.empty()) return;
+  if (slides.empty()) return;
   config.sliding_window = reader.natural(key, window, 1, UINT32_MAX);
   config.sliding_layers = slides;
-  if (config.sliding_layers.size() != config.layers) {
-    reader.fail("attention.sliding_window_pattern", fmt::format("{} flags", config.layers),
-                std::to_string(config.sliding_layers.size()));
-  }
 }
 
 void read_scores(const KeyReader& reader, ModelConfig& config) {
@@ -327,6 +375,7 @@ ModelConfig gguf_model_config(const Checkpoint& checkpoint) {
   if (gemma3) config.local_rope_theta = reader.positive("rope.freq_base_swa", 10000);
   config.rope_scaling = rope_scaling_of(reader, checkpoint, config);
   extend_context(config);
+  check_rope(reader, checkpoint, config);
   config.tied_embeddings = !checkpoint.has("output.weight");
   config.qkv_bias = has_bias(checkpoint, "attn_q");
   config.output_bias = has_bias(checkpoint, "attn_output");

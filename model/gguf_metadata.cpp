@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "model/float_number.h"
 #include "model/gguf_config.h"
 #include "model/gguf_names.h"
 
@@ -117,6 +118,7 @@ class ModelKeys {
     set_original(scaling);
     const double usual = yarn_attention_factor(scaling.factor, 0, 0);
     const double more = scaling.attention_factor / usual;
+    if (!positive_float_fault(more).empty()) cannot_say("so small an attention factor");
     if (std::abs(more - 1) > 1e-6) set("rope.scaling.attn_factor", static_cast<float>(more));
     set("rope.scaling.yarn_beta_fast", static_cast<float>(scaling.beta_fast));
     set("rope.scaling.yarn_beta_slow", static_cast<float>(scaling.beta_slow));
@@ -160,12 +162,7 @@ std::vector<RopeFactors> rope_factors(const ModelConfig& config) {
     return {{kGgufRopeFactors, as_floats(scaling.short_factors)}};
   }
   if (scaling.kind != RopeScaling::Kind::kLlama3) return {};
-  std::vector<float> plain(config.rotary_pairs());
-  std::vector<float> scaled(plain.size());
-  rope_inverse_frequencies({}, config.rope_theta, 0, plain);
-  rope_inverse_frequencies(scaling, config.rope_theta, 0, scaled);
-  for (size_t i = 0; i < plain.size(); ++i) plain[i] /= scaled[i];
-  return {{kGgufRopeFactors, std::move(plain)}};
+  return {{kGgufRopeFactors, llama3_factors(scaling, config.rope_theta, config.rotary_pairs())}};
 }
 
 void describe_part(uint32_t part, uint32_t parts, size_t all_tensors, GgufMetadata& metadata) {

@@ -15,6 +15,7 @@
 #include "core/one_line.h"
 #include "core/units.h"
 #include "io/json_strict.h"
+#include "model/float_number.h"
 
 namespace spillway {
 namespace {
@@ -68,10 +69,8 @@ class ConfigReader {
   }
 
   [[noreturn]] void fail(const std::string& key, const std::string& expected) const {
-    const std::string got = json_->contains(key)
-                                ? cut_middle(printable((*json_)[key].dump()), kMaxShownColumns)
-                                : "nothing";
-    throw Error(fmt::format("{}: {}: expected {}, got {}", where_, key, expected, got));
+    if (json_->contains(key)) fail(key, expected, (*json_)[key]);
+    throw Error(fmt::format("{}: {}: expected {}, got nothing", where_, key, expected));
   }
   bool has(const std::string& key) const { return present(key) && !(*json_)[key].is_null(); }
   /// Also where the value is null, which for some keys is not their default.
@@ -88,16 +87,19 @@ class ConfigReader {
     if (value < low || value > high) fail(key, expected);
     return static_cast<uint32_t>(value);
   }
+  /// As the float that it is computed with, and that GGUF keeps.
   double positive(const std::string& key, double fallback) const {
     if (!has(key)) return fallback;
     if (!(*json_)[key].is_number()) fail(key, "a number");
-    const auto value = (*json_)[key].get<double>();
-    if (!std::isfinite(value) || value <= 0) fail(key, "a number above 0");
-    return value;
+    return double{static_cast<float>(checked(key, (*json_)[key]))};
   }
+  /// Of what more is computed before it becomes a float.
   double positive_or_zero(const std::string& key, double fallback) const {
-    return has(key) && (*json_)[key] == 0 ? 0 : positive(key, fallback);
+    if (!has(key) || (*json_)[key] == 0) return has(key) ? 0 : fallback;
+    if (!(*json_)[key].is_number()) fail(key, "a number");
+    return checked(key, (*json_)[key]);
   }
+  /// As floats, like those that stand alone.
   std::vector<double> positive_list(const std::string& key, size_t count) const {
     const std::string expected = fmt::format("{} numbers above 0", count);
     if (!has(key) || !(*json_)[key].is_array() || (*json_)[key].size() != count) {
@@ -106,8 +108,7 @@ class ConfigReader {
     std::vector<double> values;
     for (const Json& item : (*json_)[key]) {
       if (!item.is_number()) fail(key, expected);
-      values.push_back(item.get<double>());
-      if (!std::isfinite(values.back()) || values.back() <= 0) fail(key, expected);
+      values.push_back(double{static_cast<float>(checked(key, item))});
     }
     return values;
   }
@@ -130,6 +131,19 @@ class ConfigReader {
   const std::string& where() const { return where_; }
 
  private:
+  double checked(const std::string& key, const Json& number) const {
+    const auto value = number.get<double>();
+    if (const auto expected = positive_float_fault(value); !expected.empty()) {
+      fail(key, std::string(expected), number);
+    }
+    return value;
+  }
+  [[noreturn]] void fail(const std::string& key, const std::string& expected,
+                         const Json& got) const {
+    throw Error(fmt::format("{}: {}: expected {}, got {}", where_, key, expected,
+                            cut_middle(printable(got.dump()), kMaxShownColumns)));
+  }
+
   const Json* json_;
   std::string where_;
 };
@@ -162,17 +176,43 @@ std::string read_architecture(const ConfigReader& reader) {
                           supported_architectures()));
 }
 
-/// "rope_scaling" of transformers 4 where it says anything, else "rope_parameters" of 5, which
-/// has a section for each type of layer where `layer_type` names one.
-std::optional<ConfigReader> rope_section(const ConfigReader& reader,
-                                         const char* layer_type = nullptr) {
-  for (const char* key : {"rope_scaling", "rope_parameters"}) {
-    const auto section = reader.section(key);
-    if (!section || section->json().empty()) continue;
-    if (layer_type != nullptr && section->has(layer_type)) return section->section(layer_type);
-    return section;
+std::string rope_type(const ConfigReader& section) {
+  return section.text("rope_type", section.text("type", "default"));
+}
+
+/// Of a section that has one for each type of layer, that of `layer_type`, where this names one.
+ConfigReader rope_section_of(const ConfigReader& section, const char* layer_type) {
+  if (layer_type == nullptr) return section;
+  if (section.has(layer_type)) return *section.section(layer_type);
+  for (const Json& value : section.json()) {
+    if (value.is_object()) section.fail(layer_type, "an object");
   }
-  return std::nullopt;
+  return section;
+}
+
+bool rope_sections_agree(const ConfigReader& scaling, const ConfigReader& parameters) {
+  if (rope_type(scaling) != rope_type(parameters)) return false;
+  for (const auto& [key, value] : scaling.json().items()) {
+    if (key == "type" || key == "rope_type" || value.is_null()) continue;
+    if (!parameters.has(key) || parameters.json()[key] != value) return false;
+  }
+  return true;
+}
+
+/// "rope_scaling" of transformers 4 or "rope_parameters" of 5, which knows more, whichever says
+/// anything.
+std::optional<ConfigReader> rope_section(const ConfigReader& reader, const char* layer_type) {
+  const auto filled = [&](const char* key) -> std::optional<ConfigReader> {
+    const auto section = reader.section(key);
+    if (!section || section->json().empty()) return std::nullopt;
+    return rope_section_of(*section, layer_type);
+  };
+  const auto scaling = filled("rope_scaling");
+  const auto parameters = filled("rope_parameters");
+  if (scaling && parameters && !rope_sections_agree(*scaling, *parameters)) {
+    reader.fail("rope_scaling", "what rope_parameters says, or only one of the two");
+  }
+  return parameters ? parameters : scaling;
 }
 
 void read_yarn(const ConfigReader& section, RopeScaling& scaling) {
@@ -189,23 +229,21 @@ void read_longrope(const ConfigReader& section, const ModelConfig& config, RopeS
   const uint32_t pairs = config.rotary_pairs();
   scaling.short_factors = section.positive_list("short_factor", pairs);
   scaling.long_factors = section.positive_list("long_factor", pairs);
-  if (config.architecture == kPhi3) {  // as GGUF holds them, and transformers takes them
-    for (auto* factors : {&scaling.short_factors, &scaling.long_factors}) {
-      for (double& factor : *factors) factor = static_cast<float>(factor);
-    }
-  }
-  if (scaling.original_max_positions < 2) {
-    section.fail("original_max_position_embeddings", "2 or more");
-  }
   scaling.attention_factor =
       section.positive("attention_factor",
                        longrope_attention_factor(scaling.factor, scaling.original_max_positions));
 }
 
-double partial_rotary_factor(const ConfigReader& reader,
-                             const std::optional<ConfigReader>& section) {
-  const double beside = reader.positive("partial_rotary_factor", 1);
-  return section ? section->positive("partial_rotary_factor", beside) : beside;
+/// A part of the heads: what it is multiplied with decides about whole elements, and so it is not
+/// taken as a float.
+double partial_rotary_factor(const ConfigReader& reader) {
+  const char* key = "partial_rotary_factor";
+  if (!reader.has(key)) return 1;
+  const Json& value = reader.json()[key];
+  if (!value.is_number() || !(value > 0) || value > 1) {
+    reader.fail(key, "a number above 0, at most 1");
+  }
+  return value.get<double>();
 }
 
 /// The kind is "rope_type" or "type". The positions of the original training stand beside the
@@ -217,7 +255,7 @@ RopeScaling read_rope_scaling(const ConfigReader& reader, const ConfigReader& se
   static const std::map<std::string, Kind> kKinds = {
       {"default", Kind::kNone}, {"linear", Kind::kLinear},     {"dynamic", Kind::kDynamic},
       {"yarn", Kind::kYarn},    {"longrope", Kind::kLongRope}, {"llama3", Kind::kLlama3}};
-  std::string name = section.text("rope_type", section.text("type", "default"));
+  std::string name = rope_type(section);
   const bool phi = config.architecture == kPhi3;
   if (phi && (name == "su" || name == "yarn")) name = "longrope";  // what Phi 3 called it at first
   const auto kind = kKinds.find(name);
@@ -233,16 +271,15 @@ RopeScaling read_rope_scaling(const ConfigReader& reader, const ConfigReader& se
   RopeScaling scaling;
   scaling.kind = kind->second;
   if (scaling.kind == Kind::kNone) return scaling;
-  const double partial = partial_rotary_factor(reader, section);
-  if (!phi && partial != 1) {
-    throw Error(fmt::format(
-        "{}: partial_rotary_factor is not supported; such a model cannot be run", section.where()));
-  }
-  const double positions = reader.positive("max_position_embeddings", 1);
+  const double positions = config.context;
   const char* original = "original_max_position_embeddings";
   const bool uses_original = scaling.kind != Kind::kLinear && scaling.kind != Kind::kDynamic;
-  scaling.original_max_positions =
-      uses_original ? reader.positive(original, section.positive(original, positions)) : positions;
+  scaling.original_max_positions = positions;
+  if (uses_original) {
+    const ConfigReader& place = reader.has(original) ? reader : section;
+    const uint64_t least = scaling.kind == Kind::kLongRope ? 2 : 1;
+    scaling.original_max_positions = place.natural(original, least, kMaxContext, config.context);
+  }
   const bool ratio =
       scaling.kind == Kind::kLongRope || (scaling.kind == Kind::kYarn && section.present("factor"));
   if (!ratio && !section.has("factor")) section.fail("factor", "a number above 0");
@@ -263,25 +300,60 @@ RopeScaling read_rope_scaling(const ConfigReader& reader, const ConfigReader& se
   return scaling;
 }
 
-/// Phi's heads may turn in part.
+/// Phi's heads may turn in part, no others.
 void read_rotary_dim(const ConfigReader& reader, const std::optional<ConfigReader>& section,
                      ModelConfig& config) {
-  const double factor = partial_rotary_factor(reader, section);
-  const auto turning = static_cast<uint32_t>(std::min(factor, 1.0) * config.head_dim);
+  const char* key = "partial_rotary_factor";
+  const ConfigReader& place = section && section->has(key) ? *section : reader;
+  const double factor = partial_rotary_factor(place);
+  if (factor != 1 && config.architecture != kPhi3)
+    place.fail(key, "1: only the heads of Phi 3 turn in part");
+  const auto turning = static_cast<uint32_t>(factor * config.head_dim);
   if (turning < 2 || turning % 2 != 0) {
-    reader.fail("partial_rotary_factor", "a part of the heads of an even number of elements");
+    place.fail(key, "a part of the heads of an even number of elements");
   }
   if (turning != config.head_dim) config.rotary_dim = turning;
 }
 
 /// Of the layers of Gemma 3 that slide: nothing scales theirs.
 double read_local_theta(const ConfigReader& reader) {
-  const auto section = rope_section(reader, "sliding_attention");
   const double beside = reader.positive("rope_local_base_freq", 10000);
   const auto parameters = reader.section("rope_parameters");
-  if (!section || !parameters || !parameters->has("sliding_attention")) return beside;
-  if (section->text("rope_type", "default") != "default") section->fail("rope_type", "default");
+  const auto section = parameters ? parameters->section("sliding_attention") : std::nullopt;
+  if (!section) return beside;
+  if (rope_type(*section) != "default") section->fail("rope_type", "default");
+  if (partial_rotary_factor(*section) != 1) section->fail("partial_rotary_factor", "1");
   return section->positive("rope_theta", beside);
+}
+
+/// Refuses what heads cannot be turned by.
+void check_rope(const ConfigReader& reader, const std::optional<ConfigReader>& section,
+                const ModelConfig& config) {
+  const auto fault = rope_fault(config);
+  if (!fault) return;
+  const auto fail = [&](const char* key) {
+    (section && section->has(key) ? *section : reader).fail(key, fault->expected);
+  };
+  switch (fault->part) {
+    case RopePart::kBase:
+      fail("rope_theta");
+      break;
+    case RopePart::kLocalBase: {
+      const auto parameters = reader.section("rope_parameters");
+      const auto local = parameters ? parameters->section("sliding_attention") : std::nullopt;
+      if (local && local->has("rope_theta")) local->fail("rope_theta", fault->expected);
+      reader.fail("rope_local_base_freq", fault->expected);
+    }
+    case RopePart::kScaling:
+      fail(config.rope_scaling.kind == RopeScaling::Kind::kLongRope ? "short_factor" : "factor");
+      break;
+    case RopePart::kLongFactors:
+      fail("long_factor");
+      break;
+    case RopePart::kAttention:
+      fail(section && section->has("attention_factor") ? "attention_factor" : "mscale");
+      break;
+  }
 }
 
 /// Rotation, and how far it lets the context reach beyond max_position_embeddings.
@@ -290,15 +362,13 @@ void read_rope(const ConfigReader& reader, ModelConfig& config) {
   config.rope_theta = reader.positive("rope_theta", local ? 1e6 : 10000);
   if (local) config.local_rope_theta = read_local_theta(reader);
   const auto section = rope_section(reader, local ? "full_attention" : nullptr);
-  if (config.architecture == kPhi3) read_rotary_dim(reader, section, config);
-  if (!section) return;
-  config.rope_theta = section->positive("rope_theta", config.rope_theta);
-  config.rope_scaling = read_rope_scaling(reader, *section, config);
-  const RopeScaling& scaling = config.rope_scaling;
-  if (scaling.kind == RopeScaling::Kind::kYarn && config.rope_theta <= 1) {
-    reader.fail("rope_theta", "more than 1");
+  read_rotary_dim(reader, section, config);
+  if (section) {
+    config.rope_theta = section->positive("rope_theta", config.rope_theta);
+    config.rope_scaling = read_rope_scaling(reader, *section, config);
+    extend_context(config);
   }
-  extend_context(config);
+  check_rope(reader, section, config);
 }
 
 void read_biases(const ConfigReader& reader, ModelConfig& config) {
@@ -362,7 +432,9 @@ void read_gemma_window(const ConfigReader& reader, ModelConfig& config) {
   config.sliding_layers = reader.has("layer_types") ? read_layer_types(reader, config.layers)
                                                     : all_but_every(period, config.layers);
   if (reader.present("sliding_window") && !reader.has("sliding_window")) {
-    reader.fail("sliding_window", "a whole number");  // null: layers that slide want one
+    const auto& slides = config.sliding_layers;
+    if (std::find(slides.begin(), slides.end(), true) == slides.end()) return;
+    reader.fail("sliding_window", "a whole number, since layers slide");
   }
   config.sliding_window = reader.natural("sliding_window", 1, UINT32_MAX, 4096);
 }
@@ -428,6 +500,34 @@ void extend_context(ModelConfig& config) {
   const double reach = std::floor(scaling.factor * scaling.original_max_positions);
   config.context =
       std::max(config.context, static_cast<uint32_t>(std::min(reach, double{kMaxContext})));
+}
+
+std::optional<RopeFault> rope_fault(const ModelConfig& config) {
+  const RopeScaling& scaling = config.rope_scaling;
+  const auto turns = [&](const RopeScaling& by, double theta, uint32_t length) {
+    std::vector<float> speeds(config.rotary_pairs());
+    rope_inverse_frequencies(by, theta, rope_regime(by, length), speeds);
+    return std::all_of(speeds.begin(), speeds.end(), [&](float speed) {
+      return std::isfinite(speed * static_cast<float>(config.context));
+    });
+  };
+  constexpr const char* kFinite = "a number with which rotations stay finite";
+  if (scaling.kind == RopeScaling::Kind::kYarn && config.rope_theta <= 1) {
+    return RopeFault{RopePart::kBase, "more than 1"};
+  }
+  if (!turns({}, config.rope_theta, 1)) return RopeFault{RopePart::kBase, kFinite};
+  if (config.local_rope_theta && !turns({}, *config.local_rope_theta, 1)) {
+    return RopeFault{RopePart::kLocalBase, kFinite};
+  }
+  if (!turns(scaling, config.rope_theta, 1)) return RopeFault{RopePart::kScaling, kFinite};
+  if (!turns(scaling, config.rope_theta, config.context)) {
+    const bool lists = scaling.kind == RopeScaling::Kind::kLongRope;
+    return RopeFault{lists ? RopePart::kLongFactors : RopePart::kScaling, kFinite};
+  }
+  if (!positive_float_fault(scaling.attention_factor).empty()) {
+    return RopeFault{RopePart::kAttention, kFinite};
+  }
+  return std::nullopt;
 }
 
 bool is_gemma(const ModelConfig& config) {
@@ -507,7 +607,7 @@ ModelConfig parse_model_config(const Json& json, const std::string& where) {
     reader.fail("num_key_value_heads", "a divisor of num_attention_heads");
   }
   if (reader.has("head_dim")) {
-    config.head_dim = reader.natural("head_dim", 2, 1024);
+    config.head_dim = reader.natural("head_dim", 2, kMostHeadDim);
   } else if (config.architecture == "Qwen3ForCausalLM") {
     config.head_dim = 128;  // its configuration class says so
   } else if (is_gemma(config)) {
@@ -518,8 +618,9 @@ ModelConfig parse_model_config(const Json& json, const std::string& where) {
     }
     config.head_dim = config.hidden / config.heads;
   }
-  if (config.head_dim % 2 != 0 || config.head_dim > 1024)
-    reader.fail("head_dim", "an even number up to 1024");
+  if (config.head_dim % 2 != 0 || config.head_dim > kMostHeadDim) {
+    reader.fail("head_dim", fmt::format("an even number up to {}", kMostHeadDim));
+  }
   if (uint64_t{config.heads} * config.head_dim > kMaxWidth) {
     reader.fail("num_attention_heads", fmt::format("heads * head_dim up to {}", kMaxWidth));
   }

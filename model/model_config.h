@@ -12,6 +12,9 @@
 
 namespace spillway {
 
+/// The widest head that kernels compute with.
+inline constexpr uint32_t kMostHeadDim = 1024;
+
 struct ModelConfig {
   std::string architecture;
   uint32_t layers = 0;
@@ -64,6 +67,14 @@ ModelConfig parse_model_config(const nlohmann::json& json, const std::string& wh
 
 /// What yarn and dynamic scaling add to the context.
 void extend_context(ModelConfig& config);
+
+/// What of a model's rotations leads to speeds, or scores, that no float holds.
+enum class RopePart : uint8_t { kBase, kLocalBase, kScaling, kLongFactors, kAttention };
+struct RopeFault {
+  RopePart part;
+  const char* expected;
+};
+std::optional<RopeFault> rope_fault(const ModelConfig& config);
 
 /// Gemma 2, and 3: norms after blocks as well, GELU, scaled embeddings.
 bool is_gemma(const ModelConfig& config);

@@ -46,6 +46,8 @@ constexpr uint64_t kTaskValues = 32 * 1024;
 constexpr uint64_t kTaskCopies = 2;
 constexpr uint64_t kMostChunkBytes = 64 * kMiB;
 constexpr uint64_t kLeastChunkBytes = kMiB;
+/// What a user lowers where there is less memory.
+constexpr std::string_view kRamOption = "--ram";
 /// Besides those that compute: the one that reads.
 constexpr uint32_t kReaders = 1;
 
@@ -308,8 +310,8 @@ class Quantizer {
                  std::max<size_t>(threads_, tbb::info::default_concurrency())),
         arena_(static_cast<int>(threads_)) {
     for (const TensorJob& job : work_.jobs) total_bytes_ += job.source_bytes();
+    start_workers(arena_, threads_, "--threads");  // first: buffers may take what stacks need
     size_buffers(options.ram_bytes);
-    start_workers(arena_, threads_, "--threads");
   }
 
   QuantizeResult run() {
@@ -358,12 +360,12 @@ class Quantizer {
     uint64_t chunk = std::max(least, kMostChunkBytes);
     while (chunk > least && needed(chunk) > ram_bytes) chunk = std::max(chunk / 2, least);
     if (needed(chunk) > ram_bytes) {
-      throw Error(fmt::format("--ram {}: {} are needed", format_bytes(ram_bytes),
+      throw Error(fmt::format("{} {}: {} are needed", kRamOption, format_bytes(ram_bytes),
                               format_bytes_up(needed(chunk))));
     }
     chunk_bytes_ = chunk;
-    for (HugeBuffer& buffer : source_) buffer = HugeBuffer(chunk);
-    encoded_ = HugeBuffer(target_bytes(chunk));
+    for (HugeBuffer& buffer : source_) buffer = HugeBuffer(chunk, kRamOption);
+    encoded_ = HugeBuffer(target_bytes(chunk), kRamOption);
   }
 
   uint64_t chunk_rows(const TensorJob& job, uint64_t chunk_bytes) const {

@@ -9,16 +9,17 @@ namespace {
 
 using Kind = RopeScaling::Kind;
 
-/// Wavelengths up to a border stay, those past another are stretched, those between in proportion.
-double llama3_frequency(const RopeScaling& scaling, double frequency) {
+/// What a speed is divided by: wavelengths up to a border stay, those past another are stretched,
+/// those between in proportion. A float, as a file of factors has it.
+float llama3_factor(const RopeScaling& scaling, double frequency) {
   const double wavelength = 2 * std::numbers::pi / frequency;
   const double original = scaling.original_max_positions;
   const double low = scaling.low_freq_factor;
   const double high = scaling.high_freq_factor;
-  if (wavelength > original / low) return frequency / scaling.factor;
-  if (wavelength < original / high) return frequency;
+  if (wavelength > original / low) return static_cast<float>(scaling.factor);
+  if (wavelength < original / high) return 1;
   const double smooth = (original / wavelength - low) / (high - low);
-  return (1 - smooth) * frequency / scaling.factor + smooth * frequency;
+  return static_cast<float>(1 / ((1 - smooth) / scaling.factor + smooth));
 }
 
 /// The pairs between which yarn goes over from keeping to interpolating.
@@ -44,6 +45,11 @@ YarnRange yarn_range(const RopeScaling& scaling, double theta, double head_dim) 
   return {first, last};
 }
 
+/// Radians per position where nothing is scaled.
+double plain_frequency(double theta, double pair, double head_dim) {
+  return 1.0 / std::pow(theta, 2 * pair / head_dim);
+}
+
 }  // namespace
 
 bool rope_has_regimes(const RopeScaling& scaling) {
@@ -67,11 +73,11 @@ void rope_inverse_frequencies(const RopeScaling& scaling, double theta, uint32_t
       scaling.kind == Kind::kYarn ? yarn_range(scaling, theta, head_dim) : YarnRange{};
   for (size_t i = 0; i < out.size(); ++i) {
     const auto pair = static_cast<double>(i);
-    double frequency = 1.0 / std::pow(theta, 2 * pair / head_dim);
+    double frequency = plain_frequency(theta, pair, head_dim);
     if (scaling.kind == Kind::kLinear) {
       frequency /= scaling.factor;
     } else if (scaling.kind == Kind::kLlama3) {
-      frequency = llama3_frequency(scaling, frequency);
+      frequency /= double{llama3_factor(scaling, frequency)};
     } else if (scaling.kind == Kind::kLongRope) {
       frequency /= regime > 0 ? scaling.long_factors[i] : scaling.short_factors[i];
     } else if (scaling.kind == Kind::kFactors) {
@@ -82,6 +88,15 @@ void rope_inverse_frequencies(const RopeScaling& scaling, double theta, uint32_t
     }
     out[i] = static_cast<float>(frequency);
   }
+}
+
+std::vector<float> llama3_factors(const RopeScaling& scaling, double theta, uint32_t pairs) {
+  std::vector<float> factors;
+  factors.reserve(pairs);
+  for (uint32_t pair = 0; pair < pairs; ++pair) {
+    factors.push_back(llama3_factor(scaling, plain_frequency(theta, pair, 2.0 * pairs)));
+  }
+  return factors;
 }
 
 double yarn_attention_factor(double factor, double mscale, double mscale_all_dim) {

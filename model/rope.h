@@ -33,6 +33,9 @@ bool rope_has_regimes(const RopeScaling& scaling);
 void rope_inverse_frequencies(const RopeScaling& scaling, double theta, uint32_t regime,
                               std::span<float> out);
 
+/// What llama3 divides the speed of each pair by: as kFactors, the same speeds bit for bit.
+std::vector<float> llama3_factors(const RopeScaling& scaling, double theta, uint32_t pairs);
+
 /// The attention factor that yarn and longrope take where the configuration names none.
 double yarn_attention_factor(double factor, double mscale, double mscale_all_dim);
 double longrope_attention_factor(double factor, double original_max_positions);

@@ -198,10 +198,10 @@ std::vector<uint64_t> unit_sizes(const Config& config, const Device& device) {
 std::string unused_note(const ModelConfig& config, const std::vector<std::string>& names,
                         const Checkpoint& checkpoint) {
   return fmt::format(
-      "{}: the model that {} describes ({}, {} layers) leaves {} of the checkpoint's "
+      "{}: the model that {} describes ({}, {}) leaves {} of the checkpoint's "
       "tensors unused: {}",
       checkpoint.path().string(), checkpoint.metadata() != nullptr ? "its metadata" : "config.json",
-      config.architecture, config.layers, names.size(), first_few(names));
+      config.architecture, counted(config.layers, "layer"), names.size(), first_few(names));
 }
 
 }  // namespace

@@ -148,8 +148,9 @@ ScoreResult score(Runtime& runtime, const Config& config,
           if (batch.targets[r] == UINT32_MAX) continue;
           if (!std::isfinite(logprobs[r])) {
             throw Error(
-                "the model computed a log-probability that is not a number; the checkpoint is "
-                "damaged (spillway inspect --verify shows its checksums)");
+                "the model computed a log-probability that is not a number; the checkpoint's "
+                "weights are damaged (spillway inspect --verify shows their checksums), or numbers "
+                "of its configuration");
           }
           result.logprobs[plan.slices[rows.sequence].text].push_back(logprobs[r]);
           nll -= double{logprobs[r]};

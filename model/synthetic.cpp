@@ -130,6 +130,8 @@ class SyntheticWriter {
   SyntheticWriter(const fs::path& path, const SyntheticOptions& options, const StopFlag& stop,
                   const SyntheticProgress& progress)
       : path_(path), options_(options), stop_(stop), progress_(progress) {
+    // What no run would take is not written.
+    parse_model_config(nlohmann::json::parse(config_json()), path_.string() + ": config.json");
     list_tensors();
     if (!in_one_file()) check_folder_is_free(path_);
     check_room(path_, total_bytes_ + 64 * kMiB, "free some space or choose a smaller model");

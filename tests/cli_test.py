@@ -366,6 +366,27 @@ class Cli(unittest.TestCase):
             ran.append(self.expect_run_or_reason(expected, "ulimit -v", config, preexec_fn=limit))
         self.assertTrue(ran[-1])
 
+    def test_many_threads_in_little_address_space(self):
+        """TBB's threads start each other: one that is refused later would end the program."""
+        made = self.root / "many.gguf"
+        expected = call("run", self.config(), "--quiet").stdout
+        for threads in (24, 64):
+            config = self.config(compute={"threads": threads})
+            for mib in (250, 400, 600, 1000):
+                def limit(most=mib * MIB):
+                    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+                self.expect_run_or_reason(expected, "ulimit -v", config, preexec_fn=limit)
+                done = call("quantize", self.model, made, "--type", "q8_0", "--threads", threads,
+                            "--quiet", preexec_fn=limit)
+                if done.returncode != 0:
+                    self.assertEqual(done.returncode, 1, done.stderr)
+                    errors = [l for l in done.stderr.splitlines() if not l.startswith("note: ")]
+                    self.assertEqual(len(errors), 1, done.stderr)
+                    self.assertIn("ulimit -v", errors[0])
+                    self.assertNotIn("memory.ram", errors[0])
+                self.assertEqual(made.exists(), done.returncode == 0)
+                made.unlink(missing_ok=True)
+
     def test_ctrl_c_stops_cleanly_and_still_reports(self):
         report = self.root / "stopped.json"
         path = self.config(self.wide, memory={"ram": "96MiB"},

@@ -65,6 +65,12 @@ TEST(Units, ShownRoundedUpAreEnough) {
   EXPECT_EQ(format_bytes_up(12 * kMiB + 1), "12.1 MiB");
 }
 
+TEST(Units, OneIsNotSeveral) {
+  EXPECT_EQ(counted(1, "thread"), "1 thread");
+  EXPECT_EQ(counted(0, "thread"), "0 threads");
+  EXPECT_EQ(counted(12, "shard"), "12 shards");
+}
+
 TEST(Units, RefusesWhatIsNoSize) {
   for (const char* text : {"", "nan", ".nan", "inf", "-1", "3GiBs", "GiB", "1e30GiB", "0x10",
                            "99999999999999999999"}) {

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "core/error.h"
@@ -150,6 +151,49 @@ TEST_P(GgufRoundTrip, RopeScalings) {
   expect_same(read_back(config_), config_);
 }
 
+/// A checkpoint and the file made of it turn heads alike, to the last bit.
+TEST(GgufConfig, SpeedsOfRotationsAreTheSameBits) {
+  using Json = nlohmann::json;
+  const auto llama3 = [](double factor, double low, double high, int original) {
+    return Json{{"rope_type", "llama3"},
+                {"factor", factor},
+                {"low_freq_factor", low},
+                {"high_freq_factor", high},
+                {"original_max_position_embeddings", original}};
+  };
+  const std::vector<Json> scalings = {
+      Json::object(),
+      llama3(8, 1, 4, 8192),
+      llama3(32, 1, 4, 8192),
+      llama3(3.3, 1.1, 4.7, 1000),
+      llama3(1e-3, 0.01, 100, 77),
+      llama3(1e6, 1, 1.0001, 512),
+      {{"rope_type", "linear"}, {"factor", 2.7}},
+      {{"rope_type", "yarn"}, {"factor", 4.1}, {"beta_fast", 31.3}, {"beta_slow", 1.7}},
+      {{"rope_type", "longrope"},
+       {"factor", 4},
+       {"short_factor", std::vector<double>(64, 1.1)},
+       {"long_factor", std::vector<double>(64, 7.7)}}};
+  for (const double theta : {10000.0, 500000.0, 123456.789, 1.1}) {
+    for (const Json& scaling : scalings) {
+      const Json json = {{"architectures", {"LlamaForCausalLM"}},
+                         {"hidden_size", 256},
+                         {"intermediate_size", 64},
+                         {"num_hidden_layers", 1},
+                         {"num_attention_heads", 2},
+                         {"vocab_size", 64},
+                         {"max_position_embeddings", 256},
+                         {"rope_theta", theta},
+                         {"rope_scaling", scaling}};
+      const ModelConfig config = parse_model_config(json, "c");
+      const ModelConfig read = read_back(config);
+      for (const uint32_t regime : {0u, 1u}) {
+        EXPECT_EQ(frequencies(read, regime), frequencies(config, regime)) << json.dump();
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Architectures, GgufRoundTrip,
                          testing::Values("LlamaForCausalLM", "MistralForCausalLM",
                                          "Qwen2ForCausalLM", "Qwen3ForCausalLM"),
@@ -286,6 +330,14 @@ INSTANTIATE_TEST_SUITE_P(
         BadValue{"experts", "expert_count", uint32_t{8}, "mixtures of experts"},
         BadValue{"epsilon_zero", "attention.layer_norm_rms_epsilon", 0.0F, "a number above 0"},
         BadValue{"epsilon_nan", "attention.layer_norm_rms_epsilon", NAN, "finite numbers"},
+        BadValue{"epsilon_small", "attention.layer_norm_rms_epsilon", 1e-300,
+                 "a number above 0, of 1.2e-38 or more, got 1e-300"},
+        BadValue{"base_small", "rope.freq_base", 1e-45F, "a number above 0, of 1.2e-38 or more"},
+        BadValue{"base_large", "rope.freq_base", 1e300, "a number above 0, of 3.4e+38 or less"},
+        BadValue{"factor_small", "rope.scaling.factor", 1e-300, "of 1.2e-38 or more, got 1e-300"},
+        BadValue{"factor_turns", "rope.scaling.factor", 2e-38F, "rotations stay finite, got 2"},
+        BadValue{"linear_turns", "rope.scale_linear", 2e-38F,
+                 "rope.scale_linear: expected a number with which rotations"},
         BadValue{"base_negative", "rope.freq_base", -1.0F, "a number above 0"},
         BadValue{"base_text", "rope.freq_base", "1e4", "is of type text"},
         BadValue{"scaling", "rope.scaling.type", "ntk\x1b[31m", "none, linear or yarn"},
@@ -299,6 +351,80 @@ INSTANTIATE_TEST_SUITE_P(
         BadValue{"no_architecture", "general.architecture", {}, "got nothing"},
         BadValue{"architecture_kind", "general.architecture", uint32_t{5}, "expected a text"}),
     [](const auto& test) { return std::string(test.param.name); });
+
+Values good_values_of(const std::string& architecture) {
+  Values values = {{"general.architecture", architecture}};
+  for (const auto& [name, value] : good_values()) {
+    if (name.starts_with("llama.")) values.emplace(architecture + name.substr(5), value);
+  }
+  return values;
+}
+
+using Layers = std::vector<int32_t>;
+
+/// Flags, or 0 and 1 in their place; a number is a period, of Gemma's layers alone.
+TEST(GgufConfig, PatternsOfWindows) {
+  const TempDir dir;
+  const auto read = [&](const std::string& architecture, const GgufMetadata::Value& pattern) {
+    Values values = good_values_of(architecture);
+    values.emplace(architecture + ".attention.sliding_window", uint32_t{48});
+    values.emplace(architecture + ".attention.sliding_window_pattern", pattern);
+    write_values(dir / "m.gguf", values);
+    return gguf_model_config(open_file(dir / "m.gguf"));
+  };
+  const auto slides = [&](const std::string& architecture, const GgufMetadata::Value& pattern) {
+    const ModelConfig config = read(architecture, pattern);
+    return std::pair{config.slides(0), config.slides(1)};
+  };
+  for (const char* architecture : {"llama", "qwen2", "qwen3", "gemma2", "gemma3"}) {
+    EXPECT_EQ(slides(architecture, Layers{0, 1}), (std::pair{false, true})) << architecture;
+    EXPECT_EQ(slides(architecture, std::vector<uint8_t>{1, 0}), (std::pair{true, false}));
+  }
+  EXPECT_EQ(slides("phi3", Layers{1, 1}), (std::pair{true, true}));
+  EXPECT_EQ(slides("gemma2", uint32_t{1}), (std::pair{false, false}));
+  EXPECT_EQ(slides("phi3", uint32_t{1}), (std::pair{true, true}));
+  const auto refused = [&](const GgufMetadata::Value& pattern, const std::string& says,
+                           const std::string& architecture = "llama") {
+    const std::string message = test::error_of([&] { read(architecture, pattern); });
+    EXPECT_NE(message.find(architecture + ".attention.sliding_window_pattern"), std::string::npos);
+    EXPECT_NE(message.find(says), std::string::npos) << message;
+  };
+  refused(Layers{0, -1}, "expected flags, or 0 and 1, got -1");
+  refused(Layers{2, 1}, "expected flags, or 0 and 1, got 2");
+  refused(Layers{1}, "expected 2 flags, got 1");
+  refused(std::vector<float>{2.5F, 1}, "array of f32");
+  refused(std::vector<std::string>{"a", "b"}, "array of text");
+  for (const char* architecture : {"llama", "gemma3", "phi3"}) {
+    refused("all", "is of type text", architecture);
+    refused(int32_t{-1}, "is -1; expected 0 or more", architecture);
+    refused(2.5F, "is of type f32", architecture);
+  }
+  refused(uint32_t{0}, "from 1 to", "gemma3");
+  refused(Layers{1, 0}, "all of such a model slide", "phi3");
+}
+
+/// A number that becomes 0 as a float would mean that there is none.
+TEST(GgufConfig, NumbersOfGemmaAreFloats) {
+  const TempDir dir;
+  const auto refusal = [&](const char* key, double number) {
+    Values values = good_values_of("gemma3");
+    values.insert_or_assign(std::string("gemma3.") + key, number);
+    write_values(dir / "m.gguf", values);
+    return test::error_of([&] { gguf_model_config(open_file(dir / "m.gguf")); });
+  };
+  for (const char* key : {"attention.scale", "attn_logit_softcapping", "final_logit_softcapping",
+                          "rope.freq_base_swa"}) {
+    const auto says = [&](double number, const std::string& expected) {
+      const std::string message = refusal(key, number);
+      EXPECT_NE(message.find(key + (": expected a number above 0, of " + expected)),
+                std::string::npos)
+          << message;
+    };
+    says(1e-300, "1.2e-38 or more, got 1e-300");
+    says(1e300, "3.4e+38 or less, got 1e+300");
+    says(3.5e38, "3.4e+38 or less, got 3.5e+38");
+  }
+}
 
 TEST(GgufConfig, GoodValuesAreRead) {
   const TempDir dir;

@@ -354,7 +354,15 @@ class Messages:
                 "rope type": {"rope_scaling": {"rope_type": "spiral", "factor": 2}},
                 "activation": {"hidden_act": "gelu"}, "quantized": {"quantization_config": {"bits": 4}},
                 "other weights": {"intermediate_size": 4}, "more layers": {"num_hidden_layers": 99},
-                "long value": {"num_hidden_layers": ["x" * 5000]}}.items():
+                "long value": {"num_hidden_layers": ["x" * 5000]},
+                "epsilon as 0": {"rms_norm_eps": 1e-300}, "rope as infinite": {"rope_theta": 1e300},
+                "rope overflow": {"rope_theta": 1.2e-38, "head_dim": 1024},
+                "linear overflow": {"rope_scaling": {"type": "linear", "factor": 1.2e-38}},
+                "part of heads": {"partial_rotary_factor": 1.5},
+                "rope twice": {"rope_scaling": {"type": "linear", "factor": 2},
+                               "rope_parameters": {"rope_type": "default"}},
+                "original": {"original_max_position_embeddings": 0,
+                             "rope_scaling": {"type": "yarn", "factor": 2}}}.items():
             content = json.dumps({**original, **change}) if isinstance(change, dict) else change
             folder = damaged(f"config {name}", "config.json", content)
             self.case(f"config.json: {name}", "plan",
@@ -446,6 +454,8 @@ class Messages:
                             "dtype": ["--like", "tiny", "--dtype", "f8"],
                             "vocab": ["--like", "tiny", "--vocab", 258 - 1],
                             "heads": ["--like", "tiny", "--heads", 7],
+                            "wide heads": ["--like", "tiny", "--hidden", 8192, "--heads", 2],
+                            "many layers": ["--like", "tiny", "--layers", 20000],
                             "kv heads": ["--like", "tiny", "--kv-heads", 3],
                             "too large": ["--like", "llama-3-70b", "--layers", 60000]}.items():
             self.case(f"synth: {name}", "synth", new, *words)

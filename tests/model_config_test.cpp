@@ -79,6 +79,26 @@ INSTANTIATE_TEST_SUITE_P(
              {"layer_types",
               {"sliding_attention", "full_attention", "sliding_attention", "full_attention"}}},
             {7, 0, 7, 0}},
+        WindowCase{"gemma2_none",
+                   "Gemma2ForCausalLM",
+                   {{"sliding_window", nullptr}, {"layer_types", Json(4, "full_attention")}},
+                   kAll},
+        WindowCase{"gemma3_none",
+                   "Gemma3ForCausalLM",
+                   {{"sliding_window", nullptr}, {"layer_types", Json(4, "full_attention")}},
+                   kAll},
+        WindowCase{"gemma3_no_period",
+                   "Gemma3ForCausalLM",
+                   {{"sliding_window", nullptr}, {"sliding_window_pattern", 1}},
+                   kAll},
+        WindowCase{"mistral_none",
+                   kMistral,
+                   {{"sliding_window", nullptr}, {"layer_types", Json(4, "full_attention")}},
+                   kAll},
+        WindowCase{"qwen2_none",
+                   kQwen2,
+                   {{"sliding_window", nullptr}, {"layer_types", Json(4, "full_attention")}},
+                   kAll},
         WindowCase{"llama", "LlamaForCausalLM", {{"sliding_window", 100}}, kAll},
         WindowCase{"qwen2_off", kQwen2, {{"sliding_window", 9}, {"max_window_layers", 1}}, kAll},
         WindowCase{"qwen2_on",
@@ -107,6 +127,16 @@ INSTANTIATE_TEST_SUITE_P(
                      {"sliding_attention", "full_attention", "sliding_attention", "attention"}}},
                    {7, 0, 7, 0}}),
     [](const auto& test) { return std::string(test.param.name); });
+
+TEST(ModelConfig, GemmasLayersThatSlideWantAWindow) {
+  Json json = good();
+  json["architectures"][0] = "Gemma2ForCausalLM";
+  json["sliding_window"] = nullptr;
+  const std::string message = test::error_of([&] { parse_model_config(json, "c"); });
+  EXPECT_NE(message.find("sliding_window: expected a whole number, since layers slide, got null"),
+            std::string::npos)
+      << message;
+}
 
 /// head_dim/2 speeds for a sequence of `length` tokens.
 std::vector<float> frequencies(const Json& json, uint32_t length = 1) {
@@ -237,6 +267,21 @@ TEST(ModelConfig, LongropeHasTwoSets) {
   }
 }
 
+/// Files for two versions of transformers say it twice.
+TEST(ModelConfig, RopeScalingMayStandBesideRopeParameters) {
+  Json json = good();
+  json["architectures"] = {"Gemma3ForCausalLM"};
+  json["rope_scaling"] = {{"type", "linear"}, {"factor", 8.0}};
+  json["rope_parameters"] = {
+      {"full_attention", {{"rope_type", "linear"}, {"factor", 8}, {"rope_theta", 5e5}}},
+      {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 2e4}}}};
+  const ModelConfig config = parse_model_config(json, "c");
+  EXPECT_EQ(config.rope_scaling.kind, RopeScaling::Kind::kLinear);
+  EXPECT_EQ(config.rope_scaling.factor, 8);
+  EXPECT_EQ(config.rope_theta, 5e5);
+  EXPECT_EQ(config.local_rope_theta, 2e4);
+}
+
 /// Whoever decides in transformers decides here.
 TEST(ModelConfig, TheModelTypeDecides) {
   const auto architecture = [](const Json& classes, const Json& type) {
@@ -320,8 +365,91 @@ INSTANTIATE_TEST_SUITE_P(
             "partial",
             {{"rope_scaling", {{"type", "linear"}, {"factor", 2}, {"partial_rotary_factor", 0.5}}}},
             "partial_rotary_factor"},
+        BadField{"partial_beside", {{"partial_rotary_factor", 0.5}}, "only the heads of Phi 3"},
+        BadField{"partial_gemma",
+                 {{"architectures", {"Gemma3ForCausalLM"}}, {"partial_rotary_factor", 0.5}},
+                 "only the heads of Phi 3"},
+        BadField{"partial_local",
+                 {{"architectures", {"Gemma3ForCausalLM"}},
+                  {"rope_parameters",
+                   {{"full_attention", {{"rope_type", "default"}}},
+                    {"sliding_attention", {{"partial_rotary_factor", 0.5}}}}}},
+                 "sliding_attention: partial_rotary_factor: expected 1"},
+        BadField{"partial_more",
+                 {{"architectures", {"Phi3ForCausalLM"}}, {"partial_rotary_factor", 1.5}},
+                 "partial_rotary_factor: expected a number above 0, at most 1, got 1.5"},
+        BadField{"partial_none",
+                 {{"architectures", {"Phi3ForCausalLM"}}, {"partial_rotary_factor", 0}},
+                 "partial_rotary_factor: expected a number above 0, at most 1, got 0"},
+        BadField{"rope_twice",
+                 {{"rope_scaling", {{"type", "linear"}, {"factor", 2}}},
+                  {"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 1e6}}}},
+                 "rope_scaling: expected what rope_parameters says, or only one of the two"},
+        BadField{"rope_half",
+                 {{"architectures", {"Gemma3ForCausalLM"}},
+                  {"rope_parameters", {{"sliding_attention", {{"rope_type", "default"}}}}}},
+                 "rope_parameters: full_attention: expected an object, got nothing"},
+        BadField{"original",
+                 {{"architectures", {"Phi3ForCausalLM"}},
+                  {"original_max_position_embeddings", 1},
+                  {"rope_scaling",
+                   {{"type", "longrope"},
+                    {"short_factor", {1, 1, 1, 1}},
+                    {"long_factor", {1, 1, 1, 1}}}}},
+                 "original_max_position_embeddings: expected a whole number from 2 to 1073741824, "
+                 "got 1"},
         BadField{"quant", {{"quantization_config", {{"bits", 4}}}}, "quantized"},
         BadField{"eps", {{"rms_norm_eps", -1.0}}, "rms_norm_eps"},
+        BadField{"eps_small",
+                 {{"rms_norm_eps", 1e-300}},
+                 "rms_norm_eps: expected a number above 0, of 1.2e-38 or more, got 1e-300"},
+        BadField{"theta_large",
+                 {{"rope_theta", 1e300}},
+                 "rope_theta: expected a number above 0, of 3.4e+38 or less, got 1e+300"},
+        BadField{"theta_small",
+                 {{"head_dim", 64}, {"rope_theta", 2e-38}},
+                 "rope_theta: expected a number with which rotations stay finite, got 2e-38"},
+        BadField{"theta_in_section",
+                 {{"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 1e-300}}}},
+                 "rope_parameters: rope_theta: expected a number above 0, of 1.2e-38"},
+        BadField{"linear_tiny",
+                 {{"rope_scaling", {{"type", "linear"}, {"factor", 1e-300}}}},
+                 "rope_scaling: factor: expected a number above 0, of 1.2e-38 or more"},
+        BadField{"linear_small",
+                 {{"rope_scaling", {{"type", "linear"}, {"factor", 2e-38}}}},
+                 "rope_scaling: factor: expected a number with which rotations stay finite"},
+        BadField{"mscale",
+                 {{"rope_scaling",
+                   {{"type", "yarn"}, {"factor", 8}, {"mscale", 1e-38}, {"mscale_all_dim", 1e38}}}},
+                 "rope_scaling: mscale: expected"},
+        BadField{"short_factors",
+                 {{"rope_scaling",
+                   {{"type", "longrope"},
+                    {"short_factor", {2e-38, 1, 1, 1}},
+                    {"long_factor", {1, 1, 1, 1}}}}},
+                 "short_factor: expected a number with which rotations stay finite"},
+        BadField{"long_factors",
+                 {{"rope_scaling",
+                   {{"type", "longrope"},
+                    {"original_max_position_embeddings", 64},
+                    {"short_factor", {1, 1, 1, 1}},
+                    {"long_factor", {2e-38, 1, 1, 1}}}}},
+                 "long_factor: expected a number with which rotations stay finite"},
+        BadField{"query_scalar",
+                 {{"architectures", {"Gemma2ForCausalLM"}}, {"query_pre_attn_scalar", 1e300}},
+                 "query_pre_attn_scalar: expected a number above 0, of 3.4e+38 or less"},
+        BadField{"cap_small",
+                 {{"architectures", {"Gemma2ForCausalLM"}}, {"attn_logit_softcapping", 1e-300}},
+                 "attn_logit_softcapping: expected a number above 0, of 1.2e-38 or more"},
+        BadField{"cap_large",
+                 {{"architectures", {"Gemma2ForCausalLM"}}, {"final_logit_softcapping", 3.5e38}},
+                 "final_logit_softcapping: expected a number above 0, of 3.4e+38 or less"},
+        BadField{"local_base",
+                 {{"architectures", {"Gemma3ForCausalLM"}}, {"rope_local_base_freq", 1e-300}},
+                 "rope_local_base_freq: expected a number above 0, of 1.2e-38 or more"},
+        BadField{"local_base_small",
+                 {{"architectures", {"Gemma3ForCausalLM"}}, {"rope_local_base_freq", 2e-38}},
+                 "rope_local_base_freq: expected a number with which rotations stay finite"},
         BadField{"window",
                  {{"architectures", {"MistralForCausalLM"}}, {"sliding_window", 0}},
                  "sliding_window"},
@@ -479,7 +607,7 @@ TEST_F(OddCheckpoint, NamesWhatIsLeftUnused) {
   EXPECT_EQ(model.weights.unused.size(), 9u);
   ASSERT_EQ(notices_.lines.size(), 1u);
   const std::string& note = notices_.lines[0];
-  EXPECT_NE(note.find("1 layers) leaves 9 of the checkpoint's tensors unused: model.layers.1."),
+  EXPECT_NE(note.find("1 layer) leaves 9 of the checkpoint's tensors unused: model.layers.1."),
             std::string::npos)
       << note;
   EXPECT_NE(note.find(" and 6 more"), std::string::npos) << note;

@@ -289,8 +289,21 @@ class Outputs(unittest.TestCase):
             self.one_line(call(*command, stdout=self.closed_pipe()), "cannot write to stdout")
         target = self.root / "new"
         with open("/dev/full", "w") as full:
-            self.one_line(call("synth", target, "--like", "tiny", stdout=full), "to stdout")
+            self.one_line(call("synth", target, "--like", "tiny", stdout=full), "to stdout",
+                          f"{target} is written, and whole")
         self.assertTrue((target / "model.safetensors").exists())
+
+    def test_lost_text_of_quantize_says_that_the_file_is_whole(self):
+        whole = self.root / "whole.gguf"
+        quantize = ("quantize", self.models / "tiny", "--type", "q8_0")
+        self.assertEqual(call(*quantize, whole).returncode, 0)
+        for number, words in enumerate(((), ("--quiet",), ("--json",))):
+            with self.subTest(words=words), open("/dev/full", "w") as full:
+                for name, stdout in (("full", full), ("pipe", self.closed_pipe())):
+                    target = self.root / f"{name}-{number}.gguf"
+                    done = call(*quantize, target, *words, stdout=stdout)
+                    self.one_line(done, "cannot write to stdout", f"{target} is written, and whole")
+                    self.assertEqual(target.read_bytes(), whole.read_bytes())
 
     @staticmethod
     def closed_pipe():

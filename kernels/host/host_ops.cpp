@@ -49,7 +49,7 @@ class HostOps final : public Ops {
                  std::max<size_t>(threads_, tbb::info::default_concurrency())),
         arena_(static_cast<int>(threads_)) {
     start_workers(arena_, threads_, "compute.threads");
-    description_ = fmt::format("{} threads, prompts {}, decode {} GEMV", threads_,
+    description_ = fmt::format("{}, prompts {}, decode {} GEMV", counted(threads_, "thread"),
                                amx_            ? "AMX bf16"
                                : bf16_prompts_ ? "oneDNN bf16"
                                                : "oneDNN f32 tiles",

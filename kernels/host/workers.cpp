@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "core/limits.h"
+#include "core/units.h"
 
 namespace spillway {
 
@@ -19,7 +20,7 @@ void start_workers(tbb::task_arena& arena, uint32_t threads, std::string_view se
   using Control = tbb::global_control;
   const auto most = Control::active_value(Control::max_allowed_parallelism);
   const auto expected = static_cast<int>(std::min<size_t>(threads, most));
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(50);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(500);
   std::atomic<int> there{0};
   try {
     arena.execute([&] {
@@ -31,10 +32,10 @@ void start_workers(tbb::task_arena& arena, uint32_t threads, std::string_view se
       });
     });
   } catch (const std::runtime_error&) {  // its words are TBB's
-    throw Error(
-        fmt::format("cannot start {} threads to compute: the system refuses one{}; raise its "
-                    "limit on threads (ulimit -u; in a container --pids-limit) or lower {}",
-                    expected, thread_limits_text(), setting));
+    throw Error(fmt::format(
+        "cannot start {} to compute: the system refuses one{}; raise its "
+        "limit on threads (ulimit -u; in a container --pids-limit) or lower {}",
+        counted(static_cast<uint64_t>(expected), "thread"), thread_limits_text(), setting));
   }
 }
 
