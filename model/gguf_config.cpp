@@ -238,10 +238,17 @@ std::optional<std::vector<bool>> listed_windows(const KeyReader& reader, uint32_
   return all_but_every(reader.natural(key, 1, UINT32_MAX), layers);
 }
 
+/// Of the first files of an architecture, which do not say it. Phi 3's are known by their size.
+uint32_t unsaid_window(const std::string& architecture, const ModelConfig& config) {
+  if (architecture == "gemma2") return 4096;
+  const bool first_phi = config.architecture == kPhi && config.context == 4096 &&
+                         (config.layers == 32 || config.layers == 40);
+  return first_phi ? 2047 : 0;
+}
+
 void read_windows(const KeyReader& reader, const std::string& architecture, ModelConfig& config) {
   const char* key = "attention.sliding_window";
-  // The first files of Gemma 2 do not say that either.
-  const uint64_t window = reader.whole(key).value_or(architecture == "gemma2" ? 4096 : 0);
+  const uint64_t window = reader.whole(key).value_or(unsaid_window(architecture, config));
   if (window == 0) return;
   const bool gemma = is_gemma(config);
   const auto listed = gemma ? listed_windows(reader, config.layers)

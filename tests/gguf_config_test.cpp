@@ -172,6 +172,39 @@ TEST(GgufConfig, AWindowWithoutAList) {
   }
 }
 
+/// What `config` reads as where the file does not name its window.
+std::optional<uint32_t> window_unsaid(const ModelConfig& config) {
+  const TempDir dir;
+  write_described(dir / "m.gguf", config);
+  std::string bytes = test::read_file(dir / "m.gguf");
+  const std::string key = "attention.sliding_window";
+  for (size_t at = 0; (at = bytes.find(key, at)) != std::string::npos;) bytes[at] = 'x';
+  test::write_file(dir / "m.gguf", bytes);
+  const ModelConfig read = gguf_model_config(open_file(dir / "m.gguf"));
+  for (uint32_t i = 1; i < read.layers; ++i) {
+    EXPECT_EQ(read.slides(i),
+              read.architecture == "Gemma2ForCausalLM" ? i % 2 == 0 : read.slides(0));
+  }
+  return read.slides(0) ? read.sliding_window : std::nullopt;
+}
+
+/// The first files of Phi 3 say nothing of the window that models of 4096 positions have.
+TEST(GgufConfig, TheFirstFilesOfPhiSlide) {
+  ModelConfig config = small_model("Phi3ForCausalLM");
+  for (const uint32_t layers : {32u, 40u}) {
+    config.layers = layers;
+    config.context = 4096;
+    EXPECT_EQ(window_unsaid(config), 2047u) << layers;
+    EXPECT_FALSE(read_back(config).slides(0)) << "what has no window says so";
+    config.context = 131072;
+    EXPECT_EQ(window_unsaid(config), std::nullopt) << layers;
+  }
+  config.layers = 24;
+  config.context = 4096;
+  EXPECT_EQ(window_unsaid(config), std::nullopt);
+  EXPECT_EQ(window_unsaid(small_model("Gemma2ForCausalLM")), 4096u);
+}
+
 /// Readers that scale by any factor they find would scale what the lists scale already.
 TEST(GgufConfig, LongRopeNamesNoFactor) {
   ModelConfig config = small_model("LlamaForCausalLM");
