@@ -248,6 +248,9 @@ uint32_t unsaid_window(const std::string& architecture, const ModelConfig& confi
 
 void read_windows(const KeyReader& reader, const std::string& architecture, ModelConfig& config) {
   const char* key = "attention.sliding_window";
+  if (architecture == "gemma3" && !reader.has(key)) {
+    reader.fail(key, "a window, or 0 where no layer slides", "nothing");
+  }
   const uint64_t window = reader.whole(key).value_or(unsaid_window(architecture, config));
   if (window == 0) return;
   const bool gemma = is_gemma(config);

@@ -62,6 +62,7 @@ ModelConfig small_model(const std::string& architecture) {
   config.layers = 3;
   config.vocab = 64;
   config.intermediate = 64;
+  fit_to_shape(config);
   return config;
 }
 
@@ -92,6 +93,7 @@ void expect_same(const ModelConfig& read, const ModelConfig& config) {
   EXPECT_EQ(read.tied_embeddings, config.tied_embeddings);
   EXPECT_NEAR(read.rms_epsilon, config.rms_epsilon, 1e-12);
   EXPECT_EQ(read.rope_theta, config.rope_theta);
+  EXPECT_EQ(read.local_rope_theta, config.local_rope_theta);
   for (uint32_t layer = 0; layer < config.layers; ++layer) {
     EXPECT_EQ(read.slides(layer), config.slides(layer)) << layer;
   }
@@ -152,7 +154,9 @@ TEST_P(GgufRoundTrip, RopeScalings) {
 
 INSTANTIATE_TEST_SUITE_P(Architectures, GgufRoundTrip,
                          testing::Values("LlamaForCausalLM", "MistralForCausalLM",
-                                         "Qwen2ForCausalLM", "Qwen3ForCausalLM"),
+                                         "Qwen2ForCausalLM", "Qwen3ForCausalLM",
+                                         "Gemma2ForCausalLM", "Gemma3ForCausalLM",
+                                         "Phi3ForCausalLM"),
                          [](const auto& test) { return test.param; });
 
 /// Llama's files that name a window and list no layers are Mistral's; Qwen's mean none by it.
@@ -203,6 +207,18 @@ TEST(GgufConfig, TheFirstFilesOfPhiSlide) {
   config.context = 4096;
   EXPECT_EQ(window_unsaid(config), std::nullopt);
   EXPECT_EQ(window_unsaid(small_model("Gemma2ForCausalLM")), 4096u);
+}
+
+/// No file of Gemma 3 was written without: there it would change what most layers see.
+TEST(GgufConfig, AFileOfGemmaThreeNamesItsWindow) {
+  ModelConfig config = small_model("Gemma3ForCausalLM");
+  const std::string message = test::error_of([&] { window_unsaid(config); });
+  EXPECT_NE(message.find("gemma3.attention.sliding_window: expected a window, or 0"),
+            std::string::npos)
+      << message;
+  EXPECT_TRUE(read_back(config).slides(0));
+  config.sliding_window.reset();
+  EXPECT_FALSE(read_back(config).slides(0));
 }
 
 /// Readers that scale by any factor they find would scale what the lists scale already.
