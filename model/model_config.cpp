@@ -469,7 +469,16 @@ bool has_text_part(const ConfigReader& reader) {
          (name.empty() && reader.text("model_type", "") == kGemma3ImagesType);
 }
 
+void refuse_quantized(const ConfigReader& reader) {
+  if (!reader.has("quantization_config")) return;
+  throw Error(
+      fmt::format("{}: quantized checkpoints are not supported; use one with F32, F16 or "
+                  "BF16 weights",
+                  reader.where()));
+}
+
 ModelConfig parse_text_part(const ConfigReader& reader) {
+  refuse_quantized(reader);
   const auto section = reader.section("text_config");
   if (!section) reader.fail("text_config", "an object");
   Json text = section->json();
@@ -487,12 +496,7 @@ ModelConfig parse_model_config(const Json& json, const std::string& where) {
   if (has_text_part(reader)) return parse_text_part(reader);
   ModelConfig config;
   config.architecture = read_architecture(reader);
-  if (reader.has("quantization_config")) {
-    throw Error(
-        fmt::format("{}: quantized checkpoints are not supported; use one with F32, F16 or "
-                    "BF16 weights",
-                    where));
-  }
+  refuse_quantized(reader);
   constexpr uint64_t kMaxWidth = 1 << 20;
   config.layers = reader.natural("num_hidden_layers", 1, 10000);
   config.hidden = reader.natural("hidden_size", 1, kMaxWidth);

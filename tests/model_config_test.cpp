@@ -273,6 +273,19 @@ TEST(ModelConfig, EndTokensThatNoTokenHas) {
   EXPECT_TRUE(parse_model_config(json, "c").end_tokens.empty());
 }
 
+/// Of a model of texts and images, whichever part names it.
+TEST(ModelConfig, QuantizedTextPartsAreRefused) {
+  const Json quantized = {{"bits", 4}};
+  Json json = {{"architectures", {"Gemma3ForConditionalGeneration"}},
+               {"text_config", good()},
+               {"quantization_config", quantized}};
+  const auto message = [&] { return test::error_of([&] { parse_model_config(json, "c"); }); };
+  EXPECT_NE(message().find("c: quantized checkpoints are not supported"), std::string::npos);
+  json.erase("quantization_config");
+  json["text_config"]["quantization_config"] = quantized;
+  EXPECT_NE(message().find("c: text_config: quantized checkpoints"), std::string::npos);
+}
+
 struct BadField {
   const char* name;
   Json patch;
