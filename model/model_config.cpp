@@ -274,12 +274,24 @@ void read_rotary_dim(const ConfigReader& reader, const std::optional<ConfigReade
   if (turning != config.head_dim) config.rotary_dim = turning;
 }
 
-/// Of the layers of Gemma 3 that slide: nothing scales theirs.
-double read_local_theta(const ConfigReader& reader) {
-  const auto section = rope_section(reader, "sliding_attention");
-  const double beside = reader.positive("rope_local_base_freq", 10000);
+/// What "rope_parameters" says of one type of layers, also where "rope_scaling" scales the others.
+std::optional<ConfigReader> layer_section(const ConfigReader& reader, const char* layer_type) {
   const auto parameters = reader.section("rope_parameters");
-  if (!section || !parameters || !parameters->has("sliding_attention")) return beside;
+  return parameters ? parameters->section(layer_type) : std::nullopt;
+}
+
+/// Of the layers of Gemma 3 that do not slide.
+double read_global_theta(const ConfigReader& reader) {
+  const double beside = reader.positive("rope_theta", 1e6);
+  const auto section = layer_section(reader, "full_attention");
+  return section ? section->positive("rope_theta", beside) : beside;
+}
+
+/// Of those that do: nothing scales theirs.
+double read_local_theta(const ConfigReader& reader) {
+  const double beside = reader.positive("rope_local_base_freq", 10000);
+  const auto section = layer_section(reader, "sliding_attention");
+  if (!section) return beside;
   if (section->text("rope_type", "default") != "default") section->fail("rope_type", "default");
   return section->positive("rope_theta", beside);
 }
@@ -287,7 +299,7 @@ double read_local_theta(const ConfigReader& reader) {
 /// Rotation, and how far it lets the context reach beyond max_position_embeddings.
 void read_rope(const ConfigReader& reader, ModelConfig& config) {
   const bool local = config.architecture == kGemma3;
-  config.rope_theta = reader.positive("rope_theta", local ? 1e6 : 10000);
+  config.rope_theta = local ? read_global_theta(reader) : reader.positive("rope_theta", 10000);
   if (local) config.local_rope_theta = read_local_theta(reader);
   const auto section = rope_section(reader, local ? "full_attention" : nullptr);
   if (config.architecture == kPhi3) read_rotary_dim(reader, section, config);

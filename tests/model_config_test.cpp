@@ -273,6 +273,42 @@ TEST(ModelConfig, EndTokensThatNoTokenHas) {
   EXPECT_TRUE(parse_model_config(json, "c").end_tokens.empty());
 }
 
+Json good_gemma3() {
+  Json json = good();
+  json["architectures"] = {"Gemma3ForCausalLM"};
+  json["num_hidden_layers"] = 7;
+  return json;
+}
+
+/// A section for each type of layers, and what earlier configurations say beside them.
+TEST(ModelConfig, GemmaThreeTurnsByTheSectionsOfItsLayers) {
+  Json json = good_gemma3();
+  ModelConfig config = parse_model_config(json, "c");
+  EXPECT_EQ(config.rope_theta, 1e6);
+  EXPECT_EQ(config.local_rope_theta, 1e4);
+  json["rope_theta"] = 2e6;
+  json["rope_local_base_freq"] = 2e4;
+  config = parse_model_config(json, "c");
+  EXPECT_EQ(config.rope_theta, 2e6);
+  EXPECT_EQ(config.local_rope_theta, 2e4);
+  json["rope_parameters"] = {
+      {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 3e4}}},
+      {"full_attention", {{"rope_type", "linear"}, {"factor", 8.0}, {"rope_theta", 3e6}}}};
+  for (const bool both : {false, true}) {
+    if (both) json["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 8.0}};
+    config = parse_model_config(json, "c");
+    EXPECT_EQ(config.rope_theta, 3e6);
+    EXPECT_EQ(config.local_rope_theta, 3e4);
+    EXPECT_EQ(config.rope_scaling.kind, RopeScaling::Kind::kLinear);
+    EXPECT_EQ(config.rope_scaling.factor, 8);
+  }
+  json["rope_parameters"]["sliding_attention"]["rope_type"] = "linear";
+  const auto message = test::error_of([&] { parse_model_config(json, "c"); });
+  EXPECT_NE(message.find("rope_parameters: sliding_attention: rope_type: expected default"),
+            std::string::npos)
+      << message;
+}
+
 /// Of a model of texts and images, whichever part names it.
 TEST(ModelConfig, QuantizedTextPartsAreRefused) {
   const Json quantized = {{"bits", 4}};
