@@ -1,5 +1,6 @@
 #include "model/model_config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -307,6 +308,26 @@ TEST(ModelConfig, GemmaThreeTurnsByTheSectionsOfItsLayers) {
   EXPECT_NE(message.find("rope_parameters: sliding_attention: rope_type: expected default"),
             std::string::npos)
       << message;
+}
+
+/// Also where the quotient, rounded to a double, gives a product just below the whole number.
+TEST(ModelConfig, EveryRotaryShareReadsBack) {
+  uint32_t rounded_below = 0;
+  for (uint32_t width = 4; width <= 1024; width += 2) {
+    for (uint32_t turning = 2; turning < width; turning += 2) {
+      ASSERT_EQ(static_cast<uint32_t>(rotary_share(turning, width) * width), turning) << width;
+      const double quotient = static_cast<double>(turning) / width;
+      rounded_below += static_cast<uint32_t>(quotient * width) != turning ? 1 : 0;
+    }
+    Json json = good();
+    json["architectures"] = {"Phi3ForCausalLM"};
+    json["head_dim"] = width;
+    const uint32_t turning = std::max(width / 4 * 3 / 2 * 2, 2u);
+    json["partial_rotary_factor"] = rotary_share(turning, width);
+    const Json read = Json::parse(json.dump());
+    EXPECT_EQ(parse_model_config(read, "c").rotary_dim, turning) << width;
+  }
+  EXPECT_GT(rounded_below, 0u);
 }
 
 /// Of a model of texts and images, whichever part names it.
