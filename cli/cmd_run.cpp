@@ -74,7 +74,8 @@ std::string progress_line(const GenerationProgress& progress, double elapsed, do
                           uint32_t decode_tokens, const std::optional<Forecast>& forecast) {
   const PassRecord& pass = *progress.pass;
   if (progress.prompt_tokens_left > 0) {
-    return fmt::format("prompt: {} tokens left, {:.1f} tokens/s, {}", progress.prompt_tokens_left,
+    return fmt::format("{}: {} tokens left, {:.1f} tokens/s, {}",
+                       decode_tokens > 0 ? "text again" : "prompt", progress.prompt_tokens_left,
                        pass.tokens / pass.seconds, drive_text(pass, forecast));
   }
   const double rate = decode_seconds > 0 ? decode_tokens / decode_seconds : 0;
@@ -97,6 +98,18 @@ nlohmann::ordered_json outputs_json(const std::vector<Prompt>& prompts,
                     {"finish_reason", output.finish_reason}});
   }
   return rows;
+}
+
+/// Of texts that may come to be fed twice.
+std::string again_text(const Workload& workload) {
+  for (const SequenceWork& sequence : workload.sequences) {
+    if (sequence.again_tokens == 0) continue;
+    return fmt::format(
+        "once prompt and answer are longer than {} tokens, all of them are fed to the model again: "
+        "it turns every position of longer texts otherwise (longrope)",
+        sequence.again_tokens);
+  }
+  return "";
 }
 
 RunStart start_of(const Session& session, const std::vector<Prompt>& prompts,
@@ -228,6 +241,7 @@ int run_command(const RunOptions& options, StopFlag& stop) {
   Telling telling(session, *answers, failures);
   const RunStart start = start_of(session, prompts, workload);
   if (!options.quiet) session.progress().say(expectation_text(start));
+  if (const std::string text = again_text(workload); !text.empty()) session.notice(text);
   telling.begin(start);
   const GenerationResult result = answer(session, prompts, telling);
   session.progress().clear();

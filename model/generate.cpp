@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
+#include <utility>
 
 #include "core/error.h"
 #include "core/failure.h"
+#include "core/units.h"
 #include "model/sampler.h"
 
 namespace spillway {
@@ -26,18 +29,39 @@ void check_ids(const std::vector<uint32_t>& ids, const Model& model, const std::
   }
 }
 
+/// The longest text that Phi 3 turns by its short factors; past it all positions turn by the long
+/// ones. None where nothing changes with the length, or nothing but the newest token's turn.
+std::optional<uint32_t> longest_short_text(const ModelConfig& config) {
+  const RopeScaling& scaling = config.rope_scaling;
+  if (config.architecture != "Phi3ForCausalLM" || scaling.kind != RopeScaling::Kind::kLongRope ||
+      scaling.short_factors == scaling.long_factors) {
+    return std::nullopt;
+  }
+  const double most = std::min<double>(scaling.original_max_positions, config.context);
+  return static_cast<uint32_t>(std::floor(most));
+}
+
 SequenceWork sequence_work(const Prompt& prompt, const Config& config, const Model& model) {
   const auto length = static_cast<uint32_t>(prompt.ids.size());
-  return {length, std::min(config.max_new_tokens, model.config.context - length)};
+  SequenceWork work{length, std::min(config.max_new_tokens, model.config.context - length), 0};
+  const auto border = longest_short_text(model.config);
+  const uint32_t most_fed = length + work.new_tokens - 1;  // nothing comes after the last one
+  if (border && length <= *border && most_fed > *border) work.again_tokens = *border;
+  return work;
 }
 
 struct Sequence {
   const Prompt* prompt = nullptr;
   Sampler sampler;
-  uint32_t most_new = 0;           ///< bounded by the context
-  uint32_t fed = 0;                ///< tokens whose keys and values are cached
-  std::optional<TextStream> text;  ///< none without a tokenizer
-  bool prefilling() const { return fed < prompt->ids.size(); }
+  uint32_t most_new = 0;                ///< bounded by the context
+  uint32_t again_tokens = 0;            ///< at which all of them are fed again; 0 = never
+  uint32_t fed = 0;                     ///< tokens whose keys and values are cached
+  std::optional<TextStream> text = {};  ///< none without a tokenizer
+  std::vector<uint32_t> again = {};     ///< prompt and output up to there; empty before
+  std::span<const uint32_t> ahead() const { return again.empty() ? prompt->ids : again; }
+  /// Tokens known before any of ahead() is fed: the second time the one behind them, too.
+  size_t known() const { return ahead().size() + (again.empty() ? 0 : 1); }
+  bool prefilling() const { return fed < ahead().size(); }
 };
 
 class Generator {
@@ -48,11 +72,12 @@ class Generator {
     const SamplingOptions sampling{config.temperature, config.top_k, config.top_p, config.seed};
     for (const Prompt& prompt : prompts) {
       const SequenceWork work = sequence_work(prompt, config, runtime.model());
-      Sequence sequence{&prompt, Sampler(sampling, sequences_.size()), work.new_tokens, 0, {}};
+      Sequence sequence{&prompt, Sampler(sampling, sequences_.size()), work.new_tokens,
+                        work.again_tokens};
       if (const Tokenizer* tokenizer = runtime.model().tokenizer.get()) {
         sequence.text.emplace(*tokenizer);
       }
-      prompt_tokens_ += static_cast<uint32_t>(prompt.ids.size());
+      tokens_ahead_ += static_cast<uint32_t>(prompt.ids.size());
       most_tokens_ += sequence.most_new;
       longest_ = std::max(longest_, sequence.most_new);
       sequences_.push_back(std::move(sequence));
@@ -63,20 +88,20 @@ class Generator {
   GenerationResult run() {
     GenerationResult result;
     const uint32_t rows = runtime_.plan().limits.max_rows;
-    const uint32_t prompt_passes = (prompt_tokens_ + rows - 1) / rows;
     runtime_.engine().start();
-    runtime_.engine().allow_passes(prompt_passes + longest_ - 1);
+    allow_passes(ceil_div(tokens_ahead_, rows) + longest_ - 1);
     try {
-      uint32_t prompt_left = prompt_tokens_;
       while (true) {
-        const Batch batch = prompt_left > 0 ? prompt_batch(rows) : decode_batch();
+        if (tokens_ahead_ == 0) feed_again(rows);
+        const bool ahead = tokens_ahead_ > 0;
+        const Batch batch = ahead ? prompt_batch(rows) : decode_batch();
         if (batch.ids.empty()) break;
-        const auto kind = prompt_left > 0 ? PassRecord::Kind::kPrefill : PassRecord::Kind::kDecode;
-        if (prompt_left > 0) prompt_left -= static_cast<uint32_t>(batch.ids.size());
+        if (ahead) tokens_ahead_ -= static_cast<uint32_t>(batch.ids.size());
+        const auto kind = ahead ? PassRecord::Kind::kPrefill : PassRecord::Kind::kDecode;
         result.passes.push_back(run_pass(runtime_, batch, kind));
         take_tokens(batch);
         observer_({&result.passes.back(), outputs_, logit_owners_, new_tokens_, most_tokens_,
-                   prompt_left});
+                   tokens_ahead_});
       }
     } catch (const Stopped&) {
       result.interrupted = true;
@@ -100,13 +125,34 @@ class Generator {
     if (auto& text = sequences_[index].text) output.text += text->finish();
   }
 
+  void allow_passes(uint64_t more) {
+    passes_ += more;
+    runtime_.engine().allow_passes(passes_);
+  }
+
+  /// Keys of a text whose next token makes all of it turn otherwise are computed anew, in place;
+  /// that token is then decoded as any other.
+  void feed_again(uint32_t rows) {
+    for (uint32_t i = 0; i < sequences_.size(); ++i) {
+      Sequence& sequence = sequences_[i];
+      const bool due = sequence.fed == sequence.again_tokens && sequence.again.empty();
+      if (done(i) || !due) continue;
+      sequence.again = sequence.prompt->ids;
+      const auto& ids = outputs_[i].ids;
+      sequence.again.insert(sequence.again.end(), ids.begin(), ids.end() - 1);
+      CHECK(sequence.again.size() == sequence.fed);
+      tokens_ahead_ += std::exchange(sequence.fed, 0);
+    }
+    if (tokens_ahead_ > 0) allow_passes(ceil_div(tokens_ahead_, rows));
+  }
+
   void add_rows(Batch& batch, uint32_t index, std::span<const uint32_t> ids, bool wants_logits) {
     Sequence& sequence = sequences_[index];
     const auto first_row = static_cast<uint32_t>(batch.ids.size());
     const auto rows = static_cast<uint32_t>(ids.size());
-    const auto prompt = static_cast<uint32_t>(sequence.prompt->ids.size());
+    const auto known = static_cast<uint32_t>(sequence.known());
     batch.sequences.push_back(
-        {index, first_row, rows, sequence.fed, std::max(prompt, sequence.fed + rows)});
+        {index, first_row, rows, sequence.fed, std::max(known, sequence.fed + rows)});
     batch.ids.insert(batch.ids.end(), ids.begin(), ids.end());
     sequence.fed += rows;
     if (wants_logits) {
@@ -116,7 +162,8 @@ class Generator {
     }
   }
 
-  /// As many prompt tokens as one pass holds, sequence after sequence.
+  /// As many tokens of prompts, or of what is fed again, as one pass holds, sequence after
+  /// sequence.
   Batch prompt_batch(uint32_t rows) {
     Batch batch;
     logit_owners_.clear();
@@ -124,10 +171,10 @@ class Generator {
       const Sequence& sequence = sequences_[i];
       const auto room = rows - static_cast<uint32_t>(batch.ids.size());
       if (!sequence.prefilling() || room == 0) continue;
-      const auto left = static_cast<uint32_t>(sequence.prompt->ids.size()) - sequence.fed;
+      const auto left = static_cast<uint32_t>(sequence.ahead().size()) - sequence.fed;
       const uint32_t count = std::min(room, left);
-      add_rows(batch, i, std::span(sequence.prompt->ids).subspan(sequence.fed, count),
-               count == left);
+      add_rows(batch, i, sequence.ahead().subspan(sequence.fed, count),
+               count == left && sequence.again.empty());
     }
     return batch;
   }
@@ -175,7 +222,8 @@ class Generator {
   std::vector<Sequence> sequences_;
   std::vector<Output> outputs_;
   std::vector<uint32_t> logit_owners_;
-  uint32_t prompt_tokens_ = 0;
+  uint64_t passes_ = 0;        // that the engine may read for
+  uint32_t tokens_ahead_ = 0;  // of prompts, or of what is fed again, before decoding goes on
   uint32_t most_tokens_ = 0;
   uint32_t longest_ = 0;
   uint32_t new_tokens_ = 0;
@@ -219,17 +267,19 @@ Workload generation_workload(const Config& config, const Model& model,
                              const std::vector<Prompt>& prompts) {
   Workload workload;
   uint64_t prompt_tokens = 0;
+  uint64_t again_tokens = 0;
   KvLengths kv_lengths;
   for (const Prompt& prompt : prompts) {
     const SequenceWork sequence = sequence_work(prompt, config, model);
     workload.sequences.push_back(sequence);
     prompt_tokens += sequence.prompt_tokens;
+    again_tokens += sequence.again_tokens;
     kv_lengths.push_back(sequence.prompt_tokens + sequence.new_tokens);
   }
   workload.fillings = [kv_lengths](uint32_t, const auto& visit) { visit(kv_lengths); };
   workload.min_rows = static_cast<uint32_t>(prompts.size());
-  workload.chunk_rows =
-      static_cast<uint32_t>(std::min<uint64_t>(prompt_tokens, config.prefill_chunk_tokens));
+  workload.chunk_rows = static_cast<uint32_t>(
+      std::min<uint64_t>(std::max(prompt_tokens, again_tokens), config.prefill_chunk_tokens));
   workload.logit_rows = static_cast<uint32_t>(prompts.size());
   return workload;
 }

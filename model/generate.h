@@ -47,12 +47,15 @@ struct GenerationProgress {
   std::span<const uint32_t> advanced;  ///< those that this pass gave a token, ascending
   uint32_t new_tokens = 0;             ///< of all sequences so far
   uint32_t most_tokens = 0;            ///< if none stops early
-  uint32_t prompt_tokens_left = 0;
+  uint32_t prompt_tokens_left = 0;     ///< or of a text that is fed again
 };
 using GenerationObserver = std::function<void(const GenerationProgress&)>;
 
 /// Starts the engine, runs every sequence to its end, stops the engine. A stop request ends it
 /// early with what there is, and so does a pass that fails (`error`).
+///
+/// A text of Phi 3 that grows past the positions of its original training is fed again there, once
+/// (SequenceWork::again_tokens): longer ones turn by other factors at every position.
 GenerationResult generate(Runtime& runtime, const Config& config,
                           const std::vector<Prompt>& prompts, const GenerationObserver& observer);
 

@@ -292,11 +292,21 @@ std::optional<std::vector<bool>> listed_windows(const KeyReader& reader,
   return all_but_every(reader.natural(key, period, 1, UINT32_MAX), config.layers);
 }
 
+/// Of the first files of an architecture, which do not say it. Phi 3's are known by their size.
+uint32_t unsaid_window(const std::string& architecture, const ModelConfig& config) {
+  if (architecture == "gemma2") return 4096;
+  const bool first_phi = config.architecture == kPhi && config.context == 4096 &&
+                         (config.layers == 32 || config.layers == 40);
+  return first_phi ? 2047 : 0;
+}
+
 void read_windows(const KeyReader& reader, const std::string& architecture, ModelConfig& config) {
   const char* key = "attention.sliding_window";
+  if (architecture == "gemma3" && !reader.has(key)) {
+    reader.fail(key, "a window, or 0 where no layer slides", "nothing");
+  }
   const auto listed = listed_windows(reader, config);
-  // The first files of Gemma 2 do not say that either.
-  const uint64_t window = reader.whole(key).value_or(architecture == "gemma2" ? 4096 : 0);
+  const uint64_t window = reader.whole(key).value_or(unsaid_window(architecture, config));
   if (window == 0) return;
   const auto slides = listed.value_or(unlisted_windows(architecture, config.layers));
   if (slides.empty()) return;

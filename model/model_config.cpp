@@ -315,11 +315,23 @@ void read_rotary_dim(const ConfigReader& reader, const std::optional<ConfigReade
   if (turning != config.head_dim) config.rotary_dim = turning;
 }
 
-/// Of the layers of Gemma 3 that slide: nothing scales theirs.
+/// What "rope_parameters" says of one type of layers, also where "rope_scaling" scales the others.
+std::optional<ConfigReader> layer_section(const ConfigReader& reader, const char* layer_type) {
+  const auto parameters = reader.section("rope_parameters");
+  return parameters ? parameters->section(layer_type) : std::nullopt;
+}
+
+/// Of the layers of Gemma 3 that do not slide.
+double read_global_theta(const ConfigReader& reader) {
+  const double beside = reader.positive("rope_theta", 1e6);
+  const auto section = layer_section(reader, "full_attention");
+  return section ? section->positive("rope_theta", beside) : beside;
+}
+
+/// Of those that do: nothing scales theirs.
 double read_local_theta(const ConfigReader& reader) {
   const double beside = reader.positive("rope_local_base_freq", 10000);
-  const auto parameters = reader.section("rope_parameters");
-  const auto section = parameters ? parameters->section("sliding_attention") : std::nullopt;
+  const auto section = layer_section(reader, "sliding_attention");
   if (!section) return beside;
   if (rope_type(*section) != "default") section->fail("rope_type", "default");
   if (partial_rotary_factor(*section) != 1) section->fail("partial_rotary_factor", "1");
@@ -359,7 +371,7 @@ void check_rope(const ConfigReader& reader, const std::optional<ConfigReader>& s
 /// Rotation, and how far it lets the context reach beyond max_position_embeddings.
 void read_rope(const ConfigReader& reader, ModelConfig& config) {
   const bool local = config.architecture == kGemma3;
-  config.rope_theta = reader.positive("rope_theta", local ? 1e6 : 10000);
+  config.rope_theta = local ? read_global_theta(reader) : reader.positive("rope_theta", 10000);
   if (local) config.local_rope_theta = read_local_theta(reader);
   const auto section = rope_section(reader, local ? "full_attention" : nullptr);
   read_rotary_dim(reader, section, config);
@@ -569,7 +581,16 @@ bool has_text_part(const ConfigReader& reader) {
          (name.empty() && reader.text("model_type", "") == kGemma3ImagesType);
 }
 
+void refuse_quantized(const ConfigReader& reader) {
+  if (!reader.has("quantization_config")) return;
+  throw Error(
+      fmt::format("{}: quantized checkpoints are not supported; use one with F32, F16 or "
+                  "BF16 weights",
+                  reader.where()));
+}
+
 ModelConfig parse_text_part(const ConfigReader& reader) {
+  refuse_quantized(reader);
   const auto section = reader.section("text_config");
   if (!section) reader.fail("text_config", "an object");
   Json text = section->json();
@@ -587,12 +608,7 @@ ModelConfig parse_model_config(const Json& json, const std::string& where) {
   if (has_text_part(reader)) return parse_text_part(reader);
   ModelConfig config;
   config.architecture = read_architecture(reader);
-  if (reader.has("quantization_config")) {
-    throw Error(
-        fmt::format("{}: quantized checkpoints are not supported; use one with F32, F16 or "
-                    "BF16 weights",
-                    where));
-  }
+  refuse_quantized(reader);
   constexpr uint64_t kMaxWidth = 1 << 20;
   config.layers = reader.natural("num_hidden_layers", 1, 10000);
   config.hidden = reader.natural("hidden_size", 1, kMaxWidth);

@@ -384,6 +384,9 @@ WorkAmount work_amount(const Workload& workload) {
     const double prompt = sequence.prompt_tokens;
     amount.prompt_tokens += sequence.prompt_tokens;
     prompt_pairs += prompt * (prompt + 1) / 2;
+    const double again = sequence.again_tokens;
+    amount.prompt_tokens += sequence.again_tokens;
+    prompt_pairs += again * (again + 1) / 2;
     if (sequence.new_tokens < 2) continue;  // the prompt's last row gives the first token
     const uint32_t rows = sequence.new_tokens - 1;
     amount.decode_passes = std::max<uint64_t>(amount.decode_passes, rows);

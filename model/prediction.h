@@ -72,7 +72,7 @@ struct MachineRates {
 
 /// What a run has to do.
 struct WorkAmount {
-  uint64_t prompt_tokens = 0;   ///< of all sequences
+  uint64_t prompt_tokens = 0;   ///< of all sequences, and what is fed again
   uint64_t decode_passes = 0;   ///< after the prompts, which give the first tokens
   double prompt_positions = 0;  ///< that a prompt's row attends to, on average
   double decode_positions = 0;  ///< that a decoded row attends to, on average

@@ -43,7 +43,8 @@ std::string no_tokenizer_text(const Checkpoint& checkpoint);
 /// One sequence: its prompt (or a window of a text that is scored), and what is generated after it.
 struct SequenceWork {
   uint32_t prompt_tokens = 0;
-  uint32_t new_tokens = 0;  ///< bounded by the context; 0 when scoring
+  uint32_t new_tokens = 0;    ///< bounded by the context; 0 when scoring
+  uint32_t again_tokens = 0;  ///< fed a second time, if it does not end before (generate.h)
 };
 
 /// Positions per sequence that the KV cache holds at the same time.

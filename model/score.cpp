@@ -110,7 +110,7 @@ Workload scoring_workload(const Config& config, const Model& model,
   const uint32_t window = window_of(config, model);
   for (const auto& text : texts) {
     for_each_window(text.size(), window, [&](uint64_t, uint32_t length) {
-      workload.sequences.push_back({length, 0});
+      workload.sequences.push_back({length, 0, 0});
       tokens += length;
     });
   }

@@ -260,7 +260,7 @@ class SyntheticWriter {
       json["rope_scaling"] = {{"rope_type", "linear"}, {"factor", m.rope_scaling.factor}};
     }
     if (m.rotary_dim > 0) {
-      json["partial_rotary_factor"] = static_cast<double>(m.rotary_dim) / m.head_dim;
+      json["partial_rotary_factor"] = rotary_share(m.rotary_dim, m.head_dim);
     }
     return json.dump(2);
   }
@@ -529,6 +529,12 @@ void fit_to_shape(ModelConfig& config) {
   const uint32_t period = config.architecture == kGemma2Class ? 2 : 6;
   config.sliding_layers = is_gemma(config) ? all_but_every(period, config.layers)
                                            : std::vector<bool>(config.layers, true);
+}
+
+double rotary_share(uint32_t rotary_dim, uint32_t head_dim) {
+  double share = static_cast<double>(rotary_dim) / head_dim;
+  while (share * head_dim < rotary_dim) share = std::nextafter(share, 1.0);
+  return share;
 }
 
 std::vector<std::string> preset_names() {

@@ -30,6 +30,10 @@ ModelConfig preset_config(const std::string& name);
 void fit_to_shape(ModelConfig& config);
 std::vector<std::string> preset_names();
 
+/// The partial_rotary_factor of heads of which so many elements turn: readers cut the product to
+/// whole elements.
+double rotary_share(uint32_t rotary_dim, uint32_t head_dim);
+
 /// Called with bytes written and bytes in all.
 using SyntheticProgress = std::function<void(uint64_t done_bytes, uint64_t total_bytes)>;
 

@@ -111,6 +111,27 @@ class Cli(unittest.TestCase):
         self.assertEqual(names, {"reads", "copies", "compute", "stalls", "passes"})
         self.assertTrue(any(e["name"].startswith("read unit") for e in events))
 
+    def test_a_text_that_is_fed_again_is_announced(self):
+        model, report = self.root / "longrope", self.root / "again.json"
+        done = call("synth", model, "--like", "phi-4-mini", "--layers", 1, "--hidden", 256,
+                    "--intermediate", 256, "--heads", 8, "--vocab", 512)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        file = model / "config.json"
+        config = json.loads(file.read_text())
+        config.update(original_max_position_embeddings=16, rope_scaling={
+            "type": "longrope", "short_factor": [1.0] * 12, "long_factor": [2.0] * 12})
+        file.write_text(json.dumps(config))
+        says = "longer than 16 tokens, all of them are fed to the model again"
+        for new, again in ((11, 0), (12, 16)):  # "Hello" is six tokens, and the last is not fed
+            done = call("run", self.config(model), "-n", new, "--report", report)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(says in done.stderr, again > 0, done.stderr)
+            data = json.loads(report.read_text())
+            self.assertEqual(any(says in note for note in data["notes"]), again > 0)
+            self.assertEqual(sum(p["tokens"] for p in data["passes"] if p["kind"] == "prefill"),
+                             6 + again)
+            self.assertEqual(len(data["outputs"][0]["output_token_ids"]), new)
+
     def test_quiet_prints_the_text_only(self):
         done = call("run", self.config(), "--quiet")
         self.assertEqual(done.returncode, 0, done.stderr)

@@ -63,6 +63,7 @@ ModelConfig small_model(const std::string& architecture) {
   config.layers = 3;
   config.vocab = 64;
   config.intermediate = 64;
+  fit_to_shape(config);
   return config;
 }
 
@@ -93,6 +94,7 @@ void expect_same(const ModelConfig& read, const ModelConfig& config) {
   EXPECT_EQ(read.tied_embeddings, config.tied_embeddings);
   EXPECT_NEAR(read.rms_epsilon, config.rms_epsilon, 1e-12);
   EXPECT_EQ(read.rope_theta, config.rope_theta);
+  EXPECT_EQ(read.local_rope_theta, config.local_rope_theta);
   for (uint32_t layer = 0; layer < config.layers; ++layer) {
     EXPECT_EQ(read.slides(layer), config.slides(layer)) << layer;
   }
@@ -196,7 +198,9 @@ TEST(GgufConfig, SpeedsOfRotationsAreTheSameBits) {
 
 INSTANTIATE_TEST_SUITE_P(Architectures, GgufRoundTrip,
                          testing::Values("LlamaForCausalLM", "MistralForCausalLM",
-                                         "Qwen2ForCausalLM", "Qwen3ForCausalLM"),
+                                         "Qwen2ForCausalLM", "Qwen3ForCausalLM",
+                                         "Gemma2ForCausalLM", "Gemma3ForCausalLM",
+                                         "Phi3ForCausalLM"),
                          [](const auto& test) { return test.param; });
 
 /// Llama's files that name a window and list no layers are Mistral's; Qwen's mean none by it.
@@ -214,6 +218,51 @@ TEST(GgufConfig, AWindowWithoutAList) {
     const ModelConfig read = gguf_model_config(open_file(dir / "m.gguf"));
     EXPECT_EQ(read.slides(0), architecture == std::string("LlamaForCausalLM"));
   }
+}
+
+/// What `config` reads as where the file does not name its window.
+std::optional<uint32_t> window_unsaid(const ModelConfig& config) {
+  const TempDir dir;
+  write_described(dir / "m.gguf", config);
+  std::string bytes = test::read_file(dir / "m.gguf");
+  const std::string key = "attention.sliding_window";
+  for (size_t at = 0; (at = bytes.find(key, at)) != std::string::npos;) bytes[at] = 'x';
+  test::write_file(dir / "m.gguf", bytes);
+  const ModelConfig read = gguf_model_config(open_file(dir / "m.gguf"));
+  for (uint32_t i = 1; i < read.layers; ++i) {
+    EXPECT_EQ(read.slides(i),
+              read.architecture == "Gemma2ForCausalLM" ? i % 2 == 0 : read.slides(0));
+  }
+  return read.slides(0) ? read.sliding_window : std::nullopt;
+}
+
+/// The first files of Phi 3 say nothing of the window that models of 4096 positions have.
+TEST(GgufConfig, TheFirstFilesOfPhiSlide) {
+  ModelConfig config = small_model("Phi3ForCausalLM");
+  for (const uint32_t layers : {32u, 40u}) {
+    config.layers = layers;
+    config.context = 4096;
+    EXPECT_EQ(window_unsaid(config), 2047u) << layers;
+    EXPECT_FALSE(read_back(config).slides(0)) << "what has no window says so";
+    config.context = 131072;
+    EXPECT_EQ(window_unsaid(config), std::nullopt) << layers;
+  }
+  config.layers = 24;
+  config.context = 4096;
+  EXPECT_EQ(window_unsaid(config), std::nullopt);
+  EXPECT_EQ(window_unsaid(small_model("Gemma2ForCausalLM")), 4096u);
+}
+
+/// No file of Gemma 3 was written without: there it would change what most layers see.
+TEST(GgufConfig, AFileOfGemmaThreeNamesItsWindow) {
+  ModelConfig config = small_model("Gemma3ForCausalLM");
+  const std::string message = test::error_of([&] { window_unsaid(config); });
+  EXPECT_NE(message.find("gemma3.attention.sliding_window: expected a window, or 0"),
+            std::string::npos)
+      << message;
+  EXPECT_TRUE(read_back(config).slides(0));
+  config.sliding_window.reset();
+  EXPECT_FALSE(read_back(config).slides(0));
 }
 
 /// Readers that scale by any factor they find would scale what the lists scale already.

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <map>
 #include <set>
 
 #include "tests/run_helper.h"
@@ -72,6 +74,70 @@ TEST(LayerProgram, PartsOfAFusedMatrixFollowEachOther) {
   for (const WeightSpec& spec : model_weights(config)) {
     EXPECT_TRUE(names.insert(spec.name).second) << spec.name;
     EXPECT_EQ(spec.stored_rows, 0u);
+  }
+}
+
+constexpr uint32_t kRows = 10;
+
+/// Each of them whole, and none in another.
+void expect_apart(const ModelProgram& program, const std::vector<Buffer>& together) {
+  const BufferPlaces places = place_buffers(program, kRows, 256);
+  std::map<Buffer, uint64_t> widths;  // the widest that any kind of layer has
+  for (const LayerProgram& kind : program.kinds) {
+    for (const Step& step : kind.steps) {
+      widths[step.buffer] = std::max<uint64_t>(widths[step.buffer], step.width);
+    }
+  }
+  const auto begin = [&](Buffer buffer) { return places.offsets[static_cast<size_t>(buffer)]; };
+  const auto end = [&](Buffer buffer) { return begin(buffer) + 4 * kRows * widths[buffer]; };
+  for (const Buffer one : together) {
+    EXPECT_GT(end(one), begin(one));
+    EXPECT_LE(end(one), places.bytes);
+    for (const Buffer other : together) {
+      EXPECT_TRUE(one == other || end(one) <= begin(other) || end(other) <= begin(one))
+          << static_cast<int>(one) << " and " << static_cast<int>(other);
+    }
+  }
+}
+
+TEST(LayerProgram, BuffersOfTwoKindsOfLayersLieApart) {
+  using enum Buffer;
+  for (const char* architecture : {"Gemma2ForCausalLM", "Gemma3ForCausalLM", "Qwen3ForCausalLM"}) {
+    SCOPED_TRACE(architecture);
+    ModelConfig config = test::small_shape(architecture);
+    config.sliding_window = 21;
+    config.sliding_layers = all_but_every(2, config.layers);
+    const ModelProgram program = model_program(config);
+    ASSERT_EQ(program.kinds.size(), 2u);
+    expect_apart(program, {kQuery, kKey, kValue});
+    expect_apart(program, {kQuery, kAttended});
+    expect_apart(program, {kGate, kUp});
+    config.sliding_layers.assign(config.layers, true);
+    const ModelProgram one = model_program(config);
+    ASSERT_EQ(one.kinds.size(), 1u);
+    EXPECT_EQ(place_buffers(program, kRows, 256).offsets, place_buffers(one, kRows, 256).offsets);
+  }
+}
+
+/// Kinds that differ: one is wider, and computes gates before it attends.
+TEST(LayerProgram, BuffersLieWhereEveryKindOfLayerCanUseThem) {
+  using enum Buffer;
+  const ModelConfig config = test::small_shape("LlamaForCausalLM");
+  ModelConfig wide = config;
+  wide.intermediate *= 2;
+  wide.heads *= 2;
+  LayerProgram early = model_program(wide).layer(0);
+  const auto is_gate = [](const Step& step) {
+    return step.operation == Operation::kLinear && (step.buffer == kGate || step.buffer == kUp);
+  };
+  std::stable_partition(early.steps.begin() + 1, early.steps.end(), is_gate);
+  ModelProgram program = model_program(config);
+  for (const bool first : {false, true}) {
+    ModelProgram both = program;
+    both.kinds.insert(first ? both.kinds.begin() : both.kinds.end(), early);
+    expect_apart(both, {kQuery, kKey, kValue, kGate, kUp});
+    expect_apart(both, {kQuery, kAttended, kGate, kUp});
+    EXPECT_GT(place_buffers(both, kRows, 256).bytes, place_buffers(program, kRows, 256).bytes);
   }
 }
 

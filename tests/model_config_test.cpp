@@ -1,5 +1,6 @@
 #include "model/model_config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -318,6 +319,175 @@ TEST(ModelConfig, EndTokensThatNoTokenHas) {
   EXPECT_TRUE(parse_model_config(json, "c").end_tokens.empty());
 }
 
+Json good_gemma3() {
+  Json json = good();
+  json["architectures"] = {"Gemma3ForCausalLM"};
+  json["num_hidden_layers"] = 7;
+  return json;
+}
+
+/// What the configuration class of Gemma 3 has, and what others have instead.
+TEST(ModelConfig, GemmaThreeMayLackItsShape) {
+  Json json = good_gemma3();
+  for (const char* key :
+       {"num_attention_heads", "num_key_value_heads", "vocab_size", "max_position_embeddings"}) {
+    json.erase(key);
+  }
+  const ModelConfig config = parse_model_config(json, "c");
+  EXPECT_EQ(config.heads, 8u);
+  EXPECT_EQ(config.kv_heads, 4u);
+  EXPECT_EQ(config.head_dim, 256u);
+  EXPECT_EQ(config.vocab, 262208u);
+  EXPECT_EQ(config.context, 131072u);
+  EXPECT_EQ(config.rms_epsilon, 1e-6);
+  EXPECT_EQ(config.sliding_window, 4096u);
+  EXPECT_EQ(config.sliding_layers, (std::vector<bool>{true, true, true, true, true, false, true}));
+  EXPECT_EQ(config.score_scale, 0) << "1/sqrt(256), the width of a head";
+  EXPECT_EQ(config.score_cap, 0);
+  EXPECT_EQ(config.logit_cap, 0);
+  EXPECT_EQ(config.norm_added, 1);
+  EXPECT_TRUE(config.tied_embeddings && config.gelu && config.post_norms && config.qk_norm &&
+              config.scaled_embeddings);
+  json["architectures"] = {"Gemma2ForCausalLM"};
+  for (const char* key : {"num_attention_heads", "vocab_size", "max_position_embeddings"}) {
+    const auto message = test::error_of([&] { parse_model_config(json, "c"); });
+    EXPECT_NE(message.find(std::string("c: ") + key), std::string::npos) << message;
+    json[key] = 8;
+  }
+}
+
+TEST(ModelConfig, GemmaTwoHasCapsUnlessTheyAreNull) {
+  Json json = good();
+  json["architectures"] = {"Gemma2ForCausalLM"};
+  json.erase("num_key_value_heads");
+  ModelConfig config = parse_model_config(json, "c");
+  EXPECT_EQ(config.kv_heads, 4u);
+  EXPECT_EQ(config.head_dim, 256u);
+  EXPECT_EQ(config.score_cap, 50);
+  EXPECT_EQ(config.logit_cap, 30);
+  EXPECT_EQ(config.sliding_window, 4096u);
+  EXPECT_EQ(config.sliding_layers, (std::vector<bool>{true, false}));
+  EXPECT_FALSE(config.qk_norm);
+  EXPECT_FALSE(config.local_rope_theta);
+  json["attn_logit_softcapping"] = json["final_logit_softcapping"] = nullptr;
+  json["query_pre_attn_scalar"] = 144;
+  json["tie_word_embeddings"] = false;
+  config = parse_model_config(json, "c");
+  EXPECT_EQ(config.score_cap, 0);
+  EXPECT_EQ(config.logit_cap, 0);
+  EXPECT_FLOAT_EQ(config.score_scale, 1.0f / 12);
+  EXPECT_FALSE(config.tied_embeddings);
+}
+
+/// Layers that slide want a window: null is none.
+TEST(ModelConfig, NullIsNoWindowOfGemmaButOneOfPhi) {
+  for (const char* architecture : {"Gemma2ForCausalLM", "Gemma3ForCausalLM"}) {
+    Json json = good_gemma3();
+    json["architectures"] = {architecture};
+    json["sliding_window"] = nullptr;
+    EXPECT_NE(test::error_of([&] {
+                parse_model_config(json, "c");
+              }).find("sliding_window: expected a whole number, got null"),
+              std::string::npos);
+  }
+  Json json = good();
+  json["architectures"] = {"Phi3ForCausalLM"};
+  const ModelConfig config = parse_model_config(json, "c");
+  EXPECT_EQ(config.rms_epsilon, 1e-5);
+  EXPECT_TRUE(config.fused);
+  EXPECT_EQ(config.rotary_dim, 0u) << "all of a head";
+  EXPECT_FALSE(config.slides(0)) << "nothing said is none";
+  json["sliding_window"] = nullptr;
+  EXPECT_FALSE(parse_model_config(json, "c").slides(0));
+  json["sliding_window"] = 2047;
+  EXPECT_TRUE(parse_model_config(json, "c").slides(0));
+  EXPECT_TRUE(parse_model_config(json, "c").slides(1));
+}
+
+/// The names that Phi 3 had for it at first.
+TEST(ModelConfig, PhiCallsLongropeSuOrYarn) {
+  Json json = good();
+  json["architectures"] = {"Phi3ForCausalLM"};
+  json["max_position_embeddings"] = 131072;
+  json["original_max_position_embeddings"] = 4096;
+  json["rope_scaling"] = {{"short_factor", {1, 1.5, 2, 2.5}}, {"long_factor", {1, 10, 20, 30}}};
+  for (const char* name : {"su", "yarn", "longrope"}) {
+    json["rope_scaling"]["type"] = name;
+    const RopeScaling scaling = parse_model_config(json, "c").rope_scaling;
+    EXPECT_EQ(scaling.kind, RopeScaling::Kind::kLongRope) << name;
+    EXPECT_EQ(scaling.original_max_positions, 4096);
+    EXPECT_EQ(scaling.factor, 32) << "the ratio";
+    EXPECT_EQ(scaling.long_factors, (std::vector<double>{1, 10, 20, 30}));
+  }
+  json["architectures"] = {"LlamaForCausalLM"};
+  json["rope_scaling"]["type"] = "su";
+  EXPECT_NE(
+      test::error_of([&] { parse_model_config(json, "c"); }).find("rope_type su is not supported"),
+      std::string::npos);
+}
+
+/// A section for each type of layers, and what earlier configurations say beside them.
+TEST(ModelConfig, GemmaThreeTurnsByTheSectionsOfItsLayers) {
+  Json json = good_gemma3();
+  ModelConfig config = parse_model_config(json, "c");
+  EXPECT_EQ(config.rope_theta, 1e6);
+  EXPECT_EQ(config.local_rope_theta, 1e4);
+  json["rope_theta"] = 2e6;
+  json["rope_local_base_freq"] = 2e4;
+  config = parse_model_config(json, "c");
+  EXPECT_EQ(config.rope_theta, 2e6);
+  EXPECT_EQ(config.local_rope_theta, 2e4);
+  json["rope_parameters"] = {
+      {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 3e4}}},
+      {"full_attention", {{"rope_type", "linear"}, {"factor", 8.0}, {"rope_theta", 3e6}}}};
+  for (const bool both : {false, true}) {
+    if (both) json["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 8.0}};
+    config = parse_model_config(json, "c");
+    EXPECT_EQ(config.rope_theta, 3e6);
+    EXPECT_EQ(config.local_rope_theta, 3e4);
+    EXPECT_EQ(config.rope_scaling.kind, RopeScaling::Kind::kLinear);
+    EXPECT_EQ(config.rope_scaling.factor, 8);
+  }
+  json["rope_parameters"]["sliding_attention"]["rope_type"] = "linear";
+  const auto message = test::error_of([&] { parse_model_config(json, "c"); });
+  EXPECT_NE(message.find("rope_parameters: sliding_attention: rope_type: expected default"),
+            std::string::npos)
+      << message;
+}
+
+/// Also where the quotient, rounded to a double, gives a product just below the whole number.
+TEST(ModelConfig, EveryRotaryShareReadsBack) {
+  uint32_t rounded_below = 0;
+  for (uint32_t width = 4; width <= 1024; width += 2) {
+    for (uint32_t turning = 2; turning < width; turning += 2) {
+      ASSERT_EQ(static_cast<uint32_t>(rotary_share(turning, width) * width), turning) << width;
+      const double quotient = static_cast<double>(turning) / width;
+      rounded_below += static_cast<uint32_t>(quotient * width) != turning ? 1 : 0;
+    }
+    Json json = good();
+    json["architectures"] = {"Phi3ForCausalLM"};
+    json["head_dim"] = width;
+    const uint32_t turning = std::max(width / 4 * 3 / 2 * 2, 2u);
+    json["partial_rotary_factor"] = rotary_share(turning, width);
+    const Json read = Json::parse(json.dump());
+    EXPECT_EQ(parse_model_config(read, "c").rotary_dim, turning) << width;
+  }
+  EXPECT_GT(rounded_below, 0u);
+}
+
+/// Of a model of texts and images, whichever part names it.
+TEST(ModelConfig, QuantizedTextPartsAreRefused) {
+  const Json quantized = {{"bits", 4}};
+  Json json = {{"architectures", {"Gemma3ForConditionalGeneration"}},
+               {"text_config", good()},
+               {"quantization_config", quantized}};
+  const auto message = [&] { return test::error_of([&] { parse_model_config(json, "c"); }); };
+  EXPECT_NE(message().find("c: quantized checkpoints are not supported"), std::string::npos);
+  json.erase("quantization_config");
+  json["text_config"]["quantization_config"] = quantized;
+  EXPECT_NE(message().find("c: text_config: quantized checkpoints"), std::string::npos);
+}
+
 struct BadField {
   const char* name;
   Json patch;
@@ -496,6 +666,7 @@ class OddCheckpoint : public ::testing::Test {
     ModelConfig shape = test::small_shape(architecture);
     shape.tied_embeddings = tied;
     shape.layers = 2;
+    fit_to_shape(shape);
     test::make_checkpoint(dir_ / "m", shape, DType::kBF16, 1, 0);
   }
   std::string header(const std::string& name = "model.safetensors") {
@@ -512,8 +683,21 @@ class OddCheckpoint : public ::testing::Test {
     file.replace(8, bytes, header + std::string(bytes - header.size(), ' '));
     test::write_file(dir_ / "m" / "model.safetensors", file);
   }
+  /// For names that are longer than those they replace.
+  void make_room_in_header() {
+    constexpr size_t kMore = 4096;
+    const auto path = dir_ / "m" / "model.safetensors";
+    std::string file = test::read_file(path);
+    uint64_t bytes = 0;
+    std::memcpy(&bytes, file.data(), 8);
+    file.insert(8 + bytes, kMore, ' ');
+    bytes += kMore;
+    std::memcpy(file.data(), &bytes, 8);
+    test::write_file(path, file);
+  }
   void rename(const std::string& from, const std::string& to) {
     std::string text = header();
+    text.erase(text.find_last_not_of(' ') + 1);
     for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size()) {
       text.replace(at, from.size(), to);
     }
@@ -545,6 +729,35 @@ TEST_F(OddCheckpoint, MayLackThePrefixOfTheBareModel) {
   rename("\"model.", "\"");
   EXPECT_EQ(logits(), expected);
   EXPECT_TRUE(open().weights.unused.empty());
+}
+
+/// A model of texts and images: its text model's tensors have one prefix in older files, another
+/// in newer ones, and its configuration is a section.
+TEST_F(OddCheckpoint, MayHoldATextModelInside) {
+  make("Gemma3ForCausalLM", true);
+  const auto expected = logits();
+  const auto path = dir_ / "m" / "config.json";
+  Json text = Json::parse(test::read_file(path));
+  text.erase("architectures");
+  Json outer = {{"architectures", {"Gemma3ForConditionalGeneration"}},
+                {"model_type", "gemma3"},
+                {"text_config", text},
+                {"vision_config", Json::object()}};
+  test::write_file(path, outer.dump());
+  EXPECT_EQ(logits(), expected) << "plain names";
+  std::string before = "model.";
+  for (const char* now : {"language_model.model.", "model.language_model."}) {
+    make_room_in_header();
+    rename("\"" + before, std::string("\"") + now);
+    EXPECT_EQ(header().find("\"" + before + "layers"), std::string::npos);
+    EXPECT_EQ(logits(), expected) << now;
+    EXPECT_TRUE(open().weights.unused.empty());
+    before = now;
+  }
+  outer.erase("text_config");
+  test::write_file(path, outer.dump());
+  EXPECT_NE(test::error_of([&] { open(); }).find("text_config: expected an object, got nothing"),
+            std::string::npos);
 }
 
 TEST_F(OddCheckpoint, OfATiedModelMayHoldTheHeadAlone) {

@@ -15,6 +15,7 @@ namespace {
 using test::make_checkpoint;
 using test::roomy_config;
 using test::run_model;
+using test::RunOutcome;
 using test::score_model;
 using Json = nlohmann::json;
 
@@ -436,6 +437,126 @@ TEST_F(SmallModel, RotationByLengthDoesNotDependOnChunks) {
   const auto plain = score_model(config_, {text, prompts[1].ids});
   EXPECT_EQ(plain.logprobs[1], cut.logprobs[1]) << "a short text is rotated plainly";
   EXPECT_NE(plain.logprobs[0], cut.logprobs[0]);
+}
+
+/// A model whose texts of more than 40 tokens turn by other factors.
+class TwoFactors : public ::testing::Test {
+ protected:
+  static constexpr uint32_t kBorder = 40;
+
+  void SetUp() override {
+    const ModelConfig shape = test::small_shape("Phi3ForCausalLM");
+    make_checkpoint(dir_ / "m", shape, DType::kF32, 1, 6);
+    Json json = load(dir_ / "m" / "config.json");
+    json["max_position_embeddings"] = 512;
+    json["original_max_position_embeddings"] = kBorder;
+    std::vector<double> long_factors;
+    for (uint32_t i = 0; i < shape.rotary_pairs(); ++i) long_factors.push_back(4 + 2 * i);
+    json["rope_scaling"] = {{"type", "longrope"},
+                            {"short_factor", std::vector<double>(shape.rotary_pairs(), 1)},
+                            {"long_factor", long_factors}};
+    test::write_file(dir_ / "m" / "config.json", json.dump());
+    config_ = roomy_config(dir_ / "m");
+    config_.ignore_eos = true;
+    config_.prompt_math = PromptMath::kF32;
+    config_.max_new_tokens = 9;
+  }
+
+  static Prompt prompt_of(uint32_t length) {
+    Prompt prompt;
+    for (uint32_t i = 0; i < length; ++i) prompt.ids.push_back((i * 37 + length) % 1024);
+    return prompt;
+  }
+
+  RunOutcome run(const std::vector<Prompt>& prompts) { return run_model(config_, &prompts); }
+
+  test::TempDir dir_;
+  Config config_;
+};
+
+/// What comes next depends on a text, not on how much of it was a prompt.
+TEST_F(TwoFactors, AnswersCrossTheBorderAsPromptsDo) {
+  for (const uint32_t chunk : {1u, 64u}) {
+    for (const uint32_t length : {kBorder - 3, kBorder - 1, kBorder, kBorder + 1}) {
+      SCOPED_TRACE(testing::Message() << length << " tokens, chunk " << chunk);
+      config_.prefill_chunk_tokens = chunk;
+      config_.max_new_tokens = 9;
+      const Prompt prompt = prompt_of(length);
+      const RunOutcome whole = run({prompt});
+      const std::vector<uint32_t> ids = whole.result.outputs[0].ids;
+      ASSERT_EQ(ids.size(), 9u);
+      config_.max_new_tokens = 1;
+      Prompt longer = prompt;
+      RunOutcome fresh;
+      for (const uint32_t id : ids) {
+        fresh = run({longer});
+        EXPECT_EQ(fresh.result.outputs[0].ids[0], id) << "after " << longer.ids.size();
+        longer.ids.push_back(id);
+      }
+      for (size_t i = 0; i < fresh.logits.size(); ++i) {
+        ASSERT_NEAR(whole.logits[i], fresh.logits[i], 1e-4) << i;
+      }
+      const auto scores = score_model(config_, {longer.ids}).logprobs[0];
+      double sum = 0;
+      for (const float logit : whole.logits) sum += std::exp(double{logit});
+      EXPECT_NEAR(scores.back(), whole.logits[ids.back()] - std::log(sum), 1e-4);
+    }
+  }
+}
+
+/// Once, and only where the text will be longer than the border.
+TEST_F(TwoFactors, TextsAreFedAgainOnce) {
+  const auto prompt_tokens = [&](uint32_t length, uint32_t new_tokens) {
+    config_.max_new_tokens = new_tokens;
+    uint32_t tokens = 0;
+    for (const PassRecord& pass : run({prompt_of(length)}).result.passes) {
+      if (pass.kind == PassRecord::Kind::kPrefill) tokens += pass.tokens;
+    }
+    return tokens;
+  };
+  EXPECT_EQ(prompt_tokens(30, 11), 30u) << "the last token is not fed";
+  EXPECT_EQ(prompt_tokens(30, 12), 30u + kBorder);
+  EXPECT_EQ(prompt_tokens(30, 60), 30u + kBorder);
+  EXPECT_EQ(prompt_tokens(kBorder, 1), kBorder);
+  EXPECT_EQ(prompt_tokens(kBorder, 2), 2 * kBorder);
+  EXPECT_EQ(prompt_tokens(kBorder + 1, 60), kBorder + 1);
+}
+
+TEST_F(TwoFactors, SequencesCrossBesideEachOther) {
+  const std::vector<Prompt> prompts = {prompt_of(38), prompt_of(50), prompt_of(35), prompt_of(36),
+                                       prompt_of(3)};
+  for (const double temperature : {0.0, 1.0}) {
+    SCOPED_TRACE(temperature);
+    config_.temperature = temperature;
+    config_.prefill_chunk_tokens = 512;
+    const RunOutcome together = run(prompts);
+    config_.policy = PlacementPolicy::kNvme;
+    config_.prefill_chunk_tokens = 5;
+    const RunOutcome chunked = run(prompts);
+    config_.policy = PlacementPolicy::kAuto;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      const auto& ids = together.result.outputs[i].ids;
+      EXPECT_EQ(ids.size(), 9u);
+      EXPECT_EQ(chunked.result.outputs[i].ids, ids) << i;
+      if (temperature > 0) continue;  // draws are a sequence's own
+      EXPECT_EQ(run({prompts[i]}).result.outputs[0].ids, ids) << i;
+    }
+  }
+}
+
+/// Answers grow by one token a pass, in passes that feed again by none.
+TEST_F(TwoFactors, NoTokenIsToldTwice) {
+  const std::vector<Prompt> prompts = {prompt_of(38), prompt_of(36)};
+  uint32_t told = 0;
+  config_.prefill_chunk_tokens = 16;
+  const auto observer = [&](const GenerationProgress& progress) {
+    told += static_cast<uint32_t>(progress.advanced.size());
+    EXPECT_EQ(progress.new_tokens, told);
+    EXPECT_EQ(progress.outputs[0].ids.size() + progress.outputs[1].ids.size(), told);
+  };
+  const auto result = test::watch_model(config_, prompts, observer);
+  EXPECT_EQ(told, 18u);
+  for (const Output& output : result.outputs) EXPECT_EQ(output.finish_reason, "length");
 }
 
 TEST_F(SmallModel, BadPromptsAreOneLine) {

@@ -502,6 +502,18 @@ TEST_P(OpsTest, SoftCapMatchesDouble) {
   }
 }
 
+/// The largest vocabulary there may be, whose pieces are more than a grid has rows.
+TEST_P(OpsTest, SoftCapOfTheWidestRow) {
+  const uint32_t cols = 1 << 24;
+  const auto values = floats(std::vector<float>(cols, 3.0f));
+  ops_->soft_cap(*stream_, values.data(), 0.7f, 1, cols, cols);
+  const auto result = values.read();
+  const double expected = 0.7 * std::tanh(3.0 / 0.7);
+  for (uint32_t i = 0; i < cols; i += i < cols - 1000 ? 997 : 1) {
+    ASSERT_NEAR(result[i], expected, 1e-6) << i;
+  }
+}
+
 struct SequenceCase {
   uint32_t past;
   uint32_t rows;

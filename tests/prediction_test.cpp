@@ -58,6 +58,11 @@ TEST(Amount, OfPromptsAndNewTokens) {
   EXPECT_EQ(amount.decode_passes, 9u) << "the prompt's last row gives the first token";
   // 6 to 14 positions, and 21 to 23.
   EXPECT_DOUBLE_EQ(amount.decode_positions, (9 * 10.0 + 3 * 22.0) / 12);
+  workload.sequences = {{5, 10, 8}};
+  amount = work_amount(workload);
+  EXPECT_EQ(amount.prompt_tokens, 13u) << "with those that are fed again";
+  EXPECT_DOUBLE_EQ(amount.prompt_positions, (5 * 3.0 + 8 * 4.5) / 13);
+  EXPECT_EQ(amount.decode_passes, 9u);
   workload.sequences = {{15, 0}, {30, 0}};
   workload.scoring = true;
   amount = work_amount(workload);

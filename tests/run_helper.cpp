@@ -62,6 +62,13 @@ RunOutcome run_model(const Config& config, const std::vector<Prompt>* given) {
   return outcome;
 }
 
+GenerationResult watch_model(const Config& config, const std::vector<Prompt>& prompts,
+                             const GenerationObserver& observer) {
+  Session session(config);
+  const auto runtime = session.start(config, generation_workload(config, session.model, prompts));
+  return whole(generate(*runtime, config, prompts, observer));
+}
+
 ScoreResult score_model(const Config& config, const std::vector<std::vector<uint32_t>>& texts,
                         RunPlan* plan) {
   Session session(config);

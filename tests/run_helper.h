@@ -22,6 +22,9 @@ struct RunOutcome {
   std::string pin_refusal;
 };
 RunOutcome run_model(const Config& config, const std::vector<Prompt>* prompts = nullptr);
+/// The same, with somebody who watches.
+GenerationResult watch_model(const Config& config, const std::vector<Prompt>& prompts,
+                             const GenerationObserver& observer);
 
 ScoreResult score_model(const Config& config, const std::vector<std::vector<uint32_t>>& texts,
                         RunPlan* plan = nullptr);

@@ -188,12 +188,14 @@ __global__ void scale_kernel(float* x, float factor, uint64_t count) {
       [&](uint64_t i) { return x[i] * factor; });
 }
 
-// Grid: rows, pieces of a row. Traffic per element: 4 read, 4 written.
+// Grid: the pieces of every row, one row after the other, all in x: y ends at 65535, which a
+// vocabulary of 2^24 would pass. Traffic per element: 4 read, 4 written.
 __global__ void soft_cap_kernel(float* x, float cap, uint32_t cols, uint32_t stride) {
   wait_for_stream();
-  const uint32_t i = blockIdx.y * kThreads + threadIdx.x;
+  const uint32_t pieces = (cols + kThreads - 1) / kThreads;
+  const uint32_t i = blockIdx.x % pieces * kThreads + threadIdx.x;
   if (i >= cols) return;
-  float* value = x + uint64_t{blockIdx.x} * stride + i;
+  float* value = x + uint64_t{blockIdx.x / pieces} * stride + i;
   *value = soft_capped(*value, cap);
 }
 
@@ -362,8 +364,8 @@ void scale(const LaunchOn& on, float* x, float factor, uint64_t count) {
 void soft_cap(const LaunchOn& on, float* x, float cap, uint32_t rows, uint32_t cols,
               uint32_t stride) {
   if (rows == 0 || cols == 0) return;
-  launch("soft_cap", soft_cap_kernel, dim3(rows, blocks_of(cols, kThreads)), kThreads, on, x, cap,
-         cols, stride);
+  launch("soft_cap", soft_cap_kernel, rows * blocks_of(cols, kThreads), kThreads, on, x, cap, cols,
+         stride);
 }
 
 void add_bias(const LaunchOn& on, float* x, uint32_t rows, const WeightView& bias) {

@@ -184,7 +184,9 @@ cudaError_t enqueue_kernel(const cudaLaunchConfig_t& config, std::function<void(
   State& s = state();
   const Guard guard(s.mutex);
   if (s.broken != cudaSuccess) return result(s.broken);
-  if (config.gridDim.x == 0 || config.gridDim.y == 0 || config.gridDim.z == 0) {
+  constexpr uint32_t kMostInYAndZ = 65535;  // of every compute capability
+  if (config.gridDim.x == 0 || config.gridDim.y == 0 || config.gridDim.z == 0 ||
+      config.gridDim.y > kMostInYAndZ || config.gridDim.z > kMostInYAndZ) {
     return result(cudaErrorInvalidValue);
   }
   const uint64_t seed = s.random();
