@@ -122,6 +122,8 @@ TEST_P(GgufRoundTrip, Windows) {
   expect_same(read_back(config_), config_);
   for (const auto& slides : std::vector<std::vector<bool>>{
            {true, true, true}, {true, false, true}, {false, false, true}, {false, false, false}}) {
+    const bool some = slides.front() != slides.back() || slides.front() != slides[1];
+    if (some && config_.fused) continue;  // all layers of Phi slide, or none
     config_.sliding_window = 48;
     config_.sliding_layers = slides;
     expect_same(read_back(config_), config_);

@@ -387,7 +387,7 @@ TEST(ModelConfig, NullIsNoWindowOfGemmaButOneOfPhi) {
     json["sliding_window"] = nullptr;
     EXPECT_NE(test::error_of([&] {
                 parse_model_config(json, "c");
-              }).find("sliding_window: expected a whole number, got null"),
+              }).find("sliding_window: expected a whole number, since layers slide"),
               std::string::npos);
   }
   Json json = good();
