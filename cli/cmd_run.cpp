@@ -75,7 +75,7 @@ std::string progress_line(const GenerationProgress& progress, double elapsed, do
   const PassRecord& pass = *progress.pass;
   if (progress.prompt_tokens_left > 0) {
     return fmt::format("{}: {} tokens left, {:.1f} tokens/s, {}",
-                       decode_tokens > 0 ? "text again" : "prompt", progress.prompt_tokens_left,
+                       progress.again ? "text again" : "prompt", progress.prompt_tokens_left,
                        pass.tokens / pass.seconds, drive_text(pass, forecast));
   }
   const double rate = decode_seconds > 0 ? decode_tokens / decode_seconds : 0;
@@ -107,7 +107,7 @@ std::string again_text(const Workload& workload) {
     return fmt::format(
         "once prompt and answer are longer than {} tokens, all of them are fed to the model again: "
         "it turns every position of longer texts otherwise (longrope)",
-        sequence.again_tokens);
+        sequence.again_tokens - 1);
   }
   return "";
 }

@@ -272,8 +272,6 @@ void add_synth(const CommandContext& context) {
                    fmt::format("Shape of a known model: {}", fmt::join(preset_names(), ", ")))
       ->type_name("PRESET");
   // So that neither the list of tensors nor the sum of their bytes grows out of bounds.
-  constexpr uint32_t kMostHeads = 1u << 16;
-  constexpr uint32_t kMostLayers = 1u << 16;
   constexpr uint32_t kMostWidth = 1u << 20;
   const auto natural = [&](const char* name, uint32_t& field, uint32_t most, const char* text) {
     command->add_option(name, field, text)->type_name("N")->check(CLI::Range(1u, most));

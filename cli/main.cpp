@@ -7,16 +7,16 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <iostream>
 #include <new>
 #include <optional>
-#include <stdexcept>
 #include <string>
-#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -58,20 +58,34 @@ int say_usage(const CLI::App& app, const CLI::ParseError& error) {
   return 1;
 }
 
+/// Ends the program with a line, a shorter one where there is no memory for it.
+template <typename Text>
+[[noreturn]] void last_words(const Text& text, const char* shorter) {
+  try {
+    std::fprintf(stderr, "spillway: %s\n", text().c_str());
+  } catch (...) {
+    std::fprintf(stderr, "spillway: %s\n", shorter);
+  }
+  std::_Exit(1);
+}
+
 /// Destructors of libraries may need memory, and end the program where there is none. TBB's threads
-/// start each other, and know nobody to tell that the system refuses one.
+/// start each other, and know nobody to tell that the system refuses one: "pthread_create has
+/// failed" (oneTBB, rml_thread_monitor.h).
 [[noreturn]] void on_terminate() {
+  static std::atomic_flag ending;  // several of those threads may fail, and one of them speaks
+  while (ending.test_and_set()) pause();
   try {
     if (const auto error = std::current_exception()) std::rethrow_exception(error);
   } catch (const std::bad_alloc& error) {
-    std::fprintf(stderr, "spillway: %s\n", spillway::failure_text(error).c_str());
-    std::_Exit(1);
+    last_words([&] { return spillway::failure_text(error); }, "out of memory");
   } catch (const std::exception& error) {
-    if (typeid(error) != typeid(std::runtime_error)) std::abort();
-    std::fprintf(stderr, "spillway: %s\n", spillway::no_worker_text().c_str());
-    std::_Exit(1);
+    if (std::strstr(error.what(), "pthread_create") != nullptr) {
+      last_words([] { return spillway::no_worker_text("compute.threads (--threads of quantize)"); },
+                 "a thread to compute cannot be started");
+    }
+    std::fprintf(stderr, "spillway: internal error: %s\n", error.what());
   } catch (...) {
-    std::abort();
   }
   std::abort();
 }
@@ -93,9 +107,9 @@ bool make_room_for_stacks() {
   return true;
 }
 
-/// A heap per thread reserves 64 MiB of addresses each: where those are limited, threads share one,
+/// A heap per thread reserves 64 MiB of addresses each: where memory is limited, threads share one,
 /// and what is left is for their stacks.
-void share_heap_where_addresses_are_few() {
+void share_heap_where_memory_is_limited() {
   for (const auto resource : {RLIMIT_AS, RLIMIT_DATA}) {
     rlimit limit{};
     if (getrlimit(resource, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
@@ -111,7 +125,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "spillway: the limit on stacks is below 256 KiB; raise it (ulimit -Hs)\n");
     return 1;
   }
-  share_heap_where_addresses_are_few();
+  share_heap_where_memory_is_limited();
   spillway::StopFlag stop;
   fill_standard_streams();
   set_signals();

@@ -22,8 +22,9 @@ HugeBuffer::HugeBuffer(uint64_t bytes, std::string_view setting)
   if (raw == MAP_FAILED) {
     const std::string cause = errno_text(errno);
     const std::string limits = memory_limits_text();
-    std::string advice = setting.empty() ? "end other processes" : fmt::format("lower {}", setting);
-    if (!limits.empty()) advice = "raise that limit or " + advice;
+    std::string advice = setting.empty() ? "" : fmt::format("lower {}", setting);
+    if (!limits.empty()) advice = "raise that limit" + (advice.empty() ? "" : " or " + advice);
+    if (advice.empty()) advice = "end other processes";
     throw Error(
         fmt::format("cannot allocate {}: {}{}; {}", format_bytes(bytes_), cause, limits, advice));
   }

@@ -34,6 +34,11 @@ void add_limit(std::vector<std::string>& limits, int resource, const char* what)
       "{} is {}", what, bytes ? format_bytes(limit.rlim_cur) : fmt::to_string(limit.rlim_cur)));
 }
 
+void add_memory_limits(std::vector<std::string>& limits) {
+  add_limit(limits, RLIMIT_AS, "the limit on address space, ulimit -v,");
+  add_limit(limits, RLIMIT_DATA, "the limit on data, ulimit -d,");
+}
+
 /// The smallest pids.max on the way from a group to its mount.
 void add_group_limit(std::vector<std::string>& limits, const OwnGroup& own) {
   uint64_t least = UINT64_MAX;
@@ -58,8 +63,7 @@ size_t thread_count() {
 
 std::string memory_limits_text() {
   std::vector<std::string> limits;
-  add_limit(limits, RLIMIT_AS, "the limit on address space, ulimit -v,");
-  add_limit(limits, RLIMIT_DATA, "the limit on data, ulimit -d,");
+  add_memory_limits(limits);
   return listed(limits);
 }
 
@@ -67,7 +71,7 @@ std::string thread_limits_text(const fs::path& root) {
   std::vector<std::string> limits;
   add_limit(limits, RLIMIT_NPROC, "the limit on processes and threads of this user, ulimit -u,");
   for (const OwnGroup& own : own_groups("pids", root)) add_group_limit(limits, own);
-  add_limit(limits, RLIMIT_AS, "the limit on address space, ulimit -v,");
+  add_memory_limits(limits);
   return listed(limits);
 }
 

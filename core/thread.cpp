@@ -15,11 +15,12 @@ void throw_no_thread(std::string_view purpose, const std::system_error& cause) {
       purpose, errno_text(cause.code().value()), thread_limits_text()));
 }
 
-std::string no_worker_text() {
+std::string no_worker_text(std::string_view setting) {
+  const std::string limits = thread_limits_text();
   return fmt::format(
-      "a thread to compute cannot be started{}; raise that limit, or lower compute.threads "
-      "(--threads of quantize)",
-      thread_limits_text());
+      "a thread to compute cannot be started{}; raise {}, or lower {}", limits,
+      limits.empty() ? "the limit on threads (in a container --pids-limit)" : "that limit",
+      setting);
 }
 
 uint32_t startable_to_compute(uint32_t wanted, uint32_t others, const NoticeSink& notice) {

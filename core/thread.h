@@ -15,8 +15,8 @@ namespace spillway {
 /// Throws Error: what the thread was for, the cause, and which limits to raise.
 [[noreturn]] void throw_no_thread(std::string_view purpose, const std::system_error& cause);
 
-/// Where one of those that compute could not be started by those that did.
-std::string no_worker_text();
+/// Where one of those that compute could not be started; `setting` is what the user may lower.
+std::string no_worker_text(std::string_view setting);
 
 /// As many threads as `wanted` to compute, the calling one among them, or as the system lets start
 /// beside `others` that must be had: tried here, because a library that finds out later ends the

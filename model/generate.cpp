@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <optional>
 #include <utility>
 
@@ -33,12 +32,11 @@ void check_ids(const std::vector<uint32_t>& ids, const Model& model, const std::
 /// ones. None where nothing changes with the length, or nothing but the newest token's turn.
 std::optional<uint32_t> longest_short_text(const ModelConfig& config) {
   const RopeScaling& scaling = config.rope_scaling;
-  if (config.architecture != "Phi3ForCausalLM" || scaling.kind != RopeScaling::Kind::kLongRope ||
+  if (!is_phi(config) || scaling.kind != RopeScaling::Kind::kLongRope ||
       scaling.short_factors == scaling.long_factors) {
     return std::nullopt;
   }
-  const double most = std::min<double>(scaling.original_max_positions, config.context);
-  return static_cast<uint32_t>(std::floor(most));
+  return static_cast<uint32_t>(scaling.original_max_positions);
 }
 
 SequenceWork sequence_work(const Prompt& prompt, const Config& config, const Model& model) {
@@ -46,7 +44,7 @@ SequenceWork sequence_work(const Prompt& prompt, const Config& config, const Mod
   SequenceWork work{length, std::min(config.max_new_tokens, model.config.context - length), 0};
   const auto border = longest_short_text(model.config);
   const uint32_t most_fed = length + work.new_tokens - 1;  // nothing comes after the last one
-  if (border && length <= *border && most_fed > *border) work.again_tokens = *border;
+  if (border && length <= *border && most_fed > *border) work.again_tokens = *border + 1;
   return work;
 }
 
@@ -54,13 +52,11 @@ struct Sequence {
   const Prompt* prompt = nullptr;
   Sampler sampler;
   uint32_t most_new = 0;                ///< bounded by the context
-  uint32_t again_tokens = 0;            ///< at which all of them are fed again; 0 = never
+  uint32_t again_tokens = 0;            ///< known ones, with which all are fed again; 0 = never
   uint32_t fed = 0;                     ///< tokens whose keys and values are cached
   std::optional<TextStream> text = {};  ///< none without a tokenizer
   std::vector<uint32_t> again = {};     ///< prompt and output up to there; empty before
   std::span<const uint32_t> ahead() const { return again.empty() ? prompt->ids : again; }
-  /// Tokens known before any of ahead() is fed: the second time the one behind them, too.
-  size_t known() const { return ahead().size() + (again.empty() ? 0 : 1); }
   bool prefilling() const { return fed < ahead().size(); }
 };
 
@@ -89,7 +85,7 @@ class Generator {
     GenerationResult result;
     const uint32_t rows = runtime_.plan().limits.max_rows;
     runtime_.engine().start();
-    allow_passes(ceil_div(tokens_ahead_, rows) + longest_ - 1);
+    allow_passes(ceil_div(tokens_ahead_, rows) + longest_ - 1);  // prompts give the first tokens
     try {
       while (true) {
         if (tokens_ahead_ == 0) feed_again(rows);
@@ -101,7 +97,7 @@ class Generator {
         result.passes.push_back(run_pass(runtime_, batch, kind));
         take_tokens(batch);
         observer_({&result.passes.back(), outputs_, logit_owners_, new_tokens_, most_tokens_,
-                   tokens_ahead_});
+                   tokens_ahead_, again_});
       }
     } catch (const Stopped&) {
       result.interrupted = true;
@@ -130,18 +126,20 @@ class Generator {
     runtime_.engine().allow_passes(passes_);
   }
 
-  /// Keys of a text whose next token makes all of it turn otherwise are computed anew, in place;
-  /// that token is then decoded as any other.
+  /// A text whose newest token makes all of it turn otherwise becomes a prompt: its keys are
+  /// computed anew, in place.
   void feed_again(uint32_t rows) {
     for (uint32_t i = 0; i < sequences_.size(); ++i) {
       Sequence& sequence = sequences_[i];
-      const bool due = sequence.fed == sequence.again_tokens && sequence.again.empty();
+      const bool due = sequence.fed + 1 == sequence.again_tokens && sequence.again.empty();
       if (done(i) || !due) continue;
       sequence.again = sequence.prompt->ids;
       const auto& ids = outputs_[i].ids;
-      sequence.again.insert(sequence.again.end(), ids.begin(), ids.end() - 1);
-      CHECK(sequence.again.size() == sequence.fed);
-      tokens_ahead_ += std::exchange(sequence.fed, 0);
+      sequence.again.insert(sequence.again.end(), ids.begin(), ids.end());
+      CHECK(sequence.again.size() == sequence.again_tokens);
+      sequence.fed = 0;
+      tokens_ahead_ += sequence.again_tokens;
+      again_ = true;
     }
     if (tokens_ahead_ > 0) allow_passes(ceil_div(tokens_ahead_, rows));
   }
@@ -150,9 +148,9 @@ class Generator {
     Sequence& sequence = sequences_[index];
     const auto first_row = static_cast<uint32_t>(batch.ids.size());
     const auto rows = static_cast<uint32_t>(ids.size());
-    const auto known = static_cast<uint32_t>(sequence.known());
+    const auto ahead = static_cast<uint32_t>(sequence.ahead().size());
     batch.sequences.push_back(
-        {index, first_row, rows, sequence.fed, std::max(known, sequence.fed + rows)});
+        {index, first_row, rows, sequence.fed, std::max(ahead, sequence.fed + rows)});
     batch.ids.insert(batch.ids.end(), ids.begin(), ids.end());
     sequence.fed += rows;
     if (wants_logits) {
@@ -173,8 +171,7 @@ class Generator {
       if (!sequence.prefilling() || room == 0) continue;
       const auto left = static_cast<uint32_t>(sequence.ahead().size()) - sequence.fed;
       const uint32_t count = std::min(room, left);
-      add_rows(batch, i, sequence.ahead().subspan(sequence.fed, count),
-               count == left && sequence.again.empty());
+      add_rows(batch, i, sequence.ahead().subspan(sequence.fed, count), count == left);
     }
     return batch;
   }
@@ -224,6 +221,7 @@ class Generator {
   std::vector<uint32_t> logit_owners_;
   uint64_t passes_ = 0;        // that the engine may read for
   uint32_t tokens_ahead_ = 0;  // of prompts, or of what is fed again, before decoding goes on
+  bool again_ = false;         // some text was fed again
   uint32_t most_tokens_ = 0;
   uint32_t longest_ = 0;
   uint32_t new_tokens_ = 0;

@@ -48,6 +48,7 @@ struct GenerationProgress {
   uint32_t new_tokens = 0;             ///< of all sequences so far
   uint32_t most_tokens = 0;            ///< if none stops early
   uint32_t prompt_tokens_left = 0;     ///< or of a text that is fed again
+  bool again = false;                  ///< it is that
 };
 using GenerationObserver = std::function<void(const GenerationProgress&)>;
 

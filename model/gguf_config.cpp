@@ -15,9 +15,7 @@ namespace spillway {
 namespace {
 
 constexpr uint64_t kWidest = 1 << 20;
-constexpr uint64_t kMostLayers = 10000;
 constexpr size_t kMostShownColumns = 80;
-constexpr std::string_view kPhi = "Phi3ForCausalLM";
 
 /// Values below "llama." or whatever the architecture is called.
 class KeyReader {
@@ -123,7 +121,7 @@ uint32_t head_dim_of(const KeyReader& reader, const ModelConfig& config) {
     }
   };
   must_be_head_dim("attention.value_length");
-  if (config.architecture != kPhi) must_be_head_dim("rope.dimension_count");
+  if (!is_phi(config)) must_be_head_dim("rope.dimension_count");
   return head_dim;
 }
 
@@ -149,9 +147,9 @@ std::vector<double> numbers_of(const Checkpoint& checkpoint, const TensorEntry& 
   decode_values(WeightFormat::kF32, reinterpret_cast<const std::byte*>(bytes.data()), count,
                 floats.data());
   for (const float value : floats) {
-    if (!std::isfinite(value) || value <= 0) {
+    if (const auto expected = positive_float_fault(value); !expected.empty()) {
       throw Error(
-          fmt::format("{}: tensor {}: expected numbers above 0, got {}", path, entry.name, value));
+          fmt::format("{}: tensor {}: expected {}, got {}", path, entry.name, expected, value));
     }
   }
   return {floats.begin(), floats.end()};
@@ -169,10 +167,18 @@ std::vector<double> factors_of(const Checkpoint& checkpoint, const char* name,
   return numbers_of(checkpoint, *entry, config.rotary_pairs());
 }
 
+/// Other programs would divide by both.
+void refuse_factor_beside(const KeyReader& reader, const char* tensor, double factor) {
+  if (factor == 1) return;
+  reader.fail("rope.scaling.factor", fmt::format("none beside tensor {}", tensor),
+              fmt::to_string(factor));
+}
+
 RopeScaling longrope_of(const KeyReader& reader, const Checkpoint& checkpoint,
                         const ModelConfig& config) {
   RopeScaling scaling;
   scaling.kind = RopeScaling::Kind::kLongRope;
+  refuse_factor_beside(reader, kGgufRopeLong, reader.positive("rope.scaling.factor", 1));
   scaling.short_factors = factors_of(checkpoint, kGgufRopeShort, config);
   scaling.long_factors = factors_of(checkpoint, kGgufRopeLong, config);
   const char* original = "rope.scaling.original_context_length";
@@ -188,7 +194,7 @@ RopeScaling rope_scaling_of(const KeyReader& reader, const Checkpoint& checkpoin
                             const ModelConfig& config) {
   using Kind = RopeScaling::Kind;
   const bool has_factors = checkpoint.has(kGgufRopeFactors);
-  if (!has_factors && checkpoint.has(kGgufRopeLong)) {
+  if (!has_factors && (checkpoint.has(kGgufRopeLong) || checkpoint.has(kGgufRopeShort))) {
     return longrope_of(reader, checkpoint, config);
   }
   RopeScaling scaling;
@@ -201,10 +207,7 @@ RopeScaling rope_scaling_of(const KeyReader& reader, const Checkpoint& checkpoin
   scaling.factor = reader.positive("rope.scaling.factor", linear);
   const bool scales = name != "none" && scaling.factor != 1;
   if (has_factors) {
-    if (scales) {  // other programs would do both
-      reader.fail("rope.scaling.factor", fmt::format("none beside tensor {}", kGgufRopeFactors),
-                  fmt::to_string(scaling.factor));
-    }
+    if (scales) refuse_factor_beside(reader, kGgufRopeFactors, scaling.factor);
     scaling.kind = Kind::kFactors;
     scaling.short_factors = factors_of(checkpoint, kGgufRopeFactors, config);
   } else if (!scales) {
@@ -280,11 +283,6 @@ std::optional<std::vector<bool>> listed_windows(const KeyReader& reader,
                                                 const ModelConfig& config) {
   const char* key = "attention.sliding_window_pattern";
   if (const auto list = reader.flags(key, config.layers)) {
-    const bool all = std::find(list->begin(), list->end(), false) == list->end();
-    if (config.architecture == kPhi && !all) {
-      reader.fail(key, "nothing, or 1 for all layers, since all of such a model slide",
-                  "a list with 0");
-    }
     return list;
   }
   const auto period = reader.whole(key);
@@ -295,21 +293,22 @@ std::optional<std::vector<bool>> listed_windows(const KeyReader& reader,
 /// Of the first files of an architecture, which do not say it. Phi 3's are known by their size.
 uint32_t unsaid_window(const std::string& architecture, const ModelConfig& config) {
   if (architecture == "gemma2") return 4096;
-  const bool first_phi = config.architecture == kPhi && config.context == 4096 &&
-                         (config.layers == 32 || config.layers == 40);
+  const bool first_phi =
+      is_phi(config) && config.context == 4096 && (config.layers == 32 || config.layers == 40);
   return first_phi ? 2047 : 0;
 }
 
 void read_windows(const KeyReader& reader, const std::string& architecture, ModelConfig& config) {
   const char* key = "attention.sliding_window";
-  if (architecture == "gemma3" && !reader.has(key)) {
-    reader.fail(key, "a window, or 0 where no layer slides", "nothing");
-  }
   const auto listed = listed_windows(reader, config);
   const uint64_t window = reader.whole(key).value_or(unsaid_window(architecture, config));
   if (window == 0) return;
   const auto slides = listed.value_or(unlisted_windows(architecture, config.layers));
   if (slides.empty()) return;
+  if (is_phi(config) && std::find(slides.begin(), slides.end(), false) != slides.end()) {
+    reader.fail("attention.sliding_window_pattern",
+                "nothing, or 1 for all layers, since all of such a model slide", "a list with 0");
+  }
   config.sliding_window = reader.natural(key, window, 1, UINT32_MAX);
   config.sliding_layers = slides;
 }
@@ -328,7 +327,7 @@ void read_scores(const KeyReader& reader, ModelConfig& config) {
   const auto cap = [&](const char* key, double usual) {
     return static_cast<float>(reader.positive_or_zero(key, second ? usual : 0));
   };
-  config.score_cap = cap("attn_logit_softcapping", 50);
+  if (second) config.score_cap = cap("attn_logit_softcapping", 50);
   config.logit_cap = cap("final_logit_softcapping", 30);
 }
 
@@ -338,10 +337,10 @@ void read_shapes(const KeyReader& reader, const Checkpoint& checkpoint, ModelCon
   config.intermediate = reader.natural("feed_forward_length",
                                        reader.same_in_layers("feed_forward_length"), 1, kWidest);
   const auto heads = reader.same_in_layers("attention.head_count");
-  config.heads = reader.natural("attention.head_count", heads, 1, 65536);
+  config.heads = reader.natural("attention.head_count", heads, 1, kMostHeads);
   const auto kv_heads = reader.same_in_layers("attention.head_count_kv");
   config.kv_heads =
-      reader.natural("attention.head_count_kv", kv_heads ? kv_heads : heads, 1, 65536);
+      reader.natural("attention.head_count_kv", kv_heads ? kv_heads : heads, 1, kMostHeads);
   if (config.heads % config.kv_heads != 0) {
     reader.fail("attention.head_count_kv", "a divisor of attention.head_count",
                 std::to_string(config.kv_heads));
@@ -379,7 +378,7 @@ ModelConfig gguf_model_config(const Checkpoint& checkpoint) {
   const bool gemma3 = architecture == "gemma3";
   if (is_gemma(config)) add_gemma_ways(config);
   if (is_gemma(config)) read_scores(reader, config);
-  config.fused = config.architecture == kPhi;
+  config.fused = is_phi(config);
   if (config.fused) config.rotary_dim = rotary_dim_of(reader, config);
   config.rope_theta = reader.positive("rope.freq_base", gemma3 ? 1e6 : 10000);
   if (gemma3) config.local_rope_theta = reader.positive("rope.freq_base_swa", 10000);

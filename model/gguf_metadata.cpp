@@ -75,8 +75,8 @@ class ModelKeys {
   void set_window() const {
     const auto& slides = config_.sliding_layers;
     if (!config_.sliding_window || std::find(slides.begin(), slides.end(), true) == slides.end()) {
-      // Nothing said would be a usual window, or refused.
-      if (is_gemma(config_) || config_.fused) set("attention.sliding_window", uint32_t{0});
+      // Nothing said would be a usual window.
+      if (is_gemma(config_) || is_phi(config_)) set("attention.sliding_window", uint32_t{0});
       return;
     }
     set("attention.sliding_window", *config_.sliding_window);

@@ -256,7 +256,7 @@ RopeScaling read_rope_scaling(const ConfigReader& reader, const ConfigReader& se
       {"default", Kind::kNone}, {"linear", Kind::kLinear},     {"dynamic", Kind::kDynamic},
       {"yarn", Kind::kYarn},    {"longrope", Kind::kLongRope}, {"llama3", Kind::kLlama3}};
   std::string name = rope_type(section);
-  const bool phi = config.architecture == kPhi3;
+  const bool phi = is_phi(config);
   if (phi && (name == "su" || name == "yarn")) name = "longrope";  // what Phi 3 called it at first
   const auto kind = kKinds.find(name);
   if (kind == kKinds.end()) {
@@ -306,8 +306,9 @@ void read_rotary_dim(const ConfigReader& reader, const std::optional<ConfigReade
   const char* key = "partial_rotary_factor";
   const ConfigReader& place = section && section->has(key) ? *section : reader;
   const double factor = partial_rotary_factor(place);
-  if (factor != 1 && config.architecture != kPhi3)
+  if (factor != 1 && !is_phi(config)) {
     place.fail(key, "1: only the heads of Phi 3 turn in part");
+  }
   const auto turning = static_cast<uint32_t>(factor * config.head_dim);
   if (turning < 2 || turning % 2 != 0) {
     place.fail(key, "a part of the heads of an even number of elements");
@@ -315,23 +316,16 @@ void read_rotary_dim(const ConfigReader& reader, const std::optional<ConfigReade
   if (turning != config.head_dim) config.rotary_dim = turning;
 }
 
-/// What "rope_parameters" says of one type of layers, also where "rope_scaling" scales the others.
-std::optional<ConfigReader> layer_section(const ConfigReader& reader, const char* layer_type) {
+/// What "rope_parameters" says of layers that slide.
+std::optional<ConfigReader> local_section(const ConfigReader& reader) {
   const auto parameters = reader.section("rope_parameters");
-  return parameters ? parameters->section(layer_type) : std::nullopt;
+  return parameters ? parameters->section("sliding_attention") : std::nullopt;
 }
 
-/// Of the layers of Gemma 3 that do not slide.
-double read_global_theta(const ConfigReader& reader) {
-  const double beside = reader.positive("rope_theta", 1e6);
-  const auto section = layer_section(reader, "full_attention");
-  return section ? section->positive("rope_theta", beside) : beside;
-}
-
-/// Of those that do: nothing scales theirs.
+/// Of the layers of Gemma 3 that slide: nothing scales theirs.
 double read_local_theta(const ConfigReader& reader) {
   const double beside = reader.positive("rope_local_base_freq", 10000);
-  const auto section = layer_section(reader, "sliding_attention");
+  const auto section = local_section(reader);
   if (!section) return beside;
   if (rope_type(*section) != "default") section->fail("rope_type", "default");
   if (partial_rotary_factor(*section) != 1) section->fail("partial_rotary_factor", "1");
@@ -351,10 +345,10 @@ void check_rope(const ConfigReader& reader, const std::optional<ConfigReader>& s
       fail("rope_theta");
       break;
     case RopePart::kLocalBase: {
-      const auto parameters = reader.section("rope_parameters");
-      const auto local = parameters ? parameters->section("sliding_attention") : std::nullopt;
+      const auto local = local_section(reader);
       if (local && local->has("rope_theta")) local->fail("rope_theta", fault->expected);
-      reader.fail("rope_local_base_freq", fault->expected);
+      fail("rope_local_base_freq");
+      break;
     }
     case RopePart::kScaling:
       fail(config.rope_scaling.kind == RopeScaling::Kind::kLongRope ? "short_factor" : "factor");
@@ -371,7 +365,7 @@ void check_rope(const ConfigReader& reader, const std::optional<ConfigReader>& s
 /// Rotation, and how far it lets the context reach beyond max_position_embeddings.
 void read_rope(const ConfigReader& reader, ModelConfig& config) {
   const bool local = config.architecture == kGemma3;
-  config.rope_theta = local ? read_global_theta(reader) : reader.positive("rope_theta", 10000);
+  config.rope_theta = reader.positive("rope_theta", local ? 1e6 : 10000);
   if (local) config.local_rope_theta = read_local_theta(reader);
   const auto section = rope_section(reader, local ? "full_attention" : nullptr);
   read_rotary_dim(reader, section, config);
@@ -386,7 +380,7 @@ void read_rope(const ConfigReader& reader, ModelConfig& config) {
 void read_biases(const ConfigReader& reader, ModelConfig& config) {
   if (config.architecture == "Qwen2ForCausalLM") {
     config.qkv_bias = true;
-  } else if (config.architecture != "MistralForCausalLM" && config.architecture != kPhi3) {
+  } else if (config.architecture != "MistralForCausalLM" && !is_phi(config)) {
     config.qkv_bias = config.output_bias = reader.flag("attention_bias", false);
   }
   if (config.architecture == "LlamaForCausalLM") config.mlp_bias = reader.flag("mlp_bias", false);
@@ -408,7 +402,8 @@ void read_gemma(const ConfigReader& reader, ModelConfig& config) {
     return static_cast<float>(reader.positive(key, 1));
   };
   const bool second = config.architecture == kGemma2;
-  config.score_cap = cap("attn_logit_softcapping", second ? 50 : 0);
+  // Of Gemma 3 transformers reads it and never uses it.
+  if (second) config.score_cap = cap("attn_logit_softcapping", 50);
   config.logit_cap = cap("final_logit_softcapping", second ? 30 : 0);
   config.norm_added = 1;
   add_gemma_ways(config);
@@ -459,7 +454,7 @@ void read_window(const ConfigReader& reader, ModelConfig& config) {
   constexpr uint32_t kDefaultWindow = 4096;
   constexpr uint32_t kDefaultMaxWindowLayers = 28;
   if (config.architecture == "LlamaForCausalLM") return;
-  if (config.architecture == kPhi3) {  // all or none, and none is what nothing means
+  if (is_phi(config)) {  // all or none, and none is what nothing means
     if (!reader.has("sliding_window")) return;
     config.sliding_window = reader.natural("sliding_window", 1, UINT32_MAX);
     config.sliding_layers.assign(config.layers, true);
@@ -542,6 +537,9 @@ std::optional<RopeFault> rope_fault(const ModelConfig& config) {
   return std::nullopt;
 }
 
+bool is_phi(const ModelConfig& config) {
+  return config.architecture == kPhi3;
+}
 bool is_gemma(const ModelConfig& config) {
   return config.architecture == kGemma2 || config.architecture == kGemma3;
 }
@@ -610,15 +608,15 @@ ModelConfig parse_model_config(const Json& json, const std::string& where) {
   config.architecture = read_architecture(reader);
   refuse_quantized(reader);
   constexpr uint64_t kMaxWidth = 1 << 20;
-  config.layers = reader.natural("num_hidden_layers", 1, 10000);
+  config.layers = reader.natural("num_hidden_layers", 1, kMostLayers);
   config.hidden = reader.natural("hidden_size", 1, kMaxWidth);
   config.intermediate = reader.natural("intermediate_size", 1, kMaxWidth);
   // The configuration class of Gemma 3 has these, and its files may lack them.
   const bool gemma3 = config.architecture == kGemma3;
   const auto known = [&](uint32_t value) { return gemma3 ? std::optional(value) : std::nullopt; };
-  config.heads = reader.natural("num_attention_heads", 1, 65536, known(8));
+  config.heads = reader.natural("num_attention_heads", 1, kMostHeads, known(8));
   config.kv_heads =
-      reader.natural("num_key_value_heads", 1, 65536, is_gemma(config) ? 4 : config.heads);
+      reader.natural("num_key_value_heads", 1, kMostHeads, is_gemma(config) ? 4 : config.heads);
   if (config.heads % config.kv_heads != 0) {
     reader.fail("num_key_value_heads", "a divisor of num_attention_heads");
   }
@@ -642,10 +640,10 @@ ModelConfig parse_model_config(const Json& json, const std::string& where) {
   }
   config.vocab = reader.natural("vocab_size", 1, 1 << 24, known(262208));
   config.context = reader.natural("max_position_embeddings", 1, kMaxContext, known(131072));
-  config.rms_epsilon = reader.positive("rms_norm_eps", config.architecture == kPhi3 ? 1e-5 : 1e-6);
+  config.rms_epsilon = reader.positive("rms_norm_eps", is_phi(config) ? 1e-5 : 1e-6);
   read_rope(reader, config);
   config.tied_embeddings = reader.flag("tie_word_embeddings", is_gemma(config));
-  config.fused = config.architecture == kPhi3;
+  config.fused = is_phi(config);
   if (is_gemma(config)) {
     read_gemma(reader, config);
   } else {

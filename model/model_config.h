@@ -14,6 +14,9 @@ namespace spillway {
 
 /// The widest head that kernels compute with.
 inline constexpr uint32_t kMostHeadDim = 1024;
+/// As many as a kernel's grid takes beside each other (y of CUDA's).
+inline constexpr uint32_t kMostHeads = 65535;
+inline constexpr uint32_t kMostLayers = 10000;
 
 struct ModelConfig {
   std::string architecture;
@@ -78,6 +81,8 @@ std::optional<RopeFault> rope_fault(const ModelConfig& config);
 
 /// Gemma 2, and 3: norms after blocks as well, GELU, scaled embeddings.
 bool is_gemma(const ModelConfig& config);
+/// Phi 3 and 4: fused weights, heads that may turn in part, windows in all layers or none.
+bool is_phi(const ModelConfig& config);
 /// All that is so in every model of these: what neither config.json nor GGUF says.
 void add_gemma_ways(ModelConfig& config);
 /// Which layers slide where nothing says so: all but every `period`th.

@@ -388,7 +388,9 @@ WorkAmount work_amount(const Workload& workload) {
     amount.prompt_tokens += sequence.again_tokens;
     prompt_pairs += again * (again + 1) / 2;
     if (sequence.new_tokens < 2) continue;  // the prompt's last row gives the first token
-    const uint32_t rows = sequence.new_tokens - 1;
+    // So does what is fed again.
+    const uint32_t rows = sequence.new_tokens - 1 - (sequence.again_tokens > 0 ? 1 : 0);
+    if (rows == 0) continue;
     amount.decode_passes = std::max<uint64_t>(amount.decode_passes, rows);
     decode_pairs += rows * (prompt + (rows + 1) / 2.0);
     decoded += rows;

@@ -33,9 +33,12 @@ using Formats = std::map<std::string, WeightFormat>;
 
 /// A file that says what `config` is: tensors of zeros, but for factors of rotations.
 void write_described(const std::filesystem::path& path, const ModelConfig& config,
-                     const Formats& formats = {}) {
+                     const Formats& formats = {}, std::optional<float> factor = {}) {
   GgufMetadata metadata;
   describe_model(config, "m", matrix_type(WeightFormat::kF32), metadata);
+  if (factor)
+    metadata.set(std::string(gguf_architecture(config.architecture)) + ".rope.scaling.factor",
+                 *factor);
   std::vector<GgufTensorSpec> tensors;
   for (const WeightSpec& spec : model_weights(config)) {
     const auto format = formats.find(spec.name);
@@ -255,13 +258,10 @@ TEST(GgufConfig, TheFirstFilesOfPhiSlide) {
   EXPECT_EQ(window_unsaid(small_model("Gemma2ForCausalLM")), 4096u);
 }
 
-/// No file of Gemma 3 was written without: there it would change what most layers see.
-TEST(GgufConfig, AFileOfGemmaThreeNamesItsWindow) {
+/// llama.cpp's converter leaves the key out where no layer slides.
+TEST(GgufConfig, AFileOfGemmaThreeWithoutAWindowSlidesNowhere) {
   ModelConfig config = small_model("Gemma3ForCausalLM");
-  const std::string message = test::error_of([&] { window_unsaid(config); });
-  EXPECT_NE(message.find("gemma3.attention.sliding_window: expected a window, or 0"),
-            std::string::npos)
-      << message;
+  EXPECT_EQ(window_unsaid(config), std::nullopt);
   EXPECT_TRUE(read_back(config).slides(0));
   config.sliding_window.reset();
   EXPECT_FALSE(read_back(config).slides(0));
@@ -276,6 +276,16 @@ TEST(GgufConfig, LongRopeNamesNoFactor) {
   describe_model(config, "m", matrix_type(WeightFormat::kF32), metadata);
   EXPECT_EQ(metadata.text("llama.rope.scaling.type"), "longrope");
   EXPECT_FALSE(metadata.has("llama.rope.scaling.factor"));
+  config.rope_scaling.original_max_positions = 64;
+  config.rope_scaling.short_factors.assign(config.rotary_pairs(), 1);
+  config.rope_scaling.long_factors.assign(config.rotary_pairs(), 2);
+  const TempDir dir;
+  write_described(dir / "m.gguf", config, {}, 1.0f);
+  EXPECT_EQ(gguf_model_config(open_file(dir / "m.gguf")).rope_scaling.kind, Kind::kLongRope);
+  write_described(dir / "m.gguf", config, {}, 4.0f);
+  const std::string message = test::error_of([&] { gguf_model_config(open_file(dir / "m.gguf")); });
+  EXPECT_NE(message.find("none beside tensor rope_factors_long.weight, got 4"), std::string::npos)
+      << message;
 }
 
 TEST(GgufConfig, VectorsInBlocksAreRefused) {
@@ -463,8 +473,7 @@ TEST(GgufConfig, NumbersOfGemmaAreFloats) {
     write_values(dir / "m.gguf", values);
     return test::error_of([&] { gguf_model_config(open_file(dir / "m.gguf")); });
   };
-  for (const char* key : {"attention.scale", "attn_logit_softcapping", "final_logit_softcapping",
-                          "rope.freq_base_swa"}) {
+  for (const char* key : {"attention.scale", "final_logit_softcapping", "rope.freq_base_swa"}) {
     const auto says = [&](double number, const std::string& expected) {
       const std::string message = refusal(key, number);
       EXPECT_NE(message.find(key + (": expected a number above 0, of " + expected)),
@@ -474,6 +483,17 @@ TEST(GgufConfig, NumbersOfGemmaAreFloats) {
     says(1e-300, "1.2e-38 or more, got 1e-300");
     says(1e300, "3.4e+38 or less, got 1e+300");
     says(3.5e38, "3.4e+38 or less, got 3.5e+38");
+  }
+}
+
+/// Whatever a file says: no program caps the scores of Gemma 3.
+TEST(GgufConfig, ScoresOfGemmaTwoAreCapped) {
+  const TempDir dir;
+  for (const auto& [name, expected] : {std::pair{"gemma2", 7.0f}, {"gemma3", 0.0f}}) {
+    Values values = good_values_of(name);
+    values.insert_or_assign(name + std::string(".attn_logit_softcapping"), 7.0);
+    write_values(dir / "m.gguf", values);
+    EXPECT_EQ(gguf_model_config(open_file(dir / "m.gguf")).score_cap, expected) << name;
   }
 }
 

@@ -379,6 +379,15 @@ TEST(ModelConfig, GemmaTwoHasCapsUnlessTheyAreNull) {
   EXPECT_FALSE(config.tied_embeddings);
 }
 
+/// transformers reads the key for Gemma 3 as well, and never uses it.
+TEST(ModelConfig, ScoresOfGemmaTwoAreCapped) {
+  Json json = good_gemma3();
+  json["attn_logit_softcapping"] = 7;
+  EXPECT_EQ(parse_model_config(json, "c").score_cap, 0);
+  json["architectures"] = {"Gemma2ForCausalLM"};
+  EXPECT_EQ(parse_model_config(json, "c").score_cap, 7);
+}
+
 /// Layers that slide want a window: null is none.
 TEST(ModelConfig, NullIsNoWindowOfGemmaButOneOfPhi) {
   for (const char* architecture : {"Gemma2ForCausalLM", "Gemma3ForCausalLM"}) {

@@ -515,10 +515,10 @@ TEST_F(TwoFactors, TextsAreFedAgainOnce) {
     return tokens;
   };
   EXPECT_EQ(prompt_tokens(30, 11), 30u) << "the last token is not fed";
-  EXPECT_EQ(prompt_tokens(30, 12), 30u + kBorder);
-  EXPECT_EQ(prompt_tokens(30, 60), 30u + kBorder);
+  EXPECT_EQ(prompt_tokens(30, 12), 30u + kBorder + 1);
+  EXPECT_EQ(prompt_tokens(30, 60), 30u + kBorder + 1);
   EXPECT_EQ(prompt_tokens(kBorder, 1), kBorder);
-  EXPECT_EQ(prompt_tokens(kBorder, 2), 2 * kBorder);
+  EXPECT_EQ(prompt_tokens(kBorder, 2), 2 * kBorder + 1);
   EXPECT_EQ(prompt_tokens(kBorder + 1, 60), kBorder + 1);
 }
 
@@ -544,7 +544,7 @@ TEST_F(TwoFactors, SequencesCrossBesideEachOther) {
   }
 }
 
-/// Answers grow by one token a pass, in passes that feed again by none.
+/// Answers grow by one token a pass, in those that feed again when all of a text is fed.
 TEST_F(TwoFactors, NoTokenIsToldTwice) {
   const std::vector<Prompt> prompts = {prompt_of(38), prompt_of(36)};
   uint32_t told = 0;

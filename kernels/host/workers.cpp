@@ -1,6 +1,5 @@
 #include "kernels/host/workers.h"
 
-#include <fmt/format.h>
 #include <tbb/global_control.h>
 #include <tbb/parallel_for.h>
 
@@ -11,8 +10,7 @@
 #include <thread>
 
 #include "core/error.h"
-#include "core/limits.h"
-#include "core/units.h"
+#include "core/thread.h"
 
 namespace spillway {
 
@@ -32,10 +30,7 @@ void start_workers(tbb::task_arena& arena, uint32_t threads, std::string_view se
       });
     });
   } catch (const std::runtime_error&) {  // its words are TBB's
-    throw Error(fmt::format(
-        "cannot start {} to compute: the system refuses one{}; raise its "
-        "limit on threads (ulimit -u; in a container --pids-limit) or lower {}",
-        counted(static_cast<uint64_t>(expected), "thread"), thread_limits_text(), setting));
+    throw Error(no_worker_text(setting));
   }
 }
 

@@ -18,6 +18,8 @@ def keep_mapped():
 
     def mapped():
         params = defaults()
+        if not hasattr(params, "use_extra_bufts"):  # ctypes would take any name
+            sys.exit("this version of llama-cpp-python cannot leave blocks as they are")
         params.use_extra_bufts = False
         return params
 

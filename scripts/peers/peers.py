@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import statistics
@@ -68,7 +69,10 @@ def is_gguf(model):
 
 
 def weights_of(model):
-    return [model] if is_gguf(model) else list(model.glob("*.safetensors"))
+    if not is_gguf(model):
+        return list(model.glob("*.safetensors"))
+    part = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.gguf", model.name)
+    return list(model.parent.glob(f"{part[1]}-?????-of-{part[2]}.gguf")) if part else [model]
 
 
 class MemoryGroup:
@@ -167,10 +171,11 @@ def llama_arms(arguments, python, work):
         say("writing the GGUF copy")
         run([python, HERE / "gguf_from_safetensors.py", arguments.model, gguf])
     threads = sorted({1, len(os.sched_getaffinity(0))})
+    files = weights_of(gguf) if is_gguf(arguments.model) else [gguf]
     # A copy of the blocks in another order does not fit where the file does not.
     kinds = ["mapped", "repacked"] if gguf is arguments.model else ["mapped"]
     return [Arm("llama.cpp", what, f"{n} thread{'s' if n > 1 else ''}, {kind}",
-                [python, HERE / "llama_cpp_arm.py", gguf, n, what, count, kind], [gguf])
+                [python, HERE / "llama_cpp_arm.py", gguf, n, what, count, kind], files)
             for what, count in whats(arguments) for n in threads for kind in kinds]
 
 
