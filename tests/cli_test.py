@@ -122,7 +122,7 @@ class Cli(unittest.TestCase):
             "type": "longrope", "short_factor": [1.0] * 12, "long_factor": [2.0] * 12})
         file.write_text(json.dumps(config))
         says = "longer than 16 tokens, all of them are fed to the model again"
-        for new, again in ((11, 0), (12, 16)):  # "Hello" is six tokens, and the last is not fed
+        for new, again in ((11, 0), (12, 17)):  # "Hello" is six tokens, and the last is not fed
             done = call("run", self.config(model), "-n", new, "--report", report)
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertEqual(says in done.stderr, again > 0, done.stderr)
