@@ -28,6 +28,8 @@ constexpr double kMatmulSeconds = 0.1;
 constexpr uint64_t kLeastCalls = 3;
 /// Of so many calls the average counts: what a neighbour on the cores costs now and then as well.
 constexpr uint64_t kManyCalls = 20;
+/// What is slower than that may be a neighbour's burst, which is over before the run is.
+constexpr double kBusyShare = 0.7;
 /// Of the budget, for the weights of that matmul and all: nothing of the plan is there yet.
 constexpr uint64_t kMatmulPart = 2;
 
@@ -137,45 +139,76 @@ const RowRate& nearest(const std::vector<RowRate>& probed, uint32_t rows) {
                            [&](const RowRate& a, const RowRate& b) { return times(a) < times(b); });
 }
 
-/// How many times as fast as probe saw it a matmul is; 1 where there was no room for it.
+/// How many times as fast as probe saw it a matmul is.
 double change_of(const RowRate& probed, const TimedCall& call) {
-  if (call.calls < kLeastCalls) return 1;
   const double probed_seconds =
       probed.start_seconds + call.outputs * probed.output_seconds +
       static_cast<double>(call.weight_bytes) / probed.weight_bytes_per_second;
   return probed_seconds / (call.calls < kManyCalls ? call.median_seconds : call.seconds);
 }
 
-std::vector<TimedCall> look_at_cores(const KnownRates& known, std::vector<uint32_t> rows,
-                                     const RunPlan& plan, const LookParts& parts) {
+/// What probe timed, by its count of rows.
+using ProbedRows = std::map<uint32_t, const RowRate*>;
+
+/// How many times as fast as probe saw them those are; nothing of what could not be timed.
+std::map<uint32_t, double> look_at_cores(const KnownRates& known, const ProbedRows& probed,
+                                         const RunPlan& plan, const LookParts& parts) {
+  std::vector<uint32_t> rows;
+  rows.reserve(probed.size());
+  for (const auto& [count, rate] : probed) rows.push_back(count);
   const uint64_t memory_bytes = plan.ram_budget_bytes / kMatmulPart;
-  try {
-    return parts.time_matmuls(
-        {known.format, std::move(rows), memory_bytes, kMatmulSeconds, kLeastCalls});
-  } catch (const Error& error) {
-    parts.notice(fmt::format("the cores' rate could not be measured: {}", error.what()));
-    return {};
+  const std::vector<TimedCall> calls =
+      parts.time_matmuls({known.format, rows, memory_bytes, kMatmulSeconds, kLeastCalls});
+  std::map<uint32_t, double> changes;
+  for (size_t i = 0; i < calls.size(); ++i) {
+    if (calls[i].calls < kLeastCalls) continue;
+    changes[rows[i]] = change_of(*probed.at(rows[i]), calls[i]);
   }
+  return changes;
+}
+
+double middle_of(double a, double b, double c) {
+  return std::max(std::min(a, b), std::min(std::max(a, b), c));
+}
+
+/// The same, and of what seems far too slow the middle of three looks.
+std::map<uint32_t, double> look_with_doubt(const KnownRates& known, ProbedRows probed,
+                                           const RunPlan& plan, const LookParts& parts) {
+  std::map<uint32_t, double> changes = look_at_cores(known, probed, plan, parts);
+  std::erase_if(probed, [&](const auto& rows) {
+    const auto change = changes.find(rows.first);
+    return change == changes.end() || change->second >= kBusyShare;
+  });
+  if (probed.empty()) return changes;
+  const std::map<uint32_t, double> second = look_at_cores(known, probed, plan, parts);
+  const std::map<uint32_t, double> third = look_at_cores(known, probed, plan, parts);
+  for (auto& [rows, change] : changes) {
+    if (!second.contains(rows) || !third.contains(rows)) continue;
+    change = middle_of(change, second.at(rows), third.at(rows));
+  }
+  return changes;
 }
 
 /// The same of the cores, for a decode pass and a prompt's.
 bool take_cores_of_now(KnownRates& known, const PlannedRun& planned, const LookParts& parts) {
   if (!parts.time_matmuls) return false;
-  std::map<uint32_t, const RowRate*> probed;
+  ProbedRows probed;
   for (const uint32_t rows : {planned.forecast->decode_rows, planned.forecast->prompt_rows}) {
     const RowRate& rate = nearest(known.probed.matmuls, std::max(1u, rows));
     probed[rate.rows] = &rate;
   }
-  std::vector<uint32_t> wanted;
-  wanted.reserve(probed.size());
-  for (const auto& [rows, rate] : probed) wanted.push_back(rows);
-  const auto calls = look_at_cores(known, wanted, planned.plan, parts);
+  std::map<uint32_t, double> seen;
+  try {
+    seen = look_with_doubt(known, probed, planned.plan, parts);
+  } catch (const Error& error) {
+    parts.notice(fmt::format("the cores' rate could not be measured: {}", error.what()));
+    return false;
+  }
   std::vector<ComputeChange> changes;
   std::string line;
-  for (size_t i = 0; i < calls.size(); ++i) {
-    const uint32_t rows = wanted[i];
-    changes.push_back({rows, change_of(*probed[rows], calls[i])});
-    if (calls[i].calls < kLeastCalls) continue;
+  for (const auto& [rows, rate] : probed) {
+    changes.push_back({rows, seen.contains(rows) ? seen.at(rows) : 1});
+    if (!seen.contains(rows)) continue;
     line += fmt::format("{} {:.2f} times as fast ({} row{})", line.empty() ? "" : ",",
                         changes.back().factor, rows, rows == 1 ? "" : "s");
   }

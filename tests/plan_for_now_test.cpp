@@ -263,6 +263,27 @@ TEST_F(Looking, FewCallsAreWeighedWithCare) {
   EXPECT_TRUE(notices_.lines.empty());
 }
 
+/// A neighbour's burst is over before the run is: of what seems far too slow three looks are taken.
+TEST_F(Looking, ABurstOnTheCoresIsNoNews) {
+  config_.ram_bytes = kGiB;
+  ask_a_long_prompt();
+  const double usual = plan().forecast->prompt.compute_seconds;
+  for (const size_t burst : {0, 1, 2}) {
+    looked_at_.clear();
+    matmuls_ = [=, this](const MatmulsToTime& matmuls) {
+      const bool slow = looked_at_.empty() || looked_at_.size() == burst;
+      return cores(1, slow ? 0.2 : 1)(matmuls);
+    };
+    // Slow at first and once more is slow; at first alone is not.
+    const double seconds = plan().forecast->prompt.compute_seconds;
+    EXPECT_EQ(seconds > 2 * usual, burst > 0) << burst;
+    ASSERT_EQ(looked_at_.size(), 3u);
+    EXPECT_EQ(looked_at_[0].rows, (std::vector<uint32_t>{1, 512}));
+    EXPECT_EQ(looked_at_[1].rows, (std::vector<uint32_t>{512})) << "what was fast is known";
+    EXPECT_EQ(notices_.lines.size(), burst);
+  }
+}
+
 /// A look leaves nothing behind that a run would feel.
 TEST_F(Looking, ARunAfterItGivesTheSameTokens) {
   const auto tokens = [&] {
