@@ -87,7 +87,7 @@ class Prober {
     if (name.rfind("cuda", 0) == 0) profile.hardware.gpu = ops->description();
     const DriveReads reads{&file_->file(), usual_reads(engine_reads(profile)), &reader_->make};
     profile.devices.push_back(
-        measure_device(*device, *ops, 0.4 * options_.seconds, &reads, clock_, stop_,
+        measure_device(*device, *ops, 0.4 * options_.seconds, cache_bytes(), &reads, clock_, stop_,
                        [&](std::string_view what) { say(fmt::format("{}, {}", name, what)); }));
   }
 

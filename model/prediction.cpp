@@ -26,6 +26,8 @@ constexpr size_t kMostSimulatedUnits = 300'000;
 /// within 5 % wherever what streams is spread over the layers, as the planner does.
 constexpr int kCompanyRounds = 3;
 constexpr double kKnownShare = 0.01;
+/// More rows compute longer than their weights take to come.
+constexpr uint32_t kFewRows = 8;
 /// What another plan must gain: probing the same drive twice differs by as much.
 constexpr double kClearlyFaster = 0.95;
 
@@ -105,11 +107,12 @@ double weightless_seconds(bool is_head, bool unified, const PassShape& shape,
 
 /// What a unit's weights take, each in its format. A vector is a few bytes.
 double weights_seconds(const std::vector<Weight>& weights, const LayerSpec& layer, const Unit& unit,
-                       uint32_t rows, const MachineRates& rates) {
+                       uint32_t rows, uint64_t memory_bytes, const MachineRates& rates) {
+  const double more = rates.more_seconds_per_byte(rows, memory_bytes);
   double sum = 0;
   for (const Part& part : unit.parts) {
     const double bytes = static_cast<double>(part.rows * layer.tensors[part.tensor].row_bytes);
-    sum += bytes * rates.seconds_per_byte(weights[part.tensor].format, rows);
+    sum += bytes * (rates.seconds_per_byte(weights[part.tensor].format, rows) + more);
   }
   return sum;
 }
@@ -131,6 +134,7 @@ double operations_seconds(const LayerSpec& layer, const Unit& unit, uint32_t row
 std::vector<double> unit_seconds(const Model& model, const RunPlan& plan, bool unified,
                                  const PassShape& shape, const MachineRates& rates) {
   const auto& layers = plan.stream.layers;
+  const uint64_t memory_bytes = unified ? plan.stream.placement.ram_planned_bytes : 0;
   std::vector<double> result;
   for (const Unit& unit : plan.stream.units) {
     const auto bytes = static_cast<double>(unit.bytes);
@@ -142,9 +146,10 @@ std::vector<double> unit_seconds(const Model& model, const RunPlan& plan, bool u
                     values_seconds(model.config, shape, rates);
     }
     const double share = bytes / static_cast<double>(layers[unit.layer].bytes());
-    result.push_back(
-        weights_seconds(model.weights.weights[unit.layer], layers[unit.layer], unit, rows, rates) +
-        operations_seconds(layers[unit.layer], unit, rows, rates) + share * weightless);
+    result.push_back(weights_seconds(model.weights.weights[unit.layer], layers[unit.layer], unit,
+                                     rows, memory_bytes, rates) +
+                     operations_seconds(layers[unit.layer], unit, rows, rates) +
+                     share * weightless);
   }
   return result;
 }
@@ -276,6 +281,15 @@ double MachineRates::seconds_per_byte(uint32_t rows) const {
 double MachineRates::seconds_per_byte(WeightFormat format, uint32_t rows) const {
   const auto other = others.find(format);
   return seconds_of_byte(other == others.end() ? matmuls : other->second, rows);
+}
+
+double MachineRates::more_seconds_per_byte(uint32_t rows, uint64_t memory_bytes) const {
+  if (wide_memory.empty() || memory_bytes == 0 || rows > kFewRows) return 0;
+  std::map<double, double> by_size;
+  for (const MemoryCost& wide : wide_memory) {
+    by_size[std::log2(static_cast<double>(wide.bytes))] = wide.more_seconds_per_byte;
+  }
+  return between(by_size, std::log2(static_cast<double>(memory_bytes)));
 }
 
 double MachineRates::start_seconds(uint32_t rows) const {

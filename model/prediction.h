@@ -32,6 +32,12 @@ struct RowRate {
   double read_share = 0;
 };
 
+/// What a weight's byte costs more in a matmul of few rows where a run's memory is so large.
+struct MemoryCost {
+  uint64_t bytes = 0;
+  double more_seconds_per_byte = 0;
+};
+
 /// What the machine gives; for the model's device and formats.
 struct MachineRates {
   std::vector<ReadRate> reads;   ///< never empty
@@ -45,6 +51,7 @@ struct MachineRates {
   double score_seconds = 0;
   double value_seconds = 0;
   double gated_seconds = 0;
+  std::vector<MemoryCost> wide_memory = {};  ///< ascending; empty = the same everywhere
   /// Matmuls of other formats, as far as they were measured.
   std::map<WeightFormat, std::vector<RowRate>> others = {};
   double best_read() const;  ///< the drive's limit: the best of all shapes
@@ -58,6 +65,10 @@ struct MachineRates {
   double seconds_per_byte(uint32_t rows) const;
   /// Of one format; as most of the model's bytes where it was not measured.
   double seconds_per_byte(WeightFormat format, uint32_t rows) const;
+  /// Beside that, in a run whose memory is `memory_bytes`; in between in proportion on a
+  /// logarithmic scale, beyond the measured ones as the nearest. Nothing for many rows: they hide
+  /// it.
+  double more_seconds_per_byte(uint32_t rows, uint64_t memory_bytes) const;
   /// Seconds of starting a matmul of `rows`; the same way, but no more than the largest measured.
   double start_seconds(uint32_t rows) const;
   /// Seconds of one row of weights in a matmul of `rows`, beside those of its bytes.

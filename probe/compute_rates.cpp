@@ -30,7 +30,11 @@ constexpr AttentionShape kNarrowHeads{8, 2, 64, DType::kBF16};
 /// At least a quarter of a wide head's score is its elements: what looks otherwise is noise.
 constexpr double kLeastAttentionShare = 8;
 constexpr uint64_t kWeightBytes = 512 * kMiB;  // more than caches hold
-constexpr uint64_t kLeastCaches = 4;           // what is read around and around is in none of them
+/// Of the free memory, that may be taken to be more than caches hold.
+constexpr uint64_t kWidePart = 2;
+/// Of a figure's time, beside which all of the memory is read once.
+constexpr double kWideShare = 0.3;
+constexpr uint64_t kLeastCaches = 4;  // what is read around and around is in none of them
 /// Beside reads nothing but the large calls is measured.
 constexpr double kBesideShare = 0.6;
 /// Of the time of a format of plain numbers.
@@ -101,7 +105,7 @@ class DeviceProbe {
         stop_(stop),
         stream_(device.make_stream(StreamKind::kCompute)) {}
 
-  DeviceRates run(const std::function<void(std::string_view)>& progress) {
+  DeviceRates run(uint64_t cache_bytes, const std::function<void(std::string_view)>& progress) {
     DeviceRates rates;
     rates.device = device_.name();
     if (!device_.unified()) {
@@ -138,6 +142,12 @@ class DeviceProbe {
     rates.gated_seconds = middle_of(gated);
     for (const MatmulCalls& of_format : calls) rates.matmuls.push_back(rates_of(of_format));
     for (MatmulRate& rate : rates.matmuls) fill_beside_reads(rate);
+    const uint64_t wide_bytes = kLeastCaches * cache_bytes;
+    if (device_.unified() && wide_bytes > kWeightBytes &&
+        wide_bytes <= device_.memory_info().free_bytes / kWidePart) {
+      progress("memory beyond caches");
+      rates.wide_memory = measure_wide_memory(wide_bytes);
+    }
     return rates;
   }
 
@@ -351,9 +361,9 @@ class DeviceProbe {
     uint32_t outputs = 0;
   };
   TileMatmul matmul_of(WeightFormat format, const Memory& output, uint32_t rows, uint32_t outputs,
-                       uint32_t cols) {
+                       uint32_t cols, uint64_t most_bytes = UINT64_MAX) {
     const uint64_t bytes = outputs * row_bytes(format, cols);
-    const uint64_t tiles = weights_.bytes() / bytes;
+    const uint64_t tiles = std::min(most_bytes, weights_.bytes()) / bytes;
     const uint64_t target_bytes = uint64_t{rows} * outputs * sizeof(float);
     const uint64_t targets = output.bytes() / target_bytes;
     std::byte* target = output.data();
@@ -374,8 +384,8 @@ class DeviceProbe {
     return call;
   }
 
-  /// One round. Of blocks the large calls alone are timed, and shortly, since there are many of
-  /// them: what starts and outputs cost is part of their rates.
+  /// One round. Of blocks the large calls alone are timed for more than a row, and shortly, since
+  /// there are many of them: what starts and outputs cost is part of their rates.
   void measure_matmul(MatmulCalls& calls) {
     const WeightFormat format = calls.format;
     const bool whole = !has_blocks(format);
@@ -384,13 +394,14 @@ class DeviceProbe {
     const Memory output = device_.allocate(outputs_bytes(format, prompt_rows()));
     const uint32_t outputs = outputs_of(format);
     const auto call_of = [&](uint32_t rows, uint32_t wanted, uint32_t cols, double share) {
-      return time_call(format, output, rows, wanted, cols, part * share, whole ? kSureCalls : 1);
+      const uint64_t least_calls = whole || rows == 1 ? kSureCalls : 1;
+      return time_call(format, output, rows, wanted, cols, part * share, least_calls);
     };
     for (const uint32_t rows : {1u, 4u, 16u, 64u, prompt_rows()}) {
       stop_.check();
       RowCalls& of_rows = calls.by_rows[rows];
       of_rows.large.push_back(call_of(rows, outputs, kCols, 1));
-      if (!whole) continue;
+      if (!whole && rows > 1) continue;
       of_rows.small.push_back(call_of(rows, outputs, kSmallCols, kSmallShare));
       of_rows.tall.push_back(call_of(rows, kTallTimes * outputs, kCols / kTallTimes, kSmallShare));
     }
@@ -448,6 +459,40 @@ class DeviceProbe {
     constexpr double kStepSeconds = 0.05;
     for (double left = wanted_seconds; left > 0 && !stop_.requested(); left -= kStepSeconds) {
       std::this_thread::sleep_for(std::chrono::duration<double>(std::min(left, kStepSeconds)));
+    }
+  }
+
+  /// Large calls of one row over what all others are measured on, and over as much as that, in
+  /// turns.
+  std::vector<WideMemory> measure_wide_memory(uint64_t wide_bytes) {
+    std::vector<WideMemory> wide = {{kWeightBytes, 0}, {wide_bytes, 0}};
+    weights_ = Memory();
+    weights_ = device_.allocate(wide_bytes);
+    touch_weights();
+    const Memory workspace = bind_workspace(WeightFormat::kBF16, 1);
+    const Memory output = device_.allocate(outputs_bytes(WeightFormat::kBF16, 1));
+    std::vector<std::vector<double>> seconds_per_byte(wide.size());
+    for (uint32_t round = 0; round < rounds(); ++round) {
+      for (size_t i = 0; i < wide.size(); ++i) {
+        const TileMatmul matmul = matmul_of(WeightFormat::kBF16, output, 1,
+                                            outputs_of(WeightFormat::kBF16), kCols, wide[i].bytes);
+        const double call_seconds =
+            repeat(matmul.multiply, kWideShare * seconds_, wide[i].bytes / matmul.weight_bytes);
+        stop_.check();
+        seconds_per_byte[i].push_back(call_seconds / static_cast<double>(matmul.weight_bytes));
+      }
+    }
+    const double usual = middle_of(seconds_per_byte[0]);
+    wide[1].more_seconds_per_byte = std::max(0.0, middle_of(seconds_per_byte[1]) - usual);
+    return wide;
+  }
+
+  /// Zeros multiply as fast as other numbers; pages that nobody wrote to are all the same one.
+  void touch_weights() {
+    constexpr uint64_t kPageBytes = 4096;
+    for (uint64_t at = 0; at < weights_.bytes(); at += kPageBytes) {
+      if (at % kGiB == 0) stop_.check();
+      weights_.data()[at] = std::byte{0};
     }
   }
 
@@ -563,10 +608,10 @@ std::vector<TimedCall> time_matmuls(Device& device, Ops& ops, const MatmulsToTim
   return calls;
 }
 
-DeviceRates measure_device(Device& device, Ops& ops, double seconds, const DriveReads* reads,
-                           const Clock& clock, const StopFlag& stop,
+DeviceRates measure_device(Device& device, Ops& ops, double seconds, uint64_t cache_bytes,
+                           const DriveReads* reads, const Clock& clock, const StopFlag& stop,
                            const std::function<void(std::string_view)>& progress) {
-  return DeviceProbe(device, ops, seconds, reads, clock, stop).run(progress);
+  return DeviceProbe(device, ops, seconds, reads, clock, stop).run(cache_bytes, progress);
 }
 
 }  // namespace spillway

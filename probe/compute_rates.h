@@ -31,6 +31,13 @@ struct MatmulRate {
   std::vector<Rows> rows;  ///< ascending, never empty
 };
 
+/// What a weight's byte costs a matmul of one row more where it runs over so much memory: of 512
+/// MiB a server's last cache may hold a part.
+struct WideMemory {
+  uint64_t bytes = 0;
+  double more_seconds_per_byte = 0;
+};
+
 /// Rates of one device; the copies are 0 on unified memory.
 struct DeviceRates {
   std::string device;
@@ -46,6 +53,7 @@ struct DeviceRates {
   double score_seconds = 0;
   double value_seconds = 0;
   double gated_seconds = 0;
+  std::vector<WideMemory> wide_memory;  ///< ascending; empty = not measured
   std::vector<MatmulRate> matmuls;
 };
 
@@ -131,10 +139,11 @@ struct DriveReads {
   const ReaderFactory* readers = nullptr;
 };
 
-/// Takes a few seconds; `seconds` for each figure. `reads`: null, or for unified memory what is
-/// read beside. Throws Stopped, and Error when a read fails.
-DeviceRates measure_device(Device& device, Ops& ops, double seconds, const DriveReads* reads,
-                           const Clock& clock, const StopFlag& stop,
+/// Takes a few seconds; `seconds` for each figure. `cache_bytes`: of the host's last cache, beside
+/// which less memory than four times as much is no measure. `reads`: null, or for unified memory
+/// what is read beside. Throws Stopped, and Error when a read fails.
+DeviceRates measure_device(Device& device, Ops& ops, double seconds, uint64_t cache_bytes,
+                           const DriveReads* reads, const Clock& clock, const StopFlag& stop,
                            const std::function<void(std::string_view)>& progress);
 
 }  // namespace spillway

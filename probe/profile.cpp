@@ -48,6 +48,11 @@ Json reading_json(const DriveReading& reading) {
 }
 
 Json device_json(const DeviceRates& device) {
+  Json wide_memory = Json::array();
+  for (const WideMemory& wide : device.wide_memory) {
+    wide_memory.push_back(
+        {{"bytes", wide.bytes}, {"more_seconds_per_byte", wide.more_seconds_per_byte}});
+  }
   Json matmuls = Json::array();
   for (const MatmulRate& rate : device.matmuls) {
     Json rows = Json::array();
@@ -73,6 +78,7 @@ Json device_json(const DeviceRates& device) {
           {"score_seconds", device.score_seconds},
           {"value_seconds", device.value_seconds},
           {"gated_seconds", device.gated_seconds},
+          {"wide_memory", wide_memory},
           {"matmuls", matmuls}};
 }
 
@@ -181,6 +187,17 @@ std::vector<MatmulRate::Rows> parse_rows(const Reader& json) {
   return rows;
 }
 
+std::vector<WideMemory> parse_wide_memory(const Reader& json) {
+  std::vector<WideMemory> wide;
+  for (const Reader& item : json.list()) {
+    wide.push_back(
+        {item.at("bytes").count(1, uint64_t{1} << 50), item.at("more_seconds_per_byte").moment()});
+    const bool ascending = wide.size() == 1 || wide.back().bytes > wide[wide.size() - 2].bytes;
+    if (!ascending) item.fail("expected ascending bytes");
+  }
+  return wide;
+}
+
 ReadSample parse_read(const Reader& json) {
   ReadSample sample;
   sample.shape.chunk_bytes = json.at("chunk_bytes").count(512, kMostChunkBytes);
@@ -201,6 +218,7 @@ DeviceRates parse_device(const Reader& json) {
   device.score_seconds = json.moment_or_none("score_seconds");
   device.value_seconds = json.moment_or_none("value_seconds");
   device.gated_seconds = json.moment_or_none("gated_seconds");
+  if (json.has("wide_memory")) device.wide_memory = parse_wide_memory(json.at("wide_memory"));
   for (const Reader& item : json.at("matmuls").list()) {
     const auto format = parse_format(item.at("dtype").text());
     if (!format) throw Error("matmuls: an unknown dtype " + item.at("dtype").text());

@@ -160,6 +160,35 @@ TEST_F(Choosing, CountsTheStartOfEveryOperation) {
   EXPECT_NEAR(computing(0, 0, 1, 1e-6) - nothing, 1e-6 * static_cast<double>(outputs), 1e-9);
 }
 
+/// Beyond what caches hold a byte costs few rows more, in proportion to how far beyond.
+TEST_F(Choosing, CountsMemoryBeyondTheCaches) {
+  config_.ram_bytes = kGiB;
+  const ChosenPlan chosen = choose(rates(1e9));
+  const uint64_t memory_bytes = chosen.plan.stream.placement.ram_planned_bytes;
+  uint64_t weight_bytes = 0;
+  for (const Unit& unit : chosen.plan.stream.units) {
+    for (const Part& part : unit.parts) {
+      weight_bytes +=
+          part.rows * chosen.plan.stream.layers[unit.layer].tensors[part.tensor].row_bytes;
+    }
+  }
+  const auto computing = [&](std::vector<MemoryCost> wide, uint32_t rows = 1) {
+    MachineRates costly = rates(1e9);
+    costly.wide_memory = std::move(wide);
+    const PassShape shape{rows, rows, 10, true};
+    return predict_pass(*model_, chosen.plan, true, shape, costly).compute_seconds;
+  };
+  const double usual = computing({});
+  const double more = 1e-10 * static_cast<double>(weight_bytes);
+  EXPECT_NEAR(computing({{memory_bytes, 1e-10}}) - usual, more, 1e-9);
+  EXPECT_NEAR(computing({{memory_bytes / 4, 0}, {memory_bytes / 2, 1e-10}}) - usual, more, 1e-9);
+  EXPECT_NEAR(computing({{memory_bytes / 2, 0}, {2 * memory_bytes, 1e-10}}) - usual, more / 2,
+              1e-9);
+  EXPECT_EQ(computing({{memory_bytes, 0}, {2 * memory_bytes, 1e-10}}), usual);
+  EXPECT_NEAR(computing({{memory_bytes, 1e-10}}, 8) - computing({}, 8), more, 1e-9);
+  EXPECT_EQ(computing({{memory_bytes, 1e-10}}, 9), computing({}, 9)) << "hidden behind arithmetic";
+}
+
 /// A prompt's rows attend to what they see, and what goes over values once takes every row.
 TEST_F(Choosing, CountsAttentionAndValuesOfPrompts) {
   config_.ram_bytes = kGiB;

@@ -37,6 +37,7 @@ HardwareProfile some_profile() {
   host.score_seconds = 4e-10;
   host.value_seconds = 3e-10;
   host.gated_seconds = 5e-10;
+  host.wide_memory = {{512 * kMiB, 0}, {2 * kGiB, 4e-12}};
   host.matmuls = {{WeightFormat::kBF16, {{1, 2e10, 5e-6, 2e-9, 1e10, 0.9}, {512, 6e8, 0}}}};
   profile.devices = {host};
   return profile;
@@ -71,6 +72,9 @@ TEST(Profile, SurvivesWritingAndReading) {
   EXPECT_EQ(back->devices[0].score_seconds, 4e-10);
   EXPECT_EQ(back->devices[0].value_seconds, 3e-10);
   EXPECT_EQ(back->devices[0].gated_seconds, 5e-10);
+  ASSERT_EQ(back->devices[0].wide_memory.size(), 2u);
+  EXPECT_EQ(back->devices[0].wide_memory[1].bytes, 2 * kGiB);
+  EXPECT_EQ(back->devices[0].wide_memory[1].more_seconds_per_byte, 4e-12);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].start_seconds, 5e-6);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].output_seconds, 2e-9);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].beside_reads, 1e10);
@@ -88,6 +92,7 @@ TEST(Profile, OlderOnesAreRead) {
   json["devices"][0].erase("score_seconds");
   json["devices"][0].erase("value_seconds");
   json["devices"][0].erase("gated_seconds");
+  json["devices"][0].erase("wide_memory");
   json["devices"][0]["matmuls"][0]["by_rows"][0].erase("start_seconds");
   json["devices"][0]["matmuls"][0]["by_rows"][0].erase("output_seconds");
   json["devices"][0]["matmuls"][0]["by_rows"][0].erase("beside_reads");
@@ -98,6 +103,7 @@ TEST(Profile, OlderOnesAreRead) {
   EXPECT_EQ(profile.devices[0].score_seconds, 0);
   EXPECT_EQ(profile.devices[0].value_seconds, 0);
   EXPECT_EQ(profile.devices[0].gated_seconds, 0);
+  EXPECT_TRUE(profile.devices[0].wide_memory.empty());
   EXPECT_EQ(profile.devices[0].matmuls[0].rows[0].start_seconds, 0);
   EXPECT_EQ(profile.devices[0].matmuls[0].rows[0].output_seconds, 0);
   EXPECT_TRUE(profile.history.empty());
@@ -666,8 +672,15 @@ TEST(Rates, ArePositiveAndOrdered) {
     const auto device = open_device(name, {});
     const auto ops = make_ops(*device, {});
     const DriveReads beside{&file, {kMiB, 4, true}, &readers};
-    const DeviceRates rates =
-        measure_device(*device, *ops, 0.01, &beside, clock, stop, [](std::string_view) {});
+    const uint64_t cache_bytes = 144 * kMiB;  // a little more than the usual memory
+    const DeviceRates rates = measure_device(*device, *ops, 0.01, cache_bytes, &beside, clock, stop,
+                                             [](std::string_view) {});
+    ASSERT_EQ(rates.wide_memory.size(), device->unified() ? 2u : 0u);
+    if (device->unified()) {
+      EXPECT_EQ(rates.wide_memory[0].more_seconds_per_byte, 0);
+      EXPECT_EQ(rates.wide_memory[1].bytes, 4 * cache_bytes);
+      EXPECT_GE(rates.wide_memory[1].more_seconds_per_byte, 0);
+    }
     EXPECT_EQ(rates.pinned_to_device > 0, !device->unified());
     EXPECT_GT(rates.operation_seconds, 0);
     EXPECT_GT(rates.attention_seconds, 0);
