@@ -56,13 +56,26 @@ struct F32 {
   }
 };
 
+/// kLanes unsigned numbers of 16 bits. GCC 12 widens vectors in halves, which takes four shuffles
+/// instead of one.
+inline Words words_of(const std::byte* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Words>(
+      _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Words>(
+      _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  Halves raw;
+  std::memcpy(&raw, p, sizeof(raw));
+  return __builtin_convertvector(raw, Words);
+#endif
+}
+
 struct Bf16 {
   static constexpr size_t kBytes = 2;
   static Floats load_lanes(const std::byte* p) {
-    Halves raw;
-    std::memcpy(&raw, p, sizeof(raw));
-    const Words wide = __builtin_convertvector(raw, Words) << 16;
-    return reinterpret_cast<Floats>(wide);
+    return reinterpret_cast<Floats>(words_of(p) << 16);
   }
 };
 
@@ -78,9 +91,7 @@ struct F16 {
         _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #else
     // Moves exponent and mantissa into place and rescales by 2^112: exact, subnormals included.
-    Halves raw;
-    std::memcpy(&raw, p, sizeof(raw));
-    const Words wide = __builtin_convertvector(raw, Words);
+    const Words wide = words_of(p);
     const Words sign = (wide & 0x8000u) << 16;
     const Words rest = (wide & 0x7fffu) << 13;
     const Floats scaled = reinterpret_cast<Floats>(rest) * 0x1p112f;
