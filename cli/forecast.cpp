@@ -105,8 +105,8 @@ MachineRates rates_of(const HardwareProfile& profile, const DeviceRates& device,
   rates.score_seconds = device.score_seconds;
   rates.value_seconds = device.value_seconds;
   rates.gated_seconds = device.gated_seconds;
-  for (const WideMemory& wide : device.wide_memory) {
-    rates.wide_memory.push_back({wide.bytes, wide.more_seconds_per_byte});
+  if (const auto& wide = device.wide_memory) {
+    rates.wide_memory = {wide->usual_bytes, wide->bytes, wide->more_seconds_per_byte};
   }
   return rates;
 }
@@ -225,9 +225,7 @@ void KnownRates::take_compute_changes(const std::vector<ComputeChange>& changes)
   rates.value_seconds = probed.value_seconds / prompts;
   rates.gated_seconds = probed.gated_seconds / prompts;
   rates.wide_memory = probed.wide_memory;
-  for (MemoryCost& wide : rates.wide_memory) {
-    wide.more_seconds_per_byte /= change_of(changes, 1);
-  }
+  if (rates.wide_memory) rates.wide_memory->more_seconds_per_byte /= change_of(changes, 1);
 }
 
 PlannedRun plan_with(const std::optional<KnownRates>& known, const Config& config,

@@ -27,7 +27,8 @@ struct LookParts {
 /// for a third of a second at most, and the same bytes once more where that seems far too slow (a
 /// drive that does not answer at all holds it as long as it takes to give up reads,
 /// io/read_pump.h). Matmuls of a decode pass and of a prompt's are timed, a tenth of a second each,
-/// as far as half of the budget has room for them, and twice more where they seem far too slow.
+/// three calls at least, as far as half of the budget has room for them; once or twice more where
+/// they seem far too slow.
 /// What differs is said; the drive's change is kept in the profile for `plan` and the next run,
 /// that of the cores is gone too soon. What cannot be measured is as it was. A stop that is asked
 /// for while the change is kept throws Stopped; while drive and cores are looked at, a signal ends

@@ -118,25 +118,39 @@ double weights_seconds(const std::vector<Weight>& weights, const LayerSpec& laye
 }
 
 /// A matmul for every tile of a matrix, of whose rows each is an output; norms and biases are
-/// vectors.
-double operations_seconds(const LayerSpec& layer, const Unit& unit, uint32_t rows,
+/// vectors. `joined`: with the unit before, whose matmul goes on here.
+double operations_seconds(const LayerSpec& layer, const Unit& unit, bool joined, uint32_t rows,
                           const MachineRates& rates) {
   double sum = 0;
   for (const Part& part : unit.parts) {
     const bool matrix = layer.tensors[part.tensor].rows > 1;
+    const double start_seconds = joined && part.first_row > 0 ? 0 : rates.start_seconds(rows);
     const auto outputs = static_cast<double>(part.rows);
-    sum += matrix ? rates.start_seconds(rows) + outputs * rates.output_seconds(rows)
-                  : rates.operation_seconds;
+    sum += matrix ? start_seconds + outputs * rates.output_seconds(rows) : rates.operation_seconds;
   }
   return sum;
+}
+
+/// Where a host's pass finds its weights: homes and slots.
+uint64_t weight_memory_bytes(const StreamPlan& plan) {
+  const Placement& placement = plan.placement;
+  uint64_t bytes = placement.slots * placement.slot_bytes;
+  for (size_t u = 0; u < plan.units.size(); ++u) {
+    if (placement.unit_tiers[u] == Tier::kRam) bytes += plan.units[u].home_bytes;
+  }
+  return bytes;
 }
 
 std::vector<double> unit_seconds(const Model& model, const RunPlan& plan, bool unified,
                                  const PassShape& shape, const MachineRates& rates) {
   const auto& layers = plan.stream.layers;
-  const uint64_t memory_bytes = unified ? plan.stream.placement.ram_planned_bytes : 0;
+  const uint64_t memory_bytes = unified ? weight_memory_bytes(plan.stream) : 0;
+  const std::vector<Tier>& tiers = plan.stream.placement.unit_tiers;
+  const auto in_place = [&](size_t u) { return unified && tiers[u] != Tier::kNvme; };
   std::vector<double> result;
-  for (const Unit& unit : plan.stream.units) {
+  for (size_t u = 0; u < plan.stream.units.size(); ++u) {
+    const Unit& unit = plan.stream.units[u];
+    const bool joined = u > 0 && in_place(u - 1) && in_place(u);
     const auto bytes = static_cast<double>(unit.bytes);
     const bool is_head = unit.layer + 1 == layers.size();
     const uint32_t rows = is_head ? shape.logit_rows : shape.rows;
@@ -148,7 +162,7 @@ std::vector<double> unit_seconds(const Model& model, const RunPlan& plan, bool u
     const double share = bytes / static_cast<double>(layers[unit.layer].bytes());
     result.push_back(weights_seconds(model.weights.weights[unit.layer], layers[unit.layer], unit,
                                      rows, memory_bytes, rates) +
-                     operations_seconds(layers[unit.layer], unit, rows, rates) +
+                     operations_seconds(layers[unit.layer], unit, joined, rows, rates) +
                      share * weightless);
   }
   return result;
@@ -284,12 +298,12 @@ double MachineRates::seconds_per_byte(WeightFormat format, uint32_t rows) const 
 }
 
 double MachineRates::more_seconds_per_byte(uint32_t rows, uint64_t memory_bytes) const {
-  if (wide_memory.empty() || memory_bytes == 0 || rows > kFewRows) return 0;
-  std::map<double, double> by_size;
-  for (const MemoryCost& wide : wide_memory) {
-    by_size[std::log2(static_cast<double>(wide.bytes))] = wide.more_seconds_per_byte;
-  }
-  return between(by_size, std::log2(static_cast<double>(memory_bytes)));
+  if (!wide_memory || rows > kFewRows || memory_bytes <= wide_memory->usual_bytes) return 0;
+  const auto times = [&](uint64_t bytes) {
+    return std::log2(static_cast<double>(bytes) / static_cast<double>(wide_memory->usual_bytes));
+  };
+  const double share = std::min(1.0, times(memory_bytes) / times(wide_memory->bytes));
+  return share * wide_memory->more_seconds_per_byte;
 }
 
 double MachineRates::start_seconds(uint32_t rows) const {

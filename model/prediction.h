@@ -32,8 +32,10 @@ struct RowRate {
   double read_share = 0;
 };
 
-/// What a weight's byte costs more in a matmul of few rows where a run's memory is so large.
+/// What a weight's byte costs more in a matmul of few rows where weights lie in `bytes` of memory
+/// or more; nothing in `usual_bytes` or less, of which caches may hold a part.
 struct MemoryCost {
+  uint64_t usual_bytes = 0;
   uint64_t bytes = 0;
   double more_seconds_per_byte = 0;
 };
@@ -51,7 +53,7 @@ struct MachineRates {
   double score_seconds = 0;
   double value_seconds = 0;
   double gated_seconds = 0;
-  std::vector<MemoryCost> wide_memory = {};  ///< ascending; empty = the same everywhere
+  std::optional<MemoryCost> wide_memory = {};  ///< empty = the same everywhere
   /// Matmuls of other formats, as far as they were measured.
   std::map<WeightFormat, std::vector<RowRate>> others = {};
   double best_read() const;  ///< the drive's limit: the best of all shapes
@@ -65,9 +67,8 @@ struct MachineRates {
   double seconds_per_byte(uint32_t rows) const;
   /// Of one format; as most of the model's bytes where it was not measured.
   double seconds_per_byte(WeightFormat format, uint32_t rows) const;
-  /// Beside that, in a run whose memory is `memory_bytes`; in between in proportion on a
-  /// logarithmic scale, beyond the measured ones as the nearest. Nothing for many rows: they hide
-  /// it.
+  /// Beside that, where a pass's weights lie in `memory_bytes`; in proportion on a logarithmic
+  /// scale. Nothing for many rows, which hide it; blocks were seen to cost as much more as others.
   double more_seconds_per_byte(uint32_t rows, uint64_t memory_bytes) const;
   /// Seconds of starting a matmul of `rows`; the same way, but no more than the largest measured.
   double start_seconds(uint32_t rows) const;

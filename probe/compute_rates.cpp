@@ -8,6 +8,8 @@
 #include <thread>
 
 #include "core/buffer.h"
+#include "core/error.h"
+#include "core/system_memory.h"
 #include "core/units.h"
 
 namespace spillway {
@@ -142,11 +144,9 @@ class DeviceProbe {
     rates.gated_seconds = middle_of(gated);
     for (const MatmulCalls& of_format : calls) rates.matmuls.push_back(rates_of(of_format));
     for (MatmulRate& rate : rates.matmuls) fill_beside_reads(rate);
-    const uint64_t wide_bytes = kLeastCaches * cache_bytes;
-    if (device_.unified() && wide_bytes > kWeightBytes &&
-        wide_bytes <= device_.memory_info().free_bytes / kWidePart) {
+    if (device_.unified()) {
       progress("memory beyond caches");
-      rates.wide_memory = measure_wide_memory(wide_bytes);
+      rates.wide_memory = measure_wide_memory(cache_bytes);
     }
     return rates;
   }
@@ -462,37 +462,50 @@ class DeviceProbe {
     }
   }
 
-  /// Large calls of one row over what all others are measured on, and over as much as that, in
-  /// turns.
-  std::vector<WideMemory> measure_wide_memory(uint64_t wide_bytes) {
-    std::vector<WideMemory> wide = {{kWeightBytes, 0}, {wide_bytes, 0}};
-    weights_ = Memory();
-    weights_ = device_.allocate(wide_bytes);
-    touch_weights();
+  /// Large calls of one row over what all others are measured on, and over more, in turns. Nothing
+  /// where there is no room for that.
+  std::optional<WideMemory> measure_wide_memory(uint64_t cache_bytes) {
+    auto wide = wide_memory_of(cache_bytes, automatic_ram_budget(read_system_memory()));
+    if (!wide) return wide;
+    try {
+      weights_ = Memory();
+      weights_ = device_.allocate(wide->bytes);
+    } catch (const Error&) {  // addresses are limited
+      return std::nullopt;
+    }
+    write_weights();
     const Memory workspace = bind_workspace(WeightFormat::kBF16, 1);
     const Memory output = device_.allocate(outputs_bytes(WeightFormat::kBF16, 1));
-    std::vector<std::vector<double>> seconds_per_byte(wide.size());
+    std::vector<double> usual;
+    std::vector<double> beyond;
     for (uint32_t round = 0; round < rounds(); ++round) {
-      for (size_t i = 0; i < wide.size(); ++i) {
-        const TileMatmul matmul = matmul_of(WeightFormat::kBF16, output, 1,
-                                            outputs_of(WeightFormat::kBF16), kCols, wide[i].bytes);
-        const double call_seconds =
-            repeat(matmul.multiply, kWideShare * seconds_, wide[i].bytes / matmul.weight_bytes);
-        stop_.check();
-        seconds_per_byte[i].push_back(call_seconds / static_cast<double>(matmul.weight_bytes));
-      }
+      usual.push_back(seconds_per_byte_over(wide->usual_bytes, output));
+      beyond.push_back(seconds_per_byte_over(wide->bytes, output));
     }
-    const double usual = middle_of(seconds_per_byte[0]);
-    wide[1].more_seconds_per_byte = std::max(0.0, middle_of(seconds_per_byte[1]) - usual);
+    wide->more_seconds_per_byte = std::max(0.0, middle_of(beyond) - middle_of(usual));
     return wide;
   }
 
-  /// Zeros multiply as fast as other numbers; pages that nobody wrote to are all the same one.
-  void touch_weights() {
+  /// Of one row, around and around in the first `bytes` of the weights, all of which were read
+  /// before.
+  double seconds_per_byte_over(uint64_t bytes, const Memory& output) {
+    constexpr WeightFormat kFormat = WeightFormat::kBF16;
+    const TileMatmul matmul = matmul_of(kFormat, output, 1, outputs_of(kFormat), kCols, bytes);
+    const uint64_t calls = bytes / matmul.weight_bytes;
+    repeat(matmul.multiply, 0, calls);
+    const double call_seconds = repeat(matmul.multiply, kWideShare * seconds_, calls);
+    stop_.check();
+    return call_seconds / static_cast<double>(matmul.weight_bytes);
+  }
+
+  /// A number into every page, each another than its neighbours': a host may keep pages once that
+  /// are alike.
+  void write_weights() {
     constexpr uint64_t kPageBytes = 4096;
     for (uint64_t at = 0; at < weights_.bytes(); at += kPageBytes) {
       if (at % kGiB == 0) stop_.check();
-      weights_.data()[at] = std::byte{0};
+      const auto number = static_cast<uint16_t>(0x3c00u + at / kPageBytes % 256);
+      std::memcpy(weights_.data() + at, &number, sizeof(number));
     }
   }
 
@@ -529,6 +542,12 @@ class DeviceProbe {
 };
 
 }  // namespace
+
+std::optional<WideMemory> wide_memory_of(uint64_t cache_bytes, uint64_t free_bytes) {
+  const uint64_t bytes = kLeastCaches * cache_bytes;
+  if (bytes < 2 * kWeightBytes || bytes > free_bytes / kWidePart) return std::nullopt;
+  return WideMemory{kWeightBytes, bytes, 0};
+}
 
 Memory filled_memory(Device& device, Stream& stream, uint64_t bytes, WeightFormat format) {
   Memory memory = device.allocate(bytes);

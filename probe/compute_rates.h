@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -34,9 +35,13 @@ struct MatmulRate {
 /// What a weight's byte costs a matmul of one row more where it runs over so much memory: of 512
 /// MiB a server's last cache may hold a part.
 struct WideMemory {
-  uint64_t bytes = 0;
+  uint64_t usual_bytes = 0;  ///< that all else was measured on
+  uint64_t bytes = 0;        ///< more than that
   double more_seconds_per_byte = 0;
 };
+/// How much is measured on to be more than `cache_bytes` hold; nothing where the usual amount is
+/// hardly less, or where it is more than half of `free_bytes`.
+std::optional<WideMemory> wide_memory_of(uint64_t cache_bytes, uint64_t free_bytes);
 
 /// Rates of one device; the copies are 0 on unified memory.
 struct DeviceRates {
@@ -53,7 +58,7 @@ struct DeviceRates {
   double score_seconds = 0;
   double value_seconds = 0;
   double gated_seconds = 0;
-  std::vector<WideMemory> wide_memory;  ///< ascending; empty = not measured
+  std::optional<WideMemory> wide_memory;  ///< empty = not measured
   std::vector<MatmulRate> matmuls;
 };
 

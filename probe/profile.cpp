@@ -48,11 +48,6 @@ Json reading_json(const DriveReading& reading) {
 }
 
 Json device_json(const DeviceRates& device) {
-  Json wide_memory = Json::array();
-  for (const WideMemory& wide : device.wide_memory) {
-    wide_memory.push_back(
-        {{"bytes", wide.bytes}, {"more_seconds_per_byte", wide.more_seconds_per_byte}});
-  }
   Json matmuls = Json::array();
   for (const MatmulRate& rate : device.matmuls) {
     Json rows = Json::array();
@@ -69,17 +64,22 @@ Json device_json(const DeviceRates& device) {
     }
     matmuls.push_back({{"dtype", format_name(rate.format)}, {"by_rows", rows}});
   }
-  return {{"device", device.device},
-          {"pinned_to_device_bytes_per_second", device.pinned_to_device},
-          {"device_to_pinned_bytes_per_second", device.device_to_pinned},
-          {"pageable_to_device_bytes_per_second", device.pageable_to_device},
-          {"operation_seconds", device.operation_seconds},
-          {"attention_seconds", device.attention_seconds},
-          {"score_seconds", device.score_seconds},
-          {"value_seconds", device.value_seconds},
-          {"gated_seconds", device.gated_seconds},
-          {"wide_memory", wide_memory},
-          {"matmuls", matmuls}};
+  Json json = {{"device", device.device},
+               {"pinned_to_device_bytes_per_second", device.pinned_to_device},
+               {"device_to_pinned_bytes_per_second", device.device_to_pinned},
+               {"pageable_to_device_bytes_per_second", device.pageable_to_device},
+               {"operation_seconds", device.operation_seconds},
+               {"attention_seconds", device.attention_seconds},
+               {"score_seconds", device.score_seconds},
+               {"value_seconds", device.value_seconds},
+               {"gated_seconds", device.gated_seconds},
+               {"matmuls", matmuls}};
+  if (const auto& wide = device.wide_memory) {
+    json["wide_memory"] = {{"usual_bytes", wide->usual_bytes},
+                           {"bytes", wide->bytes},
+                           {"more_seconds_per_byte", wide->more_seconds_per_byte}};
+  }
+  return json;
 }
 
 /// Reads values by path, and says which one is wrong.
@@ -187,13 +187,13 @@ std::vector<MatmulRate::Rows> parse_rows(const Reader& json) {
   return rows;
 }
 
-std::vector<WideMemory> parse_wide_memory(const Reader& json) {
-  std::vector<WideMemory> wide;
-  for (const Reader& item : json.list()) {
-    wide.push_back(
-        {item.at("bytes").count(1, uint64_t{1} << 50), item.at("more_seconds_per_byte").moment()});
-    const bool ascending = wide.size() == 1 || wide.back().bytes > wide[wide.size() - 2].bytes;
-    if (!ascending) item.fail("expected ascending bytes");
+WideMemory parse_wide_memory(const Reader& json) {
+  constexpr uint64_t kMostBytes = uint64_t{1} << 50;
+  const uint64_t usual_bytes = json.at("usual_bytes").count(1, kMostBytes);
+  const WideMemory wide{usual_bytes, json.at("bytes").count(usual_bytes + 1, 2 * kMostBytes),
+                        json.at("more_seconds_per_byte").number()};
+  if (wide.more_seconds_per_byte > 1 / kLeastRate) {
+    json.fail("expected at most a thousandth of a second per byte");
   }
   return wide;
 }

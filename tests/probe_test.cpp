@@ -37,7 +37,7 @@ HardwareProfile some_profile() {
   host.score_seconds = 4e-10;
   host.value_seconds = 3e-10;
   host.gated_seconds = 5e-10;
-  host.wide_memory = {{512 * kMiB, 0}, {2 * kGiB, 4e-12}};
+  host.wide_memory = {512 * kMiB, 2 * kGiB, 4e-12};
   host.matmuls = {{WeightFormat::kBF16, {{1, 2e10, 5e-6, 2e-9, 1e10, 0.9}, {512, 6e8, 0}}}};
   profile.devices = {host};
   return profile;
@@ -72,9 +72,10 @@ TEST(Profile, SurvivesWritingAndReading) {
   EXPECT_EQ(back->devices[0].score_seconds, 4e-10);
   EXPECT_EQ(back->devices[0].value_seconds, 3e-10);
   EXPECT_EQ(back->devices[0].gated_seconds, 5e-10);
-  ASSERT_EQ(back->devices[0].wide_memory.size(), 2u);
-  EXPECT_EQ(back->devices[0].wide_memory[1].bytes, 2 * kGiB);
-  EXPECT_EQ(back->devices[0].wide_memory[1].more_seconds_per_byte, 4e-12);
+  ASSERT_TRUE(back->devices[0].wide_memory.has_value());
+  EXPECT_EQ(back->devices[0].wide_memory->usual_bytes, 512 * kMiB);
+  EXPECT_EQ(back->devices[0].wide_memory->bytes, 2 * kGiB);
+  EXPECT_EQ(back->devices[0].wide_memory->more_seconds_per_byte, 4e-12);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].start_seconds, 5e-6);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].output_seconds, 2e-9);
   EXPECT_EQ(back->devices[0].matmuls[0].rows[0].beside_reads, 1e10);
@@ -103,7 +104,7 @@ TEST(Profile, OlderOnesAreRead) {
   EXPECT_EQ(profile.devices[0].score_seconds, 0);
   EXPECT_EQ(profile.devices[0].value_seconds, 0);
   EXPECT_EQ(profile.devices[0].gated_seconds, 0);
-  EXPECT_TRUE(profile.devices[0].wide_memory.empty());
+  EXPECT_FALSE(profile.devices[0].wide_memory.has_value());
   EXPECT_EQ(profile.devices[0].matmuls[0].rows[0].start_seconds, 0);
   EXPECT_EQ(profile.devices[0].matmuls[0].rows[0].output_seconds, 0);
   EXPECT_TRUE(profile.history.empty());
@@ -266,6 +267,16 @@ TEST(Profile, DamageIsNamed) {
               j["drive"]["history"] = {{{"measured_at", "2026-01-02T03:04:05Z"}}};
             }).find("drive.history[0].chunk_bytes: missing"),
             std::string::npos);
+  for (const auto& [key, value] : {std::pair<const char*, double>{"bytes", 1.0},
+                                   {"usual_bytes", 0.0},
+                                   {"more_seconds_per_byte", 60.0},
+                                   {"more_seconds_per_byte", -1.0}}) {
+    EXPECT_NE(without([&](auto& j) {
+                j["devices"][0]["wide_memory"][key] = value;
+              }).find("devices[0].wide_memory"),
+              std::string::npos)
+        << key;
+  }
   EXPECT_NE(without([](auto& j) {
               j["drive"]["reads"][0]["depth"] = 1e12;
             }).find("depth: expected a whole number from 1"),
@@ -647,6 +658,18 @@ TEST(Filled, IsOrdinaryInEveryFormat) {
   }
 }
 
+/// Memory that caches hold a part of is compared with more, where that is more and is to be had.
+TEST(Rates, KnowWhatIsBeyondCaches) {
+  EXPECT_FALSE(wide_memory_of(32 * kMiB, 64 * kGiB).has_value());
+  EXPECT_FALSE(wide_memory_of(255 * kMiB, 64 * kGiB).has_value()) << "hardly more than the usual";
+  const auto wide = wide_memory_of(256 * kMiB, 2 * kGiB);
+  ASSERT_TRUE(wide.has_value());
+  EXPECT_EQ(wide->bytes, kGiB);
+  EXPECT_LT(wide->usual_bytes, wide->bytes);
+  EXPECT_FALSE(wide_memory_of(256 * kMiB, 2 * kGiB - 1).has_value()) << "no room";
+  EXPECT_FALSE(wide_memory_of(kGiB, 2 * kGiB).has_value());
+}
+
 TEST(Rates, ArePositiveAndOrdered) {
   const StopFlag stop;
   const SteadyClock clock;
@@ -672,14 +695,13 @@ TEST(Rates, ArePositiveAndOrdered) {
     const auto device = open_device(name, {});
     const auto ops = make_ops(*device, {});
     const DriveReads beside{&file, {kMiB, 4, true}, &readers};
-    const uint64_t cache_bytes = 144 * kMiB;  // a little more than the usual memory
+    const uint64_t cache_bytes = 256 * kMiB;
     const DeviceRates rates = measure_device(*device, *ops, 0.01, cache_bytes, &beside, clock, stop,
                                              [](std::string_view) {});
-    ASSERT_EQ(rates.wide_memory.size(), device->unified() ? 2u : 0u);
-    if (device->unified()) {
-      EXPECT_EQ(rates.wide_memory[0].more_seconds_per_byte, 0);
-      EXPECT_EQ(rates.wide_memory[1].bytes, 4 * cache_bytes);
-      EXPECT_GE(rates.wide_memory[1].more_seconds_per_byte, 0);
+    EXPECT_FALSE(rates.wide_memory.has_value() && !device->unified());
+    if (rates.wide_memory) {  // else the machine has little memory left
+      EXPECT_EQ(rates.wide_memory->bytes, 4 * cache_bytes);
+      EXPECT_LT(rates.wide_memory->more_seconds_per_byte, 1e-8) << "a cache line takes 100 ns";
     }
     EXPECT_EQ(rates.pinned_to_device > 0, !device->unified());
     EXPECT_GT(rates.operation_seconds, 0);

@@ -134,19 +134,19 @@ constexpr size_t kShortRowsAhead = 256;
 /// Where dot_tile() asks for a line of each of N rows while it loads those at `row_offset`: in turn
 /// with the loads, since all at once wait for each other.
 struct Ahead {
-  const std::byte* first;
+  uintptr_t first;  // at the end of a matrix beyond it, where no pointer may point
   size_t stride;
 };
 template <unsigned R, unsigned N>
 inline Ahead ahead_of(const std::byte* w, size_t row_bytes, size_t row_offset) {
+  const auto begin = reinterpret_cast<uintptr_t>(w);
   if (R == 1 && row_bytes <= kShortRowBytes) {
-    const auto begin = reinterpret_cast<uintptr_t>(w + N * row_bytes + kShortRowsAhead);
-    const uintptr_t aligned = begin / kShortRowsAhead * kShortRowsAhead;
-    return {reinterpret_cast<const std::byte*>(aligned + N * row_offset), 64};
+    const uintptr_t ahead = begin + N * row_bytes + kShortRowsAhead;
+    return {ahead / kShortRowsAhead * kShortRowsAhead + N * row_offset, 64};
   }
   // Behind the end of a row, its place in the next N rows: what follows it is here already.
   const bool row_ends = row_offset + kPrefetchBytes >= row_bytes;
-  return {w + row_offset + kPrefetchBytes + (row_ends ? (N - 1) * row_bytes : 0), row_bytes};
+  return {begin + row_offset + kPrefetchBytes + (row_ends ? (N - 1) * row_bytes : 0), row_bytes};
 }
 
 /// R activation rows by N weight rows. Streams N weight rows at once, so that several cache lines
@@ -163,7 +163,9 @@ inline void dot_tile(const float* x, size_t x_stride, const std::byte* w, size_t
     const Ahead ahead = ahead_of<R, N>(w, row_bytes, k * T::kBytes);
     for (unsigned n = 0; n < N; ++n) {
       const std::byte* at = w + n * row_bytes + k * T::kBytes;
-      if ((k * T::kBytes) % 64 == 0) __builtin_prefetch(ahead.first + n * ahead.stride);
+      if ((k * T::kBytes) % 64 == 0) {
+        __builtin_prefetch(reinterpret_cast<const void*>(ahead.first + n * ahead.stride));
+      }
       const Floats weight = T::load_lanes(at);
       for (unsigned r = 0; r < R; ++r) sum[r][n] += xs[r] * weight;
     }
