@@ -140,10 +140,15 @@ class Ops {
   /// The input becomes activation(gate) * up, [rows, cols]; gate is overwritten.
   virtual void gated_input(Stream& stream, Activation activation, float* gate, const float* up,
                            uint32_t rows, uint32_t cols) = 0;
-  /// out[r, n] = input[r, :] · weight[n, :] for the rows n of this tile; `out_stride` floats
-  /// between rows of out.
-  virtual void matmul(Stream& stream, const WeightView& weight, float* out,
-                      uint32_t out_stride) = 0;
+  /// out[r, n] = input[r, :] · weight[n, :] for the rows n of these tiles, each of which begins
+  /// where the one before ends, at a whole panel; `out_stride` floats between rows of out. The more
+  /// rows at once, the more threads have work.
+  virtual void matmul_tiles(Stream& stream, std::span<const WeightView> tiles, float* out,
+                            uint32_t out_stride) = 0;
+  /// The same of one tile.
+  void matmul(Stream& stream, const WeightView& weight, float* out, uint32_t out_stride) {
+    matmul_tiles(stream, {&weight, 1}, out, out_stride);
+  }
 
   /// x[r, :] += bias.
   virtual void add_bias(Stream& stream, float* x, uint32_t rows, const WeightView& bias) = 0;

@@ -1,8 +1,10 @@
 #include "model/forward.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <utility>
 
 #include "core/error.h"
@@ -71,21 +73,27 @@ class Forward::Cursor {
   void next(const Use& use) {
     uint64_t rows_left = 0;
     do {
-      if (part_ == 0) lease_ = owner_.engine_.acquire(unit_, owner_.stream_);
-      const Unit& unit = owner_.plan_.units[unit_];
-      const Part& part = unit.parts[part_];
-      const Weight& weight = owner_.weights_.weights[unit.layer][part.tensor];
-      if (part.first_row == 0) rows_left = weight.spec.rows;
-      CHECK(rows_left >= part.rows);
-      rows_left -= part.rows;
-      use(WeightView{lease_.part(part_), weight.format, static_cast<uint32_t>(part.rows),
-                     weight.spec.cols},
-          static_cast<uint32_t>(part.first_row));
-      if (++part_ == unit.parts.size()) {
-        lease_ = LayerLease();
-        part_ = 0;
-        ++unit_;
+      const auto [view, first_row] = tile(rows_left);
+      use(view, first_row);
+      advance();
+    } while (rows_left > 0);
+  }
+  /// The same with all tiles at once that follow each other where they are used in place, as far as
+  /// there is room: use(views, first row).
+  template <typename Use>
+  void next_tiles(const Use& use) {
+    uint64_t rows_left = 0;
+    do {
+      const auto [view, first_row] = tile(rows_left);
+      tiles_[0] = view;
+      size_t count = 1;
+      while (rows_left > 0 && count < kMostTiles && owner_.engine_.in_place(unit_) &&
+             owner_.engine_.in_place(unit_ + 1)) {
+        advance();
+        tiles_[count++] = tile(rows_left).first;
       }
+      use(std::span<const WeightView>(tiles_.data(), count), first_row);
+      advance();
     } while (rows_left > 0);
   }
   /// A tensor that is never cut.
@@ -95,7 +103,31 @@ class Forward::Cursor {
   }
 
  private:
+  /// At 4 MiB each a matrix of 256 MiB.
+  static constexpr size_t kMostTiles = 64;
+
+  /// The tile the cursor is at, and its first row; `rows_left` of its tensor come after it.
+  std::pair<WeightView, uint32_t> tile(uint64_t& rows_left) {
+    if (part_ == 0) lease_ = owner_.engine_.acquire(unit_, owner_.stream_);
+    const Unit& unit = owner_.plan_.units[unit_];
+    const Part& part = unit.parts[part_];
+    const Weight& weight = owner_.weights_.weights[unit.layer][part.tensor];
+    if (part.first_row == 0) rows_left = weight.spec.rows;
+    CHECK(rows_left >= part.rows);
+    rows_left -= part.rows;
+    return {WeightView{lease_.part(part_), weight.format, static_cast<uint32_t>(part.rows),
+                       weight.spec.cols},
+            static_cast<uint32_t>(part.first_row)};
+  }
+  void advance() {
+    if (++part_ < owner_.plan_.units[unit_].parts.size()) return;
+    lease_ = LayerLease();
+    part_ = 0;
+    ++unit_;
+  }
+
   Forward& owner_;
+  std::array<WeightView, kMostTiles> tiles_;
   uint32_t unit_ = 0;
   size_t part_ = 0;
   LayerLease lease_;
@@ -400,8 +432,8 @@ void Forward::norm(Walk& walk, const Step& step) {
 
 void Forward::linear(Walk& walk, const Step& step) {
   float* out = buffers_[step.buffer];
-  walk.cursor.next([&](const WeightView& tile, uint32_t first_row) {
-    ops_.matmul(stream_, tile, out + first_row, step.width);
+  walk.cursor.next_tiles([&](std::span<const WeightView> tiles, uint32_t first_row) {
+    ops_.matmul_tiles(stream_, tiles, out + first_row, step.width);
   });
   if (step.tensors.size() > 1) {
     walk.cursor.whole(
@@ -475,8 +507,8 @@ void Forward::generation_head(Walk& walk) {
   } else {  // a prompt chunk that ends no prompt: the head only passes by
     walk.cursor.whole([](const WeightView&) {});
   }
-  walk.cursor.next([&](const WeightView& tile, uint32_t first_row) {
-    if (rows > 0) ops_.matmul(stream_, tile, b.logits + first_row, config_.vocab);
+  walk.cursor.next_tiles([&](std::span<const WeightView> tiles, uint32_t first_row) {
+    if (rows > 0) ops_.matmul_tiles(stream_, tiles, b.logits + first_row, config_.vocab);
   });
   if (rows == 0) return;
   cap_logits(rows, config_.vocab);

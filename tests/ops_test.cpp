@@ -266,6 +266,16 @@ TEST_P(OpsTest, MatmulIsBitIdenticalForTilesAddressesAndDecodeRows) {
       }
       const auto all = whole.read();
       EXPECT_EQ(all, tiled.read()) << format_name(format) << " " << rows;
+      std::vector<WeightView> apart;  // all at once
+      for (uint32_t at = 0; at < outputs; at += apart.back().rows) {
+        apart.push_back(w.view);
+        const std::byte* data = apart.size() % 2 == 0 ? w.view.data : moved.data();
+        apart.back().data = data + at * row_bytes(format, cols);
+        apart.back().rows = at == 0 ? 2 * kPanelRows : std::min(kPanelRows, outputs - at);
+      }
+      const auto joined = poisoned(size_t{rows} * outputs);
+      ops_->matmul_tiles(*stream_, apart, joined.data(), outputs);
+      EXPECT_EQ(all, joined.read()) << format_name(format) << " " << rows;
       if (rows > exact_rows()) continue;
       const auto single = poisoned(outputs);
       ops_->set_input(*stream_, x.data() + (rows - 1) * cols, 1, cols);

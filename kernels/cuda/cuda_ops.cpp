@@ -133,7 +133,15 @@ class CudaOps final : public Ops {
     cuda::gate_mul(launch_on(stream), activation, gate, up, uint64_t{rows} * cols, target_of(gate));
   }
 
-  void matmul(Stream& stream, const WeightView& weight, float* out, uint32_t out_stride) override {
+  void matmul_tiles(Stream& stream, std::span<const WeightView> tiles, float* out,
+                    uint32_t out_stride) override {
+    for (const WeightView& tile : tiles) {  // one fills the machine
+      multiply(stream, tile, out, out_stride);
+      out += tile.rows;
+    }
+  }
+
+  void multiply(Stream& stream, const WeightView& weight, float* out, uint32_t out_stride) {
     CHECK(weight.cols == input_cols_);
     const cuda::LaunchOn on = launch_on(stream);
     if (input_rows_ <= cuda::kMaxGemvRows) {

@@ -17,6 +17,7 @@
 #include "kernels/host/attention.h"
 #include "kernels/host/gemm.h"
 #include "kernels/host/isa_kernels.h"
+#include "kernels/host/matmul_cut.h"
 #include "kernels/host/sampling.h"
 #include "kernels/host/workers.h"
 
@@ -25,8 +26,6 @@ namespace {
 
 /// Up to this many rows the own kernels win: weights are read once, at memory speed.
 constexpr uint32_t kMaxGemvRows = 32;
-/// Weight rows that one thread takes at a time in decode.
-constexpr uint32_t kGemvSliceRows = 32;
 /// Activation rows per oneDNN call.
 constexpr uint32_t kGemmRows = 512;
 /// Of to_bf16 where parts follow each other.
@@ -132,30 +131,27 @@ class HostOps final : public Ops {
     set_input(stream, gate, rows, cols);
   }
 
-  void matmul(Stream&, const WeightView& weight, float* out, uint32_t out_stride) override {
-    CHECK(weight.cols == input_cols_);
+  void matmul_tiles(Stream&, std::span<const WeightView> tiles, float* out,
+                    uint32_t out_stride) override {
+    const TiledRows weight(tiles);
+    CHECK(weight.cols() == input_cols_);
     const bool gemv = input_rows_ <= kMaxGemvRows;
     const bool bf16 = !gemv && bf16_prompts_ &&
-                      (weight.format == WeightFormat::kBF16 || has_blocks(weight.format));
+                      (weight.format() == WeightFormat::kBF16 || has_blocks(weight.format()));
     if (bf16) prepare_bf16_input();
-    if (gemv) return gemv_tiles(weight, out, out_stride);
-    if (bf16 && amx_) return amx_tiles(weight, out, out_stride);
+    if (gemv) return gemv_tasks(weight, out, out_stride);
+    if (bf16 && amx_) return amx_tasks(weight, out, out_stride);
     // Cut by panels and by rows: both borders are fixed, so that results do not depend on threads.
-    const auto panels = static_cast<uint32_t>(ceil_div(weight.rows, kPanelRows));
+    const auto panels = static_cast<uint32_t>(ceil_div(weight.rows(), kPanelRows));
     const auto blocks = static_cast<uint32_t>(ceil_div(input_rows_, kGemmRows));
     parallel(panels * blocks, UINT64_MAX, [&](uint32_t index) {
-      const uint32_t panel = index / blocks * kPanelRows;
       const uint32_t row = index % blocks * kGemmRows;
       const uint32_t rows = std::min(kGemmRows, input_rows_ - row);
-      const WeightView part = rows_of(weight, panel, kPanelRows);
-      float* target = out + uint64_t{row} * out_stride + panel;
-      if (bf16) {
-        gemm_.run(DType::kBF16, input_bf16_ + uint64_t{row} * input_cols_, bf16_weights(part),
-                  target, rows, part.rows, part.cols, out_stride, gemm_scratch());
-      } else {
-        gemm_.run(DType::kF32, input_ + uint64_t{row} * input_cols_, f32_weights(part), target,
-                  rows, part.rows, part.cols, out_stride, gemm_scratch());
-      }
+      weight.each(index / blocks * kPanelRows, kPanelRows,
+                  [&](const WeightView& panel, uint32_t first) {
+                    multiply_panel(panel, bf16, row, rows, out + uint64_t{row} * out_stride + first,
+                                   out_stride);
+                  });
     });
   }
 
@@ -350,34 +346,35 @@ class HostOps final : public Ops {
 
   static constexpr size_t index_of(WeightFormat format) { return static_cast<size_t>(format); }
 
-  static WeightView rows_of(WeightView weight, uint32_t first, uint32_t count) {
-    weight.data += first * ::spillway::row_bytes(weight.format, weight.cols);
-    weight.rows = std::min(count, weight.rows - first);
-    return weight;
+  void multiply_panel(const WeightView& panel, bool bf16, uint32_t row, uint32_t rows,
+                      float* target, uint32_t out_stride) {
+    if (bf16) {
+      gemm_.run(DType::kBF16, input_bf16_ + uint64_t{row} * input_cols_, bf16_weights(panel),
+                target, rows, panel.rows, panel.cols, out_stride, gemm_scratch());
+    } else {
+      gemm_.run(DType::kF32, input_ + uint64_t{row} * input_cols_, f32_weights(panel), target, rows,
+                panel.rows, panel.cols, out_stride, gemm_scratch());
+    }
   }
 
-  void gemv_tiles(const WeightView& weight, float* out, uint32_t out_stride) {
-    const IsaKernels::Gemv gemv = isa_.gemv[index_of(weight.format)];
-    const auto slices = static_cast<uint32_t>(ceil_div(weight.rows, kGemvSliceRows));
-    const uint64_t work = uint64_t{weight.rows} * weight.cols * input_rows_;
+  void gemv_tasks(const TiledRows& weight, float* out, uint32_t out_stride) {
+    const IsaKernels::Gemv gemv = isa_.gemv[index_of(weight.format())];
+    const uint32_t slice_rows = gemv_slice_rows(weight.rows(), threads_);
+    const auto slices = static_cast<uint32_t>(ceil_div(weight.rows(), slice_rows));
+    const uint64_t work = uint64_t{weight.rows()} * weight.cols() * input_rows_;
     parallel(slices, work, [&](uint32_t slice) {
-      const uint32_t first = slice * kGemvSliceRows;
-      const WeightView part = rows_of(weight, first, kGemvSliceRows);
-      for (uint32_t r = 0; r < input_rows_; r += 4) {  // the slice stays in cache between these
-        gemv(input_ + uint64_t{r} * input_cols_, input_cols_, std::min(4u, input_rows_ - r),
-             part.data, part.rows, part.cols, out + uint64_t{r} * out_stride + first, out_stride);
-      }
+      weight.each(slice * slice_rows, slice_rows, [&](const WeightView& part, uint32_t first) {
+        for (uint32_t r = 0; r < input_rows_; r += 4) {  // the slice stays in cache between these
+          gemv(input_ + uint64_t{r} * input_cols_, input_cols_, std::min(4u, input_rows_ - r),
+               part.data, part.rows, part.cols, out + uint64_t{r} * out_stride + first, out_stride);
+        }
+      });
     });
   }
 
-  /// Weight rows in slices as large as suits the caches, as many for one thread as for another: no
-  /// bit depends on it.
-  void amx_tiles(const WeightView& weight, float* out, uint32_t out_stride) {
-    const auto groups = static_cast<uint32_t>(ceil_div(weight.rows, kAmxGroupRows));
-    const auto rounds =
-        static_cast<uint32_t>(ceil_div(weight.rows, uint64_t{threads_} * kAmxWeightRows));
-    // At least two groups each, so that the input is not read for every few rows.
-    const uint32_t slices = std::clamp(groups / 2, 1u, threads_ * rounds);
+  void amx_tasks(const TiledRows& weight, float* out, uint32_t out_stride) {
+    const auto groups = static_cast<uint32_t>(ceil_div(weight.rows(), kAmxGroupRows));
+    const uint32_t slices = amx_slices(weight.rows(), threads_);
     const auto blocks = static_cast<uint32_t>(ceil_div(input_rows_, kAmxBlockRows));
     const auto* input = reinterpret_cast<const std::byte*>(input_bf16_);
     const auto first_row = [&](uint32_t slice) {
@@ -386,15 +383,16 @@ class HostOps final : public Ops {
     parallel(slices * blocks, UINT64_MAX, [&](uint32_t index) {
       const uint32_t slice = index / blocks;
       const uint32_t block = index % blocks;
-      const uint32_t first = first_row(slice);
-      const WeightView part = rows_of(weight, first, first_row(slice + 1) - first);
-      const AmxWeights weights{part.data, isa_.to_bf16[index_of(part.format)],
-                               ::spillway::row_bytes(part.format, part.cols),
-                               ::spillway::row_bytes(part.format, kAmxPartCols), part.rows};
-      amx_product(weights, input + amx_block_offset(block, input_cols_),
-                  std::min(kAmxBlockRows, input_rows_ - block * kAmxBlockRows), input_cols_,
-                  out + uint64_t{block} * kAmxBlockRows * out_stride + first, out_stride,
-                  thread_scratch());
+      const uint32_t begin = first_row(slice);
+      weight.each(begin, first_row(slice + 1) - begin, [&](const WeightView& part, uint32_t first) {
+        const AmxWeights weights{part.data, isa_.to_bf16[index_of(part.format)],
+                                 ::spillway::row_bytes(part.format, part.cols),
+                                 ::spillway::row_bytes(part.format, kAmxPartCols), part.rows};
+        amx_product(weights, input + amx_block_offset(block, input_cols_),
+                    std::min(kAmxBlockRows, input_rows_ - block * kAmxBlockRows), input_cols_,
+                    out + uint64_t{block} * kAmxBlockRows * out_stride + first, out_stride,
+                    thread_scratch());
+      });
     });
   }
 
