@@ -66,28 +66,21 @@ uint64_t block_tile_values(const WeightMap& map, uint64_t unit_bytes) {
 /// its last part was used.
 class Forward::Cursor {
  public:
+  /// At 4 MiB each a matrix of 256 MiB.
+  static constexpr size_t kMostTiles = 64;
+
   Cursor(Forward& owner) : owner_(owner) {}
 
-  /// use(view of the tile, first row) for every tile of the next tensor.
+  /// use(views of tiles, first row) for all of the next tensor: at once those that follow each
+  /// other where they are used in place, up to `most`.
   template <typename Use>
-  void next(const Use& use) {
-    uint64_t rows_left = 0;
-    do {
-      const auto [view, first_row] = tile(rows_left);
-      use(view, first_row);
-      advance();
-    } while (rows_left > 0);
-  }
-  /// The same with all tiles at once that follow each other where they are used in place, as far as
-  /// there is room: use(views, first row).
-  template <typename Use>
-  void next_tiles(const Use& use) {
+  void next_tiles(const Use& use, size_t most = kMostTiles) {
     uint64_t rows_left = 0;
     do {
       const auto [view, first_row] = tile(rows_left);
       tiles_[0] = view;
       size_t count = 1;
-      while (rows_left > 0 && count < kMostTiles && owner_.engine_.in_place(unit_) &&
+      while (rows_left > 0 && count < most && owner_.engine_.in_place(unit_) &&
              owner_.engine_.in_place(unit_ + 1)) {
         advance();
         tiles_[count++] = tile(rows_left).first;
@@ -96,6 +89,12 @@ class Forward::Cursor {
       advance();
     } while (rows_left > 0);
   }
+  /// use(view, first row): the same tile by tile.
+  template <typename Use>
+  void next(const Use& use) {
+    const auto use_first = [&](auto tiles, uint32_t first_row) { use(tiles[0], first_row); };
+    next_tiles(use_first, 1);
+  }
   /// A tensor that is never cut.
   template <typename Use>
   void whole(const Use& use) {
@@ -103,9 +102,6 @@ class Forward::Cursor {
   }
 
  private:
-  /// At 4 MiB each a matrix of 256 MiB.
-  static constexpr size_t kMostTiles = 64;
-
   /// The tile the cursor is at, and its first row; `rows_left` of its tensor come after it.
   std::pair<WeightView, uint32_t> tile(uint64_t& rows_left) {
     if (part_ == 0) lease_ = owner_.engine_.acquire(unit_, owner_.stream_);

@@ -107,12 +107,12 @@ double weightless_seconds(bool is_head, bool unified, const PassShape& shape,
 
 /// What a unit's weights take, each in its format. A vector is a few bytes.
 double weights_seconds(const std::vector<Weight>& weights, const LayerSpec& layer, const Unit& unit,
-                       uint32_t rows, uint64_t memory_bytes, const MachineRates& rates) {
-  const double more = rates.more_seconds_per_byte(rows, memory_bytes);
+                       uint32_t rows, double more_seconds_per_byte, const MachineRates& rates) {
   double sum = 0;
   for (const Part& part : unit.parts) {
     const double bytes = static_cast<double>(part.rows * layer.tensors[part.tensor].row_bytes);
-    sum += bytes * (rates.seconds_per_byte(weights[part.tensor].format, rows) + more);
+    sum +=
+        bytes * (rates.seconds_per_byte(weights[part.tensor].format, rows) + more_seconds_per_byte);
   }
   return sum;
 }
@@ -145,6 +145,8 @@ std::vector<double> unit_seconds(const Model& model, const RunPlan& plan, bool u
                                  const PassShape& shape, const MachineRates& rates) {
   const auto& layers = plan.stream.layers;
   const uint64_t memory_bytes = unified ? weight_memory_bytes(plan.stream) : 0;
+  const double more = rates.more_seconds_per_byte(shape.rows, memory_bytes);
+  const double head_more = rates.more_seconds_per_byte(shape.logit_rows, memory_bytes);
   const std::vector<Tier>& tiers = plan.stream.placement.unit_tiers;
   const auto in_place = [&](size_t u) { return unified && tiers[u] != Tier::kNvme; };
   std::vector<double> result;
@@ -161,7 +163,7 @@ std::vector<double> unit_seconds(const Model& model, const RunPlan& plan, bool u
     }
     const double share = bytes / static_cast<double>(layers[unit.layer].bytes());
     result.push_back(weights_seconds(model.weights.weights[unit.layer], layers[unit.layer], unit,
-                                     rows, memory_bytes, rates) +
+                                     rows, is_head ? head_more : more, rates) +
                      operations_seconds(layers[unit.layer], unit, joined, rows, rates) +
                      share * weightless);
   }

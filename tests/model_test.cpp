@@ -221,6 +221,9 @@ TEST_P(SameOnAnyThreads, Scores) {
     SCOPED_TRACE(threads);
     config_.compute_threads = threads;
     EXPECT_EQ(score_model(config_, texts).logprobs, alone.logprobs);
+    config_.policy = PlacementPolicy::kAuto;
+    EXPECT_EQ(score_model(config_, texts).logprobs, alone.logprobs) << "in place";
+    config_.policy = PlacementPolicy::kNvme;
   }
   config_.score_chunk_tokens = 96;
   const auto other = score_model(config_, texts);
@@ -248,6 +251,11 @@ TEST_P(SameOnAnyThreads, Decoding) {
     }
     if (alone.empty()) alone = outputs;
     EXPECT_EQ(outputs, alone);
+    config_.policy = PlacementPolicy::kAuto;  // in place: units that follow each other at once
+    const auto in_place = run_model(config_, &prompts).result.outputs;
+    config_.policy = PlacementPolicy::kNvme;
+    ASSERT_EQ(in_place.size(), alone.size());
+    for (size_t p = 0; p < alone.size(); ++p) EXPECT_EQ(in_place[p].ids, alone[p]);
   }
 }
 

@@ -160,6 +160,37 @@ TEST_F(Choosing, CountsTheStartOfEveryOperation) {
   EXPECT_NEAR(computing(0, 0, 1, 1e-6) - nothing, 1e-6 * static_cast<double>(outputs), 1e-9);
 }
 
+/// Where the host uses units in place, what is cut into several of them is still one matmul.
+TEST_F(Choosing, CountsOneStartForNeighboursInPlace) {
+  config_.stream_unit_bytes = 64 * kKiB;
+  for (const PlacementPolicy policy : {PlacementPolicy::kAuto, PlacementPolicy::kNvme}) {
+    config_.ram_bytes = kGiB;
+    config_.policy = policy;
+    const ChosenPlan chosen = choose(rates(1e9));
+    const StreamPlan& stream = chosen.plan.stream;
+    const bool in_place = policy == PlacementPolicy::kAuto;
+    ASSERT_EQ(stream.placement.nvme_bytes_per_pass == 0, in_place);
+    uint32_t matrices = 0;
+    uint32_t tiles = 0;
+    for (const Unit& unit : stream.units) {
+      for (const Part& part : unit.parts) {
+        if (stream.layers[unit.layer].tensors[part.tensor].rows == 1) continue;
+        ++tiles;
+        matrices += part.first_row == 0 ? 1 : 0;
+      }
+    }
+    ASSERT_EQ(matrices, 6u * 7 + 1);
+    ASSERT_GT(tiles, matrices + 6) << "matrices are cut";
+    const auto computing = [&](double start) {
+      MachineRates costly = rates(1e9);
+      costly.matmuls[0].start_seconds = start;
+      const PassShape shape{1, 1, 8, true};
+      return predict_pass(*model_, chosen.plan, true, shape, costly).compute_seconds;
+    };
+    EXPECT_NEAR((computing(1e-3) - computing(0)) / 1e-3, (in_place ? matrices : tiles) + 6, 1e-3);
+  }
+}
+
 /// Beyond what caches hold a byte costs few rows more, in proportion to how far beyond.
 TEST_F(Choosing, CountsMemoryBeyondTheCaches) {
   config_.ram_bytes = kGiB;
