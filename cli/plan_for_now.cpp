@@ -171,7 +171,7 @@ double middle_of(double a, double b, double c) {
   return std::max(std::min(a, b), std::min(std::max(a, b), c));
 }
 
-/// The same, and of what seems far too slow the middle of three looks, unless two agree.
+/// The same; of what seems far too slow the middle of three looks, or the second where it agrees.
 std::map<uint32_t, double> look_with_doubt(const KnownRates& known, ProbedRows probed,
                                            const RunPlan& plan, const LookParts& parts) {
   std::map<uint32_t, double> changes = look_at_cores(known, probed, plan, parts);
@@ -179,14 +179,21 @@ std::map<uint32_t, double> look_with_doubt(const KnownRates& known, ProbedRows p
     const auto change = changes.find(rows.first);
     return change == changes.end() || change->second >= kBusyShare;
   });
-  if (probed.empty()) return changes;
-  const std::map<uint32_t, double> second = look_at_cores(known, probed, plan, parts);
-  std::erase_if(probed, [&](const auto& rows) {  // seen twice: a third look changes nothing
-    return !second.contains(rows.first) || alike(second.at(rows.first) / changes[rows.first]);
-  });
-  if (probed.empty()) return changes;
-  for (const auto& [rows, third] : look_at_cores(known, probed, plan, parts)) {
-    changes[rows] = middle_of(changes[rows], second.at(rows), third);
+  std::map<uint32_t, double> second;
+  std::map<uint32_t, double> third;
+  try {
+    if (!probed.empty()) second = look_at_cores(known, probed, plan, parts);
+    std::erase_if(probed, [&](const auto& rows) {  // seen twice: a third look changes nothing
+      return !second.contains(rows.first) || alike(second.at(rows.first) / changes[rows.first]);
+    });
+    if (!probed.empty()) third = look_at_cores(known, probed, plan, parts);
+  } catch (const Error&) {
+    // What was seen before counts.
+  }
+  for (const auto& [rows, again] : second) {
+    const double first = changes[rows];
+    const auto last = third.find(rows);
+    changes[rows] = middle_of(first, again, last == third.end() ? again : last->second);
   }
   return changes;
 }

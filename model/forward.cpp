@@ -80,8 +80,7 @@ class Forward::Cursor {
       const auto [view, first_row] = tile(rows_left);
       tiles_[0] = view;
       size_t count = 1;
-      while (rows_left > 0 && count < most && owner_.engine_.in_place(unit_) &&
-             owner_.engine_.in_place(unit_ + 1)) {
+      while (rows_left > 0 && count < most && in_place_with_next()) {
         advance();
         tiles_[count++] = tile(rows_left).first;
       }
@@ -114,6 +113,11 @@ class Forward::Cursor {
     return {WeightView{lease_.part(part_), weight.format, static_cast<uint32_t>(part.rows),
                        weight.spec.cols},
             static_cast<uint32_t>(part.first_row)};
+  }
+  /// Of a tensor that goes on: in the same unit, or in the next one.
+  bool in_place_with_next() const {
+    const bool same = part_ + 1 < owner_.plan_.units[unit_].parts.size();
+    return owner_.engine_.in_place(unit_) && (same || owner_.engine_.in_place(unit_ + 1));
   }
   void advance() {
     if (++part_ < owner_.plan_.units[unit_].parts.size()) return;

@@ -117,14 +117,22 @@ double weights_seconds(const std::vector<Weight>& weights, const LayerSpec& laye
   return sum;
 }
 
-/// A matmul for every tile of a matrix, of whose rows each is an output; norms and biases are
-/// vectors. `joined`: with the unit before, whose matmul goes on here.
-double operations_seconds(const LayerSpec& layer, const Unit& unit, bool joined, uint32_t rows,
+/// Whether a unit's tiles are multiplied with those before them, in it and in the unit before.
+struct Joined {
+  bool inside = false;
+  bool before = false;
+};
+
+/// A matmul for every tile of a matrix that does not go on from another one's, of whose rows each
+/// is an output; norms and biases are vectors.
+double operations_seconds(const LayerSpec& layer, const Unit& unit, Joined joined, uint32_t rows,
                           const MachineRates& rates) {
   double sum = 0;
-  for (const Part& part : unit.parts) {
+  for (size_t i = 0; i < unit.parts.size(); ++i) {
+    const Part& part = unit.parts[i];
     const bool matrix = layer.tensors[part.tensor].rows > 1;
-    const double start_seconds = joined && part.first_row > 0 ? 0 : rates.start_seconds(rows);
+    const bool goes_on = part.first_row > 0 && (i > 0 ? joined.inside : joined.before);
+    const double start_seconds = goes_on ? 0 : rates.start_seconds(rows);
     const auto outputs = static_cast<double>(part.rows);
     sum += matrix ? start_seconds + outputs * rates.output_seconds(rows) : rates.operation_seconds;
   }
@@ -152,9 +160,10 @@ std::vector<double> unit_seconds(const Model& model, const RunPlan& plan, bool u
   std::vector<double> result;
   for (size_t u = 0; u < plan.stream.units.size(); ++u) {
     const Unit& unit = plan.stream.units[u];
-    const bool joined = u > 0 && in_place(u - 1) && in_place(u);
     const auto bytes = static_cast<double>(unit.bytes);
     const bool is_head = unit.layer + 1 == layers.size();
+    const bool joins = in_place(u) && !(is_head && shape.scoring);  // whose logits are a tile's
+    const Joined joined{joins, joins && u > 0 && in_place(u - 1)};
     const uint32_t rows = is_head ? shape.logit_rows : shape.rows;
     double weightless = weightless_seconds(is_head, unified, shape, rates);
     if (!is_head) {
@@ -300,7 +309,8 @@ double MachineRates::seconds_per_byte(WeightFormat format, uint32_t rows) const 
 }
 
 double MachineRates::more_seconds_per_byte(uint32_t rows, uint64_t memory_bytes) const {
-  if (!wide_memory || rows > kFewRows || memory_bytes <= wide_memory->usual_bytes) return 0;
+  if (!wide_memory || rows == 0 || rows > kFewRows || memory_bytes <= wide_memory->usual_bytes)
+    return 0;
   const auto times = [&](uint64_t bytes) {
     return std::log2(static_cast<double>(bytes) / static_cast<double>(wide_memory->usual_bytes));
   };
@@ -342,7 +352,8 @@ PassShape decode_shape(const Workload& workload) {
 
 PassShape prompt_shape(const RunPlan& plan, const Workload& workload, const WorkAmount& amount) {
   const uint32_t rows = plan.limits.max_rows;
-  return {rows, workload.scoring ? rows : workload.logit_rows, amount.prompt_positions, false};
+  const uint32_t logit_rows = workload.scoring ? rows : workload.logit_rows;
+  return {rows, logit_rows, amount.prompt_positions, false, workload.scoring};
 }
 
 RowGather gather_of(const Model& model, const StreamPlan& plan, uint32_t rows,

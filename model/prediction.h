@@ -98,6 +98,7 @@ struct PassShape {
   uint32_t logit_rows = 1;
   double positions = 0;  ///< of the KV cache that a row attends to, on average
   bool decode = true;    ///< each row is of a sequence of its own
+  bool scoring = false;
 };
 PassShape decode_shape(const Workload& workload);
 /// A whole chunk of prompts, or of texts that are scored.

@@ -31,7 +31,7 @@ constexpr AttentionShape kWideHeads{8, 2, 128, DType::kBF16};
 constexpr AttentionShape kNarrowHeads{8, 2, 64, DType::kBF16};
 /// At least a quarter of a wide head's score is its elements: what looks otherwise is noise.
 constexpr double kLeastAttentionShare = 8;
-constexpr uint64_t kWeightBytes = 512 * kMiB;  // more than caches hold
+constexpr uint64_t kWeightBytes = 512 * kMiB;  // more than most caches hold
 /// Of the free memory, that may be taken to be more than caches hold.
 constexpr uint64_t kWidePart = 2;
 /// Of a figure's time, beside which all of the memory is read once.
@@ -145,8 +145,11 @@ class DeviceProbe {
     for (const MatmulCalls& of_format : calls) rates.matmuls.push_back(rates_of(of_format));
     for (MatmulRate& rate : rates.matmuls) fill_beside_reads(rate);
     if (device_.unified()) {
-      progress("memory beyond caches");
-      rates.wide_memory = measure_wide_memory(cache_bytes);
+      rates.wide_memory = wide_memory_of(cache_bytes, automatic_ram_budget(read_system_memory()));
+      if (rates.wide_memory) {
+        progress("memory beyond caches");
+        measure_wide_memory(rates.wide_memory);
+      }
     }
     return rates;
   }
@@ -473,16 +476,14 @@ class DeviceProbe {
     }
   }
 
-  /// Large calls of one row over what all others are measured on, and over more, in turns. Nothing
-  /// where there is no room for that.
-  std::optional<WideMemory> measure_wide_memory(uint64_t cache_bytes) {
-    auto wide = wide_memory_of(cache_bytes, automatic_ram_budget(read_system_memory()));
-    if (!wide) return wide;
+  /// Large calls of one row over what all others are measured on, and over more, in turns. Empties
+  /// `wide` where there is no room for that.
+  void measure_wide_memory(std::optional<WideMemory>& wide) {
     try {
       weights_ = Memory();
       weights_ = device_.allocate(wide->bytes);
     } catch (const Error&) {  // addresses are limited
-      return std::nullopt;
+      return wide.reset();
     }
     write_weights();
     const Memory workspace = bind_workspace(WeightFormat::kBF16, 1);
@@ -494,7 +495,6 @@ class DeviceProbe {
       beyond.push_back(seconds_per_byte_over(wide->bytes, output));
     }
     wide->more_seconds_per_byte = std::max(0.0, middle_of(beyond) - middle_of(usual));
-    return wide;
   }
 
   /// Of one row, around and around in the first `bytes` of the weights, all of which were read
@@ -514,7 +514,7 @@ class DeviceProbe {
   void write_weights() {
     constexpr uint64_t kPageBytes = 4096;
     for (uint64_t at = 0; at < weights_.bytes(); at += kPageBytes) {
-      if (at % kGiB == 0) stop_.check();
+      if (at % (64 * kMiB) == 0) stop_.check();
       const auto number = static_cast<uint16_t>(0x3c00u + at / kPageBytes % 256);
       std::memcpy(weights_.data() + at, &number, sizeof(number));
     }

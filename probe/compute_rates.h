@@ -144,9 +144,9 @@ struct DriveReads {
   const ReaderFactory* readers = nullptr;
 };
 
-/// Takes a few seconds; `seconds` for each figure. `cache_bytes`: of the host's last cache, beside
-/// which less memory than four times as much is no measure. `reads`: null, or for unified memory
-/// what is read beside. Throws Stopped, and Error when a read fails.
+/// Takes a few seconds; `seconds` for each figure. `cache_bytes`: of the host's caches, all
+/// together, beside which less memory than four times as much is no measure. `reads`: null, or for
+/// unified memory what is read beside. Throws Stopped, and Error when a read fails.
 DeviceRates measure_device(Device& device, Ops& ops, double seconds, uint64_t cache_bytes,
                            const DriveReads* reads, const Clock& clock, const StopFlag& stop,
                            const std::function<void(std::string_view)>& progress);

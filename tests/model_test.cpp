@@ -259,6 +259,33 @@ TEST_P(SameOnAnyThreads, Decoding) {
   }
 }
 
+/// Heads whose last rows share a unit with the tile before them, and one of more tiles than are
+/// multiplied at once.
+TEST_P(SameOnAnyThreads, HeadsOfAnySize) {
+  if (GetParam() != 64) GTEST_SKIP() << "the same for every chunk";
+  std::set<uint32_t> last_parts;
+  for (const uint32_t vocab : {65u, 129u, 257u, 513u, 1025u, 1089u, 70u * 256 + 1}) {
+    SCOPED_TRACE(vocab);
+    shape_.vocab = vocab;
+    make_checkpoint(dir_ / std::to_string(vocab), shape_, DType::kF32, 1, test::run_seed());
+    config_.model_path = dir_ / std::to_string(vocab);
+    config_.max_new_tokens = 3;
+    const std::vector<Prompt> prompts = {{"", {1, 2, 3}}, {"", random_ids(100)}};
+    config_.policy = PlacementPolicy::kNvme;
+    const auto streamed = run_model(config_, &prompts);
+    config_.policy = PlacementPolicy::kRam;
+    for (const uint32_t threads : {1u, 4u, 8u}) {
+      config_.compute_threads = threads;
+      const auto in_place = run_model(config_, &prompts).result.outputs;
+      for (size_t p = 0; p < prompts.size(); ++p) {
+        EXPECT_EQ(in_place[p].ids, streamed.result.outputs[p].ids) << threads;
+      }
+    }
+    last_parts.insert(static_cast<uint32_t>(streamed.plan.stream.units.back().parts.size()));
+  }
+  EXPECT_EQ(last_parts.count(2), 1u) << "a tile and a rest";
+}
+
 INSTANTIATE_TEST_SUITE_P(Chunks, SameOnAnyThreads, ::testing::Values(1, 64, 512, 1024, 4096),
                          [](const auto& test) { return "rows" + std::to_string(test.param); });
 

@@ -284,6 +284,18 @@ TEST_F(Looking, ABurstOnTheCoresIsNoNews) {
   }
 }
 
+/// A look again that fails takes nothing from the first.
+TEST_F(Looking, AFailureAfterABurstLosesNothing) {
+  config_.ram_bytes = kGiB;
+  ask_a_long_prompt();
+  const double usual = plan().forecast->prompt.compute_seconds;
+  matmuls_ = [this](const MatmulsToTime& matmuls) {
+    if (!looked_at_.empty()) throw Error("no room");
+    return cores(1, 0.2)(matmuls);
+  };
+  EXPECT_GT(plan().forecast->prompt.compute_seconds, 2 * usual);
+}
+
 /// A look leaves nothing behind that a run would feel.
 TEST_F(Looking, ARunAfterItGivesTheSameTokens) {
   const auto tokens = [&] {

@@ -67,9 +67,10 @@ class Engine final : public LayerFeed {
   Engine(const StreamPlan& plan, EngineParts parts);
   ~Engine() override;
 
-  /// Whether a unit is used where it lies, for as long as the engine lives: such ones may be
-  /// acquired in advance, and outlive their leases.
-  bool in_place(uint32_t unit) const { return store_.usable_in_place(unit); }
+  /// Whether a unit is used in a home, for as long as the engine lives: such ones may be acquired
+  /// in advance, and outlive their leases. Not those in mappings of files, which may become
+  /// shorter.
+  bool in_place(uint32_t unit) const { return store_.usable_in_place(unit) && !store_.mapped(); }
 
   /// Pins the RAM homes for a discrete device and fills all homes through a Feeder, with the home
   /// as the target. Throws Error, Stopped.

@@ -10,6 +10,7 @@
 
 #include "core/buffer.h"
 #include "core/device_arena.h"
+#include "core/error.h"
 #include "tiers/layer_layout.h"
 #include "tiers/mapped_units.h"
 #include "tiers/planner.h"
@@ -27,6 +28,7 @@ class LayerStore {
   std::byte* home(uint32_t unit) const { return homes_[unit]; }
   /// True when a compute stream can use the home as it lies.
   bool usable_in_place(uint32_t unit) const {
+    CHECK(unit < homes_.size());
     return homes_[unit] != nullptr && (unified_ || tiers_[unit] == Tier::kGpu);
   }
 

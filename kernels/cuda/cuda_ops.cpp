@@ -141,24 +141,6 @@ class CudaOps final : public Ops {
     }
   }
 
-  void multiply(Stream& stream, const WeightView& weight, float* out, uint32_t out_stride) {
-    CHECK(weight.cols == input_cols_);
-    const cuda::LaunchOn on = launch_on(stream);
-    if (input_rows_ <= cuda::kMaxGemvRows) {
-      return cuda::gemv(on, weight, input_, input_rows_, out, out_stride);
-    }
-    if (weight.format == WeightFormat::kF32)
-      return blas_.run(on.stream, input_, input_rows_, weight, out, out_stride);
-    if (half_dtype_ != compute_dtype(weight.format)) {
-      CHECK(input_ != nullptr);
-      const uint64_t count = uint64_t{input_rows_} * input_cols_;
-      cuda::convert(on, input_, count, {nullptr, input_half_, compute_dtype(weight.format)});
-      half_dtype_ = compute_dtype(weight.format);
-    }
-    if (has_blocks(weight.format)) return matmul_panels(on, weight, out, out_stride);
-    blas_.run(on.stream, input_half_, input_rows_, weight, out, out_stride);
-  }
-
   void add_bias(Stream& stream, float* x, uint32_t rows, const WeightView& bias) override {
     cuda::add_bias(launch_on(stream), x, rows, bias);
   }
@@ -227,6 +209,24 @@ class CudaOps final : public Ops {
   }
 
  private:
+  void multiply(Stream& stream, const WeightView& weight, float* out, uint32_t out_stride) {
+    CHECK(weight.cols == input_cols_);
+    const cuda::LaunchOn on = launch_on(stream);
+    if (input_rows_ <= cuda::kMaxGemvRows) {
+      return cuda::gemv(on, weight, input_, input_rows_, out, out_stride);
+    }
+    if (weight.format == WeightFormat::kF32)
+      return blas_.run(on.stream, input_, input_rows_, weight, out, out_stride);
+    if (half_dtype_ != compute_dtype(weight.format)) {
+      CHECK(input_ != nullptr);
+      const uint64_t count = uint64_t{input_rows_} * input_cols_;
+      cuda::convert(on, input_, count, {nullptr, input_half_, compute_dtype(weight.format)});
+      half_dtype_ = compute_dtype(weight.format);
+    }
+    if (has_blocks(weight.format)) return matmul_panels(on, weight, out, out_stride);
+    blas_.run(on.stream, input_half_, input_rows_, weight, out, out_stride);
+  }
+
   struct Layout {
     uint64_t input_bytes = 0;
     uint64_t panel_bytes = 0;

@@ -25,6 +25,7 @@ class TiledRows {
       CHECK(rows_ % kPanelRows == 0);
       rows_ += tile.rows;
     }
+    CHECK(rows_ > 0);
   }
   uint32_t rows() const { return rows_; }
   uint32_t cols() const { return tiles_[0].cols; }
@@ -59,7 +60,7 @@ class TiledRows {
 /// them, and fewer where not every thread had its share.
 inline uint32_t gemv_slice_rows(uint32_t weight_rows, uint32_t threads) {
   constexpr uint64_t kMost = 32;
-  constexpr uint64_t kLeast = 8;  // the kernels' own tile
+  constexpr uint64_t kLeast = 8;  // what the kernels of blocks take at once
   constexpr uint64_t kSlicesPerThread = 2;
   const uint64_t share = weight_rows / (uint64_t{threads} * kSlicesPerThread);
   return static_cast<uint32_t>(std::clamp(align_down(share, kLeast), kLeast, kMost));
