@@ -171,7 +171,8 @@ double middle_of(double a, double b, double c) {
   return std::max(std::min(a, b), std::min(std::max(a, b), c));
 }
 
-/// The same; of what seems far too slow the middle of three looks, or the second where it agrees.
+/// The same; of what seems far too slow the middle of three looks, or the faster of two where they
+/// agree or no third can be had.
 std::map<uint32_t, double> look_with_doubt(const KnownRates& known, ProbedRows probed,
                                            const RunPlan& plan, const LookParts& parts) {
   std::map<uint32_t, double> changes = look_at_cores(known, probed, plan, parts);
@@ -193,7 +194,8 @@ std::map<uint32_t, double> look_with_doubt(const KnownRates& known, ProbedRows p
   for (const auto& [rows, again] : second) {
     const double first = changes[rows];
     const auto last = third.find(rows);
-    changes[rows] = middle_of(first, again, last == third.end() ? again : last->second);
+    changes[rows] =
+        last == third.end() ? std::max(first, again) : middle_of(first, again, last->second);
   }
   return changes;
 }

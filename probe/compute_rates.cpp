@@ -145,10 +145,10 @@ class DeviceProbe {
     for (const MatmulCalls& of_format : calls) rates.matmuls.push_back(rates_of(of_format));
     for (MatmulRate& rate : rates.matmuls) fill_beside_reads(rate);
     if (device_.unified()) {
-      rates.wide_memory = wide_memory_of(cache_bytes, automatic_ram_budget(read_system_memory()));
-      if (rates.wide_memory) {
+      const uint64_t free_bytes = automatic_ram_budget(read_system_memory());
+      if (const auto beyond = wide_memory_of(cache_bytes, free_bytes)) {
         progress("memory beyond caches");
-        measure_wide_memory(rates.wide_memory);
+        rates.wide_memory = measure_wide_memory(*beyond);
       }
     }
     return rates;
@@ -476,14 +476,14 @@ class DeviceProbe {
     }
   }
 
-  /// Large calls of one row over what all others are measured on, and over more, in turns. Empties
-  /// `wide` where there is no room for that.
-  void measure_wide_memory(std::optional<WideMemory>& wide) {
+  /// Large calls of one row over what all others are measured on, and over more, in turns. Nothing
+  /// where there is no room for that.
+  std::optional<WideMemory> measure_wide_memory(WideMemory wide) {
     try {
       weights_ = Memory();
-      weights_ = device_.allocate(wide->bytes);
+      weights_ = device_.allocate(wide.bytes);
     } catch (const Error&) {  // addresses are limited
-      return wide.reset();
+      return std::nullopt;
     }
     write_weights();
     const Memory workspace = bind_workspace(WeightFormat::kBF16, 1);
@@ -491,10 +491,11 @@ class DeviceProbe {
     std::vector<double> usual;
     std::vector<double> beyond;
     for (uint32_t round = 0; round < rounds(); ++round) {
-      usual.push_back(seconds_per_byte_over(wide->usual_bytes, output));
-      beyond.push_back(seconds_per_byte_over(wide->bytes, output));
+      usual.push_back(seconds_per_byte_over(wide.usual_bytes, output));
+      beyond.push_back(seconds_per_byte_over(wide.bytes, output));
     }
-    wide->more_seconds_per_byte = std::max(0.0, middle_of(beyond) - middle_of(usual));
+    wide.more_seconds_per_byte = std::max(0.0, middle_of(beyond) - middle_of(usual));
+    return wide;
   }
 
   /// Of one row, around and around in the first `bytes` of the weights, all of which were read

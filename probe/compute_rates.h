@@ -123,8 +123,8 @@ struct MatmulsToTime {
   uint64_t least_calls = 1;   ///< of each, however long they take
 };
 /// What calls took, for each count of rows: nothing (0 calls) where memory is too small for weights
-/// that are more than the caches, of `cache_bytes`, hold. Filling them takes as long as their first
-/// touch. Leaves `ops` without a workspace. Throws Error, Stopped.
+/// that are more than the caches, of `cache_bytes`, hold. Filling them, and the outputs, takes as
+/// long as their first touch. Leaves `ops` without a workspace. Throws Error, Stopped.
 std::vector<TimedCall> time_matmuls(Device& device, Ops& ops, const MatmulsToTime& matmuls,
                                     uint64_t cache_bytes, const Clock& clock, const StopFlag& stop);
 

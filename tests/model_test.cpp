@@ -201,6 +201,11 @@ class SameOnAnyThreads : public ::testing::TestWithParam<uint32_t> {
     for (uint32_t& id : ids) id = static_cast<uint32_t>(random_() % shape_.vocab);
     return ids;
   }
+  static std::vector<std::vector<uint32_t>> ids_of(const test::RunOutcome& outcome) {
+    std::vector<std::vector<uint32_t>> ids;
+    for (const Output& output : outcome.result.outputs) ids.push_back(output.ids);
+    return ids;
+  }
   const std::vector<uint32_t> threads_ = {2, 3, 8};
   test::TempDir dir_;
   ModelConfig shape_;
@@ -223,7 +228,9 @@ TEST_P(SameOnAnyThreads, Scores) {
     config_.compute_threads = threads;
     EXPECT_EQ(score_model(config_, texts).logprobs, alone.logprobs);
     config_.policy = PlacementPolicy::kAuto;
-    EXPECT_EQ(score_model(config_, texts).logprobs, alone.logprobs) << "in place";
+    RunPlan plan;
+    EXPECT_EQ(score_model(config_, texts, &plan).logprobs, alone.logprobs) << "in place";
+    ASSERT_EQ(plan.stream.placement.nvme_bytes_per_pass, 0u);
     config_.policy = PlacementPolicy::kNvme;
   }
   config_.score_chunk_tokens = 96;
@@ -243,20 +250,23 @@ TEST_P(SameOnAnyThreads, Decoding) {
   for (uint32_t p = 0; p < count; ++p) prompts.push_back({"", random_ids(1 + random_() % 3)});
   config_.max_new_tokens = 3;
   std::vector<std::vector<uint32_t>> alone;
+  std::vector<float> logits;
   for (const uint32_t threads : {1u, 2u, 8u}) {
     SCOPED_TRACE(threads);
     config_.compute_threads = threads;
-    std::vector<std::vector<uint32_t>> outputs;
-    for (const Output& output : run_model(config_, &prompts).result.outputs) {
-      outputs.push_back(output.ids);
+    const auto streamed = run_model(config_, &prompts);
+    if (alone.empty()) {
+      alone = ids_of(streamed);
+      logits = streamed.logits;
     }
-    if (alone.empty()) alone = outputs;
-    EXPECT_EQ(outputs, alone);
+    EXPECT_EQ(ids_of(streamed), alone);
+    EXPECT_EQ(streamed.logits, logits);
     config_.policy = PlacementPolicy::kAuto;  // in place: units that follow each other at once
-    const auto in_place = run_model(config_, &prompts).result.outputs;
+    const auto in_place = run_model(config_, &prompts);
     config_.policy = PlacementPolicy::kNvme;
-    ASSERT_EQ(in_place.size(), alone.size());
-    for (size_t p = 0; p < alone.size(); ++p) EXPECT_EQ(in_place[p].ids, alone[p]);
+    ASSERT_EQ(in_place.plan.stream.placement.nvme_bytes_per_pass, 0u);
+    EXPECT_EQ(ids_of(in_place), alone);
+    EXPECT_EQ(in_place.logits, logits);
   }
 }
 
@@ -278,10 +288,10 @@ TEST_P(SameOnAnyThreads, HeadsOfAnySize) {
     config_.policy = PlacementPolicy::kRam;
     for (const uint32_t threads : {1u, 4u, 8u}) {
       config_.compute_threads = threads;
-      const auto in_place = run_model(config_, &prompts).result.outputs;
-      for (size_t p = 0; p < prompts.size(); ++p) {
-        EXPECT_EQ(in_place[p].ids, streamed.result.outputs[p].ids) << threads;
-      }
+      const auto in_place = run_model(config_, &prompts);
+      EXPECT_EQ(ids_of(in_place), ids_of(streamed)) << threads;
+      ASSERT_EQ(in_place.logits.size(), vocab);
+      EXPECT_EQ(in_place.logits, streamed.logits) << threads;
     }
     last_parts.insert(streamed.plan.stream.units.back().parts.size());
   }

@@ -296,6 +296,21 @@ TEST_F(Looking, AFailureAfterABurstLosesNothing) {
   EXPECT_GT(plan().forecast->prompt.compute_seconds, 2 * usual);
 }
 
+/// Two looks that differ, and no third: the faster one may be all there is.
+TEST_F(Looking, AFailureAfterTwoTakesTheFaster) {
+  config_.ram_bytes = kGiB;
+  ask_a_long_prompt();
+  const double usual = plan().forecast->prompt.compute_seconds;
+  matmuls_ = [this](const MatmulsToTime& matmuls) {
+    if (looked_at_.size() == 2) throw Error("no room");
+    return cores(1, looked_at_.empty() ? 0.5 : 0.1)(matmuls);
+  };
+  const double seconds = plan().forecast->prompt.compute_seconds;
+  EXPECT_EQ(looked_at_.size(), 2u);
+  EXPECT_GT(seconds, 1.5 * usual);
+  EXPECT_LT(seconds, 3 * usual);
+}
+
 /// A look leaves nothing behind that a run would feel.
 TEST_F(Looking, ARunAfterItGivesTheSameTokens) {
   const auto tokens = [&] {

@@ -701,7 +701,6 @@ TEST(Rates, ArePositiveAndOrdered) {
     EXPECT_FALSE(rates.wide_memory.has_value() && !device->unified());
     if (rates.wide_memory) {  // else the machine has little memory left
       EXPECT_EQ(rates.wide_memory->bytes, 4 * cache_bytes);
-      EXPECT_TRUE(std::isfinite(rates.wide_memory->more_seconds_per_byte));
     }
     EXPECT_EQ(rates.pinned_to_device > 0, !device->unified());
     EXPECT_GT(rates.operation_seconds, 0);

@@ -77,10 +77,10 @@ SYNTH_WRONG = {
     "kv-heads-do-not-divide": ("--like", "tiny", "--kv-heads", 3),
     "kv-heads-more": ("--like", "tiny", "--kv-heads", 16),
     "hidden-odd": ("--like", "tiny", "--hidden", 257),
-    "too-large": ("--like", "llama-3-70b", "--layers", 10000),
-    "overflow": ("--layers", 10000, "--hidden", 1 << 20, "--intermediate", 1 << 20, "--heads",
+    "too-large": ("--like", "llama-3-70b", "--layers", 10000, "--intermediate", 1 << 20),
+    "huge": ("--layers", 10000, "--hidden", 1 << 20, "--intermediate", 1 << 20, "--heads",
                  1 << 14, "--vocab", 1 << 24),
-    "overflow-small-head": ("--layers", 10000, "--hidden", 1 << 20, "--intermediate", 1,
+    "huge-small-head": ("--layers", 10000, "--hidden", 1 << 20, "--intermediate", 1,
                             "--heads", 1 << 14, "--vocab", 258),
 }
 SYNTH_FINE = {
