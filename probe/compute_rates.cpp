@@ -43,6 +43,7 @@ constexpr double kBesideShare = 0.6;
 constexpr double kBlocksShare = 0.2;
 /// Of calls with reads, and of reads alone: shorter than drives change in, longer than a read.
 constexpr double kTurnSeconds = 0.02;
+constexpr uint64_t kCallsAtATime = 4;
 /// Decode passes, whose reads and matmuls weigh alike, hang on these most.
 constexpr double kOneRowBesideShare = 2;
 /// Less than that is a measurement too short for a read.
@@ -437,7 +438,7 @@ class DeviceProbe {
       while (turns.calls == 0 || turns.together.seconds < wanted_seconds) {
         stop_.check();
         const double before = turns.together.seconds;
-        turns.together += read_during(reads, [&] { call_and_pause(matmul, turns); });
+        turns.together += read_during(reads, [&] { call_and_wait(matmul, reads, turns); });
         turns.alone += read_during(reads, [&] { pause(turns.together.seconds - before); });
       }
       of_rows.beside.push_back(turns);
@@ -445,17 +446,20 @@ class DeviceProbe {
     reads.finish();
   }
 
-  /// Calls with pauses as long, for one turn.
-  void call_and_pause(const TileMatmul& matmul, BesideReads& turns) {
+  /// A few calls at a time, which then wait until their weights would have been read; no longer
+  /// than they took, since of a plan's weights a part is there. In a pass reads end a few units at a
+  /// time as well: threads that sleep after each call come late to the next. For one turn.
+  void call_and_wait(const TileMatmul& matmul, const BackgroundReads& reads, BesideReads& turns) {
     const int64_t begin_ns = clock_.now_ns();
     do {
-      const int64_t call_ns = clock_.now_ns();
-      matmul.multiply();
+      const int64_t calls_ns = clock_.now_ns();
+      const uint64_t bytes_before = reads.bytes();
+      for (uint64_t i = 0; i < kCallsAtATime; ++i) matmul.multiply();
       stream_->sync();
-      ++turns.calls;
-      const double call_seconds = seconds(clock_.now_ns() - call_ns);
-      turns.busy_seconds += call_seconds;
-      pause(call_seconds);
+      turns.calls += kCallsAtATime;
+      const double calls_seconds = seconds(clock_.now_ns() - calls_ns);
+      turns.busy_seconds += calls_seconds;
+      reads.wait_for(bytes_before + kCallsAtATime * matmul.weight_bytes, calls_seconds);
     } while (seconds(clock_.now_ns() - begin_ns) < kTurnSeconds && !stop_.requested());
   }
 

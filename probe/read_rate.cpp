@@ -210,26 +210,39 @@ double read_rate(const DirectFile& file, const ReadShape& shape, const MeasureLi
 BackgroundReads::BackgroundReads(const DirectFile& file, const ReadShape& shape,
                                  const ReaderFactory& readers, const Clock& clock,
                                  const StopFlag& stop) {
-  const StopSubscription wakes = stop.on_request([this] { say_begun(); });
+  const StopSubscription wakes = stop.on_request([this] { say_ended(); });
   thread_ = start_thread("to read beside what is measured", [&, shape, this] {
-    const auto on_read = [this](uint64_t bytes) {
-      bytes_ += bytes;
-      if (bytes > 0 && !begun_) say_begun();
-    };
     try {
       const MeasureLimit endless{std::numeric_limits<double>::infinity()};
-      ReadLoop(file, shape, readers, clock, on_read).run(endless, end_);
+      ReadLoop(file, shape, readers, clock, [this](uint64_t bytes) {
+        add(bytes);
+      }).run(endless, end_);
     } catch (...) {
       failed_ = std::current_exception();
     }
-    say_begun();
+    say_ended();
   });
-  begun_.wait(false);
+  wait_for(1, std::numeric_limits<double>::infinity());
 }
 
-void BackgroundReads::say_begun() {
-  begun_ = true;
-  begun_.notify_all();
+void BackgroundReads::add(uint64_t bytes) {
+  if (bytes == 0) return;
+  const std::scoped_lock lock(mutex_);
+  bytes_ += bytes;
+  grown_.notify_all();
+}
+
+void BackgroundReads::say_ended() {
+  const std::scoped_lock lock(mutex_);
+  ended_ = true;
+  grown_.notify_all();
+}
+
+void BackgroundReads::wait_for(uint64_t bytes, double seconds) const {
+  std::unique_lock lock(mutex_);
+  const auto enough = [&] { return ended_ || bytes_ >= bytes; };
+  if (seconds == std::numeric_limits<double>::infinity()) return grown_.wait(lock, enough);
+  grown_.wait_for(lock, std::chrono::duration<double>(seconds), enough);
 }
 
 void BackgroundReads::finish() {

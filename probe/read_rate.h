@@ -3,11 +3,13 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <exception>
 #include <filesystem>
 #include <functional>
 #include <limits>
+#include <mutex>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -53,15 +55,20 @@ class BackgroundReads {
   BackgroundReads(const BackgroundReads&) = delete;
   /// Read so far. Any thread.
   uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
+  /// Returns when `bytes` have been read, `seconds` are over or the reads end. Any thread.
+  void wait_for(uint64_t bytes, double seconds) const;
   /// Ends the reads. Throws Error when one failed.
   void finish();
 
  private:
-  void say_begun();
+  void add(uint64_t bytes);
+  void say_ended();
 
   StopFlag end_;
+  mutable std::mutex mutex_;  // of what waiting threads look at: bytes_ as it grows, and ended_
+  mutable std::condition_variable grown_;
   std::atomic<uint64_t> bytes_{0};
-  std::atomic<bool> begun_{false};
+  bool ended_ = false;
   std::exception_ptr failed_;  // written before the thread ends
   std::jthread thread_;        // joined first
 };

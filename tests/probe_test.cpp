@@ -618,9 +618,12 @@ TEST_F(PacedReads, GoOnBesideOthersUntilTheyEnd) {
   const StopFlag stop;
   BackgroundReads reads(*file_, {kMiB, 4, true}, readers, clock, stop);
   EXPECT_GT(reads.bytes(), 0u);
-  const uint64_t before = reads.bytes();
-  while (reads.bytes() == before) std::this_thread::yield();
+  const uint64_t wanted = reads.bytes() + 2 * kMiB;
+  reads.wait_for(wanted, 1e6);
+  EXPECT_GE(reads.bytes(), wanted);
+  reads.wait_for(UINT64_MAX, 0);
   reads.finish();
+  reads.wait_for(UINT64_MAX, 1e6);  // nobody reads any more
   EXPECT_NE(test::error_of([&] {
               BackgroundReads bad(*file_, {128 * kMiB, 1, true}, readers, clock, stop);
               bad.finish();
