@@ -447,8 +447,8 @@ class DeviceProbe {
   }
 
   /// A few calls at a time, which then wait until their weights would have been read; no longer
-  /// than they took, since of a plan's weights a part is there. In a pass reads end a few units at a
-  /// time as well: threads that sleep after each call come late to the next. For one turn.
+  /// than they took, since of a plan's weights a part is there. In a pass, too, reads end a few
+  /// units at a time: threads that sleep after each call come late to the next. For one turn.
   void call_and_wait(const TileMatmul& matmul, const BackgroundReads& reads, BesideReads& turns) {
     const int64_t begin_ns = clock_.now_ns();
     do {

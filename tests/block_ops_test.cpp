@@ -4,12 +4,14 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <random>
 #include <string>
 
 #include "core/units.h"
 #include "core/weight_format.h"
 #include "kernels/host/cpu_features.h"
+#include "kernels/host/host_ops.h"
 #include "kernels/ops.h"
 #include "kernels/registry.h"
 #include "model/forward.h"
@@ -35,27 +37,6 @@ std::vector<WeightFormat> block_formats() {
   return formats;
 }
 
-/// Where a format's blocks have f16 numbers.
-std::vector<size_t> half_places(WeightFormat format) {
-  switch (format) {
-    case WeightFormat::kQ4_1:
-    case WeightFormat::kQ5_1:
-    case WeightFormat::kQ4_K:
-    case WeightFormat::kQ5_K:
-      return {0, 2};
-    case WeightFormat::kQ2_K:
-      return {80, 82};
-    case WeightFormat::kQ3_K:
-      return {108};
-    case WeightFormat::kQ6_K:
-      return {208};
-    case WeightFormat::kMXFP4:
-      return {};
-    default:
-      return {0};
-  }
-}
-
 /// What one rounding makes of a value that cuBLAS takes.
 double as_bf16(double value) {
   return f32_from_bf16(bf16_from_f32(static_cast<float>(value)));
@@ -64,17 +45,25 @@ double as_bf16(double value) {
 /// What scales of random blocks may be: any finite number, or such as models have.
 enum class Scales { kAny, kSmall };
 
-/// The parameter is a device's name.
-class BlockOps : public ::testing::TestWithParam<std::string> {
+struct BlockCase {
+  std::string name;
+  std::string device;
+  Isa isa = Isa::kBaseline;  ///< of a host
+};
+
+class BlockOps : public ::testing::TestWithParam<BlockCase> {
  protected:
   void SetUp() override {
-    if (GetParam() == "cuda") SPILLWAY_NEEDS_CUDA();
+    if (on_cuda()) SPILLWAY_NEEDS_CUDA();
+    if (GetParam().isa > detect_isa()) GTEST_SKIP() << "this CPU lacks the instruction set";
     DeviceOptions options;
     options.threads = 2;
-    device_ = open_device(GetParam(), options);
-    ops_ = make_ops(*device_, options);
+    device_ = open_device(GetParam().device, options);
+    ops_ = on_cuda() ? make_ops(*device_, options) : make_host_ops(options, GetParam().isa);
     stream_ = device_->make_stream(StreamKind::kCompute);
   }
+
+  static bool on_cuda() { return GetParam().device == "cuda"; }
 
   void bind(uint32_t max_rows, uint32_t max_cols, uint64_t block_values) {
     OpsLimits limits{max_rows, max_cols, 64, {8, 8, 64}, DType::kBF16};
@@ -164,7 +153,7 @@ class BlockOps : public ::testing::TestWithParam<std::string> {
       const uint64_t bits = random_();
       std::memcpy(&w.bytes[i], &bits, std::min<size_t>(8, w.bytes.size() - i));
     }
-    const auto places = half_places(format);
+    const auto places = test::half_places(format);
     for (size_t block = 0; block < w.bytes.size(); block += traits_of(format).block_bytes) {
       for (const size_t place : places) {
         const uint16_t half = random_half(scales);
@@ -190,7 +179,7 @@ class BlockOps : public ::testing::TestWithParam<std::string> {
   void expect_product(const Weight& w, const std::vector<float>& x, uint32_t rows,
                       const std::vector<float>& out) {
     const bool rounds =
-        GetParam() == "cuda" ? rows > kExactRows : rows > kExactHostRows && bf16_matmul_is_fast();
+        on_cuda() ? rows > kExactRows : rows > kExactHostRows && bf16_matmul_is_fast();
     for (uint32_t r = 0; r < rows; ++r) {
       for (uint32_t n = 0; n < w.rows; ++n) {
         double expected = 0;
@@ -290,6 +279,34 @@ TEST_P(BlockOps, MatmulIsBitIdenticalForTilesAddressesAndDecodeRows) {
   }
 }
 
+/// Formats that take an input packed in different ways, one after the other; then other numbers.
+TEST_P(BlockOps, OneInputServesFormatsInTurn) {
+  using enum WeightFormat;
+  const uint32_t cols = 1024;
+  const uint32_t outputs = 40;
+  const uint32_t rows = 3;
+  bind(rows, cols, uint64_t{outputs} * cols);
+  const auto with_outliers = [&] {
+    std::vector<float> x = random_floats(size_t{rows} * cols);
+    for (size_t i = 0; i < x.size() / 2; i += 100) x[i] *= 1e4f;
+    return x;
+  };
+  for (const std::vector<float>& x : {with_outliers(), with_outliers()}) {
+    const Array shared = put(x);
+    ops_->set_input(*stream_, shared.floats(), rows, cols);
+    std::map<WeightFormat, Weight> weights;
+    for (const WeightFormat format : {kQ4_K, kQ6_K, kQ5_K, kQ8_0, kMXFP4, kQ4_K, kQ2_K, kQ4_0}) {
+      if (!weights.contains(format)) weights[format] = random_weight(format, outputs, cols);
+      const Weight& w = weights[format];
+      const Array weight = put(w.bytes);
+      const Array out = poisoned(size_t{rows} * outputs);
+      ops_->matmul(*stream_, w.view(weight.data()), out.floats(), outputs);
+      expect_product(w, x, rows, out.read());
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
 /// A tile that is made plain in two pieces.
 TEST_P(BlockOps, PromptsTakeLargeTilesInPieces) {
   const uint32_t cols = 1 << 18;
@@ -330,14 +347,16 @@ TEST(BlockLimits, TakeTheLargestTileOfAUnit) {
   EXPECT_EQ(values(kMiB), 0u);
 }
 
-std::vector<std::string> block_devices() {
-  std::vector<std::string> names = {"host"};
-  if (test::kCudaBuilt) names.emplace_back("cuda");
-  return names;
+std::vector<BlockCase> block_cases() {
+  std::vector<BlockCase> cases = {{"baseline", "host", Isa::kBaseline},
+                                  {"avx2", "host", Isa::kAvx2},
+                                  {"avx512", "host", Isa::kAvx512},
+                                  {"avx512_vnni", "host", Isa::kAvx512Vnni}};
+  if (test::kCudaBuilt) cases.push_back({"cuda", "cuda"});
+  return cases;
 }
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(BlockOps);
-INSTANTIATE_TEST_SUITE_P(All, BlockOps, ::testing::ValuesIn(block_devices()),
-                         [](const auto& test) { return test.param; });
-
+INSTANTIATE_TEST_SUITE_P(All, BlockOps, ::testing::ValuesIn(block_cases()),
+                         [](const auto& test) { return test.param.name; });
 }  // namespace
 }  // namespace spillway

@@ -1,8 +1,5 @@
 // The tables of instruction sets themselves, on weights that end where memory ends: behind them,
 // and in front of them, lies a page that nobody may read.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -12,36 +9,14 @@
 #include "core/error.h"
 #include "kernels/host/cpu_features.h"
 #include "kernels/host/isa_kernels.h"
+#include "tests/fenced.h"
 #include "tests/support.h"
 
 namespace spillway {
 namespace {
 
-/// Bytes that touch the page behind them, or the page in front.
-class Fenced {
- public:
-  enum class Touches { kEnd, kBegin };
-  Fenced(std::span<const std::byte> bytes, Touches touches) {
-    const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    const size_t inner = (bytes.size() + page - 1) / page * page;
-    mapped_ = inner + 2 * page;
-    base_ = mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    CHECK(base_ != MAP_FAILED);
-    std::byte* first = static_cast<std::byte*>(base_) + page;
-    CHECK(mprotect(first, inner, PROT_READ | PROT_WRITE) == 0);
-    data_ = touches == Touches::kBegin ? first : first + inner - bytes.size();
-    std::memcpy(data_, bytes.data(), bytes.size());
-  }
-  ~Fenced() { munmap(base_, mapped_); }
-  Fenced(const Fenced&) = delete;
-  const std::byte* data() const { return data_; }
-
- private:
-  void* base_;
-  size_t mapped_;
-  std::byte* data_;
-};
-constexpr Fenced::Touches kBothWays[] = {Fenced::Touches::kEnd, Fenced::Touches::kBegin};
+using test::Fenced;
+using test::kBothWays;
 
 struct IsaCase {
   const char* name;

@@ -154,4 +154,24 @@ void write_streamed_model(const fs::path& folder) {
   write_synthetic(folder, options, StopFlag(), [](uint64_t, uint64_t) {});
 }
 
+std::vector<size_t> half_places(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kQ4_1:
+    case WeightFormat::kQ5_1:
+    case WeightFormat::kQ4_K:
+    case WeightFormat::kQ5_K:
+      return {0, 2};
+    case WeightFormat::kQ2_K:
+      return {80, 82};
+    case WeightFormat::kQ3_K:
+      return {108};
+    case WeightFormat::kQ6_K:
+      return {208};
+    case WeightFormat::kMXFP4:
+      return {};
+    default:
+      return {0};
+  }
+}
+
 }  // namespace spillway::test

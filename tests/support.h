@@ -71,6 +71,9 @@ struct Notices {
   }
 };
 
+/// Where a format's blocks have f16 numbers.
+std::vector<size_t> half_places(WeightFormat format);
+
 }  // namespace spillway::test
 
 /// Skips with a message where no GPU can be used.

@@ -44,7 +44,7 @@ Isa detect_isa() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return Isa::kAvx512;
+    return __builtin_cpu_supports("avx512vnni") ? Isa::kAvx512Vnni : Isa::kAvx512;
   }
   const bool f16c = cpuid_bit(1, 0, 2, 29);
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c) return Isa::kAvx2;
@@ -52,7 +52,7 @@ Isa detect_isa() {
 }
 
 bool has_avx512_bf16() {
-  return detect_isa() == Isa::kAvx512 && cpuid_bit(7, 1, 0, 5);
+  return detect_isa() >= Isa::kAvx512 && cpuid_bit(7, 1, 0, 5);
 }
 
 bool bf16_matmul_is_fast() {

@@ -5,7 +5,7 @@
 
 namespace spillway {
 
-enum class Isa { kBaseline, kAvx2, kAvx512 };
+enum class Isa { kBaseline, kAvx2, kAvx512, kAvx512Vnni };
 
 /// Best instruction set that both the CPU and the system support.
 Isa detect_isa();

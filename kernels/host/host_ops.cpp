@@ -19,6 +19,7 @@
 #include "kernels/host/isa_kernels.h"
 #include "kernels/host/matmul_cut.h"
 #include "kernels/host/sampling.h"
+#include "kernels/host/vnni.h"
 #include "kernels/host/workers.h"
 
 namespace spillway {
@@ -34,7 +35,20 @@ constexpr size_t kPlainParts = 32;
 constexpr uint64_t kMinParallelWork = 32 * 1024;
 
 const IsaKernels& kernels_of(Isa isa) {
-  return isa == Isa::kAvx512 ? kAvx512Kernels : isa == Isa::kAvx2 ? kAvx2Kernels : kBaselineKernels;
+  return isa >= Isa::kAvx512 ? kAvx512Kernels : isa == Isa::kAvx2 ? kAvx2Kernels : kBaselineKernels;
+}
+const char* name_of(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx512Vnni:
+      return "AVX-512 VNNI";
+    case Isa::kAvx512:
+      return "AVX-512";
+    case Isa::kAvx2:
+      return "AVX2";
+    case Isa::kBaseline:
+      return "SSE2";
+  }
+  return "";
 }
 
 class HostOps final : public Ops {
@@ -42,6 +56,7 @@ class HostOps final : public Ops {
   HostOps(const DeviceOptions& options, Isa isa)
       : isa_(kernels_of(isa)),
         threads_(options.threads != 0 ? options.threads : usable_cores()),
+        vnni_(isa >= Isa::kAvx512Vnni),
         bf16_prompts_(choose_bf16(options.prompt_math)),
         amx_(bf16_prompts_ && allowed_amx()),
         allowed_(tbb::global_control::max_allowed_parallelism,
@@ -52,9 +67,7 @@ class HostOps final : public Ops {
                                amx_            ? "AMX bf16"
                                : bf16_prompts_ ? "oneDNN bf16"
                                                : "oneDNN f32 tiles",
-                               isa == Isa::kAvx512 ? "AVX-512"
-                               : isa == Isa::kAvx2 ? "AVX2"
-                                                   : "SSE2");
+                               name_of(isa));
   }
 
   std::string description() const override { return description_; }
@@ -66,7 +79,10 @@ class HostOps final : public Ops {
     const Layout parts = layout(limits);
     CHECK(memory.size() >= parts.total_bytes);
     limits_ = limits;
-    input_bf16_ = reinterpret_cast<uint16_t*>(memory.data());
+    packed_ = memory.data();
+    packed_bytes_ = parts.input_bytes;
+    packed_for_prompts_ = false;
+    packed_with_ = nullptr;
     scratch_ = memory.data() + parts.input_bytes;
     panel_bytes_ = parts.panel_bytes;
     scratch_bytes_ = parts.panel_bytes + parts.gemm_bytes;
@@ -113,7 +129,8 @@ class HostOps final : public Ops {
     input_ = x;
     input_rows_ = rows;
     input_cols_ = cols;
-    input_bf16_ready_ = false;
+    packed_for_prompts_ = false;
+    packed_with_ = nullptr;
   }
 
   void norm_input(Stream& stream, float* x, const float* y, const NormWeight& norm, uint32_t rows,
@@ -138,7 +155,7 @@ class HostOps final : public Ops {
     const bool gemv = input_rows_ <= kMaxGemvRows;
     const bool bf16 = !gemv && bf16_prompts_ &&
                       (weight.format() == WeightFormat::kBF16 || has_blocks(weight.format()));
-    if (bf16) prepare_bf16_input();
+    if (bf16) pack_for_prompts();
     if (gemv) return gemv_tasks(weight, out, out_stride);
     if (bf16 && amx_) return amx_tasks(weight, out, out_stride);
     // Cut by panels and by rows: both borders are fixed, so that results do not depend on threads.
@@ -257,7 +274,7 @@ class HostOps final : public Ops {
   /// Of a flat loop that one thread takes at a time.
   static constexpr uint64_t kBlockValues = 16 * 1024;
   struct Layout {
-    uint64_t input_bytes;
+    uint64_t input_bytes;  // packed, for prompts or for decode
     uint64_t panel_bytes;  // one thread's
     uint64_t gemm_bytes;   // one thread's
     uint64_t total_bytes;
@@ -273,13 +290,22 @@ class HostOps final : public Ops {
 
   Layout layout(const OpsLimits& limits) const {
     Layout parts{};
-    if (limits.max_rows <= kMaxGemvRows) return parts;
+    if (vnni_ && limits.block_values > 0) {
+      const uint64_t rows = std::min(limits.max_rows, kMaxGemvRows);
+      parts.input_bytes = rows * vnni_input_bytes(limits.max_cols);
+    }
+    if (limits.max_rows > kMaxGemvRows) add_prompts(parts, limits);
+    parts.total_bytes = parts.input_bytes + threads_ * (parts.panel_bytes + parts.gemm_bytes);
+    return parts;
+  }
+  void add_prompts(Layout& parts, const OpsLimits& limits) const {
     const uint64_t cols = limits.max_cols;
     if (amx_) {
       // Rows and columns are filled up; fewer of the one may come with more of the other.
-      parts.input_bytes = amx_input_bytes(limits.max_rows, limits.max_cols);
+      parts.input_bytes =
+          std::max(parts.input_bytes, amx_input_bytes(limits.max_rows, limits.max_cols));
     } else if (bf16_prompts_) {
-      parts.input_bytes = align_up(limits.max_rows * cols * 2, 64);
+      parts.input_bytes = std::max(parts.input_bytes, align_up(limits.max_rows * cols * 2, 64));
     }
     parts.panel_bytes = align_up(kPanelRows * cols * sizeof(float), 64);
     const uint32_t rows = std::min(kGemmRows, limits.max_rows);
@@ -291,8 +317,6 @@ class HostOps final : public Ops {
       parts.gemm_bytes = std::max(
           parts.gemm_bytes, gemm_.scratch_bytes(DType::kBF16, rows, kPanelRows, limits.max_cols));
     }
-    parts.total_bytes = parts.input_bytes + threads_ * (parts.panel_bytes + parts.gemm_bytes);
-    return parts;
   }
 
   void to_f32(WeightFormat format, const std::byte* source, float* target, size_t count) const {
@@ -327,21 +351,32 @@ class HostOps final : public Ops {
     return vector_.data();
   }
 
-  void prepare_bf16_input() {
-    if (input_bf16_ready_) return;
-    input_bf16_ready_ = true;
+  // Marked as packed at the end: a stop may end either halfway.
+  void pack_for_prompts() {
+    if (packed_for_prompts_) return;
     if (amx_) {
       const auto groups = static_cast<uint32_t>(ceil_div(input_rows_, kAmxGroupRows));
       parallel(groups, uint64_t{input_rows_} * input_cols_, [&](uint32_t group) {
-        amx_pack_input(input_, input_rows_, input_cols_, group,
-                       reinterpret_cast<std::byte*>(input_bf16_));
+        amx_pack_input(input_, input_rows_, input_cols_, group, packed_);
       });
-      return;
+    } else {
+      for_rows(input_rows_, input_cols_,
+               [&](uint32_t r) { isa_.f32_to_bf16(input_row(r), input_bf16(r), input_cols_); });
     }
+    packed_for_prompts_ = true;
+  }
+  void pack_for_decode(const VnniKernels& vnni) {
+    CHECK(input_rows_ * vnni_input_bytes(input_cols_) <= packed_bytes_);
+    if (packed_with_ == vnni.pack) return;
+    packed_with_ = nullptr;
     for_rows(input_rows_, input_cols_, [&](uint32_t r) {
-      isa_.f32_to_bf16(input_ + uint64_t{r} * input_cols_, input_bf16_ + uint64_t{r} * input_cols_,
-                       input_cols_);
+      vnni.pack(input_row(r), input_cols_, packed_ + r * vnni_input_bytes(input_cols_));
     });
+    packed_with_ = vnni.pack;
+  }
+  const float* input_row(uint32_t r) const { return input_ + uint64_t{r} * input_cols_; }
+  uint16_t* input_bf16(uint32_t r) const {
+    return reinterpret_cast<uint16_t*>(packed_) + uint64_t{r} * input_cols_;
   }
 
   static constexpr size_t index_of(WeightFormat format) { return static_cast<size_t>(format); }
@@ -349,34 +384,46 @@ class HostOps final : public Ops {
   void multiply_panel(const WeightView& panel, bool bf16, uint32_t row, uint32_t rows,
                       float* target, uint32_t out_stride) {
     if (bf16) {
-      gemm_.run(DType::kBF16, input_bf16_ + uint64_t{row} * input_cols_, bf16_weights(panel),
-                target, rows, panel.rows, panel.cols, out_stride, gemm_scratch());
+      gemm_.run(DType::kBF16, input_bf16(row), bf16_weights(panel), target, rows, panel.rows,
+                panel.cols, out_stride, gemm_scratch());
     } else {
-      gemm_.run(DType::kF32, input_ + uint64_t{row} * input_cols_, f32_weights(panel), target, rows,
-                panel.rows, panel.cols, out_stride, gemm_scratch());
+      gemm_.run(DType::kF32, input_row(row), f32_weights(panel), target, rows, panel.rows,
+                panel.cols, out_stride, gemm_scratch());
     }
   }
 
   void gemv_tasks(const TiledRows& weight, float* out, uint32_t out_stride) {
-    const IsaKernels::Gemv gemv = isa_.gemv[index_of(weight.format())];
+    const VnniKernels* vnni = vnni_ ? vnni_kernels(weight.format()) : nullptr;
+    if (vnni != nullptr) pack_for_decode(*vnni);
     const uint32_t slice_rows = gemv_slice_rows(weight.rows(), threads_);
     const auto slices = static_cast<uint32_t>(ceil_div(weight.rows(), slice_rows));
     const uint64_t work = uint64_t{weight.rows()} * weight.cols() * input_rows_;
     parallel(slices, work, [&](uint32_t slice) {
       weight.each(slice * slice_rows, slice_rows, [&](const WeightView& part, uint32_t first) {
         for (uint32_t r = 0; r < input_rows_; r += 4) {  // the slice stays in cache between these
-          gemv(input_ + uint64_t{r} * input_cols_, input_cols_, std::min(4u, input_rows_ - r),
-               part.data, part.rows, part.cols, out + uint64_t{r} * out_stride + first, out_stride);
+          gemv_rows(vnni, part, r, out + uint64_t{r} * out_stride + first, out_stride);
         }
       });
     });
+  }
+  /// Up to four input rows, from row r on.
+  void gemv_rows(const VnniKernels* vnni, const WeightView& part, uint32_t r, float* out,
+                 uint32_t out_stride) const {
+    const uint32_t rows = std::min(4u, input_rows_ - r);
+    if (vnni != nullptr) {
+      const uint64_t row_bytes = vnni_input_bytes(part.cols);
+      vnni->gemv(packed_ + r * row_bytes, row_bytes, rows, part.data, part.rows, part.cols, out,
+                 out_stride);
+    } else {
+      isa_.gemv[index_of(part.format)](input_row(r), input_cols_, rows, part.data, part.rows,
+                                       part.cols, out, out_stride);
+    }
   }
 
   void amx_tasks(const TiledRows& weight, float* out, uint32_t out_stride) {
     const auto groups = static_cast<uint32_t>(ceil_div(weight.rows(), kAmxGroupRows));
     const uint32_t slices = amx_slices(weight.rows(), threads_);
     const auto blocks = static_cast<uint32_t>(ceil_div(input_rows_, kAmxBlockRows));
-    const auto* input = reinterpret_cast<const std::byte*>(input_bf16_);
     const auto first_row = [&](uint32_t slice) {
       return static_cast<uint32_t>(uint64_t{slice} * groups / slices) * kAmxGroupRows;
     };
@@ -388,7 +435,7 @@ class HostOps final : public Ops {
         const AmxWeights weights{part.data, isa_.to_bf16[index_of(part.format)],
                                  ::spillway::row_bytes(part.format, part.cols),
                                  ::spillway::row_bytes(part.format, kAmxPartCols), part.rows};
-        amx_product(weights, input + amx_block_offset(block, input_cols_),
+        amx_product(weights, packed_ + amx_block_offset(block, input_cols_),
                     std::min(kAmxBlockRows, input_rows_ - block * kAmxBlockRows), input_cols_,
                     out + uint64_t{block} * kAmxBlockRows * out_stride + first, out_stride,
                     thread_scratch());
@@ -452,6 +499,7 @@ class HostOps final : public Ops {
 
   const IsaKernels& isa_;
   const uint32_t threads_;
+  const bool vnni_;
   const bool bf16_prompts_;
   const bool amx_;
   std::string description_;
@@ -463,8 +511,10 @@ class HostOps final : public Ops {
   const float* input_ = nullptr;
   uint32_t input_rows_ = 0;
   uint32_t input_cols_ = 0;
-  bool input_bf16_ready_ = false;
-  uint16_t* input_bf16_ = nullptr;
+  std::byte* packed_ = nullptr;  // the input, as a product takes it
+  uint64_t packed_bytes_ = 0;
+  bool packed_for_prompts_ = false;
+  decltype(VnniKernels::pack) packed_with_ = nullptr;
   std::byte* scratch_ = nullptr;  // per thread: a panel as f32, then what its product needs
   uint64_t panel_bytes_ = 0;
   uint64_t scratch_bytes_ = 0;

@@ -1,0 +1,268 @@
+// Products in whole numbers (kernels/host/vnni.h), on weights that end where memory ends: against
+// sums in double precision, and exactly where f32 would be exact.
+#include "kernels/host/vnni.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+
+#include "kernels/host/cpu_features.h"
+#include "tests/fenced.h"
+#include "tests/support.h"
+
+namespace spillway {
+namespace {
+
+using test::Fenced;
+using test::kBothWays;
+
+constexpr uint32_t kOutputs = 11;  // a whole tile of rows and a rest
+
+/// What scales of blocks are: any of the size that models have, or one power of two.
+enum class Sizes { kAny, kPower };
+
+class Vnni : public ::testing::TestWithParam<WeightFormat> {
+ protected:
+  void SetUp() override {
+    if (detect_isa() < Isa::kAvx512Vnni) GTEST_SKIP() << "this CPU lacks AVX512-VNNI";
+    kernels_ = vnni_kernels(format());
+    ASSERT_NE(kernels_, nullptr);
+  }
+  static WeightFormat format() { return GetParam(); }
+  static const FormatTraits& traits() { return traits_of(format()); }
+
+  struct Weights {
+    std::vector<std::byte> bytes;
+    std::vector<float> values;  // [kOutputs, cols]
+  };
+  Weights random_weights(uint32_t cols, Sizes scales) {
+    const uint64_t count = uint64_t{kOutputs} * cols;
+    Weights w{std::vector<std::byte>(row_bytes(format(), count)), std::vector<float>(count)};
+    for (std::byte& byte : w.bytes) byte = static_cast<std::byte>(random_());
+    for (size_t block = 0; block < w.bytes.size(); block += traits().block_bytes) {
+      for (const size_t place : test::half_places(format())) {
+        const uint16_t half = f16_from_f32(
+            scales == Sizes::kPower ? 0.125f : std::normal_distribution<float>(0, 0.01f)(random_));
+        std::memcpy(&w.bytes[block + place], &half, sizeof(half));
+      }
+      if (format() == WeightFormat::kMXFP4) {
+        w.bytes[block] =
+            static_cast<std::byte>(scales == Sizes::kPower ? 124 : 118 + random_() % 4);
+      }
+    }
+    decode_values(format(), w.bytes.data(), count, w.values.data());
+    return w;
+  }
+
+  std::vector<float> multiply(const std::byte* weights, const std::vector<float>& x, uint32_t rows,
+                              uint32_t cols) {
+    const size_t stride = vnni_input_bytes(cols);
+    std::vector<std::byte> packed(rows * stride, std::byte{0x55});
+    for (uint32_t r = 0; r < rows; ++r) {
+      const std::vector<std::byte> row(reinterpret_cast<const std::byte*>(&x[r * cols]),
+                                       reinterpret_cast<const std::byte*>(&x[r * cols] + cols));
+      const Fenced input(row, Fenced::Touches::kEnd);
+      kernels_->pack(reinterpret_cast<const float*>(input.data()), cols, &packed[r * stride]);
+    }
+    constexpr float kFree = -7777;
+    std::vector<float> out(rows * (kOutputs + 1), kFree);
+    kernels_->gemv(packed.data(), stride, rows, weights, kOutputs, cols, out.data(), kOutputs + 1);
+    for (uint32_t r = 0; r < rows; ++r) {  // what lies between rows goes
+      const auto between = out.begin() + r * kOutputs + kOutputs;
+      EXPECT_EQ(*between, kFree);
+      out.erase(between);
+    }
+    return out;
+  }
+
+  /// Of the block of 32 values, or 256, that value k of a row lies in.
+  static double largest_of_block(const float* row, uint32_t k) {
+    const float* block = row + k / traits().block_values * traits().block_values;
+    double largest = 0;
+    for (uint32_t i = 0; i < traits().block_values; ++i) {
+      largest = std::max(largest, std::abs(double{block[i]}));
+    }
+    return largest;
+  }
+
+  static std::vector<uint32_t> widths() {
+    if (traits().block_values == 256) return {256, 1280};
+    return {32, 128, 160, 224, 256, 384, 544, 1024};
+  }
+
+  const VnniKernels* kernels_ = nullptr;
+  uint64_t seed_ = test::run_seed();
+  std::mt19937_64 random_{seed_};
+  testing::ScopedTrace trace_{__FILE__, __LINE__, test::seed_note(seed_)};
+};
+
+/// Inputs differ by up to 2^12 within four, and by far more between fours. What a block's offset or
+/// minimum takes away may be as much as its largest weight.
+TEST_P(Vnni, ErrsByNoMoreThanSumsInF32) {
+  std::normal_distribution<float> normal;
+  for (const uint32_t cols : widths()) {
+    const Weights w = random_weights(cols, Sizes::kAny);
+    for (const uint32_t rows : {1u, 2u, 3u, 4u}) {
+      std::vector<float> x(size_t{rows} * cols);
+      for (size_t i = 0; i < x.size(); ++i) {
+        const int four = static_cast<int>(i / 4 * 7 % 41) - 20;
+        x[i] = std::ldexp(normal(random_), four - static_cast<int>(random_() % 12));
+      }
+      for (const Fenced::Touches touches : kBothWays) {
+        const Fenced weights(w.bytes, touches);
+        const auto out = multiply(weights.data(), x, rows, cols);
+        for (uint32_t r = 0; r < rows; ++r) {
+          for (uint32_t n = 0; n < kOutputs; ++n) {
+            const float* row = &w.values[size_t{n} * cols];
+            const float* input = &x[size_t{r} * cols];
+            double expected = 0;
+            double size = 0;
+            for (uint32_t k = 0; k < cols; k += 4) {
+              double largest = 0;
+              for (uint32_t i = k; i < k + 4; ++i) {
+                expected += double{input[i]} * row[i];
+                largest = std::max(largest, std::abs(double{input[i]}));
+              }
+              size += largest * largest_of_block(row, k);
+            }
+            ASSERT_NEAR(out[r * kOutputs + n], expected, 2e-6 * size)
+                << cols << " columns, rows " << rows << ": " << r << "," << n;
+          }
+        }
+      }
+    }
+  }
+}
+
+/// Whole numbers that f32 can sum without rounding: every code and scale is where it belongs.
+TEST_P(Vnni, IsExactWhereF32Is) {
+  for (const uint32_t cols : widths()) {
+    if (cols > 256) break;
+    for (int round = 0; round < 20; ++round) {
+      const Weights w = random_weights(cols, Sizes::kPower);
+      std::vector<float> x(4 * cols);
+      for (float& value : x) value = static_cast<float>(static_cast<int>(random_() % 15) - 7);
+      const auto out = multiply(w.bytes.data(), x, 4, cols);
+      for (uint32_t r = 0; r < 4; ++r) {
+        for (uint32_t n = 0; n < kOutputs; ++n) {
+          double expected = 0;
+          for (uint32_t k = 0; k < cols; ++k) expected += x[r * cols + k] * w.values[n * cols + k];
+          ASSERT_EQ(out[r * kOutputs + n], expected) << cols << " columns: " << r << "," << n;
+        }
+      }
+    }
+  }
+}
+
+/// Every bit of the largest of four but the last, whatever its size; and zeros.
+TEST_P(Vnni, TakesNumbersOfAnySize) {
+  const uint32_t cols = 256;
+  const Weights w = random_weights(cols, Sizes::kPower);
+  for (const float size : {0.0f, 1e-42f, 1e-30f, 1.0f, 16777215.0f, -16777215.0f, 1e30f}) {
+    for (const uint32_t every : {1u, 5u, 77u, 256u}) {
+      std::vector<float> x(cols);
+      for (uint32_t k = 0; k < cols; k += every) x[k] = size;
+      const auto out = multiply(w.bytes.data(), x, 1, cols);
+      for (uint32_t n = 0; n < kOutputs; ++n) {
+        const float* row = &w.values[size_t{n} * cols];
+        double expected = 0;
+        double sum = 0;
+        for (uint32_t k = 0; k < cols; ++k) {
+          expected += double{x[k]} * row[k];
+          sum += std::abs(double{x[k]}) * largest_of_block(row, k);
+        }
+        ASSERT_NEAR(out[n], expected, 1e-6 * sum + 1e-36) << size << " every " << every;
+      }
+    }
+  }
+}
+
+/// Models have a few inputs that are thousands of times as large as others, and weights as much
+/// smaller for them. What the others give keeps its bits: it would not in whole numbers.
+TEST_P(Vnni, ErrsByNoMoreThanProductsWhereAFewInputsAreHuge) {
+  std::normal_distribution<float> normal;
+  for (const uint32_t cols : widths()) {
+    const Weights w = random_weights(cols, Sizes::kAny);
+    for (const float huge : {200.0f, 1e4f, 1e6f}) {
+      for (uint32_t n = 0; n < kOutputs; ++n) {
+        const float* row = &w.values[size_t{n} * cols];
+        std::vector<float> x(cols);
+        for (float& value : x) value = normal(random_);
+        for (uint32_t chunk = 0; chunk < cols; chunk += 256) {
+          const float* end = row + std::min(cols, chunk + 256);
+          const float* least = std::min_element(
+              row + chunk, end, [](float a, float b) { return std::abs(a) < std::abs(b); });
+          x[static_cast<size_t>(least - row)] = huge * (normal(random_) < 0 ? -4.0f : 4.0f);
+        }
+        double expected = 0;
+        double products = 0;
+        for (uint32_t k = 0; k < cols; ++k) {
+          expected += double{x[k]} * row[k];
+          products += std::abs(double{x[k]} * row[k]);
+        }
+        ASSERT_NEAR(multiply(w.bytes.data(), x, 1, cols)[n], expected, 1e-6 * products)
+            << cols << " columns, " << huge << ", output " << n;
+      }
+    }
+  }
+}
+
+/// Rows beside it change no bit of a row's results, whatever is huge in either.
+TEST_P(Vnni, RowsKeepToThemselves) {
+  std::normal_distribution<float> normal;
+  const uint32_t cols = widths().back();
+  const Weights w = random_weights(cols, Sizes::kAny);
+  for (int round = 0; round < 8; ++round) {
+    std::vector<float> x(size_t{4} * cols);
+    for (size_t i = 0; i < x.size(); ++i) {
+      x[i] = normal(random_);
+      const bool may = (round >> (i / cols) & 1) != 0;  // in some of the chunks
+      if (may && i / 256 % 2 == 0 && random_() % 64 == 0) x[i] *= 1e5f;
+    }
+    const auto together = multiply(w.bytes.data(), x, 4, cols);
+    for (uint32_t r = 0; r < 4; ++r) {
+      const auto begin = x.begin() + r * cols;
+      const auto alone = multiply(w.bytes.data(), {begin, begin + cols}, 1, cols);
+      for (uint32_t n = 0; n < kOutputs; ++n) {
+        ASSERT_EQ(together[r * kOutputs + n], alone[n]) << "row " << r << ", output " << n;
+      }
+    }
+  }
+}
+
+TEST_P(Vnni, WhatIsNoNumberStaysNone) {
+  const uint32_t cols = 256;
+  const Weights w = random_weights(cols, Sizes::kAny);
+  for (const float none :
+       {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::quiet_NaN(),
+        std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
+    for (const uint32_t at : {0u, 3u, 130u, 255u}) {
+      std::vector<float> x(2 * cols, 1.0f);
+      x[at] = none;
+      const auto out = multiply(w.bytes.data(), x, 2, cols);
+      for (uint32_t n = 0; n < kOutputs; ++n) {
+        EXPECT_FALSE(std::isfinite(out[n])) << none << " at " << at;
+        EXPECT_TRUE(std::isfinite(out[kOutputs + n]));
+      }
+    }
+  }
+}
+
+std::vector<WeightFormat> vnni_formats() {
+  std::vector<WeightFormat> formats;
+  for (const FormatTraits& traits : kFormats) {
+    const bool wide = traits.format == WeightFormat::kQ8_0 ||
+                      traits.format == WeightFormat::kIQ4_NL ||
+                      traits.format == WeightFormat::kIQ4_XS;
+    if (has_blocks(traits.format) && !wide) formats.push_back(traits.format);
+  }
+  return formats;
+}
+INSTANTIATE_TEST_SUITE_P(Formats, Vnni, ::testing::ValuesIn(vnni_formats()),
+                         [](const auto& test) { return std::string(format_name(test.param)); });
+
+}  // namespace
+}  // namespace spillway
