@@ -92,7 +92,6 @@ constexpr Order order_of(const uint8_t (&groups)[kGroups], uint32_t sum_values, 
 // Minima lie in the upper lanes of Unpacked::all; what a code of 0 stands for is a scale's
 // multiple.
 constexpr Order kHalvesLessEight = order_of(kByHalves, 32, 0, -8);
-constexpr Order kHalvesLessTwelve = order_of(kByHalves, 32, 0, -12);
 constexpr Order kHalvesLessSixteen = order_of(kByHalves, 32, 0, -16);
 constexpr Order kHalvesAndMinima = order_of(kByHalves, 32, 8, 1);
 constexpr Order kPairsLessMinima = order_of(kByPairs, 32, 8, -1);
@@ -214,25 +213,6 @@ struct Q5_1 : OfBlocks<24, kHalvesAndMinima> {
     add_fifth_bits<kHalves, 4>(blocks, out);
   }
 };
-struct MXFP4 : OfBlocks<17, kHalvesLessTwelve> {
-  template <unsigned kHalves, typename Blocks>
-  static inline void take(const Blocks& blocks, Unpacked& out) {
-    // 2^(exponent - 128): what nibbles stand for is taken twice.
-    const __m256i exponent = _mm256_and_si256(heads_of<kHalves>(blocks), _mm256_set1_epi32(255));
-    const __m256 power = _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
-    const __mmask8 none = _mm256_cmpeq_epi32_mask(exponent, _mm256_setzero_si256());
-    const __m256 least = _mm256_castsi256_ps(_mm256_set1_epi32(1 << 22));
-    out.all = _mm512_zextps256_ps512(
-        _mm256_mul_ps(_mm256_set1_ps(0.5f), _mm256_mask_mov_ps(power, none, least)));
-    take_nibbles<kHalves, 1>(blocks, out);
-    const __m512i twelve_more = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-    for (unsigned v = 0; v < 2 * kHalves; ++v) {
-      out.codes[v] = _mm512_shuffle_epi8(twelve_more, out.codes[v]);
-    }
-  }
-};
-
 /// Q4_K and Q5_K: eight scales, then eight minima, of 6 bits each in 12 bytes, and their factors.
 inline __m512 eight_pairs(const std::byte* b) {
   // Words of their own: as vectors they would take the ports that products need.
@@ -681,8 +661,6 @@ const VnniKernels* vnni_kernels(WeightFormat format) {
       return &kKernels<Q5_K>;
     case WeightFormat::kQ6_K:
       return &kKernels<Q6_K>;
-    case WeightFormat::kMXFP4:
-      return &kKernels<MXFP4>;
     default:
       return nullptr;
   }

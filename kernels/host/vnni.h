@@ -34,7 +34,7 @@ struct VnniKernels {
                unsigned w_rows, size_t cols, float* out, size_t out_stride);
 };
 
-/// Null for a format whose codes are too wide for sums of 32 bits, or plain numbers.
+/// Null for plain numbers and for formats that gain nothing: codes of 8 bits, or no whole numbers.
 const VnniKernels* vnni_kernels(WeightFormat format);
 
 }  // namespace spillway
