@@ -105,6 +105,7 @@ MachineRates rates_of(const HardwareProfile& profile, const DeviceRates& device,
   rates.score_seconds = device.score_seconds;
   rates.value_seconds = device.value_seconds;
   rates.gated_seconds = device.gated_seconds;
+  if (device.layer_share > 0) rates.layer_share = device.layer_share;
   if (const auto& wide = device.wide_memory) {
     rates.wide_memory = {wide->usual_bytes, wide->bytes, wide->more_seconds_per_byte};
   }

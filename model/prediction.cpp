@@ -171,10 +171,12 @@ std::vector<double> unit_seconds(const Model& model, const RunPlan& plan, bool u
                     values_seconds(model.config, shape, rates);
     }
     const double share = bytes / static_cast<double>(layers[unit.layer].bytes());
-    result.push_back(weights_seconds(model.weights.weights[unit.layer], layers[unit.layer], unit,
-                                     rows, is_head ? head_more : more, rates) +
-                     operations_seconds(layers[unit.layer], unit, joined, rows, rates) +
-                     share * weightless);
+    const double longer = !is_head && !shape.decode && rows > kFewRows ? rates.layer_share : 1;
+    const double sum_of_parts =
+        weights_seconds(model.weights.weights[unit.layer], layers[unit.layer], unit, rows,
+                        is_head ? head_more : more, rates) +
+        operations_seconds(layers[unit.layer], unit, joined, rows, rates) + share * weightless;
+    result.push_back(longer * sum_of_parts);
   }
   return result;
 }

@@ -53,6 +53,7 @@ struct MachineRates {
   double score_seconds = 0;
   double value_seconds = 0;
   double gated_seconds = 0;
+  double layer_share = 1;  ///< what a prompt's layer takes, beside all those and its matmuls
   std::optional<MemoryCost> wide_memory = {};  ///< empty = the same everywhere
   /// Matmuls of other formats, as far as they were measured.
   std::map<WeightFormat, std::vector<RowRate>> others = {};

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "core/system_memory.h"
 #include "core/units.h"
+#include "probe/prompt_layer.h"
 
 namespace spillway {
 namespace {
@@ -44,6 +45,7 @@ constexpr double kBlocksShare = 0.2;
 /// Of calls with reads, and of reads alone: shorter than drives change in, longer than a read.
 constexpr double kTurnSeconds = 0.02;
 constexpr uint64_t kCallsAtATime = 4;
+constexpr double kLayerShare = 1;
 /// Decode passes, whose reads and matmuls weigh alike, hang on these most.
 constexpr double kOneRowBesideShare = 2;
 /// Less than that is a measurement too short for a read.
@@ -126,12 +128,14 @@ class DeviceProbe {
     std::vector<double> narrow;
     std::vector<double> values;
     std::vector<double> gated;
+    std::vector<double> layers;
     for (uint32_t round = 0; round < rounds(); ++round) {
       progress("attention");
       wide.push_back(seconds_per_score(kWideHeads));
       narrow.push_back(seconds_per_score(kNarrowHeads));
       values.push_back(seconds_per_value());
       gated.push_back(seconds_per_gated_value());
+      if (device_.unified()) layers.push_back(seconds_of_layer());
       for (MatmulCalls& of_format : calls) {
         progress(format_name(of_format.format));
         const bool other = of_format.format == WeightFormat::kMXFP4;
@@ -146,6 +150,7 @@ class DeviceProbe {
     for (const MatmulCalls& of_format : calls) rates.matmuls.push_back(rates_of(of_format));
     for (MatmulRate& rate : rates.matmuls) fill_beside_reads(rate);
     if (device_.unified()) {
+      rates.layer_share = layer_share_of(middle_of(layers), parts_of_layer(rates));
       const uint64_t free_bytes = automatic_ram_budget(read_system_memory());
       if (const auto beyond = wide_memory_of(cache_bytes, free_bytes)) {
         progress("memory beyond caches");
@@ -480,6 +485,16 @@ class DeviceProbe {
     }
   }
 
+  double seconds_of_layer() {
+    PromptLayer layer(device_, ops_, *stream_, weights_.data(), prompt_rows());
+    repeat([&] { layer.run(); }, 0, 1);
+    repeat([&] { layer.run(); }, kLayerShare * round_share() * seconds_, 1);
+    return middle_of(times_);
+  }
+  double parts_of_layer(const DeviceRates& rates) const {
+    return PromptLayer::seconds_of_parts(rates, prompt_rows(), device_.stream_unit_bytes());
+  }
+
   /// Large calls of one row over what all others are measured on, and over more, in turns. Nothing
   /// where there is no room for that.
   std::optional<WideMemory> measure_wide_memory(WideMemory wide) {
@@ -603,6 +618,11 @@ MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const Time
   rate.weight_bytes_per_second =
       large_bytes / (large.seconds - rate.start_seconds - outputs_seconds);
   return rate;
+}
+
+double layer_share_of(double layer_seconds, double parts_seconds) {
+  constexpr double kMost = 2;
+  return parts_seconds > 0 ? std::clamp(layer_seconds / parts_seconds, 1.0, kMost) : 0;
 }
 
 double read_share_of(const BesideReads& turns) {

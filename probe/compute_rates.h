@@ -58,6 +58,8 @@ struct DeviceRates {
   double score_seconds = 0;
   double value_seconds = 0;
   double gated_seconds = 0;
+  /// How many times what these and its matmuls say a prompt's layer takes; 0 = not measured.
+  double layer_share = 0;
   std::optional<WideMemory> wide_memory;  ///< empty = not measured
   std::vector<MatmulRate> matmuls;
 };
@@ -78,6 +80,10 @@ TimedCall median_round(const std::vector<TimedCall>& rounds);
 /// average is its bytes' time. `tall`: nothing timed where outputs cost nothing.
 MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const TimedCall& large,
                                const TimedCall& tall = {});
+
+/// DeviceRates::layer_share: nothing is faster for what was computed before it, and much slower is
+/// a neighbour's burst.
+double layer_share_of(double layer_seconds, double parts_seconds);
 
 /// Where no drive read beside matmuls, of blocks, they were slowed as with fewer rows.
 void fill_beside_reads(MatmulRate& rate);

@@ -73,6 +73,7 @@ Json device_json(const DeviceRates& device) {
                {"score_seconds", device.score_seconds},
                {"value_seconds", device.value_seconds},
                {"gated_seconds", device.gated_seconds},
+               {"layer_share", device.layer_share},
                {"matmuls", matmuls}};
   if (const auto& wide = device.wide_memory) {
     json["wide_memory"] = {{"usual_bytes", wide->usual_bytes},
@@ -131,6 +132,14 @@ class Reader {
       throw Error(fmt::format("{}: expected a number from {} to 1", where_, kLeastShare));
     }
     return number();
+  }
+  /// How many times as much; 0 = not measured.
+  double times() const {
+    const double value = number();
+    if (value != 0 && (value < 1 || value > 2)) {
+      throw Error(where_ + ": expected a number from 1 to 2");
+    }
+    return value;
   }
   /// Of one operation, which lasts no minute.
   double moment() const {
@@ -218,6 +227,7 @@ DeviceRates parse_device(const Reader& json) {
   device.score_seconds = json.moment_or_none("score_seconds");
   device.value_seconds = json.moment_or_none("value_seconds");
   device.gated_seconds = json.moment_or_none("gated_seconds");
+  if (json.has("layer_share")) device.layer_share = json.at("layer_share").times();
   if (json.has("wide_memory")) device.wide_memory = parse_wide_memory(json.at("wide_memory"));
   for (const Reader& item : json.at("matmuls").list()) {
     const auto format = parse_format(item.at("dtype").text());

@@ -248,6 +248,26 @@ TEST_F(Choosing, CountsAttentionAndValuesOfPrompts) {
       << "an activated value takes longer than another";
 }
 
+/// A prompt's layers take longer than their parts; its head and decode passes do not.
+TEST_F(Choosing, CountsWhatLayersTakeBesideTheirParts) {
+  config_.ram_bytes = kGiB;
+  const ChosenPlan chosen = choose(rates(1e9));
+  const auto computing = [&](double layer_share, PassShape shape, double outputs = 0) {
+    MachineRates longer = rates(1e9);
+    longer.layer_share = layer_share;
+    longer.matmuls.back().output_seconds = outputs;
+    return predict_pass(*model_, chosen.plan, true, shape, longer).compute_seconds;
+  };
+  const PassShape prompt{64, 0, 10, false};
+  EXPECT_NEAR(computing(1.25, prompt) / computing(1, prompt), 1.25, 0.001);
+  const PassShape with_head{64, 64, 10, false};
+  EXPECT_NEAR(computing(1.25, with_head) - computing(1, with_head),
+              computing(1.25, prompt) - computing(1, prompt), 1e-9);
+  for (const PassShape& shape : {PassShape{64, 64, 10, true}, PassShape{8, 1, 10, false}}) {
+    EXPECT_EQ(computing(1.25, shape), computing(1, shape));
+  }
+}
+
 /// Reading and computing share the memory: while both go on each is slower, and a pass takes what
 /// the slower one then takes.
 TEST_F(Choosing, CountsWhatReadingAndComputingCostEachOther) {

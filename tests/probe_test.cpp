@@ -13,6 +13,7 @@
 #include "io/direct_file.h"
 #include "kernels/registry.h"
 #include "probe/profile.h"
+#include "probe/prompt_layer.h"
 #include "tests/sim/paced_disk.h"
 #include "tests/support.h"
 
@@ -37,6 +38,7 @@ HardwareProfile some_profile() {
   host.score_seconds = 4e-10;
   host.value_seconds = 3e-10;
   host.gated_seconds = 5e-10;
+  host.layer_share = 1.125;
   host.wide_memory = {512 * kMiB, 2 * kGiB, 4e-12};
   host.matmuls = {{WeightFormat::kBF16, {{1, 2e10, 5e-6, 2e-9, 1e10, 0.9}, {512, 6e8, 0}}}};
   profile.devices = {host};
@@ -72,6 +74,7 @@ TEST(Profile, SurvivesWritingAndReading) {
   EXPECT_EQ(back->devices[0].score_seconds, 4e-10);
   EXPECT_EQ(back->devices[0].value_seconds, 3e-10);
   EXPECT_EQ(back->devices[0].gated_seconds, 5e-10);
+  EXPECT_EQ(back->devices[0].layer_share, 1.125);
   ASSERT_TRUE(back->devices[0].wide_memory.has_value());
   EXPECT_EQ(back->devices[0].wide_memory->usual_bytes, 512 * kMiB);
   EXPECT_EQ(back->devices[0].wide_memory->bytes, 2 * kGiB);
@@ -93,6 +96,7 @@ TEST(Profile, OlderOnesAreRead) {
   json["devices"][0].erase("score_seconds");
   json["devices"][0].erase("value_seconds");
   json["devices"][0].erase("gated_seconds");
+  json["devices"][0].erase("layer_share");
   json["devices"][0].erase("wide_memory");
   json["devices"][0]["matmuls"][0]["by_rows"][0].erase("start_seconds");
   json["devices"][0]["matmuls"][0]["by_rows"][0].erase("output_seconds");
@@ -104,6 +108,7 @@ TEST(Profile, OlderOnesAreRead) {
   EXPECT_EQ(profile.devices[0].score_seconds, 0);
   EXPECT_EQ(profile.devices[0].value_seconds, 0);
   EXPECT_EQ(profile.devices[0].gated_seconds, 0);
+  EXPECT_EQ(profile.devices[0].layer_share, 0);
   EXPECT_FALSE(profile.devices[0].wide_memory.has_value());
   EXPECT_EQ(profile.devices[0].matmuls[0].rows[0].start_seconds, 0);
   EXPECT_EQ(profile.devices[0].matmuls[0].rows[0].output_seconds, 0);
@@ -267,6 +272,13 @@ TEST(Profile, DamageIsNamed) {
               j["drive"]["history"] = {{{"measured_at", "2026-01-02T03:04:05Z"}}};
             }).find("drive.history[0].chunk_bytes: missing"),
             std::string::npos);
+  for (const double share : {0.5, 2.5, -1.0}) {
+    EXPECT_NE(without([&](auto& j) {
+                j["devices"][0]["layer_share"] = share;
+              }).find("devices[0].layer_share: expected a number"),
+              std::string::npos)
+        << share;
+  }
   for (const auto& [key, value] : {std::pair<const char*, double>{"bytes", 1.0},
                                    {"usual_bytes", 0.0},
                                    {"more_seconds_per_byte", 60.0},
@@ -634,6 +646,33 @@ TEST_F(PacedReads, GoOnBesideOthersUntilTheyEnd) {
   const BackgroundReads unseen(*file_, {kMiB, 2, true}, readers, clock, requested);
 }
 
+/// A layer of 4,096 values, 8,192 in its MLP, 32 heads of 128 and 8 of keys and values.
+TEST(Rates, OfPartsMakeALayer) {
+  DeviceRates rates;
+  rates.matmuls = {{WeightFormat::kF32, {{512, 1}}}, {WeightFormat::kBF16, {{1, 1}, {512, 2e9}}}};
+  const auto seconds = [&] { return PromptLayer::seconds_of_parts(rates, 512, 4 * kMiB); };
+  constexpr double kWeights = 2.0 * 4096 * 4096 + 2.0 * 1024 * 4096 + 3.0 * 8192 * 4096;
+  EXPECT_EQ(PromptLayer::weight_bytes(), 2 * kWeights);
+  EXPECT_DOUBLE_EQ(seconds(), kWeights / 1e9);
+  const double bytes_seconds = seconds();
+  MatmulRate::Rows& matmul = rates.matmuls[1].rows[1];
+  matmul.start_seconds = 1;
+  EXPECT_NEAR(seconds() - bytes_seconds, 8 + 2 + 2 + 8 + 16 + 16 + 16, 1e-6) << "tiles of 4 MiB";
+  matmul.start_seconds = 0;
+  matmul.output_seconds = 1;
+  EXPECT_NEAR(seconds() - bytes_seconds, 4096 + 2 * 1024 + 4096 + 2 * 8192 + 4096, 1e-6);
+  matmul.output_seconds = 0;
+  rates.score_seconds = 1;
+  EXPECT_NEAR(seconds() - bytes_seconds, 32 * 512 * 256.5, 1e-6);
+  rates.score_seconds = 0;
+  rates.gated_seconds = 1;
+  EXPECT_NEAR(seconds() - bytes_seconds, 512 * 8192, 1e-6);
+  EXPECT_EQ(layer_share_of(1.5, 1), 1.5);
+  EXPECT_EQ(layer_share_of(0.9, 1), 1) << "noise";
+  EXPECT_EQ(layer_share_of(9, 1), 2);
+  EXPECT_EQ(layer_share_of(1, 0), 0);
+}
+
 /// Exponents of real weights: what overflows, or is too small for a normal number, may take another
 /// time.
 TEST(Filled, IsOrdinaryInEveryFormat) {
@@ -711,6 +750,7 @@ TEST(Rates, ArePositiveAndOrdered) {
     EXPECT_GE(rates.score_seconds, 0);
     EXPECT_GT(rates.value_seconds, 0);
     EXPECT_GT(rates.gated_seconds, 0);
+    EXPECT_EQ(rates.layer_share >= 1, device->unified());
     ASSERT_EQ(rates.matmuls.size(), kFormats.size());
     for (const MatmulRate& rate : rates.matmuls) {
       ASSERT_EQ(rate.rows.size(), 5u);
