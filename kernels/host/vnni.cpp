@@ -487,10 +487,13 @@ struct Sums {
   /// Where some are: in f32, weight by weight.
   template <unsigned kTaken>
   inline void add(unsigned n, const Unpacked& weights, const std::byte* packed, size_t stride) {
+    bool wild = false;
     for (unsigned r = 0; r < R; ++r) {
       const std::byte* x = packed + r * stride;
+      wild |= holds_wild(x);
       if (!holds_wild(x)) of[n][r] = add_products<kTaken>(of[n][r], weights, x);
     }
+    if (!wild) return;
     std::byte codes[kTaken * kLine];
     for (unsigned v = 0; v < kTaken; ++v) _mm512_storeu_si512(codes + v * kLine, weights.codes[v]);
     constexpr unsigned kTakenGroups = kTaken * kGroups / kVectors;
