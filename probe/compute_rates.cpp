@@ -428,9 +428,8 @@ class DeviceProbe {
     if (reads_ != nullptr) measure_beside_reads(calls, output, part);
   }
 
-  /// Large matmuls while the drive reads, with pauses as long between them, as a pass computes that
-  /// waits for its reads. Without pauses reads get little time of the cores; but a pass without
-  /// pauses does not wait for them. In turns with reads alone, since drives change within a second.
+  /// Large matmuls while the drive reads, as a pass computes that waits for its reads. In turns
+  /// with reads alone, since drives change within a second.
   void measure_beside_reads(MatmulCalls& calls, const Memory& output, double part) {
     BackgroundReads reads(*reads_->file, reads_->shape, *reads_->readers, clock_, stop_);
     for (auto& [rows, of_rows] : calls.by_rows) {
@@ -459,12 +458,15 @@ class DeviceProbe {
     do {
       const int64_t calls_ns = clock_.now_ns();
       const uint64_t bytes_before = reads.bytes();
-      for (uint64_t i = 0; i < kCallsAtATime; ++i) matmul.multiply();
+      uint64_t calls = 0;
+      do {
+        matmul.multiply();
+      } while (++calls < kCallsAtATime && !stop_.requested());
       stream_->sync();
-      turns.calls += kCallsAtATime;
+      turns.calls += calls;
       const double calls_seconds = seconds(clock_.now_ns() - calls_ns);
       turns.busy_seconds += calls_seconds;
-      reads.wait_for(bytes_before + kCallsAtATime * matmul.weight_bytes, calls_seconds);
+      reads.wait_for(bytes_before + calls * matmul.weight_bytes, calls_seconds);
     } while (seconds(clock_.now_ns() - begin_ns) < kTurnSeconds && !stop_.requested());
   }
 

@@ -209,8 +209,8 @@ double read_rate(const DirectFile& file, const ReadShape& shape, const MeasureLi
 
 BackgroundReads::BackgroundReads(const DirectFile& file, const ReadShape& shape,
                                  const ReaderFactory& readers, const Clock& clock,
-                                 const StopFlag& stop) {
-  const StopSubscription wakes = stop.on_request([this] { say_ended(); });
+                                 const StopFlag& stop)
+    : wakes_(stop.on_request([this] { end_waits(); })) {
   thread_ = start_thread("to read beside what is measured", [&, shape, this] {
     try {
       const MeasureLimit endless{std::numeric_limits<double>::infinity()};
@@ -220,7 +220,7 @@ BackgroundReads::BackgroundReads(const DirectFile& file, const ReadShape& shape,
     } catch (...) {
       failed_ = std::current_exception();
     }
-    say_ended();
+    end_waits();
   });
   wait_for(1, std::numeric_limits<double>::infinity());
 }
@@ -232,15 +232,15 @@ void BackgroundReads::add(uint64_t bytes) {
   grown_.notify_all();
 }
 
-void BackgroundReads::say_ended() {
+void BackgroundReads::end_waits() {
   const std::scoped_lock lock(mutex_);
-  ended_ = true;
+  over_ = true;
   grown_.notify_all();
 }
 
 void BackgroundReads::wait_for(uint64_t bytes, double seconds) const {
   std::unique_lock lock(mutex_);
-  const auto enough = [&] { return ended_ || bytes_ >= bytes; };
+  const auto enough = [&] { return over_ || bytes_ >= bytes; };
   if (seconds == std::numeric_limits<double>::infinity()) return grown_.wait(lock, enough);
   grown_.wait_for(lock, std::chrono::duration<double>(seconds), enough);
 }

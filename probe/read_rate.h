@@ -55,20 +55,22 @@ class BackgroundReads {
   BackgroundReads(const BackgroundReads&) = delete;
   /// Read so far. Any thread.
   uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
-  /// Returns when `bytes` have been read, `seconds` are over or the reads end. Any thread.
+  /// Returns when `bytes` have been read, `seconds` are over, the reads end or a stop is requested.
+  /// Any thread.
   void wait_for(uint64_t bytes, double seconds) const;
   /// Ends the reads. Throws Error when one failed.
   void finish();
 
  private:
   void add(uint64_t bytes);
-  void say_ended();
+  void end_waits();
 
   StopFlag end_;
-  mutable std::mutex mutex_;  // of what waiting threads look at: bytes_ as it grows, and ended_
+  mutable std::mutex mutex_;  // of what waiting threads look at: bytes_ as it grows, and over_
   mutable std::condition_variable grown_;
   std::atomic<uint64_t> bytes_{0};
-  bool ended_ = false;
+  bool over_ = false;  // nobody waits any more
+  StopSubscription wakes_;
   std::exception_ptr failed_;  // written before the thread ends
   std::jthread thread_;        // joined first
 };

@@ -279,7 +279,8 @@ TEST_P(BlockOps, MatmulIsBitIdenticalForTilesAddressesAndDecodeRows) {
   }
 }
 
-/// Formats that take an input packed in different ways, one after the other; then other numbers.
+/// Formats that take an input packed in different ways, one after the other; then other numbers,
+/// beginning with the format before.
 TEST_P(BlockOps, OneInputServesFormatsInTurn) {
   using enum WeightFormat;
   const uint32_t cols = 1024;
@@ -295,7 +296,7 @@ TEST_P(BlockOps, OneInputServesFormatsInTurn) {
     const Array shared = put(x);
     ops_->set_input(*stream_, shared.floats(), rows, cols);
     std::map<WeightFormat, Weight> weights;
-    for (const WeightFormat format : {kQ4_K, kQ6_K, kQ5_K, kQ8_0, kMXFP4, kQ4_K, kQ2_K, kQ4_0}) {
+    for (const WeightFormat format : {kQ4_K, kQ6_K, kQ5_K, kQ8_0, kMXFP4, kQ2_K, kQ4_0, kQ4_K}) {
       if (!weights.contains(format)) weights[format] = random_weight(format, outputs, cols);
       const Weight& w = weights[format];
       const Array weight = put(w.bytes);

@@ -2,7 +2,7 @@
 // memcpy is called: an inline function compiled here could be the copy that the linker keeps.
 //
 // vpdpbusd multiplies 64 bytes without sign by 64 with sign and adds fours of products to 16 sums
-// (Intel SDM, volume 2). Codes have seven bits at most, so they may be either operand: inputs'
+// (Intel SDM, volume 2). Codes have six bits at most, so they may be either operand: inputs'
 // upper bytes have signs, the lower two have none.
 #include "kernels/host/vnni.h"
 
@@ -355,18 +355,24 @@ inline __m512i largest_of_four(__m512 x) {
 
 /// Whether a few of `count` inputs are so large beside many others that these would lose bits that
 /// count where the weights of the large ones are small, as models have them: the largest is 64
-/// times as large as the largest of every eighth four, or more.
+/// times as large as the largest of every eighth four, or more. Zeros have no bits to lose. And
+/// what is so large that sums might overflow.
 inline bool is_wild(const float* x, size_t count) {
   constexpr int kSixBits = 6 << 23;
+  constexpr int kHuge = (127 + 100) << 23;
   __m512i most = _mm512_setzero_si512();
   for (size_t i = 0; i < count; i += kGroup) {
     most = _mm512_max_epi32(most, largest_of_four(_mm512_loadu_ps(x + i)));
   }
-  const __m512i bound = _mm512_set1_epi32(_mm512_reduce_max_epi32(most) - kSixBits);
+  const int largest = _mm512_reduce_max_epi32(most);
+  if (largest >= kHuge) return true;
+  const __m512i bound = _mm512_set1_epi32(largest - kSixBits);
   size_t below = 0;  // values
   for (size_t i = 0; i < count; i += kGroup) {
     const __m512i of_four = largest_of_four(_mm512_loadu_ps(x + i));
-    below += static_cast<size_t>(__builtin_popcount(_mm512_cmplt_epi32_mask(of_four, bound)));
+    const __mmask16 some = _mm512_test_epi32_mask(of_four, of_four);
+    const __mmask16 less = _mm512_mask_cmplt_epi32_mask(some, of_four, bound);
+    below += static_cast<size_t>(__builtin_popcount(less));
   }
   return 8 * below >= count;
 }
@@ -375,7 +381,9 @@ inline bool is_wild(const float* x, size_t count) {
 /// sum of its values.
 inline float pack_group(__m512 x, std::byte* planes) {
   const __m512i of_four = largest_of_four(x);
-  // As numbers of 24 bits the largest is at least 2^22; what is below 2^-100 loses bits.
+  // As numbers of 24 bits the largest is at least 2^22; what is below 2^-100 loses bits. Four
+  // products with codes of six bits fit 32.
+  static_assert((int64_t{4} * 63 << 23) < int64_t{1} << 31);
   constexpr int kBias = 127;
   constexpr int kBits = 22;
   const __m512i exponent =
@@ -383,8 +391,6 @@ inline float pack_group(__m512 x, std::byte* planes) {
   const __m512i up =
       _mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(2 * kBias + kBits), exponent), 23);
   const __m512i down = _mm512_slli_epi32(_mm512_sub_epi32(exponent, _mm512_set1_epi32(kBits)), 23);
-  const __mmask16 none = _mm512_cmpeq_epi32_mask(exponent, _mm512_set1_epi32(255));
-  const __m512i power = _mm512_mask_mov_epi32(down, none, _mm512_set1_epi32(0x7fc00000));
   const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(x, _mm512_castsi512_ps(up)));
   const __m512i number = _mm512_min_epi32(rounded, _mm512_set1_epi32((1 << 23) - 1));
   store_quarter(planes, _mm512_cvtepi32_epi8(_mm512_srli_epi32(number, 16)));
@@ -392,7 +398,7 @@ inline float pack_group(__m512 x, std::byte* planes) {
   store_quarter(planes + 2 * kLine, _mm512_cvtepi32_epi8(number));
   const __m512i every_fourth = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
   store_quarter(planes + 3 * kLine,
-                _mm512_castsi512_si128(_mm512_permutexvar_epi32(every_fourth, power)));
+                _mm512_castsi512_si128(_mm512_permutexvar_epi32(every_fourth, down)));
   return _mm512_reduce_add_ps(x);
 }
 

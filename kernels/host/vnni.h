@@ -22,7 +22,7 @@
 
 namespace spillway {
 
-/// Of one packed row; 64-byte aligned.
+/// Of one packed row, best 64-byte aligned.
 uint64_t vnni_input_bytes(uint32_t cols);
 
 struct VnniKernels {
