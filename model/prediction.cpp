@@ -171,7 +171,7 @@ std::vector<double> unit_seconds(const Model& model, const RunPlan& plan, bool u
                     values_seconds(model.config, shape, rates);
     }
     const double share = bytes / static_cast<double>(layers[unit.layer].bytes());
-    const double longer = !is_head && !shape.decode && rows > kFewRows ? rates.layer_share : 1;
+    const double longer = is_head || shape.decode ? 1 : rates.layer_times(rows);
     const double sum_of_parts =
         weights_seconds(model.weights.weights[unit.layer], layers[unit.layer], unit, rows,
                         is_head ? head_more : more, rates) +
@@ -318,6 +318,12 @@ double MachineRates::more_seconds_per_byte(uint32_t rows, uint64_t memory_bytes)
   };
   const double share = std::min(1.0, times(memory_bytes) / times(wide_memory->bytes));
   return share * wide_memory->more_seconds_per_byte;
+}
+
+double MachineRates::layer_times(uint32_t rows) const {
+  if (rows <= kFewRows) return 1;
+  const double most = std::max(kFewRows + 1, matmuls.back().rows);
+  return 1 + (layer_share - 1) * std::min(1.0, (rows - kFewRows) / (most - kFewRows));
 }
 
 double MachineRates::start_seconds(uint32_t rows) const {

@@ -75,6 +75,9 @@ struct MachineRates {
   double start_seconds(uint32_t rows) const;
   /// Seconds of one row of weights in a matmul of `rows`, beside those of its bytes.
   double output_seconds(uint32_t rows) const;
+  /// How many times what its parts take a prompt's layer of `rows` takes: all of layer_share at the
+  /// largest count that was measured, less with fewer.
+  double layer_times(uint32_t rows) const;
   /// Whether matmuls were measured beside reads, too.
   bool knows_company() const { return matmuls[0].beside_reads > 0; }
   /// Where the drive reads all the time: the same, with the matmuls slower.

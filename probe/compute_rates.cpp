@@ -44,8 +44,10 @@ constexpr double kBesideShare = 0.6;
 constexpr double kBlocksShare = 0.2;
 /// Of calls with reads, and of reads alone: shorter than drives change in, longer than a read.
 constexpr double kTurnSeconds = 0.02;
+/// Between waits for reads: what ends together in a queue of 8 MiB, and some.
 constexpr uint64_t kCallsAtATime = 4;
-constexpr double kLayerShare = 1;
+/// A prompt's whole layer takes as long as hundreds of calls.
+constexpr double kLayerShare = 3;
 /// Decode passes, whose reads and matmuls weigh alike, hang on these most.
 constexpr double kOneRowBesideShare = 2;
 /// Less than that is a measurement too short for a read.
@@ -108,7 +110,11 @@ class DeviceProbe {
         reads_(device.unified() ? reads : nullptr),
         clock_(clock),
         stop_(stop),
-        stream_(device.make_stream(StreamKind::kCompute)) {}
+        stream_(device.make_stream(StreamKind::kCompute)) {
+    ops.stop_on(&stop);
+  }
+  ~DeviceProbe() { ops_.stop_on(nullptr); }
+  DeviceProbe(const DeviceProbe&) = delete;
 
   DeviceRates run(uint64_t cache_bytes, const std::function<void(std::string_view)>& progress) {
     DeviceRates rates;
@@ -135,7 +141,10 @@ class DeviceProbe {
       narrow.push_back(seconds_per_score(kNarrowHeads));
       values.push_back(seconds_per_value());
       gated.push_back(seconds_per_gated_value());
-      if (device_.unified()) layers.push_back(seconds_of_layer());
+      if (device_.unified()) {
+        progress("a prompt's layer");
+        time_layer(layers);
+      }
       for (MatmulCalls& of_format : calls) {
         progress(format_name(of_format.format));
         const bool other = of_format.format == WeightFormat::kMXFP4;
@@ -150,7 +159,9 @@ class DeviceProbe {
     for (const MatmulCalls& of_format : calls) rates.matmuls.push_back(rates_of(of_format));
     for (MatmulRate& rate : rates.matmuls) fill_beside_reads(rate);
     if (device_.unified()) {
-      rates.layer_share = layer_share_of(middle_of(layers), parts_of_layer(rates));
+      if (!layers.empty()) {
+        rates.layer_share = layer_share_of(middle_of(layers), parts_of_layer(rates));
+      }
       const uint64_t free_bytes = automatic_ram_budget(read_system_memory());
       if (const auto beyond = wide_memory_of(cache_bytes, free_bytes)) {
         progress("memory beyond caches");
@@ -487,11 +498,19 @@ class DeviceProbe {
     }
   }
 
-  double seconds_of_layer() {
-    PromptLayer layer(device_, ops_, *stream_, weights_.data(), prompt_rows());
-    repeat([&] { layer.run(); }, 0, 1);
-    repeat([&] { layer.run(); }, kLayerShare * round_share() * seconds_, 1);
-    return middle_of(times_);
+  /// Adds what it takes on average, as parts are counted; nothing where memory is short.
+  void time_layer(std::vector<double>& layers) {
+    try {
+      CHECK(weights_.bytes() >= PromptLayer::weight_bytes());
+      PromptLayer layer(device_, ops_, *stream_, weights_.data(), prompt_rows());
+      const auto run = [&] { layer.run(); };
+      if (layers.empty()) repeat(run, 0, 1);
+      const double layer_seconds = repeat(run, kLayerShare * round_share() * seconds_, 1);
+      stop_.check();
+      layers.push_back(layer_seconds);
+    } catch (const Error&) {
+      // Predictions do without it.
+    }
   }
   double parts_of_layer(const DeviceRates& rates) const {
     return PromptLayer::seconds_of_parts(rates, prompt_rows(), device_.stream_unit_bytes());
@@ -624,7 +643,8 @@ MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const Time
 
 double layer_share_of(double layer_seconds, double parts_seconds) {
   constexpr double kMost = 2;
-  return parts_seconds > 0 ? std::clamp(layer_seconds / parts_seconds, 1.0, kMost) : 0;
+  if (!(parts_seconds > 0) || layer_seconds > kMost * parts_seconds) return 0;
+  return std::max(1.0, layer_seconds / parts_seconds);
 }
 
 double read_share_of(const BesideReads& turns) {

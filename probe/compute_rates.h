@@ -81,8 +81,8 @@ TimedCall median_round(const std::vector<TimedCall>& rounds);
 MatmulRate::Rows rate_of_calls(uint32_t rows, const TimedCall& small, const TimedCall& large,
                                const TimedCall& tall = {});
 
-/// DeviceRates::layer_share: nothing is faster for what was computed before it, and much slower is
-/// a neighbour's burst.
+/// DeviceRates::layer_share: nothing is faster for what was computed before it, and what is more
+/// than twice as slow was a neighbour's burst, not measured.
 double layer_share_of(double layer_seconds, double parts_seconds);
 
 /// Where no drive read beside matmuls, of blocks, they were slowed as with fewer rows.
@@ -98,7 +98,7 @@ struct ReadAmount {
     return *this;
   }
 };
-/// Calls with pauses between them while a drive reads, in turns with reads alone.
+/// Calls while a drive reads, a few between waits for it, in turns with reads alone.
 struct BesideReads {
   ReadAmount together;
   ReadAmount alone;

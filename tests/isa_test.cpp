@@ -6,7 +6,6 @@
 #include <cstring>
 #include <span>
 
-#include "core/error.h"
 #include "kernels/host/cpu_features.h"
 #include "kernels/host/isa_kernels.h"
 #include "tests/fenced.h"

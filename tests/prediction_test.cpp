@@ -258,11 +258,13 @@ TEST_F(Choosing, CountsWhatLayersTakeBesideTheirParts) {
     longer.matmuls.back().output_seconds = outputs;
     return predict_pass(*model_, chosen.plan, true, shape, longer).compute_seconds;
   };
-  const PassShape prompt{64, 0, 10, false};
+  const PassShape prompt{512, 0, 10, false};
   EXPECT_NEAR(computing(1.25, prompt) / computing(1, prompt), 1.25, 0.001);
-  const PassShape with_head{64, 64, 10, false};
+  const PassShape with_head{512, 64, 10, false};
   EXPECT_NEAR(computing(1.25, with_head) - computing(1, with_head),
               computing(1.25, prompt) - computing(1, prompt), 1e-9);
+  const PassShape half{260, 0, 10, false};
+  EXPECT_NEAR(computing(1.25, half) / computing(1, half), 1.125, 0.001);
   for (const PassShape& shape : {PassShape{64, 64, 10, true}, PassShape{8, 1, 10, false}}) {
     EXPECT_EQ(computing(1.25, shape), computing(1, shape));
   }

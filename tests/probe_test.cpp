@@ -636,6 +636,10 @@ TEST_F(PacedReads, GoOnBesideOthersUntilTheyEnd) {
   reads.wait_for(UINT64_MAX, 0);
   reads.finish();
   reads.wait_for(UINT64_MAX, 1e6);  // nobody reads any more
+  StopFlag later;
+  BackgroundReads stopped(*file_, {kMiB, 4, true}, readers, clock, later);
+  const std::jthread stops([&] { later.request(); });
+  stopped.wait_for(UINT64_MAX, 1e6);
   EXPECT_NE(test::error_of([&] {
               BackgroundReads bad(*file_, {128 * kMiB, 1, true}, readers, clock, stop);
               bad.finish();
@@ -665,11 +669,18 @@ TEST(Rates, OfPartsMakeALayer) {
   rates.score_seconds = 1;
   EXPECT_NEAR(seconds() - bytes_seconds, 32 * 512 * 256.5, 1e-6);
   rates.score_seconds = 0;
+  rates.attention_seconds = 1;
+  EXPECT_NEAR(seconds() - bytes_seconds, 32 * 512 * 256.5 * 2 * 128, 1e-3);
+  rates.attention_seconds = 0;
+  rates.value_seconds = 1;  // norms, rotation, activation; and inputs of four matmuls
+  EXPECT_NEAR(seconds() - bytes_seconds,
+              512 * (2 * 4096 + 4096 + 2 * 1024 + 2 * 4096 + 4096 + 8192), 1e-3);
+  rates.value_seconds = 0;
   rates.gated_seconds = 1;
   EXPECT_NEAR(seconds() - bytes_seconds, 512 * 8192, 1e-6);
   EXPECT_EQ(layer_share_of(1.5, 1), 1.5);
   EXPECT_EQ(layer_share_of(0.9, 1), 1) << "noise";
-  EXPECT_EQ(layer_share_of(9, 1), 2);
+  EXPECT_EQ(layer_share_of(2.1, 1), 0) << "a burst";
   EXPECT_EQ(layer_share_of(1, 0), 0);
 }
 

@@ -345,42 +345,67 @@ struct Q3_K {
   }
 };
 
-/// In every lane the largest of its four as bits, which puts what is no number above all others.
-inline __m512i largest_of_four(__m512 x) {
-  const __m512i magnitude = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
+/// Bits of |x|, of which no numbers have the largest.
+inline __m512i magnitude_of(__m512 x) {
+  return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
+}
+/// In every lane the largest of its four.
+inline __m512i largest_of_four(__m512i magnitude) {
   const __m512i of_two = _mm512_max_epi32(
       magnitude, _mm512_shuffle_epi32(magnitude, static_cast<_MM_PERM_ENUM>(0xb1)));
   return _mm512_max_epi32(of_two, _mm512_shuffle_epi32(of_two, static_cast<_MM_PERM_ENUM>(0x4e)));
 }
+inline unsigned count_of(__mmask16 lanes) {
+  return static_cast<unsigned>(__builtin_popcount(lanes));
+}
 
-/// Whether a few of `count` inputs are so large beside many others that these would lose bits that
-/// count where the weights of the large ones are small, as models have them: the largest is 64
-/// times as large as the largest of every eighth four, or more. Zeros have no bits to lose. And
-/// what is so large that sums might overflow.
+/// What is 2^bits times smaller than the largest is small, and too much where it is one of `share`.
+struct Small {
+  int bits;
+  unsigned share;
+};
+constexpr Small kSmall[] = {{6, 8}, {10, 32}};
+
+/// Whether some of `count` inputs are so large that others would lose bits which count where the
+/// weights of the large ones are small, as models have them: too many are small beside the largest
+/// of their four, or lie in a four that is small beside the largest of all (minima are taken away
+/// from sums as large as that). Zeros have no bits to lose. Or sums might overflow, or be too small
+/// for ordinary numbers.
 inline bool is_wild(const float* x, size_t count) {
-  constexpr int kSixBits = 6 << 23;
   constexpr int kHuge = (127 + 100) << 23;
+  constexpr int kTiny = (127 - 80) << 23;
   __m512i most = _mm512_setzero_si512();
   for (size_t i = 0; i < count; i += kGroup) {
-    most = _mm512_max_epi32(most, largest_of_four(_mm512_loadu_ps(x + i)));
+    most = _mm512_max_epi32(most, magnitude_of(_mm512_loadu_ps(x + i)));
   }
   const int largest = _mm512_reduce_max_epi32(most);
-  if (largest >= kHuge) return true;
-  const __m512i bound = _mm512_set1_epi32(largest - kSixBits);
-  size_t below = 0;  // values
-  for (size_t i = 0; i < count; i += kGroup) {
-    const __m512i of_four = largest_of_four(_mm512_loadu_ps(x + i));
-    const __mmask16 some = _mm512_test_epi32_mask(of_four, of_four);
-    const __mmask16 less = _mm512_mask_cmplt_epi32_mask(some, of_four, bound);
-    below += static_cast<size_t>(__builtin_popcount(less));
+  if (largest == 0) return false;
+  if (largest >= kHuge || largest < kTiny) return true;
+  for (const Small& small : kSmall) {
+    const __m512i less = _mm512_set1_epi32(small.bits << 23);
+    const __m512i bound = _mm512_sub_epi32(_mm512_set1_epi32(largest), less);
+    unsigned values[2] = {};  // that are not 0, and of those what is small
+    unsigned fours[2] = {};   // each counts four times
+    for (size_t i = 0; i < count; i += kGroup) {
+      const __m512i value = magnitude_of(_mm512_loadu_ps(x + i));
+      const __m512i of_four = largest_of_four(value);
+      const __mmask16 is_some = _mm512_test_epi32_mask(value, value);
+      const __mmask16 four_is_some = _mm512_test_epi32_mask(of_four, of_four);
+      const __m512i four_bound = _mm512_sub_epi32(of_four, less);
+      values[0] += count_of(is_some);
+      values[1] += count_of(_mm512_mask_cmplt_epi32_mask(is_some, value, four_bound));
+      fours[0] += count_of(four_is_some);
+      fours[1] += count_of(_mm512_mask_cmplt_epi32_mask(four_is_some, of_four, bound));
+    }
+    if (values[1] * small.share >= values[0] || fours[1] * small.share >= fours[0]) return true;
   }
-  return 8 * below >= count;
+  return false;
 }
 
 /// A group's inputs as whole numbers: bytes into three planes, and the powers of two. Returns the
 /// sum of its values.
 inline float pack_group(__m512 x, std::byte* planes) {
-  const __m512i of_four = largest_of_four(x);
+  const __m512i of_four = largest_of_four(magnitude_of(x));
   // As numbers of 24 bits the largest is at least 2^22; what is below 2^-100 loses bits. Four
   // products with codes of six bits fit 32.
   static_assert((int64_t{4} * 63 << 23) < int64_t{1} << 31);

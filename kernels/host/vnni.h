@@ -8,7 +8,7 @@
 // take away: the error is that of f32 sums of inputs times the largest weights of blocks.
 //
 // That is as good as f32 where inputs are of a size. Of 256 inputs, some of which are far larger
-// than most (is_wild() in vnni.cpp), weights may be as much smaller: those are multiplied in f32,
+// than others (is_wild() in vnni.cpp), weights may be as much smaller: those are multiplied in f32,
 // weight by weight, with the very values that decode_values() gives.
 //
 // A sum's bits depend on the two rows alone. Nothing here may be called where detect_isa() gives
