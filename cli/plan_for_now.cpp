@@ -55,6 +55,7 @@ ReadShape shape_of(const StreamPlan& plan) {
   shape.chunk_bytes = plan.chunk_bytes;
   shape.depth = static_cast<uint32_t>(std::min<uint64_t>(plan.io_depth, fits));
   shape.registered = plan.register_buffers;
+  shape.room_bytes = std::min(room, kUsualRoomBytes);
   return shape;
 }
 

@@ -63,7 +63,7 @@ uint64_t block_tile_values(const WeightMap& map, uint64_t unit_bytes) {
 }  // namespace
 
 /// Walks the units of a pass in order and shows each part of each tensor once. A lease ends when
-/// its last part was used.
+/// its last part was used, and what was shown with it.
 class Forward::Cursor {
  public:
   /// At 4 MiB each a matrix of 256 MiB.
@@ -71,8 +71,8 @@ class Forward::Cursor {
 
   Cursor(Forward& owner) : owner_(owner) {}
 
-  /// use(views of tiles, first row) for all of the next tensor: at once those that follow each
-  /// other where they are used in place, up to `most`.
+  /// use(views of tiles, first row) for all of the next tensor: at once those that are at hand, up
+  /// to `most`. The more there are, the better they are spread over threads.
   template <typename Use>
   void next_tiles(const Use& use, size_t most = kMostTiles) {
     uint64_t rows_left = 0;
@@ -80,12 +80,13 @@ class Forward::Cursor {
       const auto [view, first_row] = tile(rows_left);
       tiles_[0] = view;
       size_t count = 1;
-      while (rows_left > 0 && count < most && in_place_with_next()) {
-        advance();
+      while (rows_left > 0 && count < most && next_at_hand()) {
+        advance(&held_[count - 1]);
         tiles_[count++] = tile(rows_left).first;
       }
       use(std::span<const WeightView>(tiles_.data(), count), first_row);
-      advance();
+      for (size_t i = 0; i + 1 < count; ++i) held_[i] = LayerLease();
+      advance(nullptr);
     } while (rows_left > 0);
   }
   /// use(view, first row): the same tile by tile.
@@ -115,19 +116,21 @@ class Forward::Cursor {
             static_cast<uint32_t>(part.first_row)};
   }
   /// Of a tensor that goes on: in the same unit, or in the next one.
-  bool in_place_with_next() const {
-    const bool same = part_ + 1 < owner_.plan_.units[unit_].parts.size();
-    return owner_.engine_.in_place(unit_) && (same || owner_.engine_.in_place(unit_ + 1));
+  bool next_at_hand() const {
+    return part_ + 1 < owner_.plan_.units[unit_].parts.size() || owner_.engine_.at_hand(unit_ + 1);
   }
-  void advance() {
+  /// `held`: takes over the lease of a unit that is left; null = it ends.
+  void advance(LayerLease* held) {
     if (++part_ < owner_.plan_.units[unit_].parts.size()) return;
-    lease_ = LayerLease();
+    LayerLease left = std::move(lease_);
+    if (held != nullptr) *held = std::move(left);
     part_ = 0;
     ++unit_;
   }
 
   Forward& owner_;
   std::array<WeightView, kMostTiles> tiles_;
+  std::array<LayerLease, kMostTiles> held_;  // of the units that tiles_ lie in, but the last
   uint32_t unit_ = 0;
   size_t part_ = 0;
   LayerLease lease_;

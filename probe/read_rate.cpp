@@ -9,6 +9,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <span>
 #include <thread>
 
@@ -35,6 +36,10 @@ ReadShape on_blocks(ReadShape shape, const DirectFile& file) {
   return shape;
 }
 
+uint64_t room_chunks(const ReadShape& shape) {
+  return std::max<uint64_t>(shape.depth, shape.room_bytes / shape.chunk_bytes);
+}
+
 /// The loop's state: as many reads as the shape has are in flight all the time.
 class ReadLoop {
  public:
@@ -47,7 +52,7 @@ class ReadLoop {
         clock_(clock),
         chunks_(file.info().bytes / shape_.chunk_bytes),
         reader_(readers(shape.depth)),
-        buffers_(*reader_, clock, shape_.depth * shape_.chunk_bytes),
+        buffers_(*reader_, clock, room_chunks(shape_) * shape_.chunk_bytes),
         pump_(buffers_.pump()) {
     if (chunks_ == 0) {
       throw Error(fmt::format("{}: smaller than one read of {}; give a larger file, or a folder",
@@ -57,13 +62,14 @@ class ReadLoop {
     buffers_.memory().touch();
     const std::span<std::byte> all(buffers_.data(), buffers_.bytes());
     if (shape.registered) reader_->register_buffers({&all, 1});
+    for (uint64_t i = 0; i < room_chunks(shape_); ++i) free_.push_back(i);
   }
 
   double run(const MeasureLimit& limit, const StopFlag& stop) {
     const StopSubscription wakes = stop.on_request([this] { pump_.wake(); });
     next_ = static_cast<uint64_t>(limit.begin_share * static_cast<double>(chunks_));
     const int64_t begin_ns = clock_.now_ns();
-    for (uint32_t i = 0; i < shape_.depth; ++i) start(i);
+    for (uint32_t i = 0; i < shape_.depth; ++i) start();
     uint64_t warming = shape_.depth;  // reads that still belong to the first turn of the queue
     uint64_t bytes = 0;
     int64_t counted_from_ns = begin_ns;
@@ -76,7 +82,10 @@ class ReadLoop {
       if (left <= 0) break;
       const auto finished = pump_.poll();
       const int64_t now_ns = clock_.now_ns();
-      for (const uint64_t buffer : finished) start(buffer);
+      for (const uint64_t buffer : finished) {
+        free_.push_back(buffer);
+        start();
+      }
       if (on_read_) on_read_(finished.size() * shape_.chunk_bytes);
       if (finished.empty()) {
         pump_.wait(left < 1e6 ? static_cast<int64_t>(left * 1e9) + 1 : BlockReader::kNoLimit);
@@ -92,7 +101,10 @@ class ReadLoop {
   }
 
  private:
-  void start(uint64_t buffer) {
+  /// Into the buffer that has been free for longest.
+  void start() {
+    const uint64_t buffer = free_.front();
+    free_.pop_front();
     ReadRequest request;
     request.file = &file_.info();
     request.offset = next_++ % chunks_ * shape_.chunk_bytes;
@@ -111,6 +123,7 @@ class ReadLoop {
   PumpedBuffer buffers_;
   ReadPump& pump_;
   uint64_t next_ = 0;
+  std::deque<uint64_t> free_;  // buffers; those that were read into first are first again
 };
 
 /// Compiled for each instruction set; the loader picks, with code that TSan's run-time library is
@@ -258,7 +271,8 @@ std::vector<ReadSample> sweep_reads(const DirectFile& file, double seconds,
                                     const std::function<void(uint32_t, uint32_t)>& progress) {
   std::vector<ReadShape> shapes;
   for (const uint64_t chunk : {256 * kKiB, kMiB, 4 * kMiB}) {
-    for (const uint32_t depth : {2u, 8u, 32u}) shapes.push_back({chunk, depth, true});
+    for (const uint32_t depth : {2u, 8u, 32u})
+      shapes.push_back({chunk, depth, true, true, kUsualRoomBytes});
   }
   // Shape after shape, round after round: a neighbour's burst hits all alike, and the median drops
   // it.
@@ -286,7 +300,8 @@ std::vector<ReadSample> sweep_reads(const DirectFile& file, double seconds,
     return x.bytes_per_second > y.bytes_per_second;
   };
   std::stable_sort(samples.begin(), samples.end(), faster);
-  const ReadShape small_pages{samples[0].shape.chunk_bytes, samples[0].shape.depth, false};
+  const ReadShape small_pages{samples[0].shape.chunk_bytes, samples[0].shape.depth, false, true,
+                              kUsualRoomBytes};
   std::vector<double> small_page_rates;
   for (uint32_t round = 0; round < kSweepRounds; ++round) {
     small_page_rates.push_back(measure(small_pages));

@@ -17,6 +17,7 @@
 #include "core/clock.h"
 #include "core/descriptor.h"
 #include "core/stop.h"
+#include "core/units.h"
 #include "io/direct_file.h"
 #include "io/open_reader.h"
 
@@ -27,7 +28,14 @@ struct ReadShape {
   uint32_t depth = 0;
   bool huge_pages = true;
   bool registered = true;  ///< buffers, where the system allows it
+  /// Memory that is read into, around and around, as passes read into their slots; as much as is in
+  /// flight where that is more. Where a host copies what it read, little memory stays in its caches
+  /// and the drive seems faster than it is to a pass.
+  uint64_t room_bytes = 0;
 };
+
+/// As the slots of most plans have.
+inline constexpr uint64_t kUsualRoomBytes = 32 * kMiB;
 
 /// Where a measurement begins and when it ends: whichever comes first.
 struct MeasureLimit {

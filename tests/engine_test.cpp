@@ -229,6 +229,41 @@ TEST_P(EngineTest, FeedsTheRightBytesFromEveryTier) {
   }
 }
 
+/// Units that are there are leased together, but half of the slots stay with the feeder.
+TEST_P(EngineTest, UnitsAtHandAreLeasedTogether) {
+  std::mt19937_64 random(test::run_seed());
+  make_plan(random);
+  plan_.placement.slots = 5;
+  plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kNvme);
+  plan_.placement.unit_tiers[1] = device_->unified() ? Tier::kRam : Tier::kGpu;
+  Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink()).make));
+  engine.load([](const char*, uint64_t, uint64_t) {});
+  const EngineRun run(engine, 1);
+  const auto streamed_at_hand = [&](uint32_t unit) {  // once it is read, which takes a while
+    for (int i = 0; i < 1'000'000 && !engine.at_hand(unit); ++i) std::this_thread::yield();
+    return engine.at_hand(unit);
+  };
+  LayerLease first = engine.acquire(0, *compute_);
+  ASSERT_TRUE(engine.at_hand(1)) << "in a home";
+  const LayerLease second = engine.acquire(1, *compute_);
+  if (!device_->unified()) {
+    EXPECT_FALSE(engine.at_hand(2)) << "a stream uses one after the other";
+    return;
+  }
+  engine.take_stats();
+  ASSERT_TRUE(streamed_at_hand(2));
+  const LayerLease third = engine.acquire(2, *compute_);
+  EXPECT_EQ(engine.take_stats().stall_ns, 0);
+  for (int i = 0; i < 1000; ++i) std::this_thread::yield();
+  EXPECT_FALSE(engine.at_hand(3)) << "two of five slots are leased";
+  expect_unit(first);
+  expect_unit(second);
+  expect_unit(third);
+  first = LayerLease();
+  ASSERT_TRUE(streamed_at_hand(3));
+  expect_unit(engine.acquire(3, *compute_));
+}
+
 TEST_P(EngineTest, TruncationWhileRunningIsOneErrorOnTheModelThread) {
   std::mt19937_64 random(test::run_seed());
   make_plan(random);

@@ -528,6 +528,19 @@ TEST_F(PacedReads, BeginWhereTheyAreToldAndGoAround) {
   EXPECT_EQ(pace_.registered, 1u) << "not where it was not wanted";
 }
 
+/// As a pass reads into its slots: what was just read into is read into last.
+TEST_F(PacedReads, GoAroundInTheirRoom) {
+  for (const uint64_t chunks : {1u, 4u, 7u}) {
+    pace_.targets.clear();
+    rate({kMiB, 4, true, true, chunks * kMiB}, {0.05, UINT64_MAX});
+    const uint64_t room = std::max<uint64_t>(4, chunks);
+    ASSERT_GT(pace_.targets.size(), 2 * room);
+    for (size_t i = 0; i < pace_.targets.size(); ++i) {
+      ASSERT_EQ(pace_.targets[i] - pace_.targets[0], static_cast<int64_t>(i % room * kMiB)) << i;
+    }
+  }
+}
+
 /// A drive that is too slow, or does not answer at all, costs no more than was allowed.
 TEST_F(PacedReads, AreGivenUp) {
   pace_.bytes_per_second = 1e6;

@@ -1,5 +1,7 @@
 #include "tiers/layer_slots.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace spillway {
@@ -48,6 +50,13 @@ std::optional<uint32_t> LayerSlots::try_acquire(uint64_t sequence) {
     return i;
   }
   return std::nullopt;
+}
+
+bool LayerSlots::holds(uint64_t sequence) const {
+  const std::lock_guard lock(mutex_);
+  return std::any_of(slots_.begin(), slots_.end(), [&](const Slot& slot) {
+    return slot.state == State::kReady && slot.sequence == sequence;
+  });
 }
 
 void LayerSlots::release(uint32_t slot) {

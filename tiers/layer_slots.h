@@ -38,6 +38,8 @@ class LayerSlots {
   void publish(uint32_t slot, uint64_t sequence);
   /// The slot that holds `sequence`, now leased; empty while it is not there.
   std::optional<uint32_t> try_acquire(uint64_t sequence);
+  /// Whether try_acquire() would give it.
+  bool holds(uint64_t sequence) const;
   void release(uint32_t slot);
 
   /// All free again, whatever they held: between two runs, when nobody fills or leases. A use that

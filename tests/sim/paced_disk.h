@@ -18,10 +18,11 @@ struct Pace {
   double new_bytes_per_second = 0;  ///< of what was never read; 0 = the same
   bool hangs = false;               ///< no read is ever answered
   SimClock clock;
-  uint32_t readers = 0;           ///< that were made
-  uint32_t registered = 0;        ///< of those, with buffers registered
-  uint32_t depth = 0;             ///< of the last one
-  std::vector<uint64_t> offsets;  ///< of all reads, as submitted
+  uint32_t readers = 0;                   ///< that were made
+  uint32_t registered = 0;                ///< of those, with buffers registered
+  uint32_t depth = 0;                     ///< of the last one
+  std::vector<uint64_t> offsets;          ///< of all reads, as submitted
+  std::vector<const std::byte*> targets;  ///< the same
   std::set<uint64_t> seen;
 };
 
@@ -40,6 +41,7 @@ class PacedDisk final : public BlockReader {
     const bool slow = is_new && pace_.new_bytes_per_second > 0;
     const double rate = slow ? pace_.new_bytes_per_second : pace_.bytes_per_second;
     pace_.offsets.push_back(op.next_offset());
+    pace_.targets.push_back(op.next_target());
     const double read_ns = 1e9 * op.next_bytes() / rate;
     free_at_ns_ = std::max(free_at_ns_, pace_.clock.now_ns()) + static_cast<int64_t>(read_ns);
     pending_.push_back({&op, pace_.hangs ? INT64_MAX : free_at_ns_});
