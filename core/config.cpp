@@ -328,6 +328,9 @@ void add_work_keys(Keys& keys) {
   keys["score.chunk"] = [](Config& c, const Value& v) {
     c.score_chunk_tokens = static_cast<uint32_t>(integer(v, 1, 65536));
   };
+  keys["score.sweep"] = or_auto(&Config::score_sweep_tokens, [](const Value& v) {
+    return static_cast<uint32_t>(integer(v, 1, 1u << 30));
+  });
   keys["score.context"] = or_auto(&Config::score_context_tokens, [](const Value& v) {
     return static_cast<uint32_t>(integer(v, 2, 1u << 24));
   });
@@ -812,6 +815,7 @@ void emit_work(YAML::Emitter& out, const Config& config) {
   out << YAML::EndMap;
   begin_section(out, "score");
   emit(out, "chunk", config.score_chunk_tokens);
+  emit_or_auto(out, "sweep", config.score_sweep_tokens);
   emit_or_auto(out, "context", config.score_context_tokens);
   emit(out, "logprobs", config.score_logprobs);
   out << YAML::EndMap;

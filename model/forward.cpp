@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/units.h"
+#include "model/sweep.h"
 
 namespace spillway {
 namespace {
@@ -62,86 +63,12 @@ uint64_t block_tile_values(const WeightMap& map, uint64_t unit_bytes) {
 
 }  // namespace
 
-/// Walks the units of a pass in order and shows each part of each tensor once. A lease ends when
-/// its last part was used, and what was shown with it.
-class Forward::Cursor {
- public:
-  /// At 4 MiB each a matrix of 256 MiB.
-  static constexpr size_t kMostTiles = 64;
-
-  Cursor(Forward& owner) : owner_(owner) {}
-
-  /// use(views of tiles, first row) for all of the next tensor: at once those that are at hand, up
-  /// to `most`. The more there are, the better they are spread over threads.
-  template <typename Use>
-  void next_tiles(const Use& use, size_t most = kMostTiles) {
-    uint64_t rows_left = 0;
-    do {
-      const auto [view, first_row] = tile(rows_left);
-      tiles_[0] = view;
-      size_t count = 1;
-      while (rows_left > 0 && count < most && next_at_hand()) {
-        advance(&held_[count - 1]);
-        tiles_[count++] = tile(rows_left).first;
-      }
-      use(std::span<const WeightView>(tiles_.data(), count), first_row);
-      for (size_t i = 0; i + 1 < count; ++i) held_[i] = LayerLease();
-      advance(nullptr);
-    } while (rows_left > 0);
-  }
-  /// use(view, first row): the same tile by tile.
-  template <typename Use>
-  void next(const Use& use) {
-    const auto use_first = [&](auto tiles, uint32_t first_row) { use(tiles[0], first_row); };
-    next_tiles(use_first, 1);
-  }
-  /// A tensor that is never cut.
-  template <typename Use>
-  void whole(const Use& use) {
-    next([&](const WeightView& view, uint32_t) { use(view); });
-  }
-
- private:
-  /// The tile the cursor is at, and its first row; `rows_left` of its tensor come after it.
-  std::pair<WeightView, uint32_t> tile(uint64_t& rows_left) {
-    if (part_ == 0) lease_ = owner_.engine_.acquire(unit_, owner_.stream_);
-    const Unit& unit = owner_.plan_.units[unit_];
-    const Part& part = unit.parts[part_];
-    const Weight& weight = owner_.weights_.weights[unit.layer][part.tensor];
-    if (part.first_row == 0) rows_left = weight.spec.rows;
-    CHECK(rows_left >= part.rows);
-    rows_left -= part.rows;
-    return {WeightView{lease_.part(part_), weight.format, static_cast<uint32_t>(part.rows),
-                       weight.spec.cols},
-            static_cast<uint32_t>(part.first_row)};
-  }
-  /// Of a tensor that goes on: in the same unit, or in the next one.
-  bool next_at_hand() const {
-    return part_ + 1 < owner_.plan_.units[unit_].parts.size() || owner_.engine_.at_hand(unit_ + 1);
-  }
-  /// `held`: takes over the lease of a unit that is left; null = it ends.
-  void advance(LayerLease* held) {
-    if (++part_ < owner_.plan_.units[unit_].parts.size()) return;
-    LayerLease left = std::move(lease_);
-    if (held != nullptr) *held = std::move(left);
-    part_ = 0;
-    ++unit_;
-  }
-
-  Forward& owner_;
-  std::array<WeightView, kMostTiles> tiles_;
-  std::array<LayerLease, kMostTiles> held_;  // of the units that tiles_ lie in, but the last
-  uint32_t unit_ = 0;
-  size_t part_ = 0;
-  LayerLease lease_;
-};
-
-/// A pass on its way.
+/// A batch on its way through one layer or all.
 struct Forward::Walk {
-  Walk(Forward& owner, const Batch& of)
-      : cursor(owner), batch(of), rows(static_cast<uint32_t>(of.ids.size())) {}
-  Cursor cursor;
+  Walk(const Batch& of, float* states)
+      : batch(of), x(states), rows(static_cast<uint32_t>(of.ids.size())) {}
   const Batch& batch;
+  float* x;  ///< hidden states, [rows, hidden]
   uint32_t rows;
   uint32_t layer = 0;
   bool result = false;  ///< a block left one that was not added to x yet
@@ -169,7 +96,7 @@ uint64_t Forward::lay_out(const ModelConfig& config, const WeightMap& weights,
   const uint64_t rows = limits.max_rows;
   Buffers b{};
   Carver carver(base);
-  b.x = carver.floats(rows * config.hidden);
+  if (limits.sweep_rows == 0) b.x = carver.floats(rows * config.hidden);
   b.of_steps[static_cast<size_t>(Buffer::kResult)] = carver.floats(rows * config.hidden);
   b.inverse_frequencies = carver.floats(rope_values(config, limits));
   b.indices = carver.ids(3 * rows);
@@ -225,6 +152,10 @@ uint64_t Forward::host_bytes(const ModelConfig& config, const WeightMap& weights
   return lay_out_host(config, weights, limits, nullptr, nullptr);
 }
 
+uint64_t Forward::state_bytes(const ModelConfig& config, const ForwardLimits& limits) {
+  return uint64_t{limits.sweep_rows} * config.hidden * sizeof(float);
+}
+
 OpsLimits Forward::ops_limits(const ModelConfig& config, const WeightMap& weights,
                               const ForwardLimits& limits, uint64_t unit_bytes) {
   OpsLimits ops;
@@ -262,6 +193,7 @@ Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_
       trace_(*parts.trace),
       shape_(attention_shape(config_, weights_)),
       limits_(limits),
+      cursor_(engine_, stream_, plan_, weights_),
       memory_(parts.arena->take(activation_bytes(config_, weights_, limits, unit_bytes))),
       host_memory_(parts.device->allocate_pinned(host_bytes(config_, weights_, limits))) {
   lay_out(config_, weights_, limits, unit_bytes, memory_.data(), &buffers_);
@@ -273,6 +205,10 @@ Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_
   }
   ops_.bind_workspace({workspace_.data(), workspace_.bytes()}, ops_limit);
   ops_.zero(stream_, memory_.data(), memory_.bytes());
+  if (const uint64_t bytes = state_bytes(config_, limits_); bytes > 0) {
+    states_ = parts.arena->take(bytes);
+    ops_.zero(stream_, states_.data(), states_.bytes());
+  }
   rope_regimes_.reserve(sequence_tables(config_, limits_));
   rope_tables_.reserve(limits.max_rows);
   rope_regimes_.push_back(0);
@@ -321,13 +257,60 @@ void Forward::choose_rope_tables(const Batch& batch) {
        rope_regimes_.size() * config_.rotary_pairs());
 }
 
+namespace {
+
+/// Leases of a walk that an error ends early are given back with it.
+struct EndsLeases {
+  explicit EndsLeases(UnitCursor& of) : cursor(of) {}
+  ~EndsLeases() { cursor.give_back(); }
+  EndsLeases(const EndsLeases&) = delete;
+  UnitCursor& cursor;
+};
+
+}  // namespace
+
 void Forward::run(const Batch& batch) {
-  CHECK(!batch.ids.empty() && batch.ids.size() <= limits_.max_rows);
+  CHECK(!batch.ids.empty() && batch.ids.size() <= limits_.max_rows && limits_.sweep_rows == 0);
+  const EndsLeases ends(cursor_);
   choose_rope_tables(batch);
-  embed(batch);
-  Walk walk(*this, batch);
-  for (uint32_t layer = 0; layer < config_.layers; ++layer) decoder_layer(walk, layer);
+  Walk walk(batch, buffers_.x);
+  embed(walk);
+  for (uint32_t layer = 0; layer < config_.layers; ++layer) {
+    cursor_.begin(layer, false);
+    decoder_layer(walk, layer);
+  }
+  cursor_.begin(config_.layers, false);
   head(walk);
+  stream_.sync();
+}
+
+void Forward::sweep(std::span<const SweepBatch> batches, const SweepObserver& observer) {
+  const EndsLeases ends(cursor_);
+  auto* states = reinterpret_cast<float*>(states_.data());
+  std::vector<uint32_t> rows;
+  for (const SweepBatch& of : batches) rows.push_back(static_cast<uint32_t>(of.batch.ids.size()));
+  const std::vector<SweepStep> steps = sweep_steps(config_.layers + 1, rows);
+  for (size_t done = 0; done < steps.size(); ++done) {
+    const SweepStep& step = steps[done];
+    const SweepBatch& of = batches[step.batch];
+    CHECK(of.batch.ids.size() <= limits_.max_rows);
+    CHECK(step.first_row + of.batch.ids.size() <= limits_.sweep_rows);
+    const bool tables = rope_has_regimes(config_.rope_scaling);
+    if (step.layer == 0 || tables) stream_.sync();  // host memory of the batch before is free
+    choose_rope_tables(of.batch);
+    cache_.assign(of.kv_lengths);
+    Walk walk(of.batch, states + uint64_t{step.first_row} * config_.hidden);
+    if (step.layer == 0) embed(walk);
+    cursor_.begin(step.layer, !step.last_of_layer);
+    if (step.layer < config_.layers) {
+      decoder_layer(walk, step.layer);
+      add_result(walk);
+    } else {
+      head(walk);
+      if (observer.scored) observer.scored(step.batch);
+    }
+    if (observer.stepped) observer.stepped(done + 1, steps.size());
+  }
   stream_.sync();
 }
 
@@ -369,17 +352,16 @@ void Forward::group_rows(const Batch& batch) {
   embed_groups_.push_back({view, begin, filled - begin});
 }
 
-void Forward::embed(const Batch& batch) {
-  group_rows(batch);
-  std::copy(batch.targets.begin(), batch.targets.end(), host_.indices + 2 * limits_.max_rows);
-  copy(buffers_.indices, host_.indices, uint64_t{3} * limits_.max_rows);
+void Forward::embed(const Walk& walk) {
+  group_rows(walk.batch);
+  copy(buffers_.indices, host_.indices, uint64_t{2} * limits_.max_rows);
   for (const EmbedGroup& group : embed_groups_) {
     const uint32_t* ids = buffers_.indices + group.begin;
-    ops_.embed(stream_, group.table, ids, ids + limits_.max_rows, group.count, buffers_.x);
+    ops_.embed(stream_, group.table, ids, ids + limits_.max_rows, group.count, walk.x);
   }
   if (!config_.scaled_embeddings) return;
   const auto factor = static_cast<float>(std::sqrt(static_cast<double>(config_.hidden)));
-  ops_.scale(stream_, buffers_.x, factor, uint64_t{config_.hidden} * batch.ids.size());
+  ops_.scale(stream_, walk.x, factor, uint64_t{config_.hidden} * walk.rows);
 }
 
 void Forward::decoder_layer(Walk& walk, uint32_t layer) {
@@ -417,8 +399,8 @@ void Forward::run_step(Walk& walk, const Step& step) {
 void Forward::norm_input(Walk& walk, uint32_t rows) {
   float* scratch = buffers_[Buffer::kResult];
   const float* added = std::exchange(walk.result, false) ? scratch : nullptr;
-  walk.cursor.whole([&](const WeightView& weight) {
-    ops_.norm_input(stream_, buffers_.x, added, norm_weight(weight), rows, scratch);
+  cursor_.whole([&](const WeightView& weight) {
+    ops_.norm_input(stream_, walk.x, added, norm_weight(weight), rows, scratch);
   });
 }
 
@@ -428,19 +410,18 @@ NormWeight Forward::norm_weight(const WeightView& weight) const {
 
 void Forward::norm(Walk& walk, const Step& step) {
   float* x = buffers_[step.buffer];
-  walk.cursor.whole([&](const WeightView& weight) {
+  cursor_.whole([&](const WeightView& weight) {
     ops_.rmsnorm(stream_, x, norm_weight(weight), walk.rows * (step.width / weight.cols), x);
   });
 }
 
 void Forward::linear(Walk& walk, const Step& step) {
   float* out = buffers_[step.buffer];
-  walk.cursor.next_tiles([&](std::span<const WeightView> tiles, uint32_t first_row) {
+  cursor_.next_tiles([&](std::span<const WeightView> tiles, uint32_t first_row) {
     ops_.matmul_tiles(stream_, tiles, out + first_row, step.width);
   });
   if (step.tensors.size() > 1) {
-    walk.cursor.whole(
-        [&](const WeightView& bias) { ops_.add_bias(stream_, out, walk.rows, bias); });
+    cursor_.whole([&](const WeightView& bias) { ops_.add_bias(stream_, out, walk.rows, bias); });
   }
   if (step.buffer == Buffer::kResult) walk.result = true;
 }
@@ -458,7 +439,8 @@ std::span<const SequenceRows> Forward::sequence_rows(uint32_t layer, const Batch
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
     const BatchSequence& s = batch.sequences[i];
     sequence_rows_.push_back({s.first_row, s.rows, s.first_position,
-                              cache_.layer(s.sequence, layer), cache_.capacity(s.sequence),
+                              cache_.layer(s.sequence, limits_.sweep_rows > 0 ? 0 : layer),
+                              cache_.capacity(s.sequence),
                               local ? local_rope_table_ : rope_tables_[i]});
   }
   return sequence_rows_;
@@ -472,9 +454,14 @@ AttentionShape Forward::layer_shape(uint32_t layer) const {
   return shape;
 }
 
+/// What the last block of a layer left.
+void Forward::add_result(Walk& walk) {
+  CHECK(std::exchange(walk.result, false));
+  ops_.add(stream_, walk.x, buffers_[Buffer::kResult], uint64_t{walk.rows} * config_.hidden);
+}
+
 void Forward::head(Walk& walk) {
-  CHECK(std::exchange(walk.result, false));  // the last layer's
-  ops_.add(stream_, buffers_.x, buffers_[Buffer::kResult], uint64_t{walk.rows} * config_.hidden);
+  if (walk.result) add_result(walk);
   const int64_t begin_ns = trace_.on() ? trace_.now_ns() : 0;
   if (!walk.batch.targets.empty()) {
     scoring_head(walk);
@@ -501,16 +488,16 @@ void Forward::generation_head(Walk& walk) {
     if (batch.logit_rows[i] == i) continue;
     CHECK(batch.logit_rows[i] > i);  // ascending: no row is overwritten before it moved
     stream_.copy(
-        reinterpret_cast<std::byte*>(b.x + uint64_t{i} * config_.hidden),
-        reinterpret_cast<const std::byte*>(b.x + uint64_t{batch.logit_rows[i]} * config_.hidden),
+        reinterpret_cast<std::byte*>(walk.x + uint64_t{i} * config_.hidden),
+        reinterpret_cast<const std::byte*>(walk.x + uint64_t{batch.logit_rows[i]} * config_.hidden),
         config_.hidden * sizeof(float));
   }
   if (rows > 0) {
     norm_input(walk, rows);
   } else {  // a prompt chunk that ends no prompt: the head only passes by
-    walk.cursor.whole([](const WeightView&) {});
+    cursor_.whole([](const WeightView&) {});
   }
-  walk.cursor.next_tiles([&](std::span<const WeightView> tiles, uint32_t first_row) {
+  cursor_.next_tiles([&](std::span<const WeightView> tiles, uint32_t first_row) {
     if (rows > 0) ops_.matmul_tiles(stream_, tiles, b.logits + first_row, config_.vocab);
   });
   if (rows == 0) return;
@@ -526,12 +513,14 @@ void Forward::scoring_head(Walk& walk) {
   const uint32_t rows = walk.rows;
   CHECK(batch.targets.size() == rows);
   Buffers& b = buffers_;
+  const uint32_t* targets = b.indices + 2 * limits_.max_rows;
+  std::copy(batch.targets.begin(), batch.targets.end(), host_.indices + 2 * limits_.max_rows);
+  copy(b.indices + 2 * limits_.max_rows, host_.indices + 2 * limits_.max_rows, rows);
   std::fill_n(host_.running, rows, -std::numeric_limits<float>::infinity());
   std::fill_n(host_.running + rows, 2 * rows, 0.0f);
   norm_input(walk, rows);
   copy(b.running, host_.running, uint64_t{3} * rows);
-  const uint32_t* targets = b.indices + 2 * limits_.max_rows;
-  walk.cursor.next([&](const WeightView& tile, uint32_t first_row) {
+  cursor_.next([&](const WeightView& tile, uint32_t first_row) {
     ops_.matmul(stream_, tile, b.logits, tile.rows);
     cap_logits(rows, tile.rows);
     ops_.fold_log_softmax(stream_, b.logits, rows, tile.rows, tile.rows, first_row, targets,

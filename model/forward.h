@@ -1,5 +1,6 @@
-// One pass over leases: walks the program of every layer and shows each step its tensors. Knows
-// operations and shapes; not tiers, files or where a weight lives.
+// One pass over leases: walks the program of every layer and shows each step its tensors. A sweep
+// is a pass of many batches, all of which a layer computes before the next one. Knows operations
+// and shapes; not tiers, files or where a weight lives.
 #pragma once
 
 #include <array>
@@ -13,6 +14,7 @@
 #include "kernels/ops.h"
 #include "model/kv_cache.h"
 #include "model/model_config.h"
+#include "model/unit_cursor.h"
 #include "model/weight_map.h"
 #include "tiers/engine.h"
 
@@ -38,6 +40,12 @@ struct Batch {
   std::vector<uint32_t> targets;     ///< scoring: one id per row; UINT32_MAX = none
 };
 
+/// Texts of a sweep that go through a layer together: of scoring.
+struct SweepBatch {
+  Batch batch;
+  std::vector<uint32_t> kv_lengths;  ///< positions that each of its sequences will have in all
+};
+
 /// How a model attends, a layer's window aside; keys and values in the weights' dtype where they
 /// share one.
 AttentionShape attention_shape(const ModelConfig& config, const WeightMap& weights);
@@ -49,6 +57,18 @@ struct ForwardLimits {
   uint32_t max_positions = 0;
   bool scoring = false;
   bool keep_logits = false;  ///< generation: logits() is wanted as well
+  uint32_t sweep_rows = 0;   ///< scoring: of all batches of a sweep; 0 = passes, no sweeps
+};
+
+/// Of the cache: a sweep needs those of the layer it is at.
+inline uint32_t kv_layers(const ModelConfig& config, const ForwardLimits& limits) {
+  return limits.sweep_rows > 0 ? 1 : config.layers;
+}
+
+/// What of a sweep is told while it goes on; both may be empty.
+struct SweepObserver {
+  std::function<void(size_t batch)> scored;                ///< log_probabilities() are its
+  std::function<void(size_t done, size_t total)> stepped;  ///< of steps, of about the same length
 };
 
 class Forward {
@@ -58,6 +78,8 @@ class Forward {
                                    const ForwardLimits& limits, uint64_t unit_bytes);
   static uint64_t host_bytes(const ModelConfig& config, const WeightMap& weights,
                              const ForwardLimits& limits);
+  /// Device bytes of the hidden states of a sweep.
+  static uint64_t state_bytes(const ModelConfig& config, const ForwardLimits& limits);
   static OpsLimits ops_limits(const ModelConfig& config, const WeightMap& weights,
                               const ForwardLimits& limits, uint64_t unit_bytes);
 
@@ -80,6 +102,12 @@ class Forward {
   /// Throws Error when streaming failed, Stopped on a stop request.
   void run(const Batch& batch);
 
+  /// The same for batches of at most max_rows each and sweep_rows in all: one pass over all weights
+  /// serves all of them, with the results of one each. The cache, of one layer, is that of the
+  /// batch under way; batches of one text follow each other. Throws as run(), and what the observer
+  /// throws.
+  void sweep(std::span<const SweepBatch> batches, const SweepObserver& observer);
+
   /// The token picked for logit row `index`, or kBadLogits.
   uint32_t picked(uint32_t index) const { return host_.picked[index]; }
   /// Its logits [vocab], host memory, where the limits keep them.
@@ -88,7 +116,6 @@ class Forward {
   std::span<const float> log_probabilities() const { return log_probabilities_; }
 
  private:
-  class Cursor;
   struct Walk;
   struct Buffers {
     float* x;
@@ -121,13 +148,14 @@ class Forward {
                           Buffers* buffers);
   static uint64_t lay_out_host(const ModelConfig& config, const WeightMap& weights,
                                const ForwardLimits& limits, std::byte* base, HostBuffers* buffers);
-  void embed(const Batch& batch);
+  void embed(const Walk& walk);
   void group_rows(const Batch& batch);
   void make_rope_table(uint32_t table, const RopeScaling& scaling, double theta, uint32_t regime);
   void choose_rope_tables(const Batch& batch);
   template <typename T>
   void copy(T* target, const T* source, uint64_t count);
   void decoder_layer(Walk& walk, uint32_t layer);
+  void add_result(Walk& walk);
   void run_step(Walk& walk, const Step& step);
   void norm_input(Walk& walk, uint32_t rows);
   void norm(Walk& walk, const Step& step);
@@ -151,7 +179,9 @@ class Forward {
   Trace& trace_;
   AttentionShape shape_;
   ForwardLimits limits_;
+  UnitCursor cursor_;
   Memory memory_;
+  Memory states_;
   Memory workspace_;
   Memory host_memory_;
   Buffers buffers_{};

@@ -15,6 +15,8 @@ namespace {
 
 /// Below this share of the best a shape of reads is not worth a simulation.
 constexpr double kWorthTrying = 0.9;
+/// Of a sweep that is chosen: beyond, a drive is hidden on any machine.
+constexpr uint64_t kMostSweepTokens = uint64_t{1} << 20;
 /// On the host the feeder shares its cores with the kernels and may get its turn this late: less
 /// than that in the queue, and the drive would run dry. (Measured with 2 cores and a 3.3 GB/s
 /// drive: with 85 % in RAM, 2 MiB in flight took 9 % longer than 8 MiB.)
@@ -202,10 +204,10 @@ SimulatedPass stretched(const SimulatedPass& alone, const Company& company, doub
 /// First as if whichever is shorter always had company, then with as much as the simulation shows.
 SimulatedPass simulate_together(const StreamPlan& plan, bool unified, const LinkRates& links,
                                 const std::vector<double>& unit_seconds, const RowGather& gather,
-                                const Company& company) {
-  const SimulatedPass alone = busy_seconds(plan, unified, links, unit_seconds, gather);
+                                const Company& company, uint32_t batches) {
+  const SimulatedPass alone = busy_seconds(plan, unified, links, unit_seconds, gather, batches);
   if (company.compute * company.read <= 1 || alone.read_seconds <= 0) {
-    return simulate_pass(plan, unified, links, unit_seconds, gather);
+    return simulate_pass(plan, unified, links, unit_seconds, gather, batches);
   }
   SimulatedPass pass;
   double shared =
@@ -217,7 +219,7 @@ SimulatedPass simulate_together(const StreamPlan& plan, bool unified, const Link
     std::vector<double> slower = unit_seconds;
     for (double& seconds : slower) seconds *= compute_factor;
     pass = simulate_pass(plan, unified, {links.read / read_factor, links.copy}, slower,
-                         {gather.seconds * read_factor, gather.bytes});
+                         {gather.seconds * read_factor, gather.bytes}, batches);
     const double both = slowed.compute_seconds + slowed.read_seconds - pass.seconds;
     const double before = std::exchange(shared, std::clamp(both, 0.0, shared));
     if (before - shared <= kKnownShare * pass.seconds) break;
@@ -241,11 +243,11 @@ Candidate candidate_of(RunPlan plan, const Config& config, const Model& model,
   const PassShape decode = decode_shape(workload);
   const PassShape prompt = prompt_shape(chosen.plan, workload, amount);
   chosen.decode_rows = decode.rows;
-  chosen.prompt_rows = prompt.rows;
+  chosen.prompt_rows = static_cast<uint32_t>(prompt.tokens());
   chosen.decode = predict_pass(model, chosen.plan, unified, decode, rates);
   chosen.prompt = predict_pass(model, chosen.plan, unified, prompt, rates);
   const double seconds =
-      run_seconds(amount, prompt.rows, chosen.prompt.seconds, chosen.decode.seconds);
+      run_seconds(amount, prompt.tokens(), chosen.prompt.seconds, chosen.decode.seconds);
   return {std::move(chosen), seconds};
 }
 
@@ -361,7 +363,8 @@ PassShape decode_shape(const Workload& workload) {
 PassShape prompt_shape(const RunPlan& plan, const Workload& workload, const WorkAmount& amount) {
   const uint32_t rows = plan.limits.max_rows;
   const uint32_t logit_rows = workload.scoring ? rows : workload.logit_rows;
-  return {rows, logit_rows, amount.prompt_positions, false, workload.scoring};
+  const uint32_t batches = std::max<uint32_t>(1, plan.limits.sweep_rows / rows);
+  return {rows, logit_rows, amount.prompt_positions, false, workload.scoring, batches};
 }
 
 RowGather gather_of(const Model& model, const StreamPlan& plan, uint32_t rows,
@@ -388,7 +391,7 @@ RowGather gather_of(const Model& model, const StreamPlan& plan, uint32_t rows,
   return {waves * rates.read_latency() + static_cast<double>(bytes) / rates.best_read(), bytes};
 }
 
-double run_seconds(const WorkAmount& amount, uint32_t rows, double prompt_pass_seconds,
+double run_seconds(const WorkAmount& amount, uint64_t rows, double prompt_pass_seconds,
                    double decode_pass_seconds) {
   return static_cast<double>(ceil_div(amount.prompt_tokens, rows)) * prompt_pass_seconds +
          static_cast<double>(amount.decode_passes) * decode_pass_seconds;
@@ -399,14 +402,15 @@ PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unifie
   const LinkRates links{rates.read_of(plan.stream.chunk_bytes, plan.stream.io_depth),
                         rates.copy_bytes};
   const auto compute = unit_seconds(model, plan, unified, shape, rates);
-  const RowGather gather = gather_of(model, plan.stream, shape.rows, rates);
+  const auto tokens = static_cast<uint32_t>(shape.tokens());
+  const RowGather gather = gather_of(model, plan.stream, tokens, rates);
   Company company;
   if (unified && rates.knows_company()) {
     const auto beside = unit_seconds(model, plan, unified, shape, rates.beside_reads());
     company = {sum(beside) / sum(compute), 1 / rates.read_share(shape.rows)};
   }
   const SimulatedPass pass =
-      simulate_together(plan.stream, unified, links, compute, gather, company);
+      simulate_together(plan.stream, unified, links, compute, gather, company, shape.batches);
   const Placement& placement = plan.stream.placement;
   PassPrediction prediction;
   prediction.seconds = pass.seconds;
@@ -452,6 +456,36 @@ WorkAmount work_amount(const Workload& workload) {
   return amount;
 }
 
+namespace {
+
+/// Slots that others may wait in while a layer is held: few, or all that the next layer needs.
+std::vector<std::optional<uint32_t>> slots_beside_layers(const StreamPlan& plan) {
+  std::vector<uint32_t> units(plan.layers.size());
+  for (const Unit& unit : plan.units) ++units[unit.layer];
+  return {std::nullopt, *std::max_element(units.begin(), units.end())};
+}
+
+/// All texts in one sweep, in two, in four and so on.
+std::vector<Config> sweeps_of(const Config& config, const ChosenPlan& chosen,
+                              const WorkAmount& amount) {
+  std::vector<std::optional<uint32_t>> slot_counts = slots_beside_layers(chosen.plan.stream);
+  if (config.stream_slots) slot_counts = {config.stream_slots};
+  std::vector<Config> candidates;
+  const uint32_t rows = chosen.plan.limits.max_rows;
+  for (uint64_t sweeps = 1;; sweeps *= 2) {
+    const uint64_t tokens = align_up(ceil_div(amount.prompt_tokens, sweeps), rows);
+    if (tokens <= rows) return candidates;
+    if (tokens > kMostSweepTokens) continue;
+    for (const auto& slots : slot_counts) {
+      candidates.push_back(chosen.config);
+      candidates.back().score_sweep_tokens = static_cast<uint32_t>(tokens);
+      candidates.back().stream_slots = slots;
+    }
+  }
+}
+
+}  // namespace
+
 ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& machine,
                        const Workload& workload, const WorkAmount& amount,
                        const MachineRates& rates) {
@@ -468,18 +502,25 @@ ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& 
     double limit = best.seconds * kClearlyFaster;
     const uint32_t rows = best.chosen.plan.limits.max_rows;
     const uint64_t unit_bytes = best.chosen.plan.unit_bytes;
-    for (const Config& candidate : candidates) {
-      auto found = find_plan(candidate, model, machine, workload);
-      auto* plan = std::get_if<RunPlan>(&found);
-      if (plan == nullptr) continue;  // its buffers do not fit the budget
-      // Other chunks of a prompt, or other units, would round otherwise.
-      if (plan->limits.max_rows != rows || plan->unit_bytes != unit_bytes) continue;
-      Candidate other =
-          candidate_of(std::move(*plan), candidate, model, machine, workload, amount, rates);
-      ++simulated;
-      if (other.seconds >= limit) continue;
-      limit = other.seconds;
-      best = std::move(other);
+    const auto try_all = [&](const std::vector<Config>& configs) {
+      for (const Config& candidate : configs) {
+        auto found = find_plan(candidate, model, machine, workload);
+        auto* plan = std::get_if<RunPlan>(&found);
+        if (plan == nullptr) continue;  // its buffers do not fit the budget
+        // Other chunks of a prompt, or other units, would round otherwise.
+        if (plan->limits.max_rows != rows || plan->unit_bytes != unit_bytes) continue;
+        Candidate other =
+            candidate_of(std::move(*plan), candidate, model, machine, workload, amount, rates);
+        ++simulated;
+        if (other.seconds >= limit) continue;
+        limit = other.seconds;
+        best = std::move(other);
+      }
+    };
+    try_all(candidates);
+    if (workload.scoring && !config.score_sweep_tokens) {
+      limit = best.seconds * kClearlyFaster;
+      try_all(sweeps_of(config, best.chosen, amount));
     }
     // Planned anew: the bill counts the heap in use, and other plans were held when it was made.
     best.chosen.plan = {};

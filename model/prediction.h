@@ -103,9 +103,11 @@ struct PassShape {
   double positions = 0;  ///< of the KV cache that a row attends to, on average
   bool decode = true;    ///< each row is of a sequence of its own
   bool scoring = false;
+  uint32_t batches = 1;  ///< of so many rows each that a layer computes before the next one
+  uint64_t tokens() const { return uint64_t{rows} * batches; }
 };
 PassShape decode_shape(const Workload& workload);
-/// A whole chunk of prompts, or of texts that are scored.
+/// A whole chunk of prompts, or of texts that are scored, or a sweep of those.
 PassShape prompt_shape(const RunPlan& plan, const Workload& workload, const WorkAmount& amount);
 
 struct PassPrediction {
@@ -122,8 +124,8 @@ struct PassPrediction {
 RowGather gather_of(const Model& model, const StreamPlan& plan, uint32_t rows,
                     const MachineRates& rates);
 
-/// All passes of a run: prompts in passes of at most `rows` rows, then decoding.
-double run_seconds(const WorkAmount& amount, uint32_t rows, double prompt_pass_seconds,
+/// All passes of a run: prompts in passes of at most `rows` rows, or sweeps, then decoding.
+double run_seconds(const WorkAmount& amount, uint64_t rows, double prompt_pass_seconds,
                    double decode_pass_seconds);
 
 /// Runs the pipeline of production on simulated links (tiers/pipeline_sim.h). On unified memory
@@ -132,8 +134,9 @@ double run_seconds(const WorkAmount& amount, uint32_t rows, double prompt_pass_s
 PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unified,
                             const PassShape& shape, const MachineRates& rates);
 
-/// The plan with the least predicted time: every shape of reads that was measured and some slot
-/// counts are simulated, as far as the configuration leaves them open. What plan_run() gives stays
+/// The plan with the least predicted time: every shape of reads that was measured, some slot counts
+/// and, of texts that are scored, lengths of sweeps are simulated, as far as the configuration
+/// leaves them open. What plan_run() gives stays
 /// where nothing is clearly faster.
 struct ChosenPlan {
   RunPlan plan;
@@ -141,8 +144,8 @@ struct ChosenPlan {
   PassPrediction decode;
   PassPrediction prompt;
   uint32_t decode_rows = 0;
-  uint32_t prompt_rows = 0;
-  uint32_t candidates = 0;  ///< simulated
+  uint32_t prompt_rows = 0;  ///< of a chunk, or of a sweep
+  uint32_t candidates = 0;   ///< simulated
 };
 ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& machine,
                        const Workload& workload, const WorkAmount& amount,

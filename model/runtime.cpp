@@ -119,14 +119,29 @@ struct PassNeeds {
   uint64_t kv_bytes = 0;
 };
 
-PassNeeds needs_of(const Model& model, const Ops& ops, const Workload& workload, uint32_t rows) {
+/// Tokens of a sweep, which holds texts whole; 0 = passes of a chunk each.
+uint32_t sweep_rows_of(const Config& config, const Workload& workload) {
+  if (!workload.scoring || config.score_sweep_tokens.value_or(0) <= workload.chunk_rows) return 0;
+  uint64_t longest = 0;
+  uint64_t tokens = 0;
+  for (const SequenceWork& window : workload.sequences) {
+    longest = std::max<uint64_t>(longest, window.prompt_tokens);
+    tokens += window.prompt_tokens;
+  }
+  const uint64_t rows = std::clamp<uint64_t>(*config.score_sweep_tokens, longest, tokens);
+  return rows <= workload.chunk_rows ? 0 : static_cast<uint32_t>(rows);
+}
+
+PassNeeds needs_of(const Model& model, const Ops& ops, const Workload& workload, uint32_t rows,
+                   uint32_t sweep_rows) {
   PassNeeds needs;
-  needs.limits = {rows, workload.logit_rows, 0, workload.scoring, workload.keep_logits};
+  needs.limits = {rows, workload.logit_rows, 0, workload.scoring, workload.keep_logits, sweep_rows};
   const AttentionShape shape = attention_shape(model.config, model.weights);
   workload.fillings(rows, [&](const KvLengths& lengths) {
     const uint32_t longest = *std::max_element(lengths.begin(), lengths.end());
     needs.limits.max_positions = std::max(needs.limits.max_positions, longest);
-    const uint64_t bytes = KvCache::bytes(ops, shape, model.config.layers, lengths);
+    const uint64_t bytes =
+        KvCache::bytes(ops, shape, kv_layers(model.config, needs.limits), lengths);
     if (bytes <= needs.kv_bytes) return;
     needs.kv_bytes = bytes;
     needs.kv_lengths = lengths;
@@ -141,6 +156,7 @@ std::vector<MemoryLine> fixed_lines(const Config& config, const Model& model,
   const ModelConfig& shape = model.config;
   return {
       {"KV cache", Tier::kGpu, needs.kv_bytes},
+      {"hidden states", Tier::kGpu, Forward::state_bytes(shape, needs.limits)},
       {"activations", Tier::kGpu,
        Forward::activation_bytes(shape, model.weights, needs.limits, unit_bytes)},
       {"kernel workspace", Tier::kGpu,
@@ -271,13 +287,20 @@ Machine open_machine(const Config& config, const NoticeSink& notice) {
   return machine;
 }
 
-std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& model,
-                                         const Machine& machine, const Workload& workload) {
+namespace {
+
+/// With passes of a chunk each, or with sweeps.
+std::variant<RunPlan, Refusal> find_plan_with(const Config& config, const Model& model,
+                                              const Machine& machine, const Workload& workload,
+                                              uint32_t sweep_rows) {
   const Device& device = *machine.device;
   if (config.io_engine == EngineChoice::kMmap && !device.unified()) {
     throw Error(fmt::format(
         "io.engine: mmap computes where the files are mapped, which {} cannot; set device: host",
         device.name()));
+  }
+  if (config.io_engine == EngineChoice::kMmap && sweep_rows > 0) {
+    throw Error("score.sweep: io.engine: mmap computes passes, not sweeps; leave it at auto");
   }
   const Budgets budgets = budgets_of(config, machine);
   std::optional<RunPlan> best;
@@ -287,9 +310,10 @@ std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& mode
     StreamPlan stream = cut_model(config, model, device, unit_bytes);
     const uint64_t heap_bytes = heap_in_use_bytes();
     PlanRequest request = request_for(config, model, machine, stream, budgets);
+    request.hold_layers = sweep_rows > 0;
     for (const uint32_t rows : counts) {
       if (best && rows <= best->limits.max_rows) break;  // larger units at no fewer rows
-      PassNeeds needs = needs_of(model, *machine.ops, workload, rows);
+      PassNeeds needs = needs_of(model, *machine.ops, workload, rows, sweep_rows);
       request.fixed = fixed_lines(config, model, machine, needs, unit_bytes, heap_bytes);
       PlacementResult result = plan_placement(request);
       if (const auto* refused = std::get_if<Refusal>(&result)) {
@@ -303,8 +327,39 @@ std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& mode
     }
     if (best && best->limits.max_rows == counts.front()) break;
   }
-  if (!best) return std::move(*refusal);
-  return std::move(*best);
+  if (best) return std::move(*best);
+  return std::move(*refusal);
+}
+
+/// Rows of a pass; 0 = there is none.
+uint32_t rows_of(const std::variant<RunPlan, Refusal>& found) {
+  const auto* plan = std::get_if<RunPlan>(&found);
+  return plan == nullptr ? 0 : plan->limits.max_rows;
+}
+
+bool closer(const std::variant<RunPlan, Refusal>& found,
+            const std::variant<RunPlan, Refusal>& than) {
+  const auto* refusal = std::get_if<Refusal>(&found);
+  const auto* other = std::get_if<Refusal>(&than);
+  return refusal != nullptr && other != nullptr && refusal->closer_than(*other);
+}
+
+}  // namespace
+
+std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& model,
+                                         const Machine& machine, const Workload& workload) {
+  auto found = find_plan_with(config, model, machine, workload, sweep_rows_of(config, workload));
+  const bool open = workload.scoring && !config.score_sweep_tokens;
+  if (!open || config.io_engine == EngineChoice::kMmap) return found;
+  if (rows_of(found) >= std::max(workload.chunk_rows, workload.min_rows)) return found;
+  // A sweep has keys and values of one layer at a time: more rows may fit.
+  Config sweeping = config;
+  sweeping.score_sweep_tokens = 2 * workload.chunk_rows;
+  const uint32_t sweep_rows = sweep_rows_of(sweeping, workload);
+  if (sweep_rows == 0) return found;
+  auto sweeps = find_plan_with(sweeping, model, machine, workload, sweep_rows);
+  return rows_of(sweeps) > rows_of(found) || closer(sweeps, found) ? std::move(sweeps)
+                                                                   : std::move(found);
 }
 
 RunPlan plan_run(const Config& config, const Model& model, const Machine& machine,
@@ -359,8 +414,8 @@ Runtime::Runtime(const Parts& parts)
       engine_(parts.plan->stream, engine_parts(parts, arena_)),
       stream_(parts.machine->device->make_stream(StreamKind::kCompute)),
       cache_(arena_, *parts.machine->ops, *stream_,
-             attention_shape(parts.model->config, parts.model->weights), parts.model->config.layers,
-             parts.plan->kv_lengths),
+             attention_shape(parts.model->config, parts.model->weights),
+             kv_layers(parts.model->config, parts.plan->limits), parts.plan->kv_lengths),
       forward_({&parts.model->config, &parts.model->weights, &parts.plan->stream, &engine_,
                 parts.machine->device.get(), &arena_, parts.machine->ops.get(), stream_.get(),
                 &cache_, parts.trace},
@@ -383,17 +438,34 @@ const char* pass_kind_name(PassRecord::Kind kind) {
                                              : "score";
 }
 
-PassRecord run_pass(Runtime& runtime, const Batch& batch, PassRecord::Kind kind) {
+namespace {
+
+template <typename Run>
+PassRecord measured(Runtime& runtime, PassRecord::Kind kind, uint64_t tokens, const Run& run) {
   const int64_t begin_ns = runtime.clock().now_ns();
-  runtime.forward().run(batch);
+  run();
   const int64_t end_ns = runtime.clock().now_ns();
   PassRecord record;
   record.kind = kind;
-  record.tokens = static_cast<uint32_t>(batch.ids.size());
+  record.tokens = static_cast<uint32_t>(tokens);
   record.seconds = seconds(end_ns - begin_ns);
   record.feed = runtime.engine().take_stats();
   runtime.trace().span(TraceLane::kPass, record.tokens, begin_ns, end_ns, record.feed.nvme_bytes);
   return record;
+}
+
+}  // namespace
+
+PassRecord run_pass(Runtime& runtime, const Batch& batch, PassRecord::Kind kind) {
+  return measured(runtime, kind, batch.ids.size(), [&] { runtime.forward().run(batch); });
+}
+
+PassRecord run_sweep(Runtime& runtime, std::span<const SweepBatch> batches,
+                     const SweepObserver& observer) {
+  uint64_t tokens = 0;
+  for (const SweepBatch& of : batches) tokens += of.batch.ids.size();
+  return measured(runtime, PassRecord::Kind::kScore, tokens,
+                  [&] { runtime.forward().sweep(batches, observer); });
 }
 
 }  // namespace spillway

@@ -81,8 +81,9 @@ struct RunPlan {
   uint64_t ram_budget_bytes = 0;
   uint64_t gpu_budget_bytes = 0;
 };
-/// The largest chunk of rows that the budgets allow, and the largest units at that; where none
-/// fits, what comes closest. Throws Error for what no budget can mend.
+/// The largest chunk of rows that the budgets allow, and the largest units at that; texts in sweeps
+/// where a whole chunk does not fit otherwise; where none fits, what comes closest. Throws Error
+/// for what no budget can mend.
 std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& model,
                                          const Machine& machine, const Workload& workload);
 /// The same; a refusal is an Error that names the smallest budget that would do.
@@ -155,5 +156,8 @@ const char* pass_kind_name(PassRecord::Kind kind);
 
 /// Runs one batch and measures it.
 PassRecord run_pass(Runtime& runtime, const Batch& batch, PassRecord::Kind kind);
+/// The same with a sweep of texts that are scored.
+PassRecord run_sweep(Runtime& runtime, std::span<const SweepBatch> batches,
+                     const SweepObserver& observer);
 
 }  // namespace spillway

@@ -122,55 +122,137 @@ Workload scoring_workload(const Config& config, const Model& model,
   return workload;
 }
 
+namespace {
+
+uint32_t rows_of(const ScoreBatch& batch) {
+  uint32_t rows = 0;
+  for (const ScoreSlice& slice : batch.slices) rows += slice.count;
+  return rows;
+}
+
+/// Whether a batch goes on with the window that the one before ends with.
+bool goes_on(const ScoreBatch& batch) {
+  return batch.slices[0].begin > batch.slices[0].window_begin;
+}
+
+/// Scores on their way: what passes and sweeps have in common.
+class Scoring {
+ public:
+  Scoring(Runtime& runtime, const std::vector<std::vector<uint32_t>>& texts,
+          const std::vector<ScoreBatch>& batches, const ScoreObserver& observer)
+      : runtime_(runtime), texts_(texts), observer_(observer) {
+    const uint32_t sweep_rows = runtime.plan().limits.sweep_rows;
+    sweeps_ = plan_sweeps(batches, sweep_rows);
+    for (const ScoreBatch& batch : batches) progress_.total_tokens += rows_of(batch);
+    progress_.total_passes = sweeps_.size();
+    result_.logprobs.resize(texts.size());
+  }
+
+  ScoreResult run() {
+    runtime_.engine().start();
+    runtime_.engine().allow_passes(sweeps_.size());
+    try {
+      for (const auto& sweep : sweeps_) one(sweep);
+    } catch (const Stopped&) {
+      result_.interrupted = true;
+    } catch (const std::exception& failure) {  // whatever it was: scores so far must not be lost
+      result_.error = failure_text(failure);
+    }
+    runtime_.engine().stop();
+    if (result_.tokens > 0) {
+      result_.mean_nll = nll_ / static_cast<double>(result_.tokens);
+      result_.perplexity = std::exp(result_.mean_nll);
+    }
+    return std::move(result_);
+  }
+
+ private:
+  void one(std::span<const ScoreBatch> plans) {
+    std::vector<SweepBatch> batches;
+    uint64_t rows = 0;
+    for (const ScoreBatch& plan : plans) {
+      batches.push_back({make_batch(plan, texts_), plan.kv_lengths});
+      rows += batches.back().batch.ids.size();
+    }
+    const double before = progress_.done_tokens;
+    if (runtime_.plan().limits.sweep_rows == 0) {
+      CHECK(plans.size() == 1);
+      runtime_.cache().assign(plans[0].kv_lengths);
+      result_.passes.push_back(run_pass(runtime_, batches[0].batch, PassRecord::Kind::kScore));
+      take(plans[0], batches[0].batch);
+    } else {
+      SweepObserver observer;
+      observer.scored = [&](size_t batch) { take(plans[batch], batches[batch].batch); };
+      observer.stepped = [&](size_t done, size_t total) {
+        progress_.done_tokens =
+            before + static_cast<double>(rows * done) / static_cast<double>(total);
+        if (done < total) observer_(progress_);
+      };
+      result_.passes.push_back(run_sweep(runtime_, batches, observer));
+    }
+    progress_.done_tokens = before + static_cast<double>(rows);
+    progress_.pass = &result_.passes.back();
+    ++progress_.passes;
+    observer_(progress_);
+  }
+
+  void take(const ScoreBatch& plan, const Batch& batch) {
+    const auto logprobs = runtime_.forward().log_probabilities();
+    for (const BatchSequence& rows : batch.sequences) {
+      for (uint32_t r = rows.first_row; r < rows.first_row + rows.rows; ++r) {
+        if (batch.targets[r] == UINT32_MAX) continue;
+        if (!std::isfinite(logprobs[r])) {
+          throw Error(
+              "the model computed a log-probability that is not a number; the checkpoint's "
+              "weights are damaged (spillway inspect --verify shows their checksums), or numbers "
+              "of its configuration");
+        }
+        result_.logprobs[plan.slices[rows.sequence].text].push_back(logprobs[r]);
+        nll_ -= double{logprobs[r]};
+        ++result_.tokens;
+      }
+    }
+  }
+
+  Runtime& runtime_;
+  const std::vector<std::vector<uint32_t>>& texts_;
+  const ScoreObserver& observer_;
+  std::vector<std::span<const ScoreBatch>> sweeps_;
+  ScoreProgress progress_;
+  ScoreResult result_;
+  double nll_ = 0;
+};
+
+}  // namespace
+
+std::vector<std::span<const ScoreBatch>> plan_sweeps(std::span<const ScoreBatch> batches,
+                                                     uint32_t sweep_rows) {
+  std::vector<std::span<const ScoreBatch>> sweeps;
+  size_t first = 0;
+  uint64_t rows = 0;  // of the sweep from `first` on
+  for (size_t i = 0; i < batches.size();) {
+    size_t end = i + 1;  // of the window that batch i ends with
+    uint64_t more = rows_of(batches[i]);
+    for (; sweep_rows > 0 && end < batches.size() && goes_on(batches[end]); ++end) {
+      more += rows_of(batches[end]);
+    }
+    if (i > first && rows + more > sweep_rows) {
+      sweeps.push_back(batches.subspan(first, i - first));
+      first = i;
+      rows = 0;
+    }
+    rows += more;
+    i = end;
+  }
+  if (first < batches.size()) sweeps.push_back(batches.subspan(first));
+  return sweeps;
+}
+
 ScoreResult score(Runtime& runtime, const Config& config,
                   const std::vector<std::vector<uint32_t>>& texts, const ScoreObserver& observer) {
-  const Model& model = runtime.model();
-  const auto batches =
-      plan_scoring(lengths_of(texts), runtime.plan().limits.max_rows, window_of(config, model));
-  uint64_t total = 0;
-  for (const ScoreBatch& batch : batches) {
-    for (const ScoreSlice& slice : batch.slices) total += slice.count;
-  }
-  ScoreResult result;
-  result.logprobs.resize(texts.size());
-  double nll = 0;
-  uint64_t done = 0;
-  runtime.engine().start();
-  runtime.engine().allow_passes(batches.size());
-  try {
-    for (const ScoreBatch& plan : batches) {
-      const Batch batch = make_batch(plan, texts);
-      runtime.cache().assign(plan.kv_lengths);
-      result.passes.push_back(run_pass(runtime, batch, PassRecord::Kind::kScore));
-      const auto logprobs = runtime.forward().log_probabilities();
-      for (const BatchSequence& rows : batch.sequences) {
-        for (uint32_t r = rows.first_row; r < rows.first_row + rows.rows; ++r) {
-          if (batch.targets[r] == UINT32_MAX) continue;
-          if (!std::isfinite(logprobs[r])) {
-            throw Error(
-                "the model computed a log-probability that is not a number; the checkpoint's "
-                "weights are damaged (spillway inspect --verify shows their checksums), or numbers "
-                "of its configuration");
-          }
-          result.logprobs[plan.slices[rows.sequence].text].push_back(logprobs[r]);
-          nll -= double{logprobs[r]};
-          ++result.tokens;
-        }
-      }
-      done += batch.ids.size();
-      observer(result.passes.back(), done, total);
-    }
-  } catch (const Stopped&) {
-    result.interrupted = true;
-  } catch (const std::exception& failure) {  // whatever it was: the scores so far must not be lost
-    result.error = failure_text(failure);
-  }
-  runtime.engine().stop();
-  if (result.tokens > 0) {
-    result.mean_nll = nll / static_cast<double>(result.tokens);
-    result.perplexity = std::exp(result.mean_nll);
-  }
-  return result;
+  const auto batches = plan_scoring(lengths_of(texts), runtime.plan().limits.max_rows,
+                                    window_of(config, runtime.model()));
+  return Scoring(runtime, texts, batches, observer).run();
 }
 
 }  // namespace spillway

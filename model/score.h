@@ -1,8 +1,9 @@
-// Scoring: one forward pass per chunk over given tokens; log-probability of every token but the
-// first of each text.
+// Scoring: forward passes over given tokens, one per chunk or one per sweep of many chunks;
+// log-probability of every token but the first of each text.
 #pragma once
 
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "core/config.h"
@@ -31,6 +32,11 @@ struct ScoreBatch {
 std::vector<ScoreBatch> plan_scoring(const std::vector<uint64_t>& text_tokens, uint32_t chunk,
                                      uint32_t window);
 
+/// Consecutive batches that go through the layers together, of at most `sweep_rows` rows; those of
+/// one window stay together. sweep_rows = 0: each on its own.
+std::vector<std::span<const ScoreBatch>> plan_sweeps(std::span<const ScoreBatch> batches,
+                                                     uint32_t sweep_rows);
+
 Workload scoring_workload(const Config& config, const Model& model,
                           const std::vector<std::vector<uint32_t>>& texts);
 
@@ -44,9 +50,16 @@ struct ScoreResult {
   std::string error;  ///< why it ended early; the rest is what came before
 };
 
-/// Called after each pass with tokens fed so far and in all.
-using ScoreObserver =
-    std::function<void(const PassRecord& pass, uint64_t done_tokens, uint64_t total_tokens)>;
+/// How far a score has come.
+struct ScoreProgress {
+  const PassRecord* pass = nullptr;  ///< the last that ended; null before the first
+  double done_tokens = 0;            ///< through all layers, or as far as layers go
+  uint64_t total_tokens = 0;
+  uint64_t passes = 0;  ///< ended
+  uint64_t total_passes = 0;
+};
+/// Called after each pass, and now and then while a sweep goes on.
+using ScoreObserver = std::function<void(const ScoreProgress& progress)>;
 
 /// A stop request ends it early with what there is, and so does a pass that fails (`error`).
 ScoreResult score(Runtime& runtime, const Config& config,

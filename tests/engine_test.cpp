@@ -229,17 +229,17 @@ TEST_P(EngineTest, FeedsTheRightBytesFromEveryTier) {
   }
 }
 
-/// Units that are there are leased together, but half of the slots stay with the feeder.
+/// Units that are there are leased together: in a home at once, in a slot once they are read.
 TEST_P(EngineTest, UnitsAtHandAreLeasedTogether) {
   std::mt19937_64 random(test::run_seed());
   make_plan(random);
-  plan_.placement.slots = 5;
+  plan_.placement.slots = 3;
   plan_.placement.unit_tiers.assign(plan_.units.size(), Tier::kNvme);
   plan_.placement.unit_tiers[1] = device_->unified() ? Tier::kRam : Tier::kGpu;
   Engine engine(plan_, parts(choose_reader(GetParam().engine, notices_.sink()).make));
   engine.load([](const char*, uint64_t, uint64_t) {});
   const EngineRun run(engine, 1);
-  const auto streamed_at_hand = [&](uint32_t unit) {  // once it is read, which takes a while
+  const auto soon_at_hand = [&](uint32_t unit) {
     for (int i = 0; i < 1'000'000 && !engine.at_hand(unit); ++i) std::this_thread::yield();
     return engine.at_hand(unit);
   };
@@ -251,17 +251,20 @@ TEST_P(EngineTest, UnitsAtHandAreLeasedTogether) {
     return;
   }
   engine.take_stats();
-  ASSERT_TRUE(streamed_at_hand(2));
+  ASSERT_TRUE(soon_at_hand(2));
   const LayerLease third = engine.acquire(2, *compute_);
+  ASSERT_TRUE(soon_at_hand(3));
+  const LayerLease fourth = engine.acquire(3, *compute_);
   EXPECT_EQ(engine.take_stats().stall_ns, 0);
   for (int i = 0; i < 1000; ++i) std::this_thread::yield();
-  EXPECT_FALSE(engine.at_hand(3)) << "two of five slots are leased";
+  EXPECT_FALSE(engine.at_hand(4)) << "all three slots are leased";
   expect_unit(first);
   expect_unit(second);
   expect_unit(third);
+  expect_unit(fourth);
   first = LayerLease();
-  ASSERT_TRUE(streamed_at_hand(3));
-  expect_unit(engine.acquire(3, *compute_));
+  ASSERT_TRUE(soon_at_hand(4));
+  expect_unit(engine.acquire(4, *compute_));
 }
 
 TEST_P(EngineTest, TruncationWhileRunningIsOneErrorOnTheModelThread) {

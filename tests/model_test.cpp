@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/units.h"
+#include "model/sweep.h"
 #include "tests/run_helper.h"
 
 namespace spillway {
@@ -145,6 +146,14 @@ TEST_P(SameEverywhere, LogitsAreBitIdentical) {
     EXPECT_EQ(outcome.logits, logits);
     EXPECT_EQ(outputs, ids);
     EXPECT_EQ(scores.logprobs, logprobs);
+    if (config.io_engine == EngineChoice::kMmap) continue;
+    for (const uint32_t sweep : {33u, 72u, 1000u}) {
+      config.score_sweep_tokens = sweep;
+      RunPlan plan;
+      EXPECT_EQ(score_model(config, {long_prompt, {9, 8, 7}}, &plan).logprobs, logprobs) << sweep;
+      EXPECT_EQ(plan.limits.sweep_rows, std::clamp(sweep, 70u, 73u)) << "texts are whole there";
+      if (GetParam().cuda && test::kCudaSimulated) break;
+    }
   }
   if (!GetParam().cuda) return;
   Config config = roomy_config(dir / "m");
@@ -227,6 +236,9 @@ TEST_P(SameOnAnyThreads, Scores) {
     SCOPED_TRACE(threads);
     config_.compute_threads = threads;
     EXPECT_EQ(score_model(config_, texts).logprobs, alone.logprobs);
+    config_.score_sweep_tokens = 500;
+    EXPECT_EQ(score_model(config_, texts).logprobs, alone.logprobs) << "in sweeps";
+    config_.score_sweep_tokens.reset();
     config_.policy = PlacementPolicy::kAuto;
     RunPlan plan;
     EXPECT_EQ(score_model(config_, texts, &plan).logprobs, alone.logprobs) << "in place";
@@ -392,6 +404,9 @@ TEST_P(AgainAndAgain, OneRuntimeServesManyRuns) {
   config.score_chunk_tokens = 8;
   const std::vector<std::vector<uint32_t>> texts = {prompts[0].ids, {9, 8, 7}};
   const auto logprobs = score_model(config, texts).logprobs;
+  for (const auto& again : test::score_again(config, texts, 3)) EXPECT_EQ(again, logprobs);
+  if (config.io_engine == EngineChoice::kMmap) return;
+  config.score_sweep_tokens = 100;  // broken off after a step of it
   for (const auto& again : test::score_again(config, texts, 3)) EXPECT_EQ(again, logprobs);
 }
 
@@ -669,8 +684,11 @@ struct ScoringPlans {
       : model(open_model(config.model_path, DirectChoice::kAuto, [](const std::string&) {})),
         machine(open_machine(config, [](const std::string&) {})) {}
 
+  RunPlan plan(const Config& config, const std::vector<std::vector<uint32_t>>& texts) const {
+    return plan_run(config, model, machine, scoring_workload(config, model, texts));
+  }
   uint32_t rows(const Config& config, const std::vector<std::vector<uint32_t>>& texts) const {
-    return plan_run(config, model, machine, scoring_workload(config, model, texts)).limits.max_rows;
+    return plan(config, texts).limits.max_rows;
   }
 
   uint64_t least(Config config, const std::vector<std::vector<uint32_t>>& texts) const {
@@ -687,7 +705,7 @@ struct ScoringPlans {
     ASSERT_LE(plan->stream.placement.ram_planned_bytes, *config.ram_bytes);
     const AttentionShape shape = attention_shape(model.config, model.weights);
     const auto bytes_of = [&](const KvLengths& lengths) {
-      return KvCache::bytes(*machine.ops, shape, model.config.layers, lengths);
+      return KvCache::bytes(*machine.ops, shape, kv_layers(model.config, plan->limits), lengths);
     };
     std::vector<uint64_t> lengths;
     for (const auto& text : texts) lengths.push_back(text.size());
@@ -774,6 +792,101 @@ TEST_F(SmallModel, ScoringWindowsCoverEveryTokenOnce) {
   config_.score_context_tokens = 1;  // windows overlap by one token: none would get on
   EXPECT_NE(test::error_of([&] { score_model(config_, {text}); }).find("a score takes two"),
             std::string::npos);
+}
+
+/// One read of the weights serves a sweep, and one layer's keys and values are kept.
+TEST_F(SmallModel, SweepsReadOnceWhatPassesReadAgainAndAgain) {
+  config_.policy = PlacementPolicy::kNvme;
+  config_.score_chunk_tokens = 32;
+  const std::vector<std::vector<uint32_t>> texts(20, std::vector<uint32_t>(30, 7));
+  RunPlan passes;
+  const auto in_passes = score_model(config_, texts, &passes);
+  ASSERT_EQ(in_passes.passes.size(), 20u);
+  config_.score_sweep_tokens = 320;
+  RunPlan sweeps;
+  const auto in_sweeps = score_model(config_, texts, &sweeps);
+  ASSERT_EQ(in_sweeps.passes.size(), 2u) << "of ten texts, since eleven take 330 rows";
+  EXPECT_EQ(in_sweeps.logprobs, in_passes.logprobs);
+  EXPECT_EQ(in_sweeps.passes[0].tokens, 300u);
+  for (const PassRecord& pass : in_sweeps.passes) {
+    const uint64_t weights = sweeps.stream.placement.nvme_bytes_per_pass;
+    EXPECT_GE(pass.feed.nvme_bytes, weights);
+    EXPECT_LE(pass.feed.nvme_bytes, weights + 300 * 8192) << "and token rows";
+  }
+  const auto bill = [](const RunPlan& plan, const std::string& name) {
+    for (const MemoryLine& line : plan.stream.placement.bill) {
+      if (line.name == name) return line.bytes;
+    }
+    return uint64_t{0};
+  };
+  EXPECT_EQ(bill(passes, "hidden states"), 0u);
+  EXPECT_GE(bill(sweeps, "hidden states"), 320u * sizeof(float));
+}
+
+/// Where keys and values of all layers leave no room for a chunk, those of one layer may.
+TEST_F(SmallModel, SweepsFitWherePassesDoNot) {
+  compute_in_f32();
+  const std::vector<std::vector<uint32_t>> texts(700, {7, 9});  // each takes a block of the cache
+  const auto plenty = score_model(config_, texts);
+  const ScoringPlans plans(config_);
+  uint64_t budget = plans.least(config_, texts);
+  RunPlan plan;
+  uint32_t sweeps = 0;
+  for (; plan.limits.max_rows < 512 || plan.limits.sweep_rows > 0; budget += kHugePageBytes) {
+    config_.ram_bytes = budget;
+    plan = plans.plan(config_, texts);
+    if (plan.limits.sweep_rows == 0 || sweeps++ > 0) continue;
+    EXPECT_NEAR(score_model(config_, texts).mean_nll, plenty.mean_nll, 1e-5);
+  }
+  EXPECT_GT(sweeps, 0u);
+  config_.io_engine = EngineChoice::kMmap;
+  config_.score_sweep_tokens = 5000;
+  EXPECT_NE(test::error_of([&] { score_model(config_, texts); }).find("leave it at auto"),
+            std::string::npos);
+}
+
+TEST(Scoring, SweepsTileTheBatches) {
+  std::mt19937_64 random(test::run_seed());
+  SCOPED_TRACE(test::seed_note(test::run_seed()));
+  for (int round = 0; round < 300; ++round) {
+    std::vector<uint64_t> lengths;
+    for (uint64_t i = 0; i < 1 + random() % 12; ++i) lengths.push_back(2 + random() % 100);
+    const auto chunk = static_cast<uint32_t>(1 + random() % 40);
+    const auto window = static_cast<uint32_t>(2 + random() % 60);
+    const auto batches = plan_scoring(lengths, chunk, window);
+    const auto rows =
+        static_cast<uint32_t>(random() % 4 == 0 ? 0 : std::max(window, chunk) + random() % 200);
+    size_t next = 0;
+    for (const auto& sweep : plan_sweeps(batches, rows)) {
+      ASSERT_EQ(sweep.data(), batches.data() + next) << "one after the other";
+      ASSERT_FALSE(sweep.empty());
+      next += sweep.size();
+      if (rows == 0) {
+        ASSERT_EQ(sweep.size(), 1u);
+        continue;
+      }
+      uint64_t sum = 0;
+      for (const ScoreBatch& batch : sweep) {
+        for (const ScoreSlice& slice : batch.slices) sum += slice.count;
+      }
+      ASSERT_LE(sum, rows);
+      ASSERT_EQ(sweep[0].slices[0].begin, sweep[0].slices[0].window_begin) << "windows are whole";
+    }
+    ASSERT_EQ(next, batches.size());
+  }
+}
+
+TEST(Sweeps, GoLayerByLayer) {
+  const std::vector<uint32_t> rows = {5, 3, 9};
+  const auto steps = sweep_steps(2, rows);
+  ASSERT_EQ(steps.size(), 6u);
+  const uint32_t first_rows[] = {0, 5, 8};
+  for (uint32_t i = 0; i < 6; ++i) {
+    EXPECT_EQ(steps[i].layer, i / 3);
+    EXPECT_EQ(steps[i].batch, i % 3);
+    EXPECT_EQ(steps[i].first_row, first_rows[i % 3]);
+    EXPECT_EQ(steps[i].last_of_layer, i % 3 == 2);
+  }
 }
 
 TEST(Scoring, PlansTileTheTexts) {

@@ -72,6 +72,29 @@ TEST(PipelineSim, FewSlotsHideLess) {
   EXPECT_GT(seconds(2), 1.02 * seconds(8));
 }
 
+/// The layer is read once, whatever batches it computes, and the next one's units are read
+/// meanwhile, as far as slots are left.
+TEST(PipelineSim, ASweepReadsALayerOnce) {
+  StreamPlan plan = make_plan(true, 200, 4 * kMiB, {Tier::kNvme}, 80);
+  for (uint32_t u = 0; u < plan.units.size(); ++u) plan.units[u].layer = u / 40;
+  const std::vector<double> compute(plan.units.size(), 0.2e-3);
+  const double reads = static_cast<double>(bytes_on(plan, Tier::kNvme)) / 2e9;
+  double per_batch = 1e9;
+  for (const uint32_t batches : {1u, 2u, 3u, 10u, 40u}) {
+    const SimulatedPass pass = simulate_pass(plan, true, {2e9, 0}, compute, {}, batches);
+    const double computing = 0.2e-3 * 200 * batches;
+    EXPECT_NEAR(pass.read_seconds, reads, 1e-9);
+    EXPECT_NEAR(pass.compute_seconds, computing, 1e-9);
+    EXPECT_GE(pass.seconds, 0.999 * std::max(reads, computing)) << batches;
+    EXPECT_LE(pass.seconds, 1.05 * std::max(reads, computing)) << batches;
+    EXPECT_LT(pass.seconds / batches, per_batch);
+    per_batch = pass.seconds / batches;
+  }
+  plan.placement.slots = 42;  // hardly more than a layer: the next one is read while one ends
+  const SimulatedPass few = simulate_pass(plan, true, {2e9, 0}, compute, {}, 40);
+  EXPECT_GT(few.seconds, 1.1 * 0.2e-3 * 200 * 40);
+}
+
 /// Any mix on any device: never faster than its slowest link, and not much slower where no single
 /// unit is long.
 TEST(PipelineSim, AnyMixRunsAtTheSpeedOfTheSlowestLink) {

@@ -74,6 +74,30 @@ TEST(Planner, EmbeddingsAreTheFirstToGo) {
   EXPECT_EQ(placement.nvme_bytes_per_pass, 0u);
 }
 
+/// A sweep's slots hold the largest layer and some that wait, in any budget.
+TEST(Planner, HeldLayersFitTheirSlots) {
+  PlanRequest request = request_of(8, 5, 4 * kMiB, 4 * kMiB);
+  request.hold_layers = true;
+  uint32_t before = 0;
+  for (uint64_t budget = 40; budget < 200; ++budget) {
+    request.ram_budget_bytes = budget * kMiB;
+    if (refused(request)) {
+      EXPECT_EQ(before, 0u);
+      continue;
+    }
+    const Placement placement = placed(request);
+    EXPECT_LE(placement.ram_planned_bytes, request.ram_budget_bytes);
+    if (placement.slots == 0) continue;
+    EXPECT_GE(placement.slots, 5u + 2u);
+    EXPECT_GE(placement.slots, before);
+    before = placement.slots;
+  }
+  EXPECT_EQ(before, 5u + 8u);
+  request.slots = 3;
+  request.ram_budget_bytes = 100 * kMiB;
+  EXPECT_EQ(placed(request).slots, 8u) << "beside those of the layer";
+}
+
 TEST(Planner, StreamedLayersAreSpreadEvenly) {
   for (uint32_t layers = 2; layers <= 40; ++layers) {
     for (uint32_t kept = 0; kept <= layers; ++kept) {

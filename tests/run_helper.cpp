@@ -75,7 +75,7 @@ ScoreResult score_model(const Config& config, const std::vector<std::vector<uint
   check_score_texts(session.model, texts);
   const auto runtime = session.start(config, scoring_workload(config, session.model, texts));
   if (plan != nullptr) *plan = session.plan;
-  return whole(score(*runtime, config, texts, [](const PassRecord&, uint64_t, uint64_t) {}));
+  return whole(score(*runtime, config, texts, [](const ScoreProgress&) {}));
 }
 
 std::vector<std::vector<std::vector<uint32_t>>> generate_again(const Config& config,
@@ -100,8 +100,7 @@ std::vector<std::vector<std::vector<float>>> score_again(
   const auto runtime = session.start(config, scoring_workload(config, session.model, texts));
   std::vector<std::vector<std::vector<float>>> all;
   for (uint32_t i = 0; i < times; ++i) {
-    all.push_back(whole(score(*runtime, config, texts, [](const PassRecord&, uint64_t, uint64_t) {
-                  })).logprobs);
+    all.push_back(whole(score(*runtime, config, texts, [](const ScoreProgress&) {})).logprobs);
     break_off([&](const ScoreObserver& end) { score(*runtime, config, texts, end); });
   }
   return all;

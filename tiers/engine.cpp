@@ -229,7 +229,7 @@ void Engine::settle_copies() noexcept {
 
 bool Engine::at_hand(uint32_t unit) const {
   if (store_.usable_in_place(unit)) return !store_.mapped();
-  return parts_.device->unified() && leases_ < slots_.count() / 2 && slots_.holds(next_sequence_);
+  return parts_.device->unified() && slots_.holds(next_sequence_);
 }
 
 LayerLease Engine::acquire(uint32_t unit, Stream& compute) {

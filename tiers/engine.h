@@ -67,10 +67,12 @@ class Engine final : public LayerFeed {
   Engine(const StreamPlan& plan, EngineParts parts);
   ~Engine() override;
 
+  /// Whether a unit is used in a home, for as long as the engine lives. Not those in mappings of
+  /// files, which may become shorter.
+  bool in_place(uint32_t unit) const { return store_.usable_in_place(unit) && !store_.mapped(); }
   /// Whether the unit to be acquired next may be while those before it are still leased, so that
-  /// all are used at once: it lies in a home, or in a slot by now, and half of the slots stay with
-  /// the feeder. Not in a mapping of a file, which may become shorter, nor in a slot of a discrete
-  /// device, whose stream uses one after the other in any case.
+  /// all are used at once: it is used in place, or lies in a slot by now. Not in a slot of a
+  /// discrete device, whose stream uses one after the other in any case.
   bool at_hand(uint32_t unit) const;
 
   /// Pins the RAM homes for a discrete device and fills all homes through a Feeder, with the home

@@ -150,11 +150,13 @@ class TimedDevice final : public Device {
 class Simulation {
  public:
   Simulation(const StreamPlan& plan, bool unified, const LinkRates& rates,
-             std::span<const double> unit_seconds, const RowGather& gather)
+             std::span<const double> unit_seconds, const RowGather& gather, uint32_t batches)
       : plan_(plan),
         unified_(unified),
         unit_seconds_(unit_seconds),
         gather_(gather),
+        batches_(batches),
+        held_(plan.units.size()),
         disk_(plan.io_depth, rates.read, time_),
         device_(unified, time_),
         arena_(device_, align_up(slots_bytes(), DeviceArena::kAlignment)),
@@ -173,7 +175,7 @@ class Simulation {
     for (uint64_t pass = 0; pass < passes; ++pass) {
       if (pass == kWarmPasses) begin = time_.now();
       gather_rows();
-      for (uint32_t u = 0; u < plan_.units.size(); ++u) use(u);
+      for (uint32_t u = 0; u < plan_.units.size();) u = use_layer(u);
       wait_until(compute_stream_.free_at);  // the next pass needs this one's tokens
     }
     return (time_.now() - begin) / kMeasuredPasses;
@@ -222,9 +224,30 @@ class Simulation {
     if (gather_.seconds > 0) wait_until(time_.now() + gather_.seconds);
   }
 
-  /// The model thread's part: the unit is acquired, computed with, given back.
-  void use(uint32_t unit) {
-    if (in_place(unit)) return compute(unit);
+  /// The model thread's part: units are acquired, computed with, given back. Returns the first of
+  /// the next layer.
+  uint32_t use_layer(uint32_t first) {
+    uint32_t end = first;
+    double layer_seconds = 0;
+    for (; end < plan_.units.size() && plan_.units[end].layer == plan_.units[first].layer; ++end) {
+      layer_seconds += unit_seconds_[end];
+    }
+    for (uint32_t u = first; u < end; ++u) {
+      acquire(u);
+      compute(unit_seconds_[u]);
+      if (batches_ == 1) release(u);
+    }
+    if (batches_ == 1) return end;
+    compute((batches_ - 2) * layer_seconds);
+    for (uint32_t u = first; u < end; ++u) {
+      compute(unit_seconds_[u]);
+      release(u);
+    }
+    return end;
+  }
+
+  void acquire(uint32_t unit) {
+    if (in_place(unit)) return;
     auto slot = slots_.try_acquire(sequence_);
     while (!slot) {
       if (!step()) CHECK(time_.advance());
@@ -232,16 +255,20 @@ class Simulation {
     }
     ++sequence_;
     if (!unified_) compute_stream_.wait(slots_.ready(*slot));
-    compute(unit);
-    compute_stream_.record(slots_.consumed(*slot));
-    slots_.release(*slot);
+    held_[unit] = *slot;
+  }
+
+  void release(uint32_t unit) {
+    if (in_place(unit)) return;
+    compute_stream_.record(slots_.consumed(held_[unit]));
+    slots_.release(held_[unit]);
     woken_ = true;
     step();
   }
 
   /// On unified memory the model thread computes itself; a device is merely told to.
-  void compute(uint32_t unit) {
-    compute_stream_.run(unit_seconds_[unit]);
+  void compute(double wanted_seconds) {
+    compute_stream_.run(wanted_seconds);
     if (unified_) wait_until(compute_stream_.free_at);
   }
 
@@ -272,6 +299,8 @@ class Simulation {
   bool unified_;
   std::span<const double> unit_seconds_;
   RowGather gather_;
+  uint32_t batches_;
+  std::vector<uint32_t> held_;  // slot of each unit that is leased
   Timeline time_;
   Trace trace_{time_, 0};
   const ReadFile file_{-1, "simulated", UINT64_MAX, 1, true};
@@ -292,7 +321,8 @@ class Simulation {
 }  // namespace
 
 SimulatedPass busy_seconds(const StreamPlan& plan, bool unified, const LinkRates& rates,
-                           std::span<const double> unit_seconds, const RowGather& gather) {
+                           std::span<const double> unit_seconds, const RowGather& gather,
+                           uint32_t batches) {
   CHECK(unit_seconds.size() == plan.units.size());
   SimulatedPass pass;
   pass.read_seconds = static_cast<double>(gather.bytes) / rates.read;
@@ -305,15 +335,17 @@ SimulatedPass busy_seconds(const StreamPlan& plan, bool unified, const LinkRates
     if (!unified && tier != Tier::kGpu) {
       pass.copy_seconds += static_cast<double>(unit.bytes) / rates.copy;
     }
-    pass.compute_seconds += unit_seconds[u];
+    pass.compute_seconds += batches * unit_seconds[u];
   }
   return pass;
 }
 
 SimulatedPass simulate_pass(const StreamPlan& plan, bool unified, const LinkRates& rates,
-                            std::span<const double> unit_seconds, const RowGather& gather) {
-  SimulatedPass pass = busy_seconds(plan, unified, rates, unit_seconds, gather);
-  pass.seconds = Simulation(plan, unified, rates, unit_seconds, gather).run();
+                            std::span<const double> unit_seconds, const RowGather& gather,
+                            uint32_t batches) {
+  CHECK(batches > 0);
+  SimulatedPass pass = busy_seconds(plan, unified, rates, unit_seconds, gather, batches);
+  pass.seconds = Simulation(plan, unified, rates, unit_seconds, gather, batches).run();
   return pass;
 }
 

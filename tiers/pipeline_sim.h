@@ -33,10 +33,13 @@ struct SimulatedPass {
 
 /// What each link is busy for in a pass, in whatever order; `seconds` stays 0.
 SimulatedPass busy_seconds(const StreamPlan& plan, bool unified, const LinkRates& rates,
-                           std::span<const double> unit_seconds, const RowGather& gather = {});
+                           std::span<const double> unit_seconds, const RowGather& gather = {},
+                           uint32_t batches = 1);
 
-/// `unit_seconds[u]`: what the device needs for unit u once it is there.
+/// `unit_seconds[u]`: what the device needs for unit u once it is there. `batches`: that each layer
+/// computes one after the other, its units held meanwhile; slots must be as many.
 SimulatedPass simulate_pass(const StreamPlan& plan, bool unified, const LinkRates& rates,
-                            std::span<const double> unit_seconds, const RowGather& gather = {});
+                            std::span<const double> unit_seconds, const RowGather& gather = {},
+                            uint32_t batches = 1);
 
 }  // namespace spillway

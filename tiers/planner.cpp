@@ -153,7 +153,17 @@ class Planner {
     }
   }
 
-  uint64_t slots_wanted() const {
+  uint64_t slots_wanted() const { return held_slots() + waiting_slots(); }
+
+  /// Those of the largest layer, wherever its units will live: they are placed afterwards.
+  uint64_t held_slots() const {
+    if (!request_.hold_layers) return 0;
+    std::vector<uint64_t> counts(request_.layer_names.size());
+    for (const UnitSize& unit : request_.units) ++counts[unit.layer];
+    return *std::max_element(counts.begin(), counts.end());
+  }
+
+  uint64_t waiting_slots() const {
     if (request_.slots) return *request_.slots;
     const uint64_t wanted = ceil_div(kAutoSlotBytes, max_home_bytes_);
     const uint32_t least = request_.unified ? kMinAutoSlots : kMinAutoDeviceSlots;
@@ -264,7 +274,8 @@ class Planner {
   uint64_t usable_slots(const Attempt& base, Tier embed) const {
     uint64_t slots = slots_wanted();
     if (request_.slots) return slots;
-    while (slots > kMinSlots && !fits(bill(base, embed, static_cast<uint32_t>(slots)))) --slots;
+    const uint64_t least = held_slots() + kMinSlots;
+    while (slots > least && !fits(bill(base, embed, static_cast<uint32_t>(slots)))) --slots;
     return slots;
   }
 

@@ -49,6 +49,8 @@ struct PlanRequest {
   bool mapped = false;              ///< unified only: units are used in a mapping of their files
   std::vector<LayerOverride> overrides;
   std::optional<uint32_t> slots;
+  /// Slots hold all units of a layer at the same time, beside those that others wait in.
+  bool hold_layers = false;
   std::optional<uint32_t> staging_slabs;
   uint64_t slab_bytes = 0;
   uint32_t io_depth = 0;
