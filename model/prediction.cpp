@@ -219,7 +219,7 @@ SimulatedPass simulate_together(const StreamPlan& plan, bool unified, const Link
     std::vector<double> slower = unit_seconds;
     for (double& seconds : slower) seconds *= compute_factor;
     pass = simulate_pass(plan, unified, {links.read / read_factor, links.copy}, slower,
-                         {gather.seconds * read_factor, gather.bytes}, batches);
+                         {gather.seconds * read_factor, gather.bytes, gather.waves}, batches);
     const double both = slowed.compute_seconds + slowed.read_seconds - pass.seconds;
     const double before = std::exchange(shared, std::clamp(both, 0.0, shared));
     if (before - shared <= kKnownShare * pass.seconds) break;
@@ -388,7 +388,8 @@ RowGather gather_of(const Model& model, const StreamPlan& plan, uint32_t rows,
   const auto bytes =
       static_cast<uint64_t>(reads * static_cast<double>(RowSource::read_bytes(table, alignment)));
   const double waves = std::ceil(reads / RowSource::kDepth);
-  return {waves * rates.read_latency() + static_cast<double>(bytes) / rates.best_read(), bytes};
+  return {waves * rates.read_latency() + static_cast<double>(bytes) / rates.best_read(), bytes,
+          static_cast<uint32_t>(waves)};
 }
 
 double run_seconds(const WorkAmount& amount, uint64_t rows, double prompt_pass_seconds,

@@ -72,6 +72,21 @@ TEST(PipelineSim, FewSlotsHideLess) {
   EXPECT_GT(seconds(2), 1.02 * seconds(8));
 }
 
+/// Rows that a pass begins with wait behind the units that are read ahead meanwhile.
+TEST(PipelineSim, GatheredRowsWaitBehindTheQueue) {
+  const StreamPlan plan = make_plan(true, 100, 4 * kMiB, {Tier::kNvme, Tier::kRam}, 8);
+  std::vector<double> compute(plan.units.size(), 8e-3);  // reads are hidden, but those at the end
+  std::fill(compute.end() - 20, compute.end(), 0.1e-3);
+  const auto waited = [&](uint32_t waves) {
+    const RowGather gather{1e-3, kMiB, waves};
+    return simulate_pass(plan, true, {2e9, 0}, compute, gather).seconds -
+           simulate_pass(plan, true, {2e9, 0}, compute).seconds;
+  };
+  EXPECT_GT(waited(1), 2e-3);
+  EXPECT_GT(waited(4), waited(1) + 2e-3) << "8 MiB are in flight: 4 ms at most for each";
+  EXPECT_LT(waited(4), 18e-3);
+}
+
 /// The layer is read once, whatever batches it computes, and the next one's units are read
 /// meanwhile, as far as slots are left.
 TEST(PipelineSim, ASweepReadsALayerOnce) {

@@ -5,6 +5,7 @@
 
 #include "core/units.h"
 #include "model/generate.h"
+#include "model/score.h"
 #include "tests/streamed_run.h"
 
 namespace spillway {
@@ -313,8 +314,9 @@ TEST_F(Choosing, CountsTheGatherOfEmbeddingRows) {
   const RowGather one = gather_of(*model_, chosen.plan.stream, 1, rates(1e9));
   EXPECT_DOUBLE_EQ(one.seconds, rates(1e9).read_latency() + static_cast<double>(one.bytes) / 2e9);
   EXPECT_GE(one.bytes, 1024u);
-  const RowGather many = gather_of(*model_, chosen.plan.stream, 64, rates(1e9));
-  EXPECT_EQ(many.bytes, 64 * one.bytes);
+  const RowGather many = gather_of(*model_, chosen.plan.stream, 2 * RowSource::kDepth, rates(1e9));
+  EXPECT_EQ(many.bytes, 2 * RowSource::kDepth * one.bytes);
+  EXPECT_EQ(many.waves, 2u);
   EXPECT_GT(many.seconds, 2 * rates(1e9).read_latency());
   RunPlan resident = chosen.plan;
   resident.stream.placement.embed_tier = Tier::kRam;
@@ -324,6 +326,24 @@ TEST_F(Choosing, CountsTheGatherOfEmbeddingRows) {
   const auto without = predict_pass(*model_, resident, true, shape, rates(1e9));
   EXPECT_NEAR(with.read_seconds - without.read_seconds, static_cast<double>(one.bytes) / 2e9, 1e-9);
   EXPECT_GT(with.seconds, without.seconds);
+}
+
+/// Texts that are scored: a drive that is slower than a chunk computes is read once for many.
+TEST_F(Choosing, TakesSweepsWhereTheDriveIsSlow) {
+  config_.score_chunk_tokens = 32;
+  const std::vector<std::vector<uint32_t>> texts(64, std::vector<uint32_t>(32, 7));
+  const Workload scoring = scoring_workload(config_, *model_, texts);
+  const auto chosen = [&](double reads) {
+    const MachineRates slow{{{kMiB, 8, reads}}, 0, {{1, 20e9}, {512, 1e9}}};
+    return choose_plan(config_, *model_, machine_, scoring, work_amount(scoring), slow);
+  };
+  EXPECT_EQ(chosen(1e12).plan.limits.sweep_rows, 0u) << "a chunk hides the drive";
+  const ChosenPlan sweeps = chosen(0.05e9);
+  EXPECT_GE(sweeps.plan.limits.sweep_rows, 512u);
+  EXPECT_EQ(sweeps.prompt_rows, sweeps.plan.limits.sweep_rows);
+  EXPECT_EQ(sweeps.config.score_sweep_tokens, sweeps.plan.limits.sweep_rows);
+  config_.score_sweep_tokens = 1;
+  EXPECT_EQ(chosen(0.05e9).plan.limits.sweep_rows, 0u) << "as it is configured";
 }
 
 /// More slots must not be bought with a smaller prompt chunk, which rounds otherwise.

@@ -70,6 +70,8 @@ class TimedDisk final : public BlockReader {
   void occupy(uint64_t bytes) {
     free_at_ = std::max(time_.now(), free_at_) + static_cast<double>(bytes) / rate_;
   }
+  /// When what is in its queue will be read.
+  double free_at() const { return free_at_; }
   /// A read has completed and was not polled yet.
   bool completed() const { return !pending_.empty() && pending_.front().due <= time_.now(); }
 
@@ -220,8 +222,12 @@ class Simulation {
 
   /// Reads of another queue, that share the drive with the feeder's.
   void gather_rows() {
-    if (gather_.bytes > 0) disk_.occupy(gather_.bytes);
-    if (gather_.seconds > 0) wait_until(time_.now() + gather_.seconds);
+    if (gather_.seconds <= 0) return;
+    for (uint32_t wave = 0; wave < gather_.waves; ++wave) {
+      disk_.occupy(gather_.bytes / gather_.waves);
+      const double alone = time_.now() + gather_.seconds / gather_.waves;
+      wait_until(std::max(alone, disk_.free_at()));
+    }
   }
 
   /// The model thread's part: units are acquired, computed with, given back. Returns the first of

@@ -19,8 +19,9 @@ struct LinkRates {
 
 /// Rows of the input embeddings that a pass reads one by one before its first unit computes.
 struct RowGather {
-  double seconds = 0;  ///< the model thread waits
+  double seconds = 0;  ///< the model thread waits, where the drive does nothing else
   uint64_t bytes = 0;  ///< read from the drive
+  uint32_t waves = 1;  ///< of reads, each behind what is in the drive's queue
 };
 
 /// One pass among many alike: the next one's first units are read while it ends.

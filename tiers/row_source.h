@@ -17,7 +17,7 @@ namespace spillway {
 /// One thread. A gather that fails, or is stopped, leaves no read behind: the next one begins anew.
 class RowSource {
  public:
-  static constexpr uint32_t kDepth = 32;  ///< rows that are read at the same time
+  static constexpr uint32_t kDepth = 128;  ///< rows that are read at the same time
   /// What reading one row fetches, at most.
   static uint64_t read_bytes(const TensorSpec& table, uint32_t alignment);
   /// Bytes of buffers that reading rows takes.
