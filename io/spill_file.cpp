@@ -64,7 +64,7 @@ bool SpillFile::add(IoKind kind, uint64_t block, std::byte* memory, uint64_t tag
   return true;
 }
 
-void SpillFile::start_ready() {
+bool SpillFile::start_ready() {
   size_t started = 0;
   for (; started < ready_.size(); ++started) {
     const Op& op = ops_[ready_[started]];
@@ -79,6 +79,7 @@ void SpillFile::start_ready() {
     if (!pump_.start(request)) break;
   }
   ready_.erase(ready_.begin(), ready_.begin() + static_cast<ptrdiff_t>(started));
+  return started > 0;
 }
 
 void SpillFile::verify(const Op& op) const {
@@ -107,8 +108,9 @@ std::span<const uint64_t> SpillFile::poll() {
   over_ = true;  // unless nothing throws
   finished_.clear();
   start_ready();
-  for (const uint64_t index : pump_.poll()) finish(static_cast<uint32_t>(index));
-  start_ready();
+  do {  // what is started must reach the system now: the caller may compute before it polls again
+    for (const uint64_t index : pump_.poll()) finish(static_cast<uint32_t>(index));
+  } while (start_ready());
   over_ = false;
   return finished_;
 }

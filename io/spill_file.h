@@ -46,9 +46,9 @@ class SpillFile {
   /// Why the page cache is in between although that was not wanted; else empty.
   const std::string& refused() const { return file_.refused(); }
 
-  /// Both only queue; poll() and wait() start what is queued. False: max_ops are active, nothing
-  /// was taken. `source` stays as it is until `tag` is finished; its checksum is taken here, which
-  /// is the time that this call takes.
+  /// Both only queue; poll() and wait() hand to the system what it has room for. False: max_ops are
+  /// active, nothing was taken. `source` stays as it is until `tag` is finished; its checksum is
+  /// taken here, which is the time that this call takes.
   [[nodiscard]] bool write(uint64_t block, const std::byte* source, uint64_t tag);
   /// Delivers what was last written before this call, finished or not: a block that never was is a
   /// bug of the caller.
@@ -87,7 +87,8 @@ class SpillFile {
   };
 
   bool add(IoKind kind, uint64_t block, std::byte* memory, uint64_t tag);
-  void start_ready();
+  /// As many as the reader takes. False: none.
+  bool start_ready();
   void finish(uint32_t index);
   void verify(const Op& op) const;
   uint64_t checksum_of(const std::byte* memory) const;

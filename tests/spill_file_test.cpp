@@ -243,6 +243,19 @@ TEST_F(SpillSim, DifferentBlocksAreUnderWayTogether) {
   EXPECT_EQ(disk_->races(), 0u);
 }
 
+/// Also what only now finds room, or its turn: a caller computes for long between two polls.
+TEST_F(SpillSim, APollLeavesNothingQueuedThatCouldBeUnderWay) {
+  SimDiskFaults faults;
+  faults.max_latency = 0;
+  open(test::run_seed(), faults);
+  for (uint64_t block = 0; block < 5; ++block) ASSERT_TRUE(caller_->write(block));
+  ASSERT_TRUE(caller_->read(0));
+  ASSERT_TRUE(caller_->read(0));
+  caller_->step();
+  EXPECT_EQ(spill_->active(), 0u);
+  EXPECT_EQ(caller_->reads_checked(), 2u);
+}
+
 /// Each read gets what was written before it was asked for, not what came after; nothing is
 /// finished when these are queued.
 TEST_F(SpillSim, ReadsBetweenWritesOfOneBlock) {

@@ -14,6 +14,7 @@
 
 namespace spillway::test {
 
+/// "Reads" are writes, too, where no other word is said.
 struct SimDiskFaults {
   double short_read = 0;          ///< chance that a read delivers only part
   double transient = 0;           ///< chance of EAGAIN or EINTR
@@ -28,11 +29,9 @@ struct SimDiskFaults {
   int64_t hang_after_reads = -1;      ///< from this read submitted on, none is answered
   bool hung_reads_cancel = false;     ///< those can be cancelled
   bool broken = false;                ///< poll() and wait() throw
-  // Of what follows nothing concerns reads; what is above and says reads means writes, too.
-  int64_t full_after_writes = -1;  ///< from this write on, the drive is full
-  int32_t full_error = 28;         ///< what those fail with (ENOSPC)
-  // A file that was written:
-  double damage = 0;  ///< chance that a read delivers one bit other than was written
+  int64_t full_after_writes = -1;     ///< from this write on, the drive is full
+  int32_t full_error = 28;            ///< what those fail with (ENOSPC)
+  double damage = 0;  ///< chance that a read of a written file delivers one wrong bit
 };
 
 /// Goes on when it is told to.
