@@ -24,6 +24,8 @@ class Descriptor {
 
   int get() const { return fd_; }
   bool valid() const { return fd_ >= 0; }
+  /// The descriptor, which nobody closes now.
+  int release() { return std::exchange(fd_, -1); }
   /// 0, or the errno of the close: some file systems say only then that a write failed.
   int reset() {
     const int fd = std::exchange(fd_, -1);

@@ -1,5 +1,10 @@
 // The disk seam: submit aligned reads up to a fixed depth, collect raw results. Everything below
 // (io_uring, threads, a simulated disk) only moves bytes; classify_read() judges results.
+//
+// Writes go the same way: ReadOp::kind says which it is, and classify_write() judges them. A seam
+// of their own would be a second ring, a second set of threads and a second pump for the sake of
+// one call that differs (pwrite for pread); and a file that is written and read back by one thread
+// (SpillFile) would wait on two rings at once. The names are those of what nearly all of it is.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +17,7 @@ namespace spillway {
 
 struct ReadCompletion {
   ReadOp* op = nullptr;
-  int32_t result = 0;  ///< bytes delivered, or -errno
+  int32_t result = 0;  ///< bytes delivered (or taken, by a write), or -errno
 };
 
 /// What came of asking the kernel to keep target memory ready.

@@ -28,8 +28,8 @@ int open_or_errno(const std::string& path, int flags) {
   return fd >= 0 ? fd : -errno;
 }
 
-/// Alignment that direct reads need, from statx where the kernel tells (6.1 and later).
-uint32_t direct_alignment(int fd) {
+/// From statx where the kernel tells (6.1 and later).
+uint32_t told_alignment(int fd) {
 #ifdef STATX_DIOALIGN
   struct statx info {};
   if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &info) == 0 &&
@@ -52,6 +52,12 @@ int probe_direct_read(int fd, uint32_t alignment, uint64_t file_bytes) {
 }
 
 }  // namespace
+
+DirectAlignment direct_alignment(int fd) {
+  const uint32_t told = told_alignment(fd);
+  if (told > kMaxAlignment) return {kDefaultAlignment, false};
+  return {told, true};
+}
 
 std::string file_system_name(const std::filesystem::path& path) {
   struct statfs info {};
@@ -90,17 +96,16 @@ DirectFile::DirectFile(const std::filesystem::path& path, DirectChoice choice) {
   info_.bytes = static_cast<uint64_t>(status.st_size);
   if (choice == DirectChoice::kOff) return;
 
-  info_.alignment = direct_alignment(fd);
+  const DirectAlignment needed = direct_alignment(fd);
+  info_.alignment = needed.bytes;
   const int direct_fd = open_or_errno(info_.path, O_DIRECT);
   if (direct_fd == -EMFILE || direct_fd == -ENFILE) {  // no fault of the file system
     close(fd);
     throw Error(fmt::format("cannot open {}: {}", info_.path, errno_text(-direct_fd)));
   }
-  const bool coarse = info_.alignment > kMaxAlignment;
-  const int error = coarse          ? EINVAL
+  const int error = !needed.usable  ? EINVAL
                     : direct_fd < 0 ? -direct_fd
                                     : probe_direct_read(direct_fd, info_.alignment, info_.bytes);
-  if (coarse) info_.alignment = kDefaultAlignment;
   const std::string system = file_system_name(path);
   const bool in_memory = system == "tmpfs";  // newer kernels take O_DIRECT there all the same
   if (error == 0 && !in_memory) {

@@ -42,6 +42,13 @@ class DirectFile {
   std::string refused_;
 };
 
+/// What direct reads and writes of an open file need of offset, length and address.
+struct DirectAlignment {
+  uint32_t bytes = 0;
+  bool usable = true;  ///< false: more than chunks can have; `bytes` is the usual then
+};
+DirectAlignment direct_alignment(int fd);
+
 /// "ext4", "tmpfs", or the number in hex.
 std::string file_system_name(const std::filesystem::path& path);
 

@@ -22,6 +22,13 @@ struct Job {
   std::byte* target;
   uint32_t bytes;
   uint64_t offset;
+  IoKind kind;
+
+  /// Bytes moved, or -1 and errno.
+  ssize_t run() const {
+    const auto at = static_cast<off_t>(offset);
+    return kind == IoKind::kWrite ? pwrite(fd, target, bytes, at) : pread(fd, target, bytes, at);
+  }
 };
 
 }  // namespace
@@ -42,7 +49,7 @@ struct PreadReader::Queue {
       jobs.erase(jobs.begin());
       ++running;
       lock.unlock();
-      const ssize_t got = pread(job.fd, job.target, job.bytes, static_cast<off_t>(job.offset));
+      const ssize_t got = job.run();
       const auto result = static_cast<int32_t>(got < 0 ? -errno : got);
       lock.lock();
       --running;
@@ -104,7 +111,8 @@ bool PreadReader::submit(ReadOp& op) {
   {
     const std::lock_guard lock(queue_->mutex);
     if (queue_->in_flight >= queue_->depth) return false;
-    queue_->jobs.push_back({&op, op.file->fd, op.next_target(), op.next_bytes(), op.next_offset()});
+    queue_->jobs.push_back(
+        {&op, op.file->fd, op.next_target(), op.next_bytes(), op.next_offset(), op.kind});
     ++queue_->in_flight;
   }
   queue_->has_work.notify_one();

@@ -1,4 +1,4 @@
-// Reads through a few threads of pread(): where io_uring is blocked.
+// Reads through a few threads of pread() (writes: pwrite()): where io_uring is blocked.
 #pragma once
 
 #include <memory>

@@ -1,6 +1,7 @@
 #include "io/read_outcome.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -23,7 +24,8 @@ int64_t delay_ns(uint32_t retry, uint32_t prompt_retries, int64_t first_ns) {
 }
 
 std::string failure(const ReadOp& op, const std::string& cause) {
-  return fmt::format("{}: reading {} bytes at offset {} failed: {}", op.file->path, op.next_bytes(),
+  return fmt::format("{}: {} {} bytes at offset {} failed: {}", op.file->path,
+                     op.kind == IoKind::kWrite ? "writing" : "reading", op.next_bytes(),
                      op.next_offset(), cause);
 }
 
@@ -72,6 +74,36 @@ ReadOutcome classify_error(ReadOp& op, int error, const Clock& clock, std::strin
   return ReadOutcome::kFailed;
 }
 
+/// What the file has no space for yet; a file that had all of it is one whose blocks move when they
+/// are written (copy on write, thin volumes).
+uint64_t missing_bytes(const ReadOp& op) {
+  constexpr uint64_t kCountedBytes = 512;  // of st_blocks, whatever the file system's blocks are
+  struct stat status {};
+  if (fstat(op.file->fd, &status) != 0) return op.file->bytes;
+  const uint64_t there = static_cast<uint64_t>(status.st_blocks) * kCountedBytes;
+  const uint64_t rest = op.file->bytes > there ? op.file->bytes - there : 0;
+  return std::max<uint64_t>(rest, op.next_bytes());
+}
+
+std::string full_drive(const ReadOp& op, int error) {
+  return fmt::format(
+      "the {} under {} is full: {} more are needed for hidden states; free some or give more "
+      "memory",
+      error == EDQUOT ? "quota" : "drive", op.file->path, format_bytes_up(missing_bytes(op)));
+}
+
+/// Goes on behind the whole blocks among the `count` bytes that were moved, of more.
+/// `crumbs`: why fewer than a block is the end of it, if it stays so.
+ReadOutcome advance(ReadOp& op, uint32_t count, const std::string& crumbs, const Clock& clock,
+                    std::string& message) {
+  const auto whole = static_cast<uint32_t>(align_down(count, op.file->alignment));
+  if (whole == 0) return retry_or_fail(op, kCrumbs, crumbs, clock, message);
+  op.done += whole;
+  op.retries = 0;
+  op.not_before_ns = 0;
+  return ReadOutcome::kAgain;
+}
+
 }  // namespace
 
 ReadOutcome classify_read(ReadOp& op, int32_t result, const Clock& clock, std::string& message) {
@@ -89,18 +121,30 @@ ReadOutcome classify_read(ReadOp& op, int32_t result, const Clock& clock, std::s
     message = failure(op, "the file ends here; it is shorter than when it was opened");
     return ReadOutcome::kFailed;
   }
-  const auto whole = static_cast<uint32_t>(align_down(got, op.file->alignment));
-  if (whole == 0) {  // under one block: read the same block again
-    return retry_or_fail(
-        op, kCrumbs,
-        fmt::format("only {} bytes arrive, the file is shorter than when it was opened: given up",
-                    got),
-        clock, message);
+  return advance(
+      op, got,
+      fmt::format("only {} bytes arrive, the file is shorter than when it was opened: given up",
+                  got),
+      clock, message);
+}
+
+ReadOutcome classify_write(ReadOp& op, int32_t result, const Clock& clock, std::string& message) {
+  if (result == -ENOSPC || result == -EDQUOT) {
+    message = full_drive(op, -result);
+    return ReadOutcome::kFailed;
   }
-  op.done += whole;
-  op.retries = 0;
-  op.not_before_ns = 0;
-  return ReadOutcome::kAgain;
+  if (result < 0) return classify_error(op, -result, clock, message);
+  const auto taken = static_cast<uint32_t>(result);
+  if (taken > op.next_bytes()) {
+    message = failure(op, fmt::format("{} bytes were taken", taken));
+    return ReadOutcome::kFailed;
+  }
+  if (taken == op.next_bytes()) {
+    op.done += taken;
+    return ReadOutcome::kDone;
+  }
+  return advance(op, taken, fmt::format("only {} bytes are taken at a time: given up", taken),
+                 clock, message);
 }
 
 }  // namespace spillway

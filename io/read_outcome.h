@@ -1,4 +1,4 @@
-// One read on its way, and the one place that decides what a completion means.
+// One read or write on its way, and the one place that decides what a completion means.
 #pragma once
 
 #include <cstddef>
@@ -10,16 +10,19 @@
 
 namespace spillway {
 
-/// A read as its owner wants it and as far as it has come. Owned by ReadPump's table.
+enum class IoKind : uint8_t { kRead, kWrite };
+
+/// A read (or write) as its owner wants it and as far as it has come. Owned by ReadPump's table.
 struct ReadOp {
   const ReadFile* file = nullptr;
   uint64_t offset = 0;          ///< aligned
-  std::byte* target = nullptr;  ///< aligned
+  std::byte* target = nullptr;  ///< aligned; what a write takes its bytes from, and never changes
   uint32_t bytes = 0;           ///< aligned
   uint32_t needed = 0;  ///< fewest bytes that complete it: less than `bytes` at a file's end
   uint64_t tag = 0;     ///< the owner's
+  IoKind kind = IoKind::kRead;
 
-  uint32_t done = 0;  ///< delivered so far, a multiple of the alignment while unfinished
+  uint32_t done = 0;  ///< delivered (or taken) so far, a multiple of the alignment while unfinished
   bool in_flight = false;
   uint32_t retries = 0;          ///< since it last got on
   int64_t failing_since_ns = 0;  ///< the first of them
@@ -45,5 +48,9 @@ enum class ReadOutcome { kDone, kAgain, kFailed };
 ///   kFailed  anything else, or no progress in kRetryLimitNs or kMaxRetries, with `message` naming
 ///            file, offset and cause
 ReadOutcome classify_read(ReadOp& op, int32_t result, const Clock& clock, std::string& message);
+/// The same for a write, which is finished when all its bytes are taken; `needed` is not looked at.
+/// A full drive or quota (ENOSPC, EDQUOT) is not waited for: kFailed at once, with `message` saying
+/// how much space is missing for op.file->bytes, and where.
+ReadOutcome classify_write(ReadOp& op, int32_t result, const Clock& clock, std::string& message);
 
 }  // namespace spillway

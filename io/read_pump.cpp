@@ -28,6 +28,7 @@ bool ReadPump::start(const ReadRequest& request) {
   op->bytes = request.bytes;
   op->needed = request.needed;
   op->tag = request.tag;
+  op->kind = request.kind;
   if (!reader_.submit(*op)) return false;
   op->in_flight = true;
   free_.pop_back();
@@ -57,7 +58,8 @@ std::span<const uint64_t> ReadPump::poll() {
     ReadOp* op = completions_[i].op;
     op->in_flight = false;
     std::string cause;
-    switch (classify_read(*op, completions_[i].result, clock_, cause)) {
+    const auto classify = op->kind == IoKind::kWrite ? classify_write : classify_read;
+    switch (classify(*op, completions_[i].result, clock_, cause)) {
       case ReadOutcome::kDone:
         finished_.push_back(op->tag);
         free_.push_back(op);

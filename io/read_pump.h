@@ -1,4 +1,5 @@
-// Reads with retries: owns the table of ReadOps in front of a BlockReader. One thread, but wake().
+// Reads (and writes) with retries: owns the table of ReadOps in front of a BlockReader. One thread,
+// but wake().
 #pragma once
 
 #include <cstdint>
@@ -18,6 +19,7 @@ struct ReadRequest {
   uint32_t bytes = 0;
   uint32_t needed = 0;
   uint64_t tag = 0;
+  IoKind kind = IoKind::kRead;  ///< a write takes `bytes` from `target`, which it never changes
 };
 
 /// How long drain() waits for a drive that does not answer.
@@ -45,12 +47,12 @@ class ReadPump {
   uint32_t active() const { return static_cast<uint32_t>(ops_.size() - free_.size()); }
   bool full() const { return free_.empty(); }
 
-  /// Ends all reads, before targets go: what waits to be tried again is dropped, what is in flight
-  /// is cancelled and waited for, kDrainLimitNs at most. True: nothing will touch a target any
-  /// more. False: the drive does not answer, or the ring is broken, and a target may be written at
-  /// any later time. The owner then leaks the targets' memory (HugeBuffer::leak(),
-  /// Memory::leak()): the process is about to end anyway. The pump starts nothing after this, and
-  /// drains no second time.
+  /// Ends all reads and writes, before targets go: what waits to be tried again is dropped, what is
+  /// in flight is cancelled and waited for, kDrainLimitNs at most. True: nothing will touch a
+  /// target any more. False: the drive does not answer, or the ring is broken, and a target may be
+  /// written (a write's read, and its file written) at any later time. The owner then leaks the
+  /// targets' memory (HugeBuffer::leak(), Memory::leak()): the process is about to end anyway. The
+  /// pump starts nothing after this, and drains no second time.
   [[nodiscard]] bool drain() noexcept;
 
  private:

@@ -46,6 +46,25 @@ int open_ring(io_uring& ring, uint32_t entries) {
   return result;
 }
 
+/// `buffer`: the registered one that holds the target, or -1.
+void prepare(io_uring_sqe* entry, const ReadOp& op, int buffer) {
+  const int fd = op.file->fd;
+  std::byte* const target = op.next_target();
+  const uint32_t bytes = op.next_bytes();
+  const uint64_t offset = op.next_offset();
+  if (op.kind == IoKind::kWrite) {
+    if (buffer >= 0) {
+      io_uring_prep_write_fixed(entry, fd, target, bytes, offset, buffer);
+    } else {
+      io_uring_prep_write(entry, fd, target, bytes, offset);
+    }
+  } else if (buffer >= 0) {
+    io_uring_prep_read_fixed(entry, fd, target, bytes, offset, buffer);
+  } else {
+    io_uring_prep_read(entry, fd, target, bytes, offset);
+  }
+}
+
 }  // namespace
 
 struct UringReader::Ring {
@@ -170,13 +189,7 @@ bool UringReader::submit(ReadOp& op) {
   ring_->enable();
   io_uring_sqe* entry = io_uring_get_sqe(&ring_->ring);
   if (entry == nullptr) return false;
-  const int buffer = ring_->buffer_index(op);
-  if (buffer >= 0) {
-    io_uring_prep_read_fixed(entry, op.file->fd, op.next_target(), op.next_bytes(),
-                             op.next_offset(), buffer);
-  } else {
-    io_uring_prep_read(entry, op.file->fd, op.next_target(), op.next_bytes(), op.next_offset());
-  }
+  prepare(entry, op, ring_->buffer_index(op));
   io_uring_sqe_set_data(entry, &op);
   ++ring_->in_flight;
   return true;

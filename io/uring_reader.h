@@ -1,4 +1,4 @@
-// Reads through io_uring: bounded depth, batched submission, one thread.
+// Reads and writes through io_uring: bounded depth, batched submission, one thread.
 #pragma once
 
 #include <memory>

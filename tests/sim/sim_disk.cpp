@@ -30,9 +30,45 @@ bool SimDisk::submit(ReadOp& op) {
   const uint32_t span = faults_.max_latency - faults_.min_latency + 1;
   const bool hung = faults_.hang_after_reads >= 0 && submitted_ >= faults_.hang_after_reads;
   ++submitted_;
+  if (races_with(op)) ++races_;
   pending_.push_back({&op, op.next_offset(), op.next_target(), op.next_bytes(),
                       tick_ + faults_.min_latency + random_() % span, hung, false});
+  most_in_flight_ = std::max(most_in_flight_, in_flight());
   return true;
+}
+
+bool SimDisk::races_with(const ReadOp& op) const {
+  return std::any_of(pending_.begin(), pending_.end(), [&](const Pending& other) {
+    return (op.kind == IoKind::kWrite || other.op->kind == IoKind::kWrite) &&
+           op.file->path == other.op->file->path && op.next_offset() < other.offset + other.bytes &&
+           other.offset < op.next_offset() + op.next_bytes();
+  });
+}
+
+int32_t SimDisk::perform_write(const Pending& write) {
+  if (faults_.full_after_writes >= 0 && writes_ >= faults_.full_after_writes) {
+    return -faults_.full_error;
+  }
+  ++writes_;
+  const ReadFile& file = *write.op->file;
+  std::vector<std::byte>& content = written_[file.path];
+  for (uint64_t i = content.size(); i < file.bytes; ++i) content.push_back(sim_byte(file, i));
+  const uint64_t bytes = chance(faults_.short_read) ? random_() % write.bytes : write.bytes;
+  std::copy_n(write.target, bytes, content.begin() + static_cast<ptrdiff_t>(write.offset));
+  return static_cast<int32_t>(bytes);
+}
+
+void SimDisk::deliver(const Pending& read, uint64_t bytes) {
+  const ReadFile& file = *read.op->file;
+  const auto found = written_.find(file.path);
+  if (found == written_.end()) {
+    for (uint64_t i = 0; i < bytes; ++i) read.target[i] = sim_byte(file, read.offset + i);
+    return;
+  }
+  std::copy_n(found->second.begin() + static_cast<ptrdiff_t>(read.offset), bytes, read.target);
+  if (bytes == 0 || !chance(faults_.damage)) return;
+  read.target[random_() % bytes] ^= std::byte{1} << (random_() % 8);
+  ++damages_;
 }
 
 int32_t SimDisk::perform(const Pending& read) {
@@ -43,12 +79,13 @@ int32_t SimDisk::perform(const Pending& read) {
   }
   if (chance(faults_.transient)) return random_() % 2 == 0 ? -EAGAIN : -EINTR;
   if (chance(faults_.io_error)) return -faults_.error;
+  if (read.op->kind == IoKind::kWrite) return perform_write(read);
   const ReadFile& file = *read.op->file;
   uint64_t end = file.bytes;
   if (faults_.truncate_after_reads >= 0 && number >= faults_.truncate_after_reads) end /= 2;
   uint64_t bytes = read.offset >= end ? 0 : std::min<uint64_t>(read.bytes, end - read.offset);
   if (bytes > 0 && chance(faults_.short_read)) bytes = 1 + random_() % bytes;
-  for (uint64_t i = 0; i < bytes; ++i) read.target[i] = sim_byte(file, read.offset + i);
+  deliver(read, bytes);
   bytes_delivered_ += bytes;
   return static_cast<int32_t>(bytes);
 }

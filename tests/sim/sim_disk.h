@@ -1,16 +1,20 @@
 // A disk that holds its bytes in a function and misbehaves by seed: latency, reordering, short
-// reads, EAGAIN, EIO, a full queue, files that end early, reads that are never answered. It owns
+// reads, EAGAIN, EIO, a full queue, files that end early, reads that are never answered. What is
+// written is kept and read back, and a full drive takes no more. It owns
 // time: a millisecond a poll. One thread, but wake().
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "io/block_reader.h"
 
 namespace spillway::test {
 
+/// "Reads" are writes, too, where no other word is said.
 struct SimDiskFaults {
   double short_read = 0;          ///< chance that a read delivers only part
   double transient = 0;           ///< chance of EAGAIN or EINTR
@@ -25,6 +29,9 @@ struct SimDiskFaults {
   int64_t hang_after_reads = -1;      ///< from this read submitted on, none is answered
   bool hung_reads_cancel = false;     ///< those can be cancelled
   bool broken = false;                ///< poll() and wait() throw
+  int64_t full_after_writes = -1;     ///< from this write on, the drive is full
+  int32_t full_error = 28;            ///< what those fail with (ENOSPC)
+  double damage = 0;  ///< chance that a read of a written file delivers one wrong bit
 };
 
 /// Goes on when it is told to.
@@ -63,6 +70,12 @@ class SimDisk final : public BlockReader {
   uint32_t waits() const { return waits_; }
   int64_t last_limit_ns() const { return last_limit_ns_; }
   uint64_t bytes_delivered() const { return bytes_delivered_; }
+  /// Bits that reads delivered wrong.
+  uint64_t damages() const { return damages_; }
+  /// Times that a write was submitted while another operation in the same place was in flight, or
+  /// another while a write was: a drive may do either first.
+  uint64_t races() const { return races_; }
+  uint32_t most_in_flight() const { return most_in_flight_; }
   uint32_t in_flight() const { return static_cast<uint32_t>(pending_.size()); }
 
  private:
@@ -76,7 +89,10 @@ class SimDisk final : public BlockReader {
     bool cancelled;
   };
   bool chance(double probability);
+  bool races_with(const ReadOp& op) const;
   int32_t perform(const Pending& read);
+  int32_t perform_write(const Pending& write);
+  void deliver(const Pending& read, uint64_t bytes);
 
   uint32_t depth_;
   std::mt19937_64 random_;
@@ -89,7 +105,12 @@ class SimDisk final : public BlockReader {
   int64_t submitted_ = 0;
   uint64_t tick_ = 0;
   int64_t reads_ = 0;
+  int64_t writes_ = 0;
   uint64_t bytes_delivered_ = 0;
+  uint64_t damages_ = 0;
+  uint64_t races_ = 0;
+  uint32_t most_in_flight_ = 0;
+  std::map<std::string, std::vector<std::byte>> written_;  // whole files, by path
 };
 
 }  // namespace spillway::test
