@@ -216,6 +216,20 @@ void copy_sweep(const Part& part, size_t number, JobFolder& merged, const StopFl
   merged.finish_sweep(sweep.documents.count, sweep.tokens);
 }
 
+/// A merge that goes on: what is there came from these parts.
+void check_merged(const SweepRecord& is, const SweepRecord& was, const fs::path& out) {
+  const auto same = [](const auto& a, const auto& b) {
+    return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                      [](const auto& x, const auto& y) { return x.xxh3 == y.xxh3; });
+  };
+  if (is.documents == was.documents && is.tokens == was.tokens && same(is.shards, was.shards) &&
+      same(is.appended, was.appended)) {
+    return;
+  }
+  throw Error(fmt::format("{}: has documents that are not from these folders; give another --out",
+                          out.string()));
+}
+
 nlohmann::ordered_json merged_summary(const Parts& parts) {
   auto summaries = nlohmann::ordered_json::array();
   for (const auto& part : parts) {
@@ -238,15 +252,19 @@ void merge_jobs(const std::vector<fs::path>& folders, const fs::path& out, const
   job.erase("shard");
   const uint64_t documents = parts.back()->manifest.documents.end();
   JobFolder merged(out, job, {0, documents}, JobFolder::Check::kSizes, stop);
-  if (merged.finished()) return;
-  uint64_t sweeps = 0;
+  const std::vector<SweepRecord> there = merged.manifest().sweeps;
+  size_t next = 0;
   for (const auto& part : parts) {
-    for (size_t number = 0; number < part->manifest.sweeps.size(); ++number, ++sweeps) {
-      if (sweeps < merged.next_sweep()) continue;
+    for (size_t number = 0; number < part->manifest.sweeps.size(); ++number, ++next) {
       stop.check();
-      copy_sweep(*part, number, merged, stop);
+      if (next < there.size()) {
+        check_merged(part->manifest.sweeps[number], there[next], out);
+      } else if (!merged.finished()) {
+        copy_sweep(*part, number, merged, stop);
+      }
     }
   }
+  if (merged.finished()) return;
   merged.finish(merged_summary(parts));
 }
 

@@ -1,11 +1,13 @@
 #include "sinks/output_folder.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
 
 #include "core/error.h"
 
@@ -15,6 +17,10 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr mode_t kFileMode = 0666;  // less the umask
+
+struct CloseFolder {
+  void operator()(DIR* folder) const { closedir(folder); }
+};
 
 int sync_folder_at(const fs::path& folder) {
   const Descriptor fd(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
@@ -50,7 +56,7 @@ std::string folder_advice(int error_number, bool removed) {
     case EACCES:
     case EPERM:
     case EROFS:
-      return "; make its folder writable or give another --out";
+      return "; make the folder writable or give another --out";
     default:
       return "";
   }
@@ -67,8 +73,8 @@ OutputFolder::OutputFolder(const fs::path& path, Missing missing)
   }
   folder_ = Descriptor(open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!folder_.valid()) {
-    throw Error(fmt::format("cannot open folder {}: {}; give the folder of a job", path_.string(),
-                            errno_text(errno)));
+    throw Error(fmt::format("cannot open folder {}: {}; give {}", path_.string(), errno_text(errno),
+                            missing == Missing::kMake ? "another --out" : "the folder of a job"));
   }
 }
 
@@ -82,16 +88,19 @@ void OutputFolder::fail(const char* what, const std::string& name, int error_num
                           folder_advice(error_number, is_removed())));
 }
 
+/// By its own descriptor: what has the path by now may be another folder.
 std::vector<std::string> OutputFolder::names() const {
+  const int again = openat(folder_.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const std::unique_ptr<DIR, CloseFolder> entries(again >= 0 ? fdopendir(again) : nullptr);
+  if (entries == nullptr) fail("list", "", errno);
   std::vector<std::string> names;
-  std::error_code error;
-  // By its own descriptor: what has the path by now may be another folder.
-  const fs::path own = fmt::format("/proc/self/fd/{}", folder_.get());
-  for (fs::directory_iterator entry(own, error), end; !error && entry != end;
-       entry.increment(error)) {
-    names.push_back(entry->path().filename().string());
+  errno = 0;
+  while (const dirent* entry = readdir(entries.get())) {
+    const std::string name = entry->d_name;
+    if (name != "." && name != "..") names.push_back(name);
+    errno = 0;
   }
-  if (error) fail("list", "", error.value());
+  if (errno != 0) fail("list", "", errno);
   std::sort(names.begin(), names.end());
   return names;
 }

@@ -22,7 +22,10 @@ class OutputFolder {
   OutputFolder(const std::filesystem::path& path, Missing missing);
 
   const std::filesystem::path& path() const { return path_; }
-  std::string text_of(const std::string& name) const { return (path_ / name).string(); }
+  /// For messages; an empty name is the folder itself.
+  std::string text_of(const std::string& name) const {
+    return name.empty() ? path_.string() : (path_ / name).string();
+  }
   /// Sorted. Throws Error.
   std::vector<std::string> names() const;
   /// Size of a regular file; empty where there is none of that name or it is something else.

@@ -423,6 +423,23 @@ TEST_F(Sinks, AManifestNamesNothingThatIsNotOnTheDrive) {
   }
 }
 
+/// Without a shard, whose name takes that of the rows along.
+TEST_F(Sinks, RowsAloneAreOnTheDriveToo) {
+  fs::create_directories(out_);
+  Drive drive(out_);
+  const auto rows = [&] {
+    JobFolder folder(out_, Json::object(), {0, 1}, JobFolder::Check::kSizes, StopFlag());
+    JsonlAppender scores = folder.scores();
+    folder.begin_sweep(0);
+    scores.append(test::sinks_row({}, 0));
+    folder.finish_sweep(1, test::sinks_tokens({}, 0));
+  };
+  const auto killed = test::run_traced(
+      rows, [](const auto&) { return true; }, [&](const auto& call) { drive.ends(call); });
+  if (killed == test::Killed::kCannotTrace) GTEST_SKIP() << "no process may be traced here";
+  EXPECT_EQ(drive.manifests(), 2);
+}
+
 // Faults.
 
 TEST_F(Sinks, AFullDriveSaysSoAndTheJobGoesOnWhenThereIsRoom) {
@@ -522,8 +539,8 @@ TEST_F(Sinks, AReadOnlyFolderSaysSo) {
       run_sinks_job(out_, {});
     });
   };
-  EXPECT_EQ(as_nobody(), "cannot write into " + file("") +
-                             ": Permission denied (errno 13); make its folder writable or give "
+  EXPECT_EQ(as_nobody(), "cannot write into " + out() +
+                             ": Permission denied (errno 13); make the folder writable or give "
                              "another --out");
   chmod(out_.c_str(), 0777);
   EXPECT_EQ(as_nobody(), "");
@@ -890,6 +907,31 @@ TEST_F(Merging, RefusesMixedJobsGapsAndOverlaps) {
             "documents 3 to 4 are in two shards: " + name(0) + " and " + name(1) + tail);
   EXPECT_FALSE(fs::exists(out_));
   with_second([](Json& job) { job["model"]["fingerprint"] = "b"; }, {5, 6});
+}
+
+TEST_F(Merging, GoesOnWithTheSamePartsOnly) {
+  merge_jobs(write_parts(3), out_, StopFlag());
+  const auto before = contents(out_);
+  const std::string refused =
+      out() + ": has documents that are not from these folders; give another --out";
+  EXPECT_EQ(merging(write_parts(2)), refused);
+  SinksJob other;
+  other.k = 2;
+  EXPECT_EQ(merging(write_parts(3, other)), refused);
+  merge_jobs(write_parts(3), out_, StopFlag());
+  EXPECT_EQ(contents(out_), before);
+}
+
+TEST_F(Sinks, APlaceThatIsNoFolderSaysSo) {
+  write_file(out_, "");
+  EXPECT_EQ(opening({}),
+            "cannot open folder " + out() + ": Not a directory (errno 20); give another --out");
+  EXPECT_EQ(error_of([&] { run_sinks_job(out_ / "a/b", {}); }),
+            "cannot make folder " + (out_ / "a/b").string() +
+                ": Not a directory (errno 20); give another --out");
+  fs::remove(out_);
+  run_sinks_job(dir_ / "a/b/out", {});
+  EXPECT_TRUE(fs::exists(dir_ / "a/b/out/summary.json"));
 }
 
 TEST_F(Merging, RefusesChangedFiles) {
