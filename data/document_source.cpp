@@ -111,18 +111,21 @@ class Documents final : public DocumentSource {
   }
 
   bool next(Document& document) override {
-    while (position_.file < inputs_.size()) {
-      if (documents_ == nullptr) open(position_.file);
-      if (next_of_file(document)) {
-        document.number = position_.documents++;
-        return true;
-      }
-      begin_file(position_.file + 1);
+    if (failed_) go_to(*failed_);
+    const DataPosition before = position();
+    failed_ = before;
+    try {
+      const bool found = next_in_files(document);
+      failed_.reset();
+      return found;
+    } catch (const BadDocument&) {
+      failed_.reset();
+      throw;
     }
-    return false;
   }
 
   DataPosition position() const override {
+    if (failed_) return *failed_;
     DataPosition position = position_;
     if (documents_ == nullptr) return position;
     const FilePosition in_file = documents_->position();
@@ -139,14 +142,7 @@ class Documents final : public DocumentSource {
           "files that it began with",
           position.file + 1, inputs_.size() == 1 ? "1 is" : fmt::format("{} are", inputs_.size())));
     }
-    begin_file(position.file);
-    const bool untouched = position.item == 0 && position.offset == 0;  // nor is a header passed
-    if (position.file < inputs_.size() && !untouched) {
-      open(position.file);
-      documents_->seek({position.item, position.offset, position.lengths_offset});
-    }
-    position_.documents = position.documents;
-    position_.skipped = position.skipped;
+    go_to(position);
     skipped_ = {position.skipped, {}};
   }
 
@@ -171,6 +167,31 @@ class Documents final : public DocumentSource {
   }
 
  private:
+  bool next_in_files(Document& document) {
+    while (position_.file < inputs_.size()) {
+      if (documents_ == nullptr) open(position_.file);
+      if (next_of_file(document)) {
+        document.number = position_.documents++;
+        return true;
+      }
+      begin_file(position_.file + 1);
+    }
+    return false;
+  }
+
+  void go_to(const DataPosition position) {
+    failed_.reset();
+    begin_file(position.file);
+    position_.documents = position.documents;
+    position_.skipped = skipped_.count = position.skipped;
+    const bool untouched = position.item == 0 && position.offset == 0;  // nor is a header passed
+    if (position.file == inputs_.size() || untouched) return;
+    failed_ = position;
+    open(position.file);
+    documents_->seek({position.item, position.offset, position.lengths_offset});
+    failed_.reset();
+  }
+
   void open(size_t input) {
     documents_.reset();
     file_.emplace(inputs_[input].file);
@@ -224,6 +245,7 @@ class Documents final : public DocumentSource {
   std::optional<DataFile> file_;
   std::unique_ptr<FileDocuments> documents_;  // of the file that is read; refers to it
   DataPosition position_;                     // without the part that is within the file
+  std::optional<DataPosition> failed_;        // where an Error left it
   SkippedDocuments skipped_;
 };
 

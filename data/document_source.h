@@ -54,7 +54,8 @@ class DocumentSource {
 
   /// The next document; false behind the last. Throws BadDocument naming file, line and reason for
   /// one that cannot be used (where they are not skipped), and goes on behind it when called again.
-  /// Throws Error where nothing more can be read: files that fail, were cut or are another now.
+  /// Throws Error for files that fail, were cut or are another now; position() stays before it, and
+  /// another call tries again.
   virtual bool next(Document& document) = 0;
 
   virtual DataPosition position() const = 0;

@@ -15,12 +15,15 @@ LineReader::LineReader(const DataFile& file, uint64_t max_line_bytes, uint64_t b
 }
 
 /// Reads on behind what is in the buffer, all of which was handed out. False at the file's end.
-bool LineReader::refill() {
-  base_ += end_;
-  begin_ = 0;
-  end_ = std::min<uint64_t>(buffer_.size(), file_.bytes() - base_);
-  file_.read(base_, std::span(buffer_).first(end_));
-  return end_ > 0;
+bool LineReader::refill(uint64_t line_begin) {
+  const uint64_t base = base_ + end_;
+  const uint64_t bytes = std::min<uint64_t>(buffer_.size(), file_.bytes() - base);
+  base_ = line_begin;  // should the read fail
+  begin_ = end_ = 0;
+  file_.read(base, std::span(buffer_).first(bytes));
+  base_ = base;
+  end_ = bytes;
+  return bytes > 0;
 }
 
 /// Adds to the line that is being put together. False when it becomes too long.
@@ -34,13 +37,13 @@ bool LineReader::keep(std::string_view piece) {
 }
 
 bool LineReader::next(Line& line) {
-  const bool first = offset() == 0;
+  const uint64_t line_begin = offset();
   line = {};
   long_.clear();
   bool pieces = false;  // the line does not lie in the buffer as a whole
   bool ended = false;
   while (!ended) {
-    if (begin_ == end_ && !refill()) break;
+    if (begin_ == end_ && !refill(line_begin)) break;
     const std::string_view rest(buffer_.data() + begin_, end_ - begin_);
     const size_t newline = rest.find('\n');
     ended = newline != std::string_view::npos;
@@ -56,7 +59,7 @@ bool LineReader::next(Line& line) {
   }
   if (!ended && !pieces) return false;
   if (pieces && !line.too_long) line.text = long_;
-  if (first && line.text.starts_with(kByteOrderMark)) {
+  if (line_begin == 0 && line.text.starts_with(kByteOrderMark)) {
     line.text.remove_prefix(kByteOrderMark.size());
   }
   if (line.text.ends_with('\r')) line.text.remove_suffix(1);

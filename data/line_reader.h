@@ -23,7 +23,8 @@ class LineReader {
   /// Lines of more than `max_line_bytes` are passed over without being kept.
   LineReader(const DataFile& file, uint64_t max_line_bytes, uint64_t buffer_bytes = kBufferBytes);
 
-  /// The next line; it stays until the next call. False at the end of the file.
+  /// The next line; it stays until the next call. False at the end of the file. An Error leaves the
+  /// reader before the line.
   bool next(Line& line);
   /// Where the next line begins, in bytes, and how many lines are before it.
   uint64_t offset() const { return base_ + begin_; }
@@ -34,7 +35,7 @@ class LineReader {
   uint64_t buffer_bytes() const { return buffer_.capacity() + long_.capacity(); }
 
  private:
-  bool refill();
+  bool refill(uint64_t line_begin);
   bool keep(std::string_view piece);
 
   const DataFile& file_;
