@@ -30,7 +30,6 @@ uint32_t token_bytes(TokenType type) {
     case TokenType::kU16:
       return 2;
     case TokenType::kU32:
-      return 4;
     case TokenType::kI32:
       return 4;
     case TokenType::kI64:
