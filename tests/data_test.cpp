@@ -819,6 +819,30 @@ TEST(DataFiles, ThatAreCutWithinAnArraySaySo) {
                 "read may be a mixture of both: start again");
 }
 
+TEST(DataFiles, ThatAreCutWithinADocumentGiveNothingOfIt) {
+  const TempDir folder;
+  Ids ids(1'000'000, 1);
+  ids[9] = 2;
+  write_file(folder / "a.bin", bytes_of<uint16_t>(ids));
+  DataOptions options = plain_options();
+  options.token_type = TokenType::kU16;
+  options.end_token = 2;
+  const auto source = open_documents({{folder / "a.bin", {}}}, options, nullptr);
+  Document document;
+  ASSERT_TRUE(source->next(document));
+  const DataPosition position = source->position();
+  EXPECT_EQ(position.offset, 20u);
+  std::filesystem::resize_file(folder / "a.bin", 1'000'000);
+  EXPECT_EQ(
+      error_of([&] { source->next(document); }),
+      (folder / "a.bin").string() +
+          ": ends at byte 1000000 and had 2000000 when it was opened: it was cut while it was "
+          "read; restore it and start again");
+  EXPECT_TRUE(source->position() == position);
+  EXPECT_NE(error_of([&] { source->next(document); }), "");
+  EXPECT_TRUE(source->position() == position);
+}
+
 TEST(DataFiles, ThatChangedOtherwiseSaySoAtTheEnd) {
   const TempDir folder;
   const std::string line = "{\"input_ids\": [1]}\n";
