@@ -24,22 +24,6 @@ std::string place_of(std::string_view text, size_t read) {
   return fmt::format("line {}, column {}", line, before.size() - begin + 1);
 }
 
-/// What the library complains about, in words for whoever has the file.
-std::string problem_of(std::string_view complaint, std::string_view token) {
-  const auto says = [&](std::string_view part) {
-    return complaint.find(part) != std::string_view::npos;
-  };
-  if (says("unexpected end of input") || says("missing closing quote")) {
-    return "it ends in the middle: the file is cut short";
-  }
-  if (says("UTF-8")) return "bytes that are not UTF-8";
-  if (says("must be escaped")) return "a control character inside a text; it must be escaped";
-  if (says("number overflow")) return fmt::format("the number {} is too large", in_quotes(token));
-  if (says("expected end of input")) return fmt::format("{} behind the end", in_quotes(token));
-  if (token.empty()) return "it is not read any further";
-  return fmt::format("unexpected {}", in_quotes(token));
-}
-
 /// Builds the document: a value that is complete goes to the object or array it stands in.
 class Builder final : public nlohmann::json_sax<Json> {
  public:
@@ -73,7 +57,7 @@ class Builder final : public nlohmann::json_sax<Json> {
   bool parse_error(std::size_t position, const std::string& token,
                    const Json::exception& error) override {
     throw Error(fmt::format("{}: not valid JSON: {}: {}", where_, place_of(text_, position),
-                            problem_of(error.what(), token)));
+                            json_problem(error.what(), token)));
   }
 
  private:
@@ -123,6 +107,21 @@ class Builder final : public nlohmann::json_sax<Json> {
 };
 
 }  // namespace
+
+std::string json_problem(std::string_view complaint, std::string_view token, const char* whole) {
+  const auto says = [&](std::string_view part) {
+    return complaint.find(part) != std::string_view::npos;
+  };
+  if (says("unexpected end of input") || says("missing closing quote")) {
+    return fmt::format("it ends in the middle: the {} is cut short", whole);
+  }
+  if (says("UTF-8")) return "bytes that are not UTF-8";
+  if (says("must be escaped")) return "a control character inside a text; it must be escaped";
+  if (says("number overflow")) return fmt::format("the number {} is too large", in_quotes(token));
+  if (says("expected end of input")) return fmt::format("{} behind the end", in_quotes(token));
+  if (token.empty()) return "it is not read any further";
+  return fmt::format("unexpected {}", in_quotes(token));
+}
 
 Json parse_json_strict(std::string_view text, const std::string& where, DuplicateKeys duplicates) {
   Builder builder(text, where, duplicates);

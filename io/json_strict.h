@@ -13,6 +13,11 @@ namespace spillway {
 /// What becomes of a key that stands in one object twice (which the library would settle silently).
 enum class DuplicateKeys { kRefused, kMayAgree };
 
+/// What the library complains about at `token`, in words for whoever has the `whole`: a file or a
+/// line of one.
+std::string json_problem(std::string_view complaint, std::string_view token,
+                         const char* whole = "file");
+
 /// Parses `text`; throws Error naming `where` for bad syntax, bad UTF-8 and duplicate keys. Nesting
 /// deeper than 64 is refused.
 nlohmann::json parse_json_strict(std::string_view text, const std::string& where,

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 scripts/setup.sh ci
 cmake --preset fuzz >/dev/null
 cmake --build --preset fuzz -- --quiet
-for fuzzer in safetensors gguf yaml model_config tokenizer gguf_tokenizer; do
+for fuzzer in safetensors gguf yaml model_config tokenizer gguf_tokenizer json_document npy_header; do
   corpus="build/fuzz/corpus-$fuzzer"
   mkdir -p "$corpus"
   cp -n "tests/fuzz/seeds/$fuzzer"* "$corpus/" 2>/dev/null || true

@@ -9,8 +9,8 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FOLDERS = ("core", "io", "text", "kernels", "tiers", "probe", "sinks", "model", "compare", "cli")
-CALLS = re.compile(r"\b(Error|BadPattern|Refusal|fail|bad|unsupported|refuse|cannot_read|wrong_kind|notice_?|say|"
+FOLDERS = ("core", "io", "text", "data", "kernels", "tiers", "probe", "sinks", "model", "compare", "cli")
+CALLS = re.compile(r"\b(Error|BadDocument|BadPattern|Refusal|fail|bad|unsupported|refuse|cannot_read|wrong_kind|notice_?|say|"
                    r"throw_\w+|progress_?\.show|show|bad_yaml|unexpected)\(")
 # Functions whose results become parts of a message.
 PARTS = re.compile(r"^(?:std::)?string (?:\w+::)?(\w*(?:_text|_hint|_advice|advice_on|problem\w*|"

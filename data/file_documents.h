@@ -1,0 +1,28 @@
+// The documents of one file: what every format of data is behind the DocumentSource.
+#pragma once
+
+#include <cstdint>
+
+#include "data/document_source.h"
+
+namespace spillway {
+
+/// The part of a DataPosition that is within a file.
+struct FilePosition {
+  uint64_t item = 0;
+  uint64_t offset = 0;
+  uint64_t lengths_offset = 0;
+};
+
+/// Refers to its file, the options and the tokenizer. Not for several threads at once.
+class FileDocuments {
+ public:
+  virtual ~FileDocuments() = default;
+  /// As DocumentSource::next(), without the number. The document's other fields are as new.
+  virtual bool next(Document& document) = 0;
+  virtual FilePosition position() const = 0;
+  virtual void seek(const FilePosition& position) = 0;
+  virtual uint64_t buffer_bytes() const = 0;
+};
+
+}  // namespace spillway
