@@ -84,7 +84,7 @@ nlohmann::ordered_json result_json(nlohmann::ordered_json report, const ScoreRes
   return report;
 }
 
-/// "1024/4096 tokens, sweep 1 of 4, 31.0 tokens/s, NVMe 1.20 GB/s (95 % of the drive's), 2 min
+/// "1024/4096 tokens, pass 1 of 4, 31.0 tokens/s, NVMe 1.20 GB/s (95 % of the drive's), 2 min
 /// left"
 std::string progress_text(const ScoreProgress& progress, double elapsed_seconds,
                           const std::optional<Forecast>& forecast) {

@@ -205,7 +205,9 @@ std::map<uint32_t, double> look_with_doubt(const KnownRates& known, ProbedRows p
 bool take_cores_of_now(KnownRates& known, const PlannedRun& planned, const LookParts& parts) {
   if (!parts.time_matmuls) return false;
   ProbedRows probed;
-  for (const uint32_t rows : {planned.forecast->decode_rows, planned.forecast->prompt_rows}) {
+  const uint32_t prompt_rows =
+      std::min(planned.forecast->prompt_rows, planned.plan.limits.max_rows);
+  for (const uint32_t rows : {planned.forecast->decode_rows, prompt_rows}) {
     const RowRate& rate = nearest(known.probed.matmuls, std::max(1u, rows));
     probed[rate.rows] = &rate;
   }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -35,6 +36,8 @@ MeasuredPass median_of(const std::vector<const PassRecord*>& passes) {
   return result;
 }
 
+/// Passes of texts whose tokens differ by no more from the predicted ones' are compared with them.
+constexpr double kFilledAlike = 0.05;
 /// Beyond this a ratio says no more than that the two have nothing to do with each other.
 constexpr double kMostTimes = 1000;
 
@@ -105,7 +108,11 @@ MeasuredPass measured_prompt(const std::vector<PassRecord>& passes, const Foreca
   std::vector<const PassRecord*> chosen;
   for (const PassRecord& pass : passes) {
     const bool decode = pass.kind == PassRecord::Kind::kDecode;
-    if (!decode && pass.tokens == forecast.prompt_rows) chosen.push_back(&pass);
+    // Texts that are scored do not fill every pass.
+    const double filled = 1.0 * pass.tokens / std::max(1u, forecast.prompt_rows);
+    const bool alike = pass.kind == PassRecord::Kind::kScore ? std::abs(filled - 1) <= kFilledAlike
+                                                             : pass.tokens == forecast.prompt_rows;
+    if (!decode && alike) chosen.push_back(&pass);
   }
   return median_of(chosen);
 }

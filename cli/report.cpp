@@ -108,6 +108,8 @@ Json common_report(const Config& config, const Model& model, const Machine& mach
                       {"huge_pages", memory.huge_page_bytes > 0},
                       {"huge_page_bytes", memory.huge_page_bytes},
                       {"bill", bill_json(plan)}};
+  report["chunk_tokens"] = plan.limits.max_rows;
+  if (plan.limits.sweep_rows > 0) report["sweep_tokens"] = plan.limits.sweep_rows;
   report["io"] = {{"engine", engine.reader_name()},
                   {"direct", model.checkpoint.direct()},
                   {"depth", plan.stream.io_depth},
@@ -189,7 +191,9 @@ std::string plan_text(const Model& model, const Machine& machine, const RunPlan&
     text +=
         fmt::format(" and copies {} to the device", format_bytes(placement.copied_bytes_per_pass));
   }
-  text += fmt::format("; prompts run {} tokens per pass\n", plan.limits.max_rows);
+  text += fmt::format("; prompts run {} tokens per pass", plan.limits.max_rows);
+  if (plan.limits.sweep_rows > 0) text += fmt::format(", {} per sweep", plan.limits.sweep_rows);
+  text += "\n";
   return text;
 }
 
@@ -199,7 +203,7 @@ std::string rate_text(uint64_t bytes, double seconds) {
 }
 
 std::string passes_text(const std::vector<PassRecord>& passes) {
-  if (passes.empty()) return "stopped before the first pass\n";
+  if (passes.empty()) return "stopped before the end of the first pass\n";
   Table table("lrrrrrrrr");
   table.row(
       {"phase", "passes", "tokens", "seconds", "tokens/s", "s/pass", "NVMe", "rate", "stalled"});

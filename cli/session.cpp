@@ -71,6 +71,7 @@ void Session::prepare(const Workload& workload) {
   if (known) say_if_read_otherwise(*known);
   planned_ = plan_for_now(known, config_, model_, machine_, workload,
                           {&readers_, &clock_, &stop_, notice_, matmul_timer()});
+  say_if_cut(workload);
   stop_.watch();
   runtime_ = std::make_unique<Runtime>(Runtime::Parts{&config_, &model_, &machine_, &planned_.plan,
                                                       readers_.make, &trace_, &clock_, &stop_});
@@ -99,6 +100,22 @@ bool Session::load() {
     progress_.clear();
     throw;
   }
+}
+
+void Session::say_if_cut(const Workload& workload) const {
+  const ForwardLimits& limits = plan().limits;
+  const uint32_t rows = limits.max_rows;
+  const uint64_t asked = std::min<uint64_t>(config_.score_sweep_tokens.value_or(0),
+                                            work_amount(workload).prompt_tokens);
+  if (workload.scoring && asked > workload.chunk_rows && limits.sweep_rows < asked) {
+    notice_(fmt::format("the budget leaves room for sweeps of {} tokens instead of {}",
+                        std::max(limits.sweep_rows, rows), asked));
+  }
+  if (rows >= workload.chunk_rows) return;
+  notice_(fmt::format(
+      "the budget leaves room for passes of {} tokens instead of {}: they take longer, and round "
+      "otherwise; give more memory",
+      rows, workload.chunk_rows));
 }
 
 void Session::say_if_read_otherwise(const KnownRates& known) const {
@@ -148,7 +165,7 @@ nlohmann::ordered_json Session::report(const std::vector<PassRecord>& passes) {
 
 double Session::expected_seconds(const Workload& workload) const {
   if (!forecast()) return 0;
-  return run_seconds(work_amount(workload), plan().limits.max_rows, forecast()->prompt.seconds,
+  return run_seconds(work_amount(workload), forecast()->prompt_rows, forecast()->prompt.seconds,
                      forecast()->decode.seconds);
 }
 

@@ -329,7 +329,7 @@ void add_work_keys(Keys& keys) {
     c.score_chunk_tokens = static_cast<uint32_t>(integer(v, 1, 65536));
   };
   keys["score.sweep"] = or_auto(&Config::score_sweep_tokens, [](const Value& v) {
-    return static_cast<uint32_t>(integer(v, 1, 1u << 30));
+    return static_cast<uint32_t>(integer(v, 1, 1u << 24));
   });
   keys["score.context"] = or_auto(&Config::score_context_tokens, [](const Value& v) {
     return static_cast<uint32_t>(integer(v, 2, 1u << 24));

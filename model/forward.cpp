@@ -196,6 +196,7 @@ Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_
       cursor_(engine_, stream_, plan_, weights_),
       memory_(parts.arena->take(activation_bytes(config_, weights_, limits, unit_bytes))),
       host_memory_(parts.device->allocate_pinned(host_bytes(config_, weights_, limits))) {
+  for (auto& end : step_ends_) end = parts.device->make_event();
   lay_out(config_, weights_, limits, unit_bytes, memory_.data(), &buffers_);
   lay_out_host(config_, weights_, limits, host_memory_.data(), &host_);
   const OpsLimits ops_limit = ops_limits(config_, weights_, limits, unit_bytes);
@@ -279,6 +280,7 @@ void Forward::run(const Batch& batch) {
     cursor_.begin(layer, false);
     decoder_layer(walk, layer);
   }
+  add_result(walk);
   cursor_.begin(config_.layers, false);
   head(walk);
   stream_.sync();
@@ -289,9 +291,12 @@ void Forward::sweep(std::span<const SweepBatch> batches, const SweepObserver& ob
   auto* states = reinterpret_cast<float*>(states_.data());
   std::vector<uint32_t> rows;
   for (const SweepBatch& of : batches) rows.push_back(static_cast<uint32_t>(of.batch.ids.size()));
-  const std::vector<SweepStep> steps = sweep_steps(config_.layers + 1, rows);
+  const SweepSchedule steps(config_.layers + 1, rows);
   for (size_t done = 0; done < steps.size(); ++done) {
-    const SweepStep& step = steps[done];
+    const SweepStep step = steps[done];
+    engine_.check_stop();  // a layer that is there acquires nothing
+    Event& before_last = *step_ends_[done % step_ends_.size()];
+    before_last.sync();  // so far may a device be behind what it was told
     const SweepBatch& of = batches[step.batch];
     CHECK(of.batch.ids.size() <= limits_.max_rows);
     CHECK(step.first_row + of.batch.ids.size() <= limits_.sweep_rows);
@@ -309,6 +314,7 @@ void Forward::sweep(std::span<const SweepBatch> batches, const SweepObserver& ob
       head(walk);
       if (observer.scored) observer.scored(step.batch);
     }
+    stream_.record(before_last);
     if (observer.stepped) observer.stepped(done + 1, steps.size());
   }
   stream_.sync();
@@ -461,7 +467,7 @@ void Forward::add_result(Walk& walk) {
 }
 
 void Forward::head(Walk& walk) {
-  if (walk.result) add_result(walk);
+  CHECK(!walk.result);
   const int64_t begin_ns = trace_.on() ? trace_.now_ns() : 0;
   if (!walk.batch.targets.empty()) {
     scoring_head(walk);

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -180,6 +181,7 @@ class Forward {
   AttentionShape shape_;
   ForwardLimits limits_;
   UnitCursor cursor_;
+  std::array<std::unique_ptr<Event>, 2> step_ends_;  // of the last steps of a sweep
   Memory memory_;
   Memory states_;
   Memory workspace_;

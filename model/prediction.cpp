@@ -247,7 +247,12 @@ Candidate candidate_of(RunPlan plan, const Config& config, const Model& model,
   chosen.decode = predict_pass(model, chosen.plan, unified, decode, rates);
   chosen.prompt = predict_pass(model, chosen.plan, unified, prompt, rates);
   const double seconds =
-      run_seconds(amount, prompt.tokens(), chosen.prompt.seconds, chosen.decode.seconds);
+      workload.scoring
+          ? static_cast<double>(
+                workload.pass_counts(chosen.plan.limits.max_rows, chosen.plan.limits.sweep_rows)
+                    .passes) *
+                chosen.prompt.seconds
+          : run_seconds(amount, prompt.rows, chosen.prompt.seconds, chosen.decode.seconds);
   return {std::move(chosen), seconds};
 }
 
@@ -363,8 +368,13 @@ PassShape decode_shape(const Workload& workload) {
 PassShape prompt_shape(const RunPlan& plan, const Workload& workload, const WorkAmount& amount) {
   const uint32_t rows = plan.limits.max_rows;
   const uint32_t logit_rows = workload.scoring ? rows : workload.logit_rows;
-  const uint32_t batches = std::max<uint32_t>(1, plan.limits.sweep_rows / rows);
-  return {rows, logit_rows, amount.prompt_positions, false, workload.scoring, batches};
+  PassShape shape{rows, logit_rows, amount.prompt_positions, false, workload.scoring};
+  if (!workload.pass_counts) return shape;
+  const PassCounts counts = workload.pass_counts(rows, plan.limits.sweep_rows);
+  shape.rows = shape.logit_rows =  // texts do not fill every chunk
+      static_cast<uint32_t>(ceil_div(amount.prompt_tokens, counts.batches));
+  shape.batches = static_cast<uint32_t>(ceil_div(counts.batches, counts.passes));
+  return shape;
 }
 
 RowGather gather_of(const Model& model, const StreamPlan& plan, uint32_t rows,
@@ -459,30 +469,26 @@ WorkAmount work_amount(const Workload& workload) {
 
 namespace {
 
-/// Slots that others may wait in while a layer is held: few, or all that the next layer needs.
-std::vector<std::optional<uint32_t>> slots_beside_layers(const StreamPlan& plan) {
-  std::vector<uint32_t> units(plan.layers.size());
-  for (const Unit& unit : plan.units) ++units[unit.layer];
-  return {std::nullopt, *std::max_element(units.begin(), units.end())};
-}
+/// Slots that others may wait in while a layer is held: all that the next layer needs, or few.
+constexpr std::optional<uint32_t> kSlotsBesideLayers[] = {std::nullopt, 8};
 
-/// All texts in one sweep, in two, in four and so on.
+/// All texts in one sweep, in two, in four and so on; the shortest first.
 std::vector<Config> sweeps_of(const Config& config, const ChosenPlan& chosen,
                               const WorkAmount& amount) {
-  std::vector<std::optional<uint32_t>> slot_counts = slots_beside_layers(chosen.plan.stream);
-  if (config.stream_slots) slot_counts = {config.stream_slots};
   std::vector<Config> candidates;
   const uint32_t rows = chosen.plan.limits.max_rows;
   for (uint64_t sweeps = 1;; sweeps *= 2) {
     const uint64_t tokens = align_up(ceil_div(amount.prompt_tokens, sweeps), rows);
-    if (tokens <= rows) return candidates;
+    if (tokens <= rows) break;
     if (tokens > kMostSweepTokens) continue;
-    for (const auto& slots : slot_counts) {
+    for (const auto& slots : kSlotsBesideLayers) {
       candidates.push_back(chosen.config);
       candidates.back().score_sweep_tokens = static_cast<uint32_t>(tokens);
-      candidates.back().stream_slots = slots;
+      candidates.back().stream_slots = config.stream_slots ? config.stream_slots : slots;
     }
   }
+  std::reverse(candidates.begin(), candidates.end());
+  return candidates;
 }
 
 }  // namespace
@@ -499,11 +505,11 @@ ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& 
     const bool company = machine.device->unified() && rates.knows_company();
     const size_t simulations = units * (company ? kCompanyRounds : 1);
     const size_t most = std::max<size_t>(1, kMostSimulatedUnits / simulations);
-    candidates.resize(std::min(candidates.size(), most));
     double limit = best.seconds * kClearlyFaster;
     const uint32_t rows = best.chosen.plan.limits.max_rows;
     const uint64_t unit_bytes = best.chosen.plan.unit_bytes;
-    const auto try_all = [&](const std::vector<Config>& configs) {
+    const auto try_all = [&](std::vector<Config> configs, double faster) {
+      configs.resize(std::min(configs.size(), most));
       for (const Config& candidate : configs) {
         auto found = find_plan(candidate, model, machine, workload);
         auto* plan = std::get_if<RunPlan>(&found);
@@ -514,14 +520,15 @@ ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& 
             candidate_of(std::move(*plan), candidate, model, machine, workload, amount, rates);
         ++simulated;
         if (other.seconds >= limit) continue;
-        limit = other.seconds;
+        limit = faster * other.seconds;
         best = std::move(other);
       }
     };
-    try_all(candidates);
+    try_all(candidates, 1);
     if (workload.scoring && !config.score_sweep_tokens) {
       limit = best.seconds * kClearlyFaster;
-      try_all(sweeps_of(config, best.chosen, amount));
+      // A longer one has to be worth what a stop would lose of it.
+      try_all(sweeps_of(config, best.chosen, amount), kClearlyFaster);
     }
     // Planned anew: the bill counts the heap in use, and other plans were held when it was made.
     best.chosen.plan = {};

@@ -107,7 +107,8 @@ struct PassShape {
   uint64_t tokens() const { return uint64_t{rows} * batches; }
 };
 PassShape decode_shape(const Workload& workload);
-/// A whole chunk of prompts, or of texts that are scored, or a sweep of those.
+/// A whole chunk of prompts; what texts that are scored fill of one on average, or a sweep of
+/// those.
 PassShape prompt_shape(const RunPlan& plan, const Workload& workload, const WorkAmount& amount);
 
 struct PassPrediction {

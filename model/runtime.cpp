@@ -300,7 +300,8 @@ std::variant<RunPlan, Refusal> find_plan_with(const Config& config, const Model&
         device.name()));
   }
   if (config.io_engine == EngineChoice::kMmap && sweep_rows > 0) {
-    throw Error("score.sweep: io.engine: mmap computes passes, not sweeps; leave it at auto");
+    throw Error(
+        "score.sweep: io.engine: mmap computes passes, not sweeps; leave score.sweep at auto");
   }
   const Budgets budgets = budgets_of(config, machine);
   std::optional<RunPlan> best;
@@ -331,35 +332,71 @@ std::variant<RunPlan, Refusal> find_plan_with(const Config& config, const Model&
   return std::move(*refusal);
 }
 
+using FoundPlan = std::variant<RunPlan, Refusal>;
+
 /// Rows of a pass; 0 = there is none.
-uint32_t rows_of(const std::variant<RunPlan, Refusal>& found) {
+uint32_t rows_of(const FoundPlan& found) {
   const auto* plan = std::get_if<RunPlan>(&found);
   return plan == nullptr ? 0 : plan->limits.max_rows;
 }
 
-bool closer(const std::variant<RunPlan, Refusal>& found,
-            const std::variant<RunPlan, Refusal>& than) {
+bool closer(const FoundPlan& found, const FoundPlan& than) {
   const auto* refusal = std::get_if<Refusal>(&found);
   const auto* other = std::get_if<Refusal>(&than);
   return refusal != nullptr && other != nullptr && refusal->closer_than(*other);
+}
+
+/// What texts make a plan read in all.
+uint64_t read_bytes(const RunPlan& plan, const Workload& workload) {
+  const ForwardLimits& limits = plan.limits;
+  return plan.stream.placement.nvme_bytes_per_pass *
+         workload.pass_counts(limits.max_rows, limits.sweep_rows).passes;
+}
+
+/// Whether texts had better go in sweeps, although nobody knows how fast the machine is: where a
+/// pass holds fewer rows, or rows that are fewer than a chunk and read more, or where only passes
+/// have to read at all.
+bool prefer_sweeps(const FoundPlan& sweeps, const FoundPlan& passes, const Workload& workload) {
+  const auto* sweep = std::get_if<RunPlan>(&sweeps);
+  const auto* pass = std::get_if<RunPlan>(&passes);
+  if (pass == nullptr) {
+    return sweep != nullptr || closer(sweeps, passes);
+  }
+  if (sweep == nullptr || sweep->limits.max_rows < pass->limits.max_rows) return false;
+  if (sweep->limits.max_rows > pass->limits.max_rows) return true;
+  const uint64_t bytes = read_bytes(*sweep, workload);
+  const bool whole = pass->limits.max_rows >= std::max(workload.chunk_rows, workload.min_rows);
+  return bytes < read_bytes(*pass, workload) && (!whole || bytes == 0);
 }
 
 }  // namespace
 
 std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& model,
                                          const Machine& machine, const Workload& workload) {
-  auto found = find_plan_with(config, model, machine, workload, sweep_rows_of(config, workload));
+  const uint32_t asked_rows = sweep_rows_of(config, workload);
+  auto found = find_plan_with(config, model, machine, workload, asked_rows);
+  const uint32_t whole = std::max(workload.chunk_rows, workload.min_rows);
+  // Rather a shorter sweep than a shorter chunk, which rounds otherwise.
+  for (uint32_t rows = asked_rows / 2; rows > 0 && rows_of(found) < whole; rows /= 2) {
+    Config shorter = config;
+    shorter.score_sweep_tokens = rows;
+    const uint32_t sweep_rows = sweep_rows_of(shorter, workload);
+    auto other = find_plan_with(config, model, machine, workload, sweep_rows);
+    if (rows_of(other) > rows_of(found) || closer(other, found)) found = std::move(other);
+    if (sweep_rows == 0) break;
+  }
   const bool open = workload.scoring && !config.score_sweep_tokens;
   if (!open || config.io_engine == EngineChoice::kMmap) return found;
-  if (rows_of(found) >= std::max(workload.chunk_rows, workload.min_rows)) return found;
-  // A sweep has keys and values of one layer at a time: more rows may fit.
+  const auto* plan = std::get_if<RunPlan>(&found);
+  const bool streams = plan != nullptr && plan->stream.placement.nvme_bytes_per_pass > 0;
+  if (rows_of(found) >= whole && !streams) return found;
+  // A sweep has keys and values of one layer at a time: more rows or more layers may fit.
   Config sweeping = config;
   sweeping.score_sweep_tokens = 2 * workload.chunk_rows;
   const uint32_t sweep_rows = sweep_rows_of(sweeping, workload);
   if (sweep_rows == 0) return found;
   auto sweeps = find_plan_with(sweeping, model, machine, workload, sweep_rows);
-  return rows_of(sweeps) > rows_of(found) || closer(sweeps, found) ? std::move(sweeps)
-                                                                   : std::move(found);
+  return prefer_sweeps(sweeps, found, workload) ? std::move(sweeps) : std::move(found);
 }
 
 RunPlan plan_run(const Config& config, const Model& model, const Machine& machine,

@@ -50,6 +50,11 @@ struct SequenceWork {
 /// Positions per sequence that the KV cache holds at the same time.
 using KvLengths = std::vector<uint32_t>;
 
+struct PassCounts {
+  uint64_t batches = 0;
+  uint64_t passes = 0;
+};
+
 /// What a run will ask of the machine, known before anything is read.
 struct Workload {
   std::vector<SequenceWork> sequences;
@@ -58,6 +63,9 @@ struct Workload {
   uint32_t logit_rows = 0;
   bool scoring = false;
   bool keep_logits = false;  ///< Forward::logits() is wanted
+  /// Scoring: batches of at most `rows` rows that the texts are packed into, and the passes that
+  /// takes in sweeps of at most `sweep_rows`; 0 = a pass each.
+  std::function<PassCounts(uint32_t rows, uint32_t sweep_rows)> pass_counts;
   /// Every filling of the KV cache that passes of at most `rows` rows lead to: texts that are
   /// scored are packed by it.
   std::function<void(uint32_t rows, const std::function<void(const KvLengths&)>& visit)> fillings;
@@ -81,8 +89,9 @@ struct RunPlan {
   uint64_t ram_budget_bytes = 0;
   uint64_t gpu_budget_bytes = 0;
 };
-/// The largest chunk of rows that the budgets allow, and the largest units at that; texts in sweeps
-/// where a whole chunk does not fit otherwise; where none fits, what comes closest. Throws Error
+/// The largest chunk of rows that the budgets allow, and the largest units at that; rather
+/// shorter sweeps than shorter chunks; texts in sweeps where a whole chunk, or all layers, do not
+/// fit otherwise; where none fits, what comes closest. Throws Error
 /// for what no budget can mend.
 std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& model,
                                          const Machine& machine, const Workload& workload);

@@ -119,6 +119,10 @@ Workload scoring_workload(const Config& config, const Model& model,
   workload.fillings = [lengths = lengths_of(texts), window](uint32_t rows, const auto& visit) {
     for (const ScoreBatch& batch : plan_scoring(lengths, rows, window)) visit(batch.kv_lengths);
   };
+  workload.pass_counts = [lengths = lengths_of(texts), window](uint32_t rows, uint32_t sweep_rows) {
+    const auto batches = plan_scoring(lengths, rows, window);
+    return PassCounts{batches.size(), plan_sweeps(batches, sweep_rows).size()};
+  };
   return workload;
 }
 

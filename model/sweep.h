@@ -1,6 +1,9 @@
-// The order of a sweep: plain data. Pure; any thread.
+// The order of a sweep as plain data: layer by layer, all batches in their order, so that a layer
+// is read once and a text that goes on in the next batch finds its keys and values. Pure; any
+// thread.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -15,8 +18,26 @@ struct SweepStep {
   bool last_of_layer = false;
 };
 
-/// Layer by layer, all batches in their order, so that a layer is read once and a text that goes
-/// on in the next batch finds its keys and values.
-std::vector<SweepStep> sweep_steps(uint32_t layers, std::span<const uint32_t> batch_rows);
+class SweepSchedule {
+ public:
+  SweepSchedule(uint32_t layers, std::span<const uint32_t> batch_rows) : layers_(layers) {
+    uint32_t row = 0;
+    for (const uint32_t rows : batch_rows) {
+      first_rows_.push_back(row);
+      row += rows;
+    }
+  }
+  size_t size() const { return layers_ * first_rows_.size(); }
+  SweepStep operator[](size_t index) const {
+    const size_t batches = first_rows_.size();
+    const auto batch = static_cast<uint32_t>(index % batches);
+    return {static_cast<uint32_t>(index / batches), batch, first_rows_[batch],
+            batch + 1 == batches};
+  }
+
+ private:
+  size_t layers_;
+  std::vector<uint32_t> first_rows_;
+};
 
 }  // namespace spillway

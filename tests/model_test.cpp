@@ -236,8 +236,10 @@ TEST_P(SameOnAnyThreads, Scores) {
     SCOPED_TRACE(threads);
     config_.compute_threads = threads;
     EXPECT_EQ(score_model(config_, texts).logprobs, alone.logprobs);
-    config_.score_sweep_tokens = 500;
-    EXPECT_EQ(score_model(config_, texts).logprobs, alone.logprobs) << "in sweeps";
+    RunPlan sweeps;
+    config_.score_sweep_tokens = GetParam() + 500;
+    EXPECT_EQ(score_model(config_, texts, &sweeps).logprobs, alone.logprobs) << "in sweeps";
+    EXPECT_GT(sweeps.limits.sweep_rows, GetParam() == 4096 ? 0u : GetParam());
     config_.score_sweep_tokens.reset();
     config_.policy = PlacementPolicy::kAuto;
     RunPlan plan;
@@ -820,7 +822,11 @@ TEST_F(SmallModel, SweepsReadOnceWhatPassesReadAgainAndAgain) {
     return uint64_t{0};
   };
   EXPECT_EQ(bill(passes, "hidden states"), 0u);
-  EXPECT_GE(bill(sweeps, "hidden states"), 320u * sizeof(float));
+  const Model model =
+      open_model(config_.model_path, DirectChoice::kAuto, [](const std::string&) {});
+  EXPECT_EQ(bill(sweeps, "hidden states"),
+            ram_cost(Forward::state_bytes(model.config, sweeps.limits)));
+  EXPECT_EQ(sweeps.limits.sweep_rows, 320u);
 }
 
 /// Where keys and values of all layers leave no room for a chunk, those of one layer may.
@@ -832,17 +838,41 @@ TEST_F(SmallModel, SweepsFitWherePassesDoNot) {
   uint64_t budget = plans.least(config_, texts);
   RunPlan plan;
   uint32_t sweeps = 0;
+  uint64_t read_bytes = UINT64_MAX;
+  uint32_t rows = 0;
   for (; plan.limits.max_rows < 512 || plan.limits.sweep_rows > 0; budget += kHugePageBytes) {
     config_.ram_bytes = budget;
     plan = plans.plan(config_, texts);
+    EXPECT_GE(plan.limits.max_rows, rows) << "more memory never means smaller passes";
+    rows = plan.limits.max_rows;
+    const auto bytes = plan.stream.placement.nvme_bytes_per_pass;
+    if (rows == 512 && read_bytes == 0) {
+      EXPECT_EQ(bytes, 0u) << "nor reads where there were none";
+    }
+    if (rows == 512) read_bytes = bytes;
     if (plan.limits.sweep_rows == 0 || sweeps++ > 0) continue;
     EXPECT_NEAR(score_model(config_, texts).mean_nll, plenty.mean_nll, 1e-5);
   }
   EXPECT_GT(sweeps, 0u);
   config_.io_engine = EngineChoice::kMmap;
   config_.score_sweep_tokens = 5000;
-  EXPECT_NE(test::error_of([&] { score_model(config_, texts); }).find("leave it at auto"),
+  EXPECT_NE(test::error_of([&] { score_model(config_, texts); }).find("leave score.sweep at auto"),
             std::string::npos);
+}
+
+/// A chunk rounds otherwise than a shorter one; a sweep does not.
+TEST_F(SmallModel, ASweepGivesWayBeforeAChunk) {
+  config_.policy = PlacementPolicy::kNvme;
+  config_.score_chunk_tokens = 128;
+  const std::vector<std::vector<uint32_t>> texts(4000, std::vector<uint32_t>(60, 7));
+  const ScoringPlans plans(config_);
+  config_.score_sweep_tokens = 512;
+  config_.ram_bytes = plans.plan(config_, texts).stream.placement.ram_planned_bytes;
+  config_.score_sweep_tokens = 240'000;
+  const RunPlan plan = plans.plan(config_, texts);
+  EXPECT_EQ(plan.limits.max_rows, 128u);
+  EXPECT_GE(plan.limits.sweep_rows, 512u);
+  EXPECT_LT(plan.limits.sweep_rows, 240'000u);
 }
 
 TEST(Scoring, SweepsTileTheBatches) {
@@ -878,7 +908,7 @@ TEST(Scoring, SweepsTileTheBatches) {
 
 TEST(Sweeps, GoLayerByLayer) {
   const std::vector<uint32_t> rows = {5, 3, 9};
-  const auto steps = sweep_steps(2, rows);
+  const SweepSchedule steps(2, rows);
   ASSERT_EQ(steps.size(), 6u);
   const uint32_t first_rows[] = {0, 5, 8};
   for (uint32_t i = 0; i < 6; ++i) {

@@ -88,6 +88,8 @@ class Engine final : public LayerFeed {
   void stop() noexcept;
 
   LayerLease acquire(uint32_t unit, Stream& compute) override;
+  /// As acquire() does. Throws Stopped when a stop was requested.
+  void check_stop() const { parts_.stop->check(); }
   FeedStats take_stats() override;
   /// Copies embedding rows to host memory; counts what was read. Not for rows on the device.
   void gather_rows(std::span<const uint32_t> ids, std::byte* out);

@@ -167,7 +167,8 @@ class Planner {
     if (request_.slots) return *request_.slots;
     const uint64_t wanted = ceil_div(kAutoSlotBytes, max_home_bytes_);
     const uint32_t least = request_.unified ? kMinAutoSlots : kMinAutoDeviceSlots;
-    return std::clamp<uint64_t>(wanted, least, kMaxAutoSlots);
+    const uint64_t usual = std::clamp<uint64_t>(wanted, least, kMaxAutoSlots);
+    return std::max(usual, held_slots());  // a layer is read while another one is held
   }
 
   uint32_t slabs_wanted() const { return request_.staging_slabs.value_or(request_.io_depth + 4); }
