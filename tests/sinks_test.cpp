@@ -528,6 +528,23 @@ TEST_F(Sinks, ALimitOnFilesSaysSo) {
   expect_whole(job);
 }
 
+TEST_F(Sinks, SpaceNeedNotBeReserved) {
+  const auto with = [&](int error) {
+    fs::remove_all(out_);
+    return message_in_child([&] {
+      test::deny_calls({__NR_fallocate}, error);
+      run_sinks_job(out_, {});
+    });
+  };
+  for (const int error : {EOPNOTSUPP, ENOSYS}) {
+    EXPECT_EQ(with(error), "");
+    expect_whole();
+  }
+  // Without end.
+  EXPECT_EQ(with(EINTR), "cannot reserve space for " + file(kManifestName) +
+                             ": Interrupted system call (errno 4)");
+}
+
 /// Some file systems have room until the content is synced, or the file closed.
 TEST_F(Sinks, AFullDriveMaySaySoLate) {
   const std::string advice =

@@ -551,6 +551,20 @@ TEST(SpillFile, ALimitOnTheSizeOfFilesIsSaidAtTheStart) {
             0);
 }
 
+TEST(SpillFile, IsNotInterruptedForEver) {
+  const test::TempDir dir;
+  EXPECT_EQ(test::in_child([&] {
+              test::deny_calls({__NR_fallocate}, EINTR);
+              SimDisk disk(kDepth, 1, {});
+              return test::error_of([&] {
+                       SpillFile(dir.path(), {2, kMiB, 1}, DirectChoice::kAuto, disk, disk.clock());
+                     }).find("Interrupted system call") == std::string::npos
+                         ? 1
+                         : 0;
+            }),
+            0);
+}
+
 /// A drive of a MiB.
 class SmallDrive : public ::testing::Test {
  protected:
