@@ -97,9 +97,9 @@ JobFolder::JobFolder(const fs::path& path, const Json& job, DocumentRange docume
   check_appended(check, stop);
   if (finished()) return;
   folder_.check_writable();
+  open_append_files();
   for (const std::string& name : rest) folder_.remove(name);
   if (!goes_on) replace_file(folder_, kManifestName, manifest_text(manifest_));
-  open_append_files();
 }
 
 void JobFolder::check_same_job(const Manifest& before) const {

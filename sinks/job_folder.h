@@ -48,9 +48,9 @@ class JobFolder {
   enum class Check { kSizes, kHashes };
 
   /// Opens the folder of this job, or makes it. `job` is an object without a key "documents", which
-  /// `documents` stands for. Throws Error, and has changed
-  /// nothing then: the folder holds another job, or something else, or a process is using it; or
-  /// what was finished is not as it was. Throws Stopped.
+  /// `documents` stands for. Throws Error, and has changed nothing then: the folder holds another
+  /// job, or something else, or a process is using it; or what was finished is not as it was.
+  /// Throws Stopped.
   JobFolder(const std::filesystem::path& path, const nlohmann::json& job, DocumentRange documents,
             Check check, const StopFlag& stop);
   JobFolder(const JobFolder&) = delete;
@@ -73,7 +73,7 @@ class JobFolder {
   void begin_sweep(uint64_t number);
   /// A shard of the sweep, one of a sink; its metadata say which documents it begins with.
   SafetensorsWriter new_shard(std::string_view sink, std::vector<TensorShape> tensors);
-  /// Throws Error, Stopped: the shard is absent then.
+  /// Reads back what was not written in order. Throws Error, Stopped.
   void publish(SafetensorsWriter&& shard, const StopFlag& stop);
   /// One that lies elsewhere, with the sweep's number in its name. Throws Error where it is not as
   /// `record` says, Stopped.

@@ -709,11 +709,13 @@ TEST_F(Sinks, AnotherNumberOfColumnsIsRefused) {
 TEST_F(Sinks, HardLinksAreNotWrittenInto) {
   run_sinks_job(out_, {}, 1);
   write_file(out_ / kScoresName, read_file(out_ / kScoresName) + "more");
+  write_file(out_ / "index.json", "left");
   fs::create_hard_link(out_ / kScoresName, dir_ / "backup");
   EXPECT_EQ(opening({}), file(kScoresName) +
                              ": has 2 names (hard links), and writing into one would change all; "
                              "put a copy in its place");
   EXPECT_TRUE(read_file(dir_ / "backup").ends_with("more"));
+  EXPECT_TRUE(fs::exists(out_ / "index.json")) << "nothing was changed";
   fs::remove(dir_ / "backup");
   run_sinks_job(out_, {});
   expect_whole();
