@@ -37,14 +37,16 @@ constexpr RetryKind kBusy{kPromptRetries, kMillisecondNs};
 constexpr RetryKind kDrive{0, 10 * kMillisecondNs};
 constexpr RetryKind kCrumbs{kMaxRetries, 0};
 
-ReadOutcome retry_or_fail(ReadOp& op, const RetryKind& kind, const std::string& cause,
-                          const Clock& clock, std::string& message) {
+/// `cause` makes the text of a failure: what is tried again allocates nothing.
+template <typename Cause>
+ReadOutcome retry_or_fail(ReadOp& op, const RetryKind& kind, const Cause& cause, const Clock& clock,
+                          std::string& message) {
   const int64_t now_ns = clock.now_ns();
   if (op.retries == 0) op.failing_since_ns = now_ns;
   const int64_t failing_ns = now_ns - op.failing_since_ns;
   if (op.retries > 0 && (failing_ns >= kRetryLimitNs || op.retries >= kMaxRetries)) {
     message = failure(
-        op, fmt::format("{} after {} retries in {:.1f} s (limits: {} retries, {:.0f} s)", cause,
+        op, fmt::format("{} after {} retries in {:.1f} s (limits: {} retries, {:.0f} s)", cause(),
                         op.retries, seconds(failing_ns), kMaxRetries, seconds(kRetryLimitNs)));
     return ReadOutcome::kFailed;
   }
@@ -64,12 +66,9 @@ bool reported_by_drive(int error) {
 }
 
 ReadOutcome classify_error(ReadOp& op, int error, const Clock& clock, std::string& message) {
-  if (passes_by_itself(error)) {
-    return retry_or_fail(op, kBusy, errno_text(error), clock, message);
-  }
-  if (reported_by_drive(error)) {
-    return retry_or_fail(op, kDrive, errno_text(error), clock, message);
-  }
+  const auto cause = [error] { return errno_text(error); };
+  if (passes_by_itself(error)) return retry_or_fail(op, kBusy, cause, clock, message);
+  if (reported_by_drive(error)) return retry_or_fail(op, kDrive, cause, clock, message);
   message = failure(op, errno_text(error) + "; the drive's log is in dmesg");
   return ReadOutcome::kFailed;
 }
@@ -93,8 +92,9 @@ std::string full_drive(const ReadOp& op, int error) {
 }
 
 /// Goes on behind the whole blocks among the `count` bytes that were moved, of more.
-/// `crumbs`: why fewer than a block is the end of it, if it stays so.
-ReadOutcome advance(ReadOp& op, uint32_t count, const std::string& crumbs, const Clock& clock,
+/// `crumbs` makes the text why fewer than a block is the end of it, if it stays so.
+template <typename Crumbs>
+ReadOutcome advance(ReadOp& op, uint32_t count, const Crumbs& crumbs, const Clock& clock,
                     std::string& message) {
   const auto whole = static_cast<uint32_t>(align_down(count, op.file->alignment));
   if (whole == 0) return retry_or_fail(op, kCrumbs, crumbs, clock, message);
@@ -121,11 +121,11 @@ ReadOutcome classify_read(ReadOp& op, int32_t result, const Clock& clock, std::s
     message = failure(op, "the file ends here; it is shorter than when it was opened");
     return ReadOutcome::kFailed;
   }
-  return advance(
-      op, got,
-      fmt::format("only {} bytes arrive, the file is shorter than when it was opened: given up",
-                  got),
-      clock, message);
+  const auto crumbs = [got] {
+    return fmt::format(
+        "only {} bytes arrive, the file is shorter than when it was opened: given up", got);
+  };
+  return advance(op, got, crumbs, clock, message);
 }
 
 ReadOutcome classify_write(ReadOp& op, int32_t result, const Clock& clock, std::string& message) {
@@ -143,8 +143,10 @@ ReadOutcome classify_write(ReadOp& op, int32_t result, const Clock& clock, std::
     op.done += taken;
     return ReadOutcome::kDone;
   }
-  return advance(op, taken, fmt::format("only {} bytes are taken at a time: given up", taken),
-                 clock, message);
+  const auto crumbs = [taken] {
+    return fmt::format("only {} bytes are taken at a time: given up", taken);
+  };
+  return advance(op, taken, crumbs, clock, message);
 }
 
 }  // namespace spillway

@@ -19,6 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr mode_t kOwnerOnly = 0600;
+constexpr int kMaxTries = 1000;  // of what a signal interrupts
 
 [[noreturn]] void fail_to_make(const fs::path& folder, int error) {
   throw Error(fmt::format("cannot make a file for hidden states in {}: {}", folder.string(),
@@ -62,7 +63,9 @@ uint64_t free_bytes(int fd) {
 int take_space(int fd, uint64_t bytes) {
   const auto size = static_cast<off_t>(bytes);
   int error = EINTR;
-  while (error == EINTR) error = fallocate(fd, 0, 0, size) == 0 ? 0 : errno;
+  for (int tries = 0; error == EINTR && tries < kMaxTries; ++tries) {
+    error = fallocate(fd, 0, 0, size) == 0 ? 0 : errno;
+  }
   if (error != EOPNOTSUPP && error != ENOSYS) return error;
   if (free_bytes(fd) < bytes) return ENOSPC;
   return ftruncate(fd, size) == 0 ? 0 : errno;

@@ -23,11 +23,23 @@ AppendFile::AppendFile(const OutputFolder& folder, const std::string& name, uint
     : folder_(&folder), name_(name), bytes_(kept_bytes) {
   file_ = folder.open_file(name, O_RDWR | O_CREAT);
   if (!file_.valid()) folder.fail("write", name, errno);
+  check_only_name();
   if (ftruncate(file_.get(), static_cast<off_t>(kept_bytes)) != 0) folder.fail("cut", name, errno);
   waiting_.reserve(kWaitingBytes);
   if (kept_bytes == 0) {
     write_at(0, head);
     bytes_ = head.size();
+  }
+}
+
+void AppendFile::check_only_name() const {
+  struct stat status {};
+  if (fstat(file_.get(), &status) != 0) folder_->fail("write", name_, errno);
+  if (status.st_nlink > 1) {
+    throw Error(
+        fmt::format("{}: has {} names (hard links), and writing into one would change all; put a "
+                    "copy in its place",
+                    folder_->text_of(name_), status.st_nlink));
   }
 }
 
@@ -98,6 +110,10 @@ std::string npy_head(uint64_t rows, uint64_t columns) {
   CHECK(head.size() < kNpyHeadBytes);
   head.resize(kNpyHeadBytes - 1, ' ');
   return head + "\n";
+}
+
+NpyAppender::NpyAppender(AppendFile& file, uint64_t columns) : file_(&file), columns_(columns) {
+  CHECK(columns > 0);
 }
 
 void NpyAppender::append(std::span<const float> values) {

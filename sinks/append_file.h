@@ -19,7 +19,8 @@ namespace spillway {
 
 class AppendFile {
  public:
-  /// Cuts the file back to `kept_bytes`. A new one, of 0, begins with `head`. Throws Error.
+  /// Cuts the file back to `kept_bytes`. A new one, of 0, begins with `head`. Throws Error, also
+  /// where the file has another name, whose content would change with it.
   AppendFile(const OutputFolder& folder, const std::string& name, uint64_t kept_bytes,
              std::string_view head);
 
@@ -32,6 +33,7 @@ class AppendFile {
   uint64_t bytes() const { return bytes_ + waiting_.size(); }
 
  private:
+  void check_only_name() const;
   void flush();
   void sync_content();
   void write_at(uint64_t offset, std::string_view bytes);
@@ -76,7 +78,8 @@ std::string npy_head(uint64_t rows, uint64_t columns);
 /// it is finished.
 class NpyAppender {
  public:
-  NpyAppender(AppendFile& file, uint64_t columns) : file_(&file), columns_(columns) {}
+  /// At least one column.
+  NpyAppender(AppendFile& file, uint64_t columns);
   /// Whole rows. Throws Error.
   void append(std::span<const float> values);
 

@@ -52,6 +52,12 @@ std::string without_ending(const std::string& name) {
   return is_partial(name) ? name.substr(0, name.size() - PartialFile::kEnding.size()) : name;
 }
 
+/// What a file system keeps in a folder by itself: ext4's root, files removed while NFS has them
+/// open.
+bool is_of_file_system(const std::string& name) {
+  return name == "lost+found" || name.starts_with(".nfs");
+}
+
 }  // namespace
 
 void check_content(const OutputFolder& folder, const std::string& name, uint64_t is, uint64_t was) {
@@ -68,11 +74,11 @@ Manifest load_manifest(const OutputFolder& folder) {
   return parse_manifest(read_text_stream(file.get(), where, {"a manifest", kMaxTextBytes}), where);
 }
 
-JobFolder::JobFolder(const fs::path& path, Json job, DocumentRange documents, Check check,
+JobFolder::JobFolder(const fs::path& path, const Json& job, DocumentRange documents, Check check,
                      const StopFlag& stop)
     : folder_(path, OutputFolder::Missing::kMake), lock_(folder_.path()) {
-  CHECK(job.is_object());
-  manifest_.job = std::move(job);
+  CHECK(job.is_object() && !job.contains("documents"));
+  manifest_.job = as_stored(job);
   manifest_.documents = documents;
   if (lock_.state() == FolderLock::State::kElsewhere) {
     throw Error(
@@ -91,9 +97,9 @@ JobFolder::JobFolder(const fs::path& path, Json job, DocumentRange documents, Ch
   check_appended(check, stop);
   if (finished()) return;
   folder_.check_writable();
+  open_append_files();
   for (const std::string& name : rest) folder_.remove(name);
   if (!goes_on) replace_file(folder_, kManifestName, manifest_text(manifest_));
-  open_append_files();
 }
 
 void JobFolder::check_same_job(const Manifest& before) const {
@@ -117,15 +123,14 @@ bool JobFolder::belongs(const std::string& name) const {
   const auto shard = parse_shard_name(whole);
   if (!shard || shard->sweep > next_sweep()) return false;
   if (shard->sweep == next_sweep()) return true;
-  const auto& shards = manifest_.sweeps[shard->sweep].shards;
-  return std::any_of(shards.begin(), shards.end(),
-                     [&](const ShardRecord& record) { return record.name == whole; });
+  return manifest_.sweeps[shard->sweep].has_shard(whole);
 }
 
 /// What is to be removed. Throws Error where anything is somebody else's.
 std::vector<std::string> JobFolder::leftovers(bool has_manifest) const {
   std::vector<std::string> rest;
   for (const std::string& name : folder_.names()) {
+    if (is_of_file_system(name)) continue;
     const bool first = has_manifest || (is_partial(name) && without_ending(name) == kManifestName);
     if (!first || !belongs(name) || !folder_.file_bytes(name)) {
       throw Error(
@@ -182,6 +187,16 @@ void JobFolder::open_append_files() {
   }
 }
 
+NpyAppender JobFolder::embeddings(uint64_t columns) {
+  AppendFile& file = append_file(kEmbeddingsArrayName, npy_head(0, columns));
+  const uint64_t rows = next_document() - manifest_.documents.first;
+  if (!sweep_ && file.bytes() != kNpyHeadBytes + rows * columns * sizeof(float)) {
+    throw_changed(folder_, kEmbeddingsArrayName,
+                  fmt::format("its rows are not {} numbers long", columns));
+  }
+  return {file, columns};
+}
+
 AppendFile& JobFolder::append_file(const std::string& name, std::string_view head) {
   CHECK(is_append_name(name) && head.size() == append_head_bytes(name) && !finished());
   const auto there = append_files_.find(name);
@@ -198,15 +213,14 @@ void JobFolder::begin_sweep(uint64_t number) {
 SafetensorsWriter JobFolder::new_shard(std::string_view sink, std::vector<TensorShape> tensors) {
   CHECK(sweep_);
   const std::string name = shard_name(sink, next_sweep());
-  CHECK(parse_shard_name(name));
-  ++open_shards_;
+  CHECK(parse_shard_name(name) && !sweep_->has_shard(name));
+  CHECK(open_shards_.insert(name).second);
   return {folder_, name, std::move(tensors), {{"first_document", std::to_string(next_document())}}};
 }
 
-void JobFolder::publish(SafetensorsWriter&& shard) {
-  CHECK(sweep_ && open_shards_ > 0);
-  sweep_->shards.push_back(shard.publish());
-  --open_shards_;
+void JobFolder::publish(SafetensorsWriter&& shard, const StopFlag& stop) {
+  CHECK(sweep_ && open_shards_.erase(shard.name()) == 1);
+  sweep_->shards.push_back(shard.publish(stop));
 }
 
 void JobFolder::copy_shard(const OutputFolder& from, const ShardRecord& record,
@@ -231,7 +245,7 @@ void JobFolder::copy_shard(const OutputFolder& from, const ShardRecord& record,
 }
 
 void JobFolder::finish_sweep(uint64_t documents, uint64_t tokens) {
-  CHECK(sweep_ && open_shards_ == 0 && documents > 0);
+  CHECK(sweep_ && open_shards_.empty() && documents > 0);
   sweep_->documents = {next_document(), documents};
   CHECK(sweep_->documents.end() <= manifest_.documents.end());
   sweep_->tokens = tokens;

@@ -7,7 +7,7 @@
 //     folder.begin_sweep(folder.next_sweep());
 //     SafetensorsWriter shard = folder.new_shard(kTopK, topk_tensors(…));
 //     …append rows to the shard and to scores…
-//     folder.publish(std::move(shard));
+//     folder.publish(std::move(shard), stop);
 //     folder.finish_sweep(documents_of_sweep, tokens_of_sweep);
 //   }
 //   folder.finish(summary);
@@ -21,6 +21,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -46,10 +47,11 @@ class JobFolder {
   /// What is compared with the manifest when a job goes on: reading all of it takes its time.
   enum class Check { kSizes, kHashes };
 
-  /// Opens the folder of this job, or makes it. `job` is an object. Throws Error, and has changed
-  /// nothing then: the folder holds another job, or something else, or a process is using it; or
-  /// what was finished is not as it was. Throws Stopped.
-  JobFolder(const std::filesystem::path& path, nlohmann::json job, DocumentRange documents,
+  /// Opens the folder of this job, or makes it. `job` is an object without a key "documents", which
+  /// `documents` stands for. Throws Error, and has changed nothing then: the folder holds another
+  /// job, or something else, or a process is using it; or what was finished is not as it was.
+  /// Throws Stopped.
+  JobFolder(const std::filesystem::path& path, const nlohmann::json& job, DocumentRange documents,
             Check check, const StopFlag& stop);
   JobFolder(const JobFolder&) = delete;
 
@@ -63,16 +65,16 @@ class JobFolder {
 
   /// Each sweep has a part in every append file that the job has: open them before the first.
   JsonlAppender scores() { return JsonlAppender(append_file(kScoresName, "")); }
-  NpyAppender embeddings(uint64_t columns) {
-    return {append_file(kEmbeddingsArrayName, npy_head(0, columns)), columns};
-  }
+  /// Throws Error where the rows that are there have not so many columns.
+  NpyAppender embeddings(uint64_t columns);
   AppendFile& append_file(const std::string& name, std::string_view head);
 
   /// `number` is next_sweep().
   void begin_sweep(uint64_t number);
   /// A shard of the sweep, one of a sink; its metadata say which documents it begins with.
   SafetensorsWriter new_shard(std::string_view sink, std::vector<TensorShape> tensors);
-  void publish(SafetensorsWriter&& shard);
+  /// Reads back what was not written in order. Throws Error, Stopped.
+  void publish(SafetensorsWriter&& shard, const StopFlag& stop);
   /// One that lies elsewhere, with the sweep's number in its name. Throws Error where it is not as
   /// `record` says, Stopped.
   void copy_shard(const OutputFolder& from, const ShardRecord& record, const StopFlag& stop);
@@ -97,8 +99,8 @@ class JobFolder {
   FolderLock lock_;
   Manifest manifest_;
   std::map<std::string, AppendFile> append_files_;
-  std::optional<SweepRecord> sweep_;  // the one that is being written
-  size_t open_shards_ = 0;            // of it, not published yet
+  std::optional<SweepRecord> sweep_;   // the one that is being written
+  std::set<std::string> open_shards_;  // of it, not published yet
 };
 
 }  // namespace spillway

@@ -61,12 +61,14 @@ class ManifestParser {
                       where, version, kVersion));
     }
     manifest_.job = member(json, "job");
+    if (!manifest_.job.is_object()) damaged("job is no object");
+    if (manifest_.job.contains("documents")) damaged("job has documents of its own");
     manifest_.documents = range(json);
     const Json& finished = member(json, "finished");
     if (!finished.is_boolean()) damaged("finished is neither true nor false");
     manifest_.finished = finished.get<bool>();
     for (const Json& sweep : list(json, "sweeps")) add_sweep(sweep);
-    if (manifest_.next_document() > manifest_.documents.end()) damaged("more documents than all");
+    check_documents();
   }
   Manifest take() { return std::move(manifest_); }
 
@@ -130,6 +132,12 @@ class ManifestParser {
     check_names(sweep);
     manifest_.sweeps.push_back(std::move(sweep));
   }
+  void check_documents() const {
+    const uint64_t next = manifest_.next_document();
+    const uint64_t end = manifest_.documents.end();
+    if (next > end) damaged("more documents than all");
+    if (next < end && manifest_.finished) damaged("finished without all documents");
+  }
   /// Each file once, and append files in every sweep.
   void check_names(const SweepRecord& sweep) const {
     std::set<std::string> names;
@@ -172,6 +180,15 @@ uint64_t Manifest::bytes_before(const std::string& append_name, size_t number) c
 }
 
 /// A line per sweep: it is written anew after each.
+bool SweepRecord::has_shard(std::string_view name) const {
+  return std::any_of(shards.begin(), shards.end(),
+                     [&](const ShardRecord& shard) { return shard.name == name; });
+}
+
+Json as_stored(const Json& job) {
+  return Json::parse(dumped(job));
+}
+
 std::string manifest_text(const Manifest& manifest) {
   std::string text = fmt::format(
       "{{\n\"version\": {},\n\"job\": {},\n\"documents\": {},\n\"finished\": {},\n\"sweeps\": [",

@@ -40,6 +40,8 @@ struct SweepRecord {
   uint64_t tokens = 0;
   std::vector<ShardRecord> shards;
   std::vector<AppendRecord> appended;
+
+  bool has_shard(std::string_view name) const;
 };
 
 struct Manifest {
@@ -55,6 +57,9 @@ struct Manifest {
   uint64_t bytes_before(const std::string& append_name, size_t number) const;
 };
 
+/// The job as its manifest gives it back: bytes that are not UTF-8 become U+FFFD, numbers that JSON
+/// has not (NaN, infinities) null.
+nlohmann::json as_stored(const nlohmann::json& job);
 std::string manifest_text(const Manifest& manifest);
 /// Throws Error that names `where`: it is damaged, of another version, or names files that no job
 /// writes.

@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -35,6 +37,7 @@ struct Part {
   OutputFolder folder;
   FolderLock lock;
   Manifest manifest;
+  nlohmann::ordered_json summary;
   uint64_t index = 0;
   uint64_t count = 0;
 };
@@ -64,6 +67,15 @@ void read_shard(Part& part) {
   }
 }
 
+nlohmann::ordered_json read_summary(const OutputFolder& folder) {
+  const Descriptor file = folder.open_file(kSummaryName, O_RDONLY);
+  if (!file.valid()) folder.fail("read", kSummaryName, errno);
+  const std::string where = folder.text_of(kSummaryName);
+  const std::string text = read_text_stream(file.get(), where, {"a summary", kMaxTextBytes});
+  parse_json_strict(text, where);
+  return nlohmann::ordered_json::parse(text);  // with its order of keys
+}
+
 std::unique_ptr<Part> open_part(const fs::path& path) {
   auto part = std::make_unique<Part>(path);
   if (part->lock.state() == FolderLock::State::kElsewhere) {
@@ -83,10 +95,7 @@ std::unique_ptr<Part> open_part(const fs::path& path) {
                     part->name(), manifest.next_document() - manifest.documents.first,
                     manifest.documents.count));
   }
-  if (manifest.next_document() != manifest.documents.end()) {
-    throw Error(fmt::format("{}: damaged: finished without all documents; leave it out",
-                            part->folder.text_of(kManifestName)));
-  }
+  part->summary = read_summary(part->folder);
   return part;
 }
 
@@ -102,6 +111,34 @@ void check_same_job(const Part& first, const Part& other) {
   if (difference.text.empty()) return;
   throw Error(fmt::format("{}: {}, which {} has; give the parts of one job", other.name(),
                           difference.text, first.name()));
+}
+
+/// Sinks of its shards, and the files that grow.
+std::set<std::string> outputs(const Part& part) {
+  std::set<std::string> names;
+  for (const SweepRecord& sweep : part.manifest.sweeps) {
+    for (const ShardRecord& shard : sweep.shards) names.insert(parse_shard_name(shard.name)->sink);
+    for (const AppendRecord& file : sweep.appended) names.insert(file.name);
+  }
+  return names;
+}
+
+/// Of all parts that have documents.
+void check_outputs(const Parts& parts) {
+  const Part* first = nullptr;
+  for (const auto& part : parts) {
+    if (part->manifest.sweeps.empty()) continue;
+    if (first == nullptr) first = part.get();
+    const std::set<std::string> is = outputs(*part);
+    const std::set<std::string> was = outputs(*first);
+    std::vector<std::string> odd;
+    std::set_symmetric_difference(is.begin(), is.end(), was.begin(), was.end(),
+                                  std::back_inserter(odd));
+    if (odd.empty()) continue;
+    throw Error(fmt::format("{} {} {}, {} {}; give the parts of one job", part->name(),
+                            is.contains(odd.front()) ? "has" : "lacks", odd.front(), first->name(),
+                            is.contains(odd.front()) ? "lacks it" : "has it"));
+  }
 }
 
 /// Sorted by their index; each is there once.
@@ -172,6 +209,7 @@ Parts open_parts(const std::vector<fs::path>& folders) {
                    [](const auto& a, const auto& b) { return a->index < b->index; });
   check_indices(parts);
   check_documents(parts);
+  check_outputs(parts);
   return parts;
 }
 
@@ -232,14 +270,7 @@ void check_merged(const SweepRecord& is, const SweepRecord& was, const fs::path&
 
 nlohmann::ordered_json merged_summary(const Parts& parts) {
   auto summaries = nlohmann::ordered_json::array();
-  for (const auto& part : parts) {
-    const Descriptor file = part->folder.open_file(kSummaryName, O_RDONLY);
-    if (!file.valid()) part->folder.fail("read", kSummaryName, errno);
-    const std::string where = part->folder.text_of(kSummaryName);
-    const std::string text = read_text_stream(file.get(), where, {"a summary", kMaxTextBytes});
-    parse_json_strict(text, where);
-    summaries.push_back(nlohmann::ordered_json::parse(text));  // with its order of keys
-  }
+  for (const auto& part : parts) summaries.push_back(part->summary);
   return {{"parts", summaries}};
 }
 

@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "core/error.h"
+#include "core/user_path.h"
 
 namespace spillway {
 namespace {
@@ -28,12 +29,14 @@ int sync_folder_at(const fs::path& folder) {
 }
 
 /// The folder and those above it that are missing; each name is on the drive. 0, or the errno.
+/// Throws Error where one is a link that leads nowhere.
 int make_folders(const fs::path& path) {
   std::vector<fs::path> missing;
   std::error_code error;
-  fs::path there = fs::absolute(path).lexically_normal();
+  fs::path there = fs::absolute(path);  // as it is: behind a link, .. is not what stands before it
   if (!there.has_filename()) there = there.parent_path();
   for (; !fs::exists(there, error) && there.has_relative_path(); there = there.parent_path()) {
+    if (const std::string text = dangling_text(there); !text.empty()) throw Error(text);
     missing.push_back(there);
   }
   for (auto folder = missing.rbegin(); folder != missing.rend(); ++folder) {

@@ -7,6 +7,11 @@
 #include <utility>
 
 namespace spillway {
+namespace {
+
+constexpr int kMaxTries = 1000;  // of what a signal interrupts
+
+}  // namespace
 
 PartialFile::PartialFile(const OutputFolder& folder, std::string name, uint64_t bytes)
     : folder_(&folder), name_(std::move(name)), temporary_(name_ + std::string(kEnding)) {
@@ -40,10 +45,13 @@ void PartialFile::drop() {
 }
 
 void PartialFile::reserve(uint64_t bytes) {
-  while (bytes > 0 && fallocate(file_.get(), 0, 0, static_cast<off_t>(bytes)) != 0) {
-    if (errno == EOPNOTSUPP) return;  // writing will tell
-    if (errno != EINTR) folder_->fail("reserve space for", name_, errno);
+  if (bytes == 0) return;
+  int error = EINTR;
+  for (int tries = 0; error == EINTR && tries < kMaxTries; ++tries) {
+    error = fallocate(file_.get(), 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
   }
+  if (error == 0 || error == EOPNOTSUPP || error == ENOSYS) return;  // writing will tell
+  folder_->fail("reserve space for", name_, error);
 }
 
 void PartialFile::write_at(uint64_t offset, std::string_view bytes) {

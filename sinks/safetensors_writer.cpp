@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "core/error.h"
-#include "core/stop.h"
 #include "core/units.h"
 
 namespace spillway {
@@ -39,7 +38,10 @@ const char* element_name(Element element) {
 uint64_t TensorShape::bytes() const {
   CHECK(!shape.empty());
   uint64_t product = element_bytes(element);
-  for (const uint64_t size : shape) CHECK(!__builtin_mul_overflow(product, size, &product));
+  for (size_t i = 0; i < shape.size(); ++i) {
+    CHECK(i == 0 || shape[i] > 0);  // a row has a length
+    CHECK(!__builtin_mul_overflow(product, shape[i], &product));
+  }
   return product;
 }
 
@@ -118,15 +120,15 @@ void SafetensorsWriter::write(uint64_t offset, std::string_view bytes) {
 }
 
 /// What did not is read back, from the page cache mostly.
-void SafetensorsWriter::hash_rest() {
-  read_pieces(file_.fd(), file_.folder().text_of(file_.name()), hashed_, layout_.bytes, StopFlag(),
+void SafetensorsWriter::hash_rest(const StopFlag& stop) {
+  read_pieces(file_.fd(), file_.folder().text_of(file_.name()), hashed_, layout_.bytes, stop,
               [&](std::string_view piece) { hash_.update(piece); });
   hashed_ = layout_.bytes;
 }
 
-ShardRecord SafetensorsWriter::publish() {
+ShardRecord SafetensorsWriter::publish(const StopFlag& stop) {
   for (const Place& place : layout_.places) CHECK(place.next == place.end);
-  hash_rest();
+  hash_rest(stop);
   file_.publish();
   return {file_.name(), layout_.bytes, hash_.digest()};
 }

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/stop.h"
 #include "sinks/content_hash.h"
 #include "sinks/manifest.h"
 #include "sinks/partial_file.h"
@@ -62,8 +63,8 @@ class SafetensorsWriter {
     append(tensor, std::span<const T>(values));
   }
   /// All rows of all tensors are there: the file is on the drive under its name when this returns.
-  /// Throws Error.
-  ShardRecord publish();
+  /// Throws Error, Stopped.
+  ShardRecord publish(const StopFlag& stop);
   const std::string& name() const { return file_.name(); }
 
  private:
@@ -84,7 +85,7 @@ class SafetensorsWriter {
   Place& place_of(std::string_view tensor);
   void append_bytes(std::string_view tensor, bool (*fits)(Element), std::string_view bytes);
   void write(uint64_t offset, std::string_view bytes);
-  void hash_rest();
+  void hash_rest(const StopFlag& stop);
 
   Layout layout_;
   PartialFile file_;

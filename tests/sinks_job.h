@@ -119,7 +119,7 @@ inline void write_sinks_sweep(JobFolder& folder, const SinksJob& job) {
     array.append(values);
   }
   for (SafetensorsWriter* shard : {&logprobs, &topk, &hidden, &embeddings}) {
-    folder.publish(std::move(*shard));
+    folder.publish(std::move(*shard), StopFlag());
   }
   folder.finish_sweep(end - first, tokens);
 }

@@ -29,8 +29,10 @@ std::string seed_note(uint64_t seed) {
          std::to_string(seed) + ")";
 }
 
-TempDir::TempDir() {
-  std::string pattern = (fs::temp_directory_path() / "spillway-test-XXXXXX").string();
+TempDir::TempDir() : TempDir(fs::temp_directory_path()) {}
+
+TempDir::TempDir(const fs::path& parent) {
+  std::string pattern = (parent / "spillway-test-XXXXXX").string();
   if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
   path_ = pattern;
 }

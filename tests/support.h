@@ -23,6 +23,7 @@ std::string seed_note(uint64_t seed);
 class TempDir {
  public:
   TempDir();
+  explicit TempDir(const std::filesystem::path& parent);
   ~TempDir();
   TempDir(const TempDir&) = delete;
   const std::filesystem::path& path() const { return path_; }
