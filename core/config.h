@@ -74,7 +74,7 @@ struct Config {
   bool ignore_eos = false;
 
   uint32_t score_chunk_tokens = 512;
-  std::optional<uint32_t> score_sweep_tokens;  ///< that one read of the weights serves
+  std::optional<uint32_t> score_sweep_tokens;    ///< that one read of the weights serves
   std::optional<uint32_t> score_context_tokens;  ///< window; empty = the model's context
   bool score_logprobs = true;
 
