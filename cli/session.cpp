@@ -165,7 +165,9 @@ nlohmann::ordered_json Session::report(const std::vector<PassRecord>& passes) {
 
 double Session::expected_seconds(const Workload& workload) const {
   if (!forecast()) return 0;
-  return run_seconds(work_amount(workload), forecast()->prompt_rows, forecast()->prompt.seconds,
+  const WorkAmount amount = work_amount(workload);
+  const uint64_t prompt_passes = ceil_div(amount.prompt_tokens, forecast()->prompt_rows);
+  return run_seconds(prompt_passes, forecast()->prompt.seconds, amount.decode_passes,
                      forecast()->decode.seconds);
 }
 

@@ -46,7 +46,7 @@ ArmWork planned_work(const Arm& arm, const Model& model, const Machine& machine,
   PassShape prompt = prompt_shape(*plan, workload, amount);
   prompt.rows = static_cast<uint32_t>(std::min<uint64_t>(prompt.rows, amount.prompt_tokens));
   const double decode = amount.decode_passes > 0 ? seconds(decode_shape(workload)) : 0;
-  work.pass_seconds = run_seconds(amount, plan->limits.max_rows, seconds(prompt), decode);
+  work.pass_seconds = run_seconds(prompt_passes, seconds(prompt), amount.decode_passes, decode);
   return work;
 }
 

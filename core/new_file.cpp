@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/file_space.h"
 #include "core/units.h"
 
 namespace spillway {
@@ -68,14 +69,9 @@ NewFile::~NewFile() {
   if (!temporary_.empty()) unlink(temporary_.c_str());
 }
 
-/// Takes a while where much is reserved: a signal may come in between.
 int NewFile::reserve() const {
-  const auto space = static_cast<off_t>(align_up(bytes_, kDiskBlock));
-  while (space > 0 && fallocate(fd_.get(), 0, 0, space) != 0) {
-    if (errno == EOPNOTSUPP) return 0;
-    if (errno != EINTR) return errno;
-  }
-  return 0;
+  const int error = reserve_space(fd_.get(), align_up(bytes_, kDiskBlock));
+  return error == EOPNOTSUPP ? 0 : error;
 }
 
 /// Needs the file system's help, and /proc to give it a name in the end.

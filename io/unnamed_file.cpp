@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -11,6 +10,7 @@
 
 #include "core/buffer.h"
 #include "core/error.h"
+#include "core/file_space.h"
 #include "core/units.h"
 
 namespace spillway {
@@ -19,7 +19,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr mode_t kOwnerOnly = 0600;
-constexpr int kMaxTries = 1000;  // of what a signal interrupts
 
 [[noreturn]] void fail_to_make(const fs::path& folder, int error) {
   throw Error(fmt::format("cannot make a file for hidden states in {}: {}", folder.string(),
@@ -53,22 +52,12 @@ int try_write(int fd, uint32_t alignment) {
   return pwrite(fd, zeros.data(), alignment, 0) < 0 ? errno : 0;
 }
 
-/// Of the file system, for us.
-uint64_t free_bytes(int fd) {
-  struct statvfs info {};
-  return fstatvfs(fd, &info) == 0 ? uint64_t{info.f_bavail} * info.f_frsize : 0;
-}
-
-/// 0 or errno. Takes a while where much is reserved: a signal may come in between.
+/// 0 or errno.
 int take_space(int fd, uint64_t bytes) {
-  const auto size = static_cast<off_t>(bytes);
-  int error = EINTR;
-  for (int tries = 0; error == EINTR && tries < kMaxTries; ++tries) {
-    error = fallocate(fd, 0, 0, size) == 0 ? 0 : errno;
-  }
-  if (error != EOPNOTSUPP && error != ENOSYS) return error;
-  if (free_bytes(fd) < bytes) return ENOSPC;
-  return ftruncate(fd, size) == 0 ? 0 : errno;
+  const int error = reserve_space(fd, bytes);
+  if (error != EOPNOTSUPP) return error;
+  if (free_space(fd) < bytes) return ENOSPC;
+  return ftruncate(fd, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
 }
 
 }  // namespace
@@ -112,7 +101,7 @@ void UnnamedFile::reserve(uint64_t bytes) {
   if (const int error = take_space(info_.fd, bytes)) {
     throw Error(fmt::format(
         "cannot reserve {} for hidden states in {}, where {} are free: {}; {}",
-        format_bytes_up(bytes), info_.path, format_bytes(free_bytes(info_.fd)), errno_text(error),
+        format_bytes_up(bytes), info_.path, format_bytes(free_space(info_.fd)), errno_text(error),
         error == EFBIG ? "raise the limit on the size of files (ulimit -f)"
                        : "free some, choose another folder or give more memory"));
   }

@@ -246,13 +246,8 @@ Candidate candidate_of(RunPlan plan, const Config& config, const Model& model,
   chosen.prompt_rows = static_cast<uint32_t>(prompt.tokens());
   chosen.decode = predict_pass(model, chosen.plan, unified, decode, rates);
   chosen.prompt = predict_pass(model, chosen.plan, unified, prompt, rates);
-  const double seconds =
-      workload.scoring
-          ? static_cast<double>(
-                workload.pass_counts(chosen.plan.limits.max_rows, chosen.plan.limits.sweep_rows)
-                    .passes) *
-                chosen.prompt.seconds
-          : run_seconds(amount, prompt.rows, chosen.prompt.seconds, chosen.decode.seconds);
+  const double seconds = run_seconds(prompt.passes, chosen.prompt.seconds, amount.decode_passes,
+                                     chosen.decode.seconds);
   return {std::move(chosen), seconds};
 }
 
@@ -369,11 +364,13 @@ PassShape prompt_shape(const RunPlan& plan, const Workload& workload, const Work
   const uint32_t rows = plan.limits.max_rows;
   const uint32_t logit_rows = workload.scoring ? rows : workload.logit_rows;
   PassShape shape{rows, logit_rows, amount.prompt_positions, false, workload.scoring};
+  shape.passes = ceil_div(amount.prompt_tokens, rows);
   if (!workload.pass_counts) return shape;
   const PassCounts counts = workload.pass_counts(rows, plan.limits.sweep_rows);
   shape.rows = shape.logit_rows =  // texts do not fill every chunk
       static_cast<uint32_t>(ceil_div(amount.prompt_tokens, counts.batches));
   shape.batches = static_cast<uint32_t>(ceil_div(counts.batches, counts.passes));
+  shape.passes = counts.passes;
   return shape;
 }
 
@@ -402,10 +399,10 @@ RowGather gather_of(const Model& model, const StreamPlan& plan, uint32_t rows,
           static_cast<uint32_t>(waves)};
 }
 
-double run_seconds(const WorkAmount& amount, uint64_t rows, double prompt_pass_seconds,
+double run_seconds(uint64_t prompt_passes, double prompt_pass_seconds, uint64_t decode_passes,
                    double decode_pass_seconds) {
-  return static_cast<double>(ceil_div(amount.prompt_tokens, rows)) * prompt_pass_seconds +
-         static_cast<double>(amount.decode_passes) * decode_pass_seconds;
+  return static_cast<double>(prompt_passes) * prompt_pass_seconds +
+         static_cast<double>(decode_passes) * decode_pass_seconds;
 }
 
 PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unified,

@@ -104,6 +104,7 @@ struct PassShape {
   bool decode = true;    ///< each row is of a sequence of its own
   bool scoring = false;
   uint32_t batches = 1;  ///< of so many rows each that a layer computes before the next one
+  uint64_t passes = 0;   ///< that all prompts, or texts, take
   uint64_t tokens() const { return uint64_t{rows} * batches; }
 };
 PassShape decode_shape(const Workload& workload);
@@ -125,8 +126,8 @@ struct PassPrediction {
 RowGather gather_of(const Model& model, const StreamPlan& plan, uint32_t rows,
                     const MachineRates& rates);
 
-/// All passes of a run: prompts in passes of at most `rows` rows, or sweeps, then decoding.
-double run_seconds(const WorkAmount& amount, uint64_t rows, double prompt_pass_seconds,
+/// All passes of a run: those of prompts, or of texts, then decoding.
+double run_seconds(uint64_t prompt_passes, double prompt_pass_seconds, uint64_t decode_passes,
                    double decode_pass_seconds);
 
 /// Runs the pipeline of production on simulated links (tiers/pipeline_sim.h). On unified memory

@@ -120,15 +120,15 @@ struct PassNeeds {
 };
 
 /// Tokens of a sweep, which holds texts whole; 0 = passes of a chunk each.
-uint32_t sweep_rows_of(const Config& config, const Workload& workload) {
-  if (!workload.scoring || config.score_sweep_tokens.value_or(0) <= workload.chunk_rows) return 0;
+uint32_t sweep_rows_of(uint32_t wanted_tokens, const Workload& workload) {
+  if (!workload.scoring || wanted_tokens <= workload.chunk_rows) return 0;
   uint64_t longest = 0;
   uint64_t tokens = 0;
   for (const SequenceWork& window : workload.sequences) {
     longest = std::max<uint64_t>(longest, window.prompt_tokens);
     tokens += window.prompt_tokens;
   }
-  const uint64_t rows = std::clamp<uint64_t>(*config.score_sweep_tokens, longest, tokens);
+  const uint64_t rows = std::clamp<uint64_t>(wanted_tokens, longest, tokens);
   return rows <= workload.chunk_rows ? 0 : static_cast<uint32_t>(rows);
 }
 
@@ -373,14 +373,12 @@ bool prefer_sweeps(const FoundPlan& sweeps, const FoundPlan& passes, const Workl
 
 std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& model,
                                          const Machine& machine, const Workload& workload) {
-  const uint32_t asked_rows = sweep_rows_of(config, workload);
+  const uint32_t asked_rows = sweep_rows_of(config.score_sweep_tokens.value_or(0), workload);
   auto found = find_plan_with(config, model, machine, workload, asked_rows);
   const uint32_t whole = std::max(workload.chunk_rows, workload.min_rows);
   // Rather a shorter sweep than a shorter chunk, which rounds otherwise.
   for (uint32_t rows = asked_rows / 2; rows > 0 && rows_of(found) < whole; rows /= 2) {
-    Config shorter = config;
-    shorter.score_sweep_tokens = rows;
-    const uint32_t sweep_rows = sweep_rows_of(shorter, workload);
+    const uint32_t sweep_rows = sweep_rows_of(rows, workload);
     auto other = find_plan_with(config, model, machine, workload, sweep_rows);
     if (rows_of(other) > rows_of(found) || closer(other, found)) found = std::move(other);
     if (sweep_rows == 0) break;
@@ -391,11 +389,9 @@ std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& mode
   const bool streams = plan != nullptr && plan->stream.placement.nvme_bytes_per_pass > 0;
   if (rows_of(found) >= whole && !streams) return found;
   // A sweep has keys and values of one layer at a time: more rows or more layers may fit.
-  Config sweeping = config;
-  sweeping.score_sweep_tokens = 2 * workload.chunk_rows;
-  const uint32_t sweep_rows = sweep_rows_of(sweeping, workload);
+  const uint32_t sweep_rows = sweep_rows_of(2 * workload.chunk_rows, workload);
   if (sweep_rows == 0) return found;
-  auto sweeps = find_plan_with(sweeping, model, machine, workload, sweep_rows);
+  auto sweeps = find_plan_with(config, model, machine, workload, sweep_rows);
   return prefer_sweeps(sweeps, found, workload) ? std::move(sweeps) : std::move(found);
 }
 

@@ -89,10 +89,9 @@ struct RunPlan {
   uint64_t ram_budget_bytes = 0;
   uint64_t gpu_budget_bytes = 0;
 };
-/// The largest chunk of rows that the budgets allow, and the largest units at that; rather
-/// shorter sweeps than shorter chunks; texts in sweeps where a whole chunk, or all layers, do not
-/// fit otherwise; where none fits, what comes closest. Throws Error
-/// for what no budget can mend.
+/// The largest chunk of rows that the budgets allow, and the largest units at that; rather shorter
+/// sweeps than shorter chunks; texts in sweeps where a whole chunk, or all layers, do not fit
+/// otherwise; where none fits, what comes closest. Throws Error for what no budget can mend.
 std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& model,
                                          const Machine& machine, const Workload& workload);
 /// The same; a refusal is an Error that names the smallest budget that would do.

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/failure.h"
+#include "data/windows.h"
 
 namespace spillway {
 namespace {
@@ -24,9 +25,8 @@ uint32_t window_of(const Config& config, const Model& model) {
 /// visit(first token, tokens) for every window of a text. They overlap by one token.
 template <typename Visit>
 void for_each_window(uint64_t text_tokens, uint32_t window, const Visit& visit) {
-  for (uint64_t begin = 0; begin + 1 < text_tokens; begin += window - 1) {
-    visit(begin, static_cast<uint32_t>(std::min<uint64_t>(window, text_tokens - begin)));
-  }
+  DocumentWindows windows(text_tokens, 1, window);
+  for (ScoreWindow next; windows.next(next);) visit(next.begin, next.tokens);
 }
 
 std::vector<uint64_t> lengths_of(const std::vector<std::vector<uint32_t>>& texts) {

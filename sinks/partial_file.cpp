@@ -6,13 +6,9 @@
 #include <cerrno>
 #include <utility>
 
+#include "core/file_space.h"
+
 namespace spillway {
-namespace {
-
-constexpr int kMaxTries = 1000;  // of what a signal interrupts
-
-}  // namespace
-
 PartialFile::PartialFile(const OutputFolder& folder, std::string name, uint64_t bytes)
     : folder_(&folder), name_(std::move(name)), temporary_(name_ + std::string(kEnding)) {
   file_ = folder.open_file(temporary_, O_RDWR | O_CREAT | O_TRUNC);
@@ -45,13 +41,8 @@ void PartialFile::drop() {
 }
 
 void PartialFile::reserve(uint64_t bytes) {
-  if (bytes == 0) return;
-  int error = EINTR;
-  for (int tries = 0; error == EINTR && tries < kMaxTries; ++tries) {
-    error = fallocate(file_.get(), 0, 0, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
-  }
-  if (error == 0 || error == EOPNOTSUPP || error == ENOSYS) return;  // writing will tell
-  folder_->fail("reserve space for", name_, error);
+  const int error = reserve_space(file_.get(), bytes);
+  if (error != 0 && error != EOPNOTSUPP) folder_->fail("reserve space for", name_, error);
 }
 
 void PartialFile::write_at(uint64_t offset, std::string_view bytes) {

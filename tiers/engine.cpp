@@ -85,6 +85,7 @@ void Engine::load(const LoadProgress& progress) {
   load_units(plan_.units, std::move(resident), unified, done_bytes, total_bytes, progress);
   load_units(plan_.embed_units, std::move(embed), true, done_bytes, total_bytes, progress);
   place_embedding_rows();
+  rows_.prepare();
 }
 
 void Engine::load_units(std::span<const Unit> units, std::vector<ScheduledUnit> schedule,

@@ -23,8 +23,12 @@ RowSource::RowSource(const TensorSpec& table, const ReadFile& file, const Reader
       readers_(readers),
       clock_(clock),
       stop_(stop),
-      block_bytes_(read_bytes(table, file.alignment)) {
-  open();
+      block_bytes_(read_bytes(table, file.alignment)) {}
+
+void RowSource::prepare() {
+  uint64_t rows = 0;
+  for (const Span& span : spans_) rows += span.rows;
+  if (rows < table_.rows && buffers_ == nullptr) open();
 }
 
 void RowSource::open() {
@@ -89,7 +93,6 @@ uint64_t RowSource::finish_reads(std::span<const uint32_t> ids, std::byte* out) 
 }
 
 uint64_t RowSource::gather(std::span<const uint32_t> ids, std::byte* out) {
-  if (buffers_ == nullptr) open();
   try {
     return read_rows(ids, out);
   } catch (...) {
@@ -107,12 +110,13 @@ uint64_t RowSource::read_rows(std::span<const uint32_t> ids, std::byte* out) {
       std::memcpy(out + i * table_.row_bytes, row, table_.row_bytes);
       continue;
     }
+    if (buffers_ == nullptr) open();
     while (free_buffers_.empty() || !start_read(i, ids[i], free_buffers_.back())) {
       bytes += finish_reads(ids, out);
     }
     free_buffers_.pop_back();
   }
-  while (buffers_->pump().active() > 0) bytes += finish_reads(ids, out);
+  while (buffers_ != nullptr && buffers_->pump().active() > 0) bytes += finish_reads(ids, out);
   return bytes;
 }
 

@@ -28,6 +28,8 @@ class RowSource {
 
   /// Rows [first, first+count) lie in host memory from now on.
   void add_resident(uint64_t first_row, uint64_t rows, const std::byte* data);
+  /// Allocates what reading takes, where some rows do not lie in memory; else gather() does.
+  void prepare();
   /// Copies the rows, packed, to `out` (host memory) and returns the bytes read from storage.
   /// Throws Error, Stopped.
   uint64_t gather(std::span<const uint32_t> ids, std::byte* out);
@@ -54,7 +56,7 @@ class RowSource {
   uint64_t block_bytes_;
   std::vector<uint32_t> free_buffers_;
   std::unique_ptr<BlockReader> reader_;
-  std::unique_ptr<PumpedBuffer> buffers_;  // null after a failure, until the next gather
+  std::unique_ptr<PumpedBuffer> buffers_;  // null until needed, and after a failure
   StopSubscription wakes_;                 // last: it calls the pump
 };
 
