@@ -100,16 +100,29 @@ std::string progress_text(const ScoreProgress& progress, double elapsed_seconds,
   return text + fmt::format(", {} left", format_duration(left_seconds));
 }
 
+/// What a stop left of the scores, which look like all of them otherwise.
+void say_stopped(const ScoreResult& result, const std::vector<std::vector<uint32_t>>& texts,
+                 Session& session) {
+  uint64_t all = 0;
+  for (const auto& text : texts) all += text.empty() ? 0 : text.size() - 1;
+  session.progress().clear();
+  session.progress().say(
+      fmt::format("spillway: stopped: {} of {} tokens were scored", result.tokens, all));
+}
+
 /// Loads and scores; what stops or fails is in the result, beside what came before it.
 ScoreResult measure(Session& session, const std::vector<std::vector<uint32_t>>& texts) {
   ScoreResult result;
   try {
     if (session.load()) {
       const int64_t begin_ns = session.clock().now_ns();
-      return score(session.runtime(), session.config(), texts, [&](const ScoreProgress& progress) {
-        const double elapsed = seconds(session.clock().now_ns() - begin_ns);
-        session.progress().show(progress_text(progress, elapsed, session.forecast()));
-      });
+      result =
+          score(session.runtime(), session.config(), texts, [&](const ScoreProgress& progress) {
+            const double elapsed = seconds(session.clock().now_ns() - begin_ns);
+            session.progress().show(progress_text(progress, elapsed, session.forecast()));
+          });
+      if (result.interrupted) say_stopped(result, texts, session);
+      return result;
     }
     result.interrupted = true;
   } catch (const std::exception& failure) {
@@ -134,7 +147,10 @@ int score_command(const ScoreOptions& options, StopFlag& stop) {
   try {
     session.prepare(scoring_workload(session.config(), session.model(), texts));
   } catch (const Stopped&) {
-    session.write_stopped({{"mean_nll", nullptr}, {"perplexity", nullptr}, {"tokens", 0}},
+    session.write_stopped({{"passes", nlohmann::json::array()},
+                           {"mean_nll", nullptr},
+                           {"perplexity", nullptr},
+                           {"tokens", 0}},
                           options.json);
     return kExitInterrupted;
   }

@@ -240,6 +240,7 @@ PlannedRun plan_with(const std::optional<KnownRates>& known, const Config& confi
   forecast.prompt = chosen.prompt;
   forecast.decode_rows = chosen.decode_rows;
   forecast.prompt_rows = chosen.prompt_rows;
+  forecast.chunk_rows = chosen.chunk_rows;
   forecast.drive_rate = known->rates.best_read();
   forecast.copy_rate = known->rates.copy_bytes;
   forecast.measured_at = known->measured_at;

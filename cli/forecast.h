@@ -48,8 +48,9 @@ struct Forecast {
   PassPrediction decode;
   PassPrediction prompt;
   uint32_t decode_rows = 0;
-  uint32_t prompt_rows = 0;
-  double drive_rate = 0;  ///< bytes/s, the limit
+  uint32_t prompt_rows = 0;  ///< of a chunk, or of a sweep
+  uint32_t chunk_rows = 0;   ///< of a matmul there
+  double drive_rate = 0;     ///< bytes/s, the limit
   double copy_rate = 0;
   std::string measured_at;
   std::string drive_measured_at;  ///< by a run since, when it differs

@@ -205,9 +205,7 @@ std::map<uint32_t, double> look_with_doubt(const KnownRates& known, ProbedRows p
 bool take_cores_of_now(KnownRates& known, const PlannedRun& planned, const LookParts& parts) {
   if (!parts.time_matmuls) return false;
   ProbedRows probed;
-  const uint32_t prompt_rows =
-      std::min(planned.forecast->prompt_rows, planned.plan.limits.max_rows);
-  for (const uint32_t rows : {planned.forecast->decode_rows, prompt_rows}) {
+  for (const uint32_t rows : {planned.forecast->decode_rows, planned.forecast->chunk_rows}) {
     const RowRate& rate = nearest(known.probed.matmuls, std::max(1u, rows));
     probed[rate.rows] = &rate;
   }

@@ -104,18 +104,18 @@ bool Session::load() {
 
 void Session::say_if_cut(const Workload& workload) const {
   const ForwardLimits& limits = plan().limits;
-  const uint32_t rows = limits.max_rows;
   const uint64_t asked = std::min<uint64_t>(config_.score_sweep_tokens.value_or(0),
                                             work_amount(workload).prompt_tokens);
-  if (workload.scoring && asked > workload.chunk_rows && limits.sweep_rows < asked) {
-    notice_(fmt::format("the budget leaves room for sweeps of {} tokens instead of {}",
-                        std::max(limits.sweep_rows, rows), asked));
+  if (workload.scoring && asked > limits.max_rows && limits.sweep_rows < asked) {
+    notice_(fmt::format(
+        "the budget leaves room for sweeps of {} tokens instead of {}: weights are read more often",
+        std::max(limits.sweep_rows, limits.max_rows), asked));
   }
-  if (rows >= workload.chunk_rows) return;
+  if (limits.max_rows >= workload.chunk_rows) return;
   notice_(fmt::format(
-      "the budget leaves room for passes of {} tokens instead of {}: they take longer, and round "
+      "the budget leaves room for chunks of {} tokens instead of {}: they take longer, and round "
       "otherwise; give more memory",
-      rows, workload.chunk_rows));
+      limits.max_rows, workload.chunk_rows));
 }
 
 void Session::say_if_read_otherwise(const KnownRates& known) const {

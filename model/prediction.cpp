@@ -246,8 +246,15 @@ Candidate candidate_of(RunPlan plan, const Config& config, const Model& model,
   chosen.prompt_rows = static_cast<uint32_t>(prompt.tokens());
   chosen.decode = predict_pass(model, chosen.plan, unified, decode, rates);
   chosen.prompt = predict_pass(model, chosen.plan, unified, prompt, rates);
-  const double seconds = run_seconds(prompt.passes, chosen.prompt.seconds, amount.decode_passes,
-                                     chosen.decode.seconds);
+  chosen.chunk_rows = prompt.rows;
+  double seconds = run_seconds(prompt.passes, chosen.prompt.seconds, amount.decode_passes,
+                               chosen.decode.seconds);
+  if (prompt.last_batches < prompt.batches) {
+    PassShape last = prompt;
+    last.batches = prompt.last_batches;
+    seconds -= chosen.prompt.seconds;
+    seconds += predict_pass(model, chosen.plan, unified, last, rates).seconds;
+  }
   return {std::move(chosen), seconds};
 }
 
@@ -367,10 +374,14 @@ PassShape prompt_shape(const RunPlan& plan, const Workload& workload, const Work
   shape.passes = ceil_div(amount.prompt_tokens, rows);
   if (!workload.pass_counts) return shape;
   const PassCounts counts = workload.pass_counts(rows, plan.limits.sweep_rows);
+  CHECK(counts.passes > 0);
   shape.rows = shape.logit_rows =  // texts do not fill every chunk
       static_cast<uint32_t>(ceil_div(amount.prompt_tokens, counts.batches));
-  shape.batches = static_cast<uint32_t>(ceil_div(counts.batches, counts.passes));
+  shape.batches = counts.most_batches;
   shape.passes = counts.passes;
+  const uint64_t others = (counts.passes - 1) * shape.batches;
+  const uint64_t left = counts.batches - std::min(counts.batches, others);
+  shape.last_batches = static_cast<uint32_t>(std::clamp<uint64_t>(left, 1, shape.batches));
   return shape;
 }
 
@@ -466,25 +477,38 @@ WorkAmount work_amount(const Workload& workload) {
 
 namespace {
 
-/// Slots that others may wait in while a layer is held: all that the next layer needs, or few.
-constexpr std::optional<uint32_t> kSlotsBesideLayers[] = {std::nullopt, 8};
+/// The shortest sweeps of whole chunks that texts go through in so many; 0 = a chunk each.
+uint32_t sweep_tokens_for(uint64_t sweeps, uint32_t rows, const Workload& workload,
+                          const WorkAmount& amount) {
+  constexpr int kTries = 4;  // texts do not fill every chunk
+  uint64_t tokens = align_up(ceil_div(amount.prompt_tokens, sweeps), rows);
+  for (int i = 0; i < kTries && tokens > rows && tokens <= kMostSweepTokens; ++i, tokens += rows) {
+    if (workload.pass_counts(rows, static_cast<uint32_t>(tokens)).passes <= sweeps) break;
+  }
+  return tokens > rows && tokens <= kMostSweepTokens ? static_cast<uint32_t>(tokens) : 0;
+}
 
 /// All texts in one sweep, in two, in four and so on; the shortest first.
-std::vector<Config> sweeps_of(const Config& config, const ChosenPlan& chosen,
-                              const WorkAmount& amount) {
-  std::vector<Config> candidates;
-  const uint32_t rows = chosen.plan.limits.max_rows;
-  for (uint64_t sweeps = 1;; sweeps *= 2) {
-    const uint64_t tokens = align_up(ceil_div(amount.prompt_tokens, sweeps), rows);
-    if (tokens <= rows) break;
-    if (tokens > kMostSweepTokens) continue;
-    for (const auto& slots : kSlotsBesideLayers) {
-      candidates.push_back(chosen.config);
-      candidates.back().score_sweep_tokens = static_cast<uint32_t>(tokens);
-      candidates.back().stream_slots = config.stream_slots ? config.stream_slots : slots;
-    }
+std::vector<uint32_t> sweeps_of(uint32_t rows, const Workload& workload, const WorkAmount& amount) {
+  std::vector<uint32_t> lengths;
+  for (uint64_t sweeps = 1; sweeps * rows < amount.prompt_tokens; sweeps *= 2) {
+    const uint32_t tokens = sweep_tokens_for(sweeps, rows, workload, amount);
+    if (tokens > 0) lengths.push_back(tokens);
   }
-  std::reverse(candidates.begin(), candidates.end());
+  std::reverse(lengths.begin(), lengths.end());
+  return lengths;
+}
+
+/// The same sweep with slots that others may wait in: all that the next layer needs, or few.
+std::vector<Config> with_sweep(const Config& chosen, const Config& config, uint32_t tokens) {
+  Config sweeping = chosen;
+  sweeping.score_sweep_tokens = tokens;
+  sweeping.stream_slots = config.stream_slots;
+  std::vector<Config> candidates = {sweeping};
+  if (config.stream_slots) return candidates;
+  constexpr uint32_t kFewSlots = 8;
+  sweeping.stream_slots = kFewSlots;
+  candidates.push_back(sweeping);
   return candidates;
 }
 
@@ -505,27 +529,35 @@ ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& 
     double limit = best.seconds * kClearlyFaster;
     const uint32_t rows = best.chosen.plan.limits.max_rows;
     const uint64_t unit_bytes = best.chosen.plan.unit_bytes;
-    const auto try_all = [&](std::vector<Config> configs, double faster) {
-      configs.resize(std::min(configs.size(), most));
+    size_t left = most;
+    uint64_t sweep_tokens = 0;
+    const auto try_all = [&](const std::vector<Config>& configs) {
       for (const Config& candidate : configs) {
+        if (left == 0) return;
+        --left;
         auto found = find_plan(candidate, model, machine, workload);
         auto* plan = std::get_if<RunPlan>(&found);
         if (plan == nullptr) continue;  // its buffers do not fit the budget
         // Other chunks of a prompt, or other units, would round otherwise.
         if (plan->limits.max_rows != rows || plan->unit_bytes != unit_bytes) continue;
+        if (plan->limits.sweep_rows < sweep_tokens) continue;  // cut: that one is tried, too
         Candidate other =
             candidate_of(std::move(*plan), candidate, model, machine, workload, amount, rates);
         ++simulated;
         if (other.seconds >= limit) continue;
-        limit = faster * other.seconds;
+        limit = other.seconds;
         best = std::move(other);
       }
     };
-    try_all(candidates, 1);
+    try_all(candidates);
     if (workload.scoring && !config.score_sweep_tokens) {
-      limit = best.seconds * kClearlyFaster;
-      // A longer one has to be worth what a stop would lose of it.
-      try_all(sweeps_of(config, best.chosen, amount), kClearlyFaster);
+      const Config passes = best.chosen.config;
+      left = most;
+      for (const uint32_t tokens : sweeps_of(rows, workload, amount)) {
+        limit = best.seconds * kClearlyFaster;  // a longer one is worth what a stop would lose
+        sweep_tokens = std::min<uint64_t>(tokens, amount.prompt_tokens);
+        try_all(with_sweep(passes, config, tokens));
+      }
     }
     // Planned anew: the bill counts the heap in use, and other plans were held when it was made.
     best.chosen.plan = {};

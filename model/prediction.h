@@ -103,8 +103,9 @@ struct PassShape {
   double positions = 0;  ///< of the KV cache that a row attends to, on average
   bool decode = true;    ///< each row is of a sequence of its own
   bool scoring = false;
-  uint32_t batches = 1;  ///< of so many rows each that a layer computes before the next one
-  uint64_t passes = 0;   ///< that all prompts, or texts, take
+  uint32_t batches = 1;       ///< of so many rows each that a layer computes before the next one
+  uint64_t passes = 0;        ///< that all prompts, or texts, take
+  uint32_t last_batches = 1;  ///< of the last of them, where all others are full
   uint64_t tokens() const { return uint64_t{rows} * batches; }
 };
 PassShape decode_shape(const Workload& workload);
@@ -147,6 +148,7 @@ struct ChosenPlan {
   PassPrediction prompt;
   uint32_t decode_rows = 0;
   uint32_t prompt_rows = 0;  ///< of a chunk, or of a sweep
+  uint32_t chunk_rows = 0;   ///< of a matmul there
   uint32_t candidates = 0;   ///< simulated
 };
 ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& machine,

@@ -119,17 +119,28 @@ struct PassNeeds {
   uint64_t kv_bytes = 0;
 };
 
-/// Tokens of a sweep, which holds texts whole; 0 = passes of a chunk each.
-uint32_t sweep_rows_of(uint32_t wanted_tokens, const Workload& workload) {
-  if (!workload.scoring || wanted_tokens <= workload.chunk_rows) return 0;
+/// Of texts that are scored, in windows.
+struct TextTokens {
   uint64_t longest = 0;
-  uint64_t tokens = 0;
+  uint64_t total = 0;
+};
+
+TextTokens text_tokens(const Workload& workload) {
+  TextTokens tokens;
   for (const SequenceWork& window : workload.sequences) {
-    longest = std::max<uint64_t>(longest, window.prompt_tokens);
-    tokens += window.prompt_tokens;
+    tokens.longest = std::max<uint64_t>(tokens.longest, window.prompt_tokens);
+    tokens.total += window.prompt_tokens;
   }
-  const uint64_t rows = std::clamp<uint64_t>(wanted_tokens, longest, tokens);
-  return rows <= workload.chunk_rows ? 0 : static_cast<uint32_t>(rows);
+  return tokens;
+}
+
+/// Of a sweep that `wanted` tokens are asked of, in chunks of `rows`: whole chunks, and windows
+/// whole; 0 = passes of a chunk each.
+uint32_t sweep_rows_of(uint64_t wanted, uint32_t rows, const TextTokens& texts) {
+  if (wanted <= rows) return 0;
+  const uint64_t chunks = align_up(std::max(wanted, texts.longest), rows);
+  const uint64_t sweep = std::min(chunks, texts.total);
+  return sweep <= rows ? 0 : static_cast<uint32_t>(sweep);
 }
 
 PassNeeds needs_of(const Model& model, const Ops& ops, const Workload& workload, uint32_t rows,
@@ -289,31 +300,30 @@ Machine open_machine(const Config& config, const NoticeSink& notice) {
 
 namespace {
 
-/// With passes of a chunk each, or with sweeps.
-std::variant<RunPlan, Refusal> find_plan_with(const Config& config, const Model& model,
-                                              const Machine& machine, const Workload& workload,
-                                              uint32_t sweep_rows) {
+using FoundPlan = std::variant<RunPlan, Refusal>;
+
+/// With sweeps of so many tokens; 0 = passes of a chunk each.
+FoundPlan find_plan_with(const Config& config, const Model& model, const Machine& machine,
+                         const Workload& workload, uint32_t sweep_tokens) {
   const Device& device = *machine.device;
   if (config.io_engine == EngineChoice::kMmap && !device.unified()) {
     throw Error(fmt::format(
         "io.engine: mmap computes where the files are mapped, which {} cannot; set device: host",
         device.name()));
   }
-  if (config.io_engine == EngineChoice::kMmap && sweep_rows > 0) {
-    throw Error(
-        "score.sweep: io.engine: mmap computes passes, not sweeps; leave score.sweep at auto");
-  }
   const Budgets budgets = budgets_of(config, machine);
   std::optional<RunPlan> best;
   std::optional<Refusal> refusal;
   const auto counts = row_counts(workload);
+  const TextTokens texts = text_tokens(workload);
   for (const uint64_t unit_bytes : unit_sizes(config, device)) {
     StreamPlan stream = cut_model(config, model, device, unit_bytes);
     const uint64_t heap_bytes = heap_in_use_bytes();
     PlanRequest request = request_for(config, model, machine, stream, budgets);
-    request.hold_layers = sweep_rows > 0;
     for (const uint32_t rows : counts) {
       if (best && rows <= best->limits.max_rows) break;  // larger units at no fewer rows
+      const uint32_t sweep_rows = sweep_rows_of(sweep_tokens, rows, texts);
+      request.hold_layers = sweep_rows > 0;
       PassNeeds needs = needs_of(model, *machine.ops, workload, rows, sweep_rows);
       request.fixed = fixed_lines(config, model, machine, needs, unit_bytes, heap_bytes);
       PlacementResult result = plan_placement(request);
@@ -332,8 +342,6 @@ std::variant<RunPlan, Refusal> find_plan_with(const Config& config, const Model&
   return std::move(*refusal);
 }
 
-using FoundPlan = std::variant<RunPlan, Refusal>;
-
 /// Rows of a pass; 0 = there is none.
 uint32_t rows_of(const FoundPlan& found) {
   const auto* plan = std::get_if<RunPlan>(&found);
@@ -344,6 +352,31 @@ bool closer(const FoundPlan& found, const FoundPlan& than) {
   const auto* refusal = std::get_if<Refusal>(&found);
   const auto* other = std::get_if<Refusal>(&than);
   return refusal != nullptr && other != nullptr && refusal->closer_than(*other);
+}
+
+/// Tokens of the longest sweep up to `wanted` that leaves as many rows to a chunk, `whole` at most,
+/// as any other: a shorter chunk rounds otherwise, a shorter sweep does not. Of refusals the one
+/// that is closest.
+template <typename With>
+uint32_t fitting_sweep(uint32_t wanted, uint32_t whole, const With& with) {
+  auto found = with(wanted);
+  uint32_t most_rows = rows_of(found);
+  if (most_rows >= whole) return wanted;
+  uint32_t fits = wanted;
+  for (const uint32_t tokens : {std::min(wanted, 2 * whole), 0u}) {
+    auto other = with(tokens);
+    if (rows_of(other) <= most_rows && !closer(other, found)) continue;
+    most_rows = rows_of(other);
+    fits = tokens;
+    found = std::move(other);
+  }
+  if (fits == 0 || fits == wanted || most_rows == 0) return fits;
+  uint32_t too_many = wanted;
+  while (too_many - fits > whole) {
+    const uint32_t middle = fits + (too_many - fits) / 2;
+    (rows_of(with(middle)) >= most_rows ? fits : too_many) = middle;
+  }
+  return fits;
 }
 
 /// What texts make a plan read in all.
@@ -373,26 +406,29 @@ bool prefer_sweeps(const FoundPlan& sweeps, const FoundPlan& passes, const Workl
 
 std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& model,
                                          const Machine& machine, const Workload& workload) {
-  const uint32_t asked_rows = sweep_rows_of(config.score_sweep_tokens.value_or(0), workload);
-  auto found = find_plan_with(config, model, machine, workload, asked_rows);
-  const uint32_t whole = std::max(workload.chunk_rows, workload.min_rows);
-  // Rather a shorter sweep than a shorter chunk, which rounds otherwise.
-  for (uint32_t rows = asked_rows / 2; rows > 0 && rows_of(found) < whole; rows /= 2) {
-    const uint32_t sweep_rows = sweep_rows_of(rows, workload);
-    auto other = find_plan_with(config, model, machine, workload, sweep_rows);
-    if (rows_of(other) > rows_of(found) || closer(other, found)) found = std::move(other);
-    if (sweep_rows == 0) break;
+  const auto with = [&](uint32_t sweep_tokens) {
+    return find_plan_with(config, model, machine, workload, sweep_tokens);
+  };
+  const bool mapped = config.io_engine == EngineChoice::kMmap;
+  if (workload.scoring && mapped &&
+      config.score_sweep_tokens.value_or(0) > config.score_chunk_tokens) {
+    throw Error(
+        "score.sweep: io.engine: mmap computes passes, not sweeps; leave score.sweep at auto");
   }
-  const bool open = workload.scoring && !config.score_sweep_tokens;
-  if (!open || config.io_engine == EngineChoice::kMmap) return found;
+  if (!workload.scoring || mapped) return with(0);
+  const uint32_t whole = std::max(workload.chunk_rows, workload.min_rows);
+  if (config.score_sweep_tokens)
+    return with(fitting_sweep(*config.score_sweep_tokens, whole, with));
+  // No plan is held while another one is made: the bill counts the heap.
+  auto found = with(0);
   const auto* plan = std::get_if<RunPlan>(&found);
   const bool streams = plan != nullptr && plan->stream.placement.nvme_bytes_per_pass > 0;
   if (rows_of(found) >= whole && !streams) return found;
   // A sweep has keys and values of one layer at a time: more rows or more layers may fit.
-  const uint32_t sweep_rows = sweep_rows_of(2 * workload.chunk_rows, workload);
-  if (sweep_rows == 0) return found;
-  auto sweeps = find_plan_with(config, model, machine, workload, sweep_rows);
-  return prefer_sweeps(sweeps, found, workload) ? std::move(sweeps) : std::move(found);
+  const uint32_t sweep_tokens = 2 * whole;
+  const bool better = prefer_sweeps(with(sweep_tokens), found, workload);
+  found = Refusal{};
+  return with(better ? sweep_tokens : 0);
 }
 
 RunPlan plan_run(const Config& config, const Model& model, const Machine& machine,

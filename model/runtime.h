@@ -50,9 +50,11 @@ struct SequenceWork {
 /// Positions per sequence that the KV cache holds at the same time.
 using KvLengths = std::vector<uint32_t>;
 
+/// What texts come to: batches of a chunk at most, and passes of one, or sweeps of several.
 struct PassCounts {
   uint64_t batches = 0;
   uint64_t passes = 0;
+  uint32_t most_batches = 0;  ///< of a pass
 };
 
 /// What a run will ask of the machine, known before anything is read.

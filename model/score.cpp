@@ -121,7 +121,12 @@ Workload scoring_workload(const Config& config, const Model& model,
   };
   workload.pass_counts = [lengths = lengths_of(texts), window](uint32_t rows, uint32_t sweep_rows) {
     const auto batches = plan_scoring(lengths, rows, window);
-    return PassCounts{batches.size(), plan_sweeps(batches, sweep_rows).size()};
+    PassCounts counts{batches.size(), 0, 0};
+    for (const auto& sweep : plan_sweeps(batches, sweep_rows)) {
+      ++counts.passes;
+      counts.most_batches = std::max(counts.most_batches, static_cast<uint32_t>(sweep.size()));
+    }
+    return counts;
   };
   return workload;
 }

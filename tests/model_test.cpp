@@ -856,8 +856,11 @@ TEST_F(SmallModel, SweepsFitWherePassesDoNot) {
   EXPECT_GT(sweeps, 0u);
   config_.io_engine = EngineChoice::kMmap;
   config_.score_sweep_tokens = 5000;
-  EXPECT_NE(test::error_of([&] { score_model(config_, texts); }).find("leave score.sweep at auto"),
-            std::string::npos);
+  EXPECT_NE(test::error_of([&] {
+              score_model(config_, {{1, 2}});
+            }).find("leave score.sweep at auto"),
+            std::string::npos)
+      << "whatever the texts";
 }
 
 /// A chunk rounds otherwise than a shorter one; a sweep does not.
@@ -873,6 +876,30 @@ TEST_F(SmallModel, ASweepGivesWayBeforeAChunk) {
   EXPECT_EQ(plan.limits.max_rows, 128u);
   EXPECT_GE(plan.limits.sweep_rows, 512u);
   EXPECT_LT(plan.limits.sweep_rows, 240'000u);
+}
+
+/// Of the chunk that the budget leaves, whatever was asked for; and as many as there is room for.
+TEST_F(SmallModel, SweepsAreWholeChunksAndAsLongAsFits) {
+  config_.policy = PlacementPolicy::kNvme;
+  config_.score_chunk_tokens = 128;
+  const std::vector<std::vector<uint32_t>> texts(20'000, std::vector<uint32_t>(64, 7));
+  const ScoringPlans plans(config_);
+  config_.score_sweep_tokens = 300;
+  EXPECT_EQ(plans.plan(config_, texts).limits.sweep_rows, 384u);
+  config_.ram_bytes = plans.plan(config_, texts).stream.placement.ram_planned_bytes + 4 * kMiB;
+  config_.score_sweep_tokens = 1'280'000;
+  const uint32_t fits = plans.plan(config_, texts).limits.sweep_rows;
+  EXPECT_EQ(fits % 128, 0u);
+  EXPECT_LT(fits, 1'280'000u);
+  config_.score_sweep_tokens = fits;
+  EXPECT_EQ(plans.plan(config_, texts).limits.sweep_rows, fits);
+  config_.score_sweep_tokens = fits + 2 * 128;
+  EXPECT_EQ(plans.plan(config_, texts).limits.sweep_rows, fits) << "not less for more";
+  config_.score_chunk_tokens = 4096;  // which is cut to what fits; a sweep is longer than that
+  config_.score_sweep_tokens = 4096;
+  const RunPlan cut = plans.plan(config_, texts);
+  ASSERT_LT(cut.limits.max_rows, 4096u);
+  EXPECT_GE(cut.limits.sweep_rows, 4096u);
 }
 
 TEST(Scoring, SweepsTileTheBatches) {

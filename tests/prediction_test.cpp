@@ -346,6 +346,28 @@ TEST_F(Choosing, TakesSweepsWhereTheDriveIsSlow) {
   EXPECT_EQ(chosen(0.05e9).plan.limits.sweep_rows, 0u) << "as it is configured";
 }
 
+/// Texts that do not fill chunks and sweeps that are no power of two: what is predicted is what
+/// will be done.
+TEST_F(Choosing, CountsSweepsAsTextsFillThem) {
+  config_.score_chunk_tokens = 32;
+  const std::vector<std::vector<uint32_t>> texts(100, std::vector<uint32_t>(20, 7));
+  const Workload scoring = scoring_workload(config_, *model_, texts);
+  const MachineRates slow{{{kMiB, 8, 0.05e9}}, 0, {{1, 20e9}, {512, 1e9}}};
+  const WorkAmount amount = work_amount(scoring);
+  const ChosenPlan all = choose_plan(config_, *model_, machine_, scoring, amount, slow);
+  const PassCounts counts =
+      scoring.pass_counts(all.plan.limits.max_rows, all.plan.limits.sweep_rows);
+  EXPECT_EQ(counts.passes, 1u) << "one read of the weights serves all";
+  EXPECT_EQ(all.prompt_rows, 2000u);
+  EXPECT_EQ(all.chunk_rows, 20u) << "a text fills a chunk";
+  config_.score_sweep_tokens = 320;  // 16 texts, and 4 in the last of 7
+  const RunPlan plan = plan_run(config_, *model_, machine_, scoring);
+  const PassShape shape = prompt_shape(plan, scoring, amount);
+  EXPECT_EQ(shape.passes, 7u);
+  EXPECT_EQ(shape.batches, 16u);
+  EXPECT_EQ(shape.last_batches, 4u);
+}
+
 /// More slots must not be bought with a smaller prompt chunk, which rounds otherwise.
 TEST_F(Choosing, ChangesNoBits) {
   workload_ = generation_workload(config_, *model_, {{"", std::vector<uint32_t>(400, 7)}});

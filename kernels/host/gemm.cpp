@@ -52,8 +52,8 @@ uint64_t padded_bytes(uint32_t rows, uint32_t w_rows) {
 
 [[noreturn]] void rethrow(const dnnl::error& error, uint32_t rows, uint32_t w_rows, uint32_t cols) {
   throw Error(
-      fmt::format("oneDNN cannot multiply {}x{} by {}x{} ({}); lower generate.prefill_chunk, and "
-                  "please report this",
+      fmt::format("oneDNN cannot multiply {}x{} by {}x{} ({}); give it more memory (ulimit -v) or "
+                  "a shorter chunk (generate.prefill_chunk, score.chunk), or report this",
                   rows, cols, cols, w_rows, error.what()));
 }
 
