@@ -66,6 +66,7 @@ class RecordReader final : public nlohmann::json_sax<Json> {
   bool null() override { return value(JsonKind::kNull, "null"); }
   bool boolean(bool truth) override { return value(JsonKind::kBoolean, truth ? "true" : "false"); }
   bool number_integer(number_integer_t number) override {
+    if (number == 0) return number_unsigned(0);  // "-0"
     return value(JsonKind::kNumber, std::to_string(number));
   }
   bool number_unsigned(number_unsigned_t number) override {

@@ -28,7 +28,8 @@ class AppendFile {
   /// All is on the drive when this returns: its length, and the hash of what came since the last.
   /// Throws Error, also where the file was removed in the meantime.
   AppendRecord sync();
-  /// Other bytes in the place of the first ones, on the drive when this returns. Throws Error.
+  /// Other bytes in the place of the first ones, on the drive when this returns; after sync().
+  /// Throws Error.
   void rewrite_head(std::string_view head);
   uint64_t bytes() const { return bytes_ + waiting_.size(); }
 

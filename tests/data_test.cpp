@@ -143,7 +143,7 @@ TEST(JsonLines, AreReadInEveryForm) {
              "\xEF\xBB\xBF{\"text\": \"ab\", \"id\": \"first\", \"more\": {\"text\": [1, {}]}}\r\n"
              "\n"
              "  \t\r\n"
-             "{\"input_ids\": [1, 2, 259], \"id\": 17}\n"
+             "{\"input_ids\": [1, -0, 259], \"id\": 17}\n"
              "{\"prompt\": \"x \", \"completion\": \"b\", \"id\": -1.50}\n"
              "{\"continuation\": \"yz\", \"context\": \"\", \"text2\": null}");
   DataOptions options = plain_options();
@@ -155,7 +155,7 @@ TEST(JsonLines, AreReadInEveryForm) {
   EXPECT_EQ(documents[0].scored_from, 1u);
   EXPECT_EQ(documents[0].id, "first");
   EXPECT_EQ(documents[0].place, (folder / "a.jsonl").string() + ", line 1");
-  EXPECT_EQ(documents[1].ids, (Ids{1, 2, 259}));
+  EXPECT_EQ(documents[1].ids, (Ids{1, 0, 259}));
   EXPECT_EQ(documents[1].id, "17");
   EXPECT_EQ(documents[1].scored_from, 1u);
   EXPECT_EQ(documents[1].place, (folder / "a.jsonl").string() + ", line 4");

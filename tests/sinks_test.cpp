@@ -564,7 +564,9 @@ TEST_F(Sinks, AFullDriveMaySaySoLate) {
             "cannot close " + file("token_logprobs-00002.safetensors") + advice);
   EXPECT_EQ(denied(__NR_pwrite64),
             "cannot write " + file("token_logprobs-00002.safetensors") + advice);
+#ifndef __SANITIZE_ADDRESS__  // whose run-time library asks with write() which memory is there
   EXPECT_EQ(denied(__NR_write), "cannot write " + file("embeddings.npy") + advice);
+#endif
   EXPECT_EQ(parse_manifest(read_file(out_ / kManifestName), "m").sweeps.size(), 2u);
   run_sinks_job(out_, {});
   expect_whole();
