@@ -120,8 +120,9 @@ std::string json_problem(std::string_view complaint, std::string_view token, con
   if (says("UTF-8")) return "bytes that are not UTF-8";
   if (says("must be escaped")) return "a control character inside a text; it must be escaped";
   if (says("number overflow")) return fmt::format("the number {} is too large", in_quotes(token));
-  if (complaint.ends_with("expected end of input"))
+  if (complaint.ends_with("expected end of input")) {
     return fmt::format("{} behind the end", in_quotes(token));
+  }
   if (token.empty()) return "it is not read any further";
   return fmt::format("unexpected {}", in_quotes(token));
 }

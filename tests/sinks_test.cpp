@@ -380,7 +380,7 @@ TEST_F(Sinks, ASweepWithoutItsShardIsNotFinished) {
   for (const bool stopped : {true, false}) {
     {
       JobFolder folder(out_, Json::object(), {0, 1}, JobFolder::Check::kSizes, StopFlag());
-      EXPECT_EQ(folder.next_sweep(), 0u) << "the one before is done again";
+      ASSERT_EQ(folder.next_sweep(), 0u) << "the one before is done again";
       auto shard = shard_of(folder);
       StopFlag stop;
       if (stopped) {
@@ -390,7 +390,7 @@ TEST_F(Sinks, ASweepWithoutItsShardIsNotFinished) {
         fs::remove(out_ / partial);
         EXPECT_THROW(folder.publish(std::move(shard), stop), Error);
       }
-      EXPECT_DEATH(folder.finish_sweep(1, 1), "does not hold");
+      ASSERT_DEATH(folder.finish_sweep(1, 1), "does not hold");
     }
   }
   JobFolder folder(out_, Json::object(), {0, 1}, JobFolder::Check::kSizes, StopFlag());
