@@ -7,34 +7,26 @@
 #include <utility>
 
 #include "core/error.h"
-#include "core/units.h"
 #include "data/json_document.h"
 
 namespace spillway {
-namespace {
 
-std::string too_many_tokens_text(uint64_t most) {
-  return fmt::format("more than {}, which is as much as a document may have",
-                     counted(most, "token"));
-}
-
-}  // namespace
-
-void TokenCollector::add(std::span<const int64_t> values, uint64_t first) {
-  if (!problem_.empty()) return;
+bool TokenCollector::add(std::span<const int64_t> values, uint64_t first) {
+  if (!problem_.empty()) return false;
   if (values.size() > options_.max_document_tokens - document_.ids.size()) {
     problem_ = too_many_tokens_text(options_.max_document_tokens) + "; cut it into several";
     document_.ids.clear();
-    return;
+    return false;
   }
   for (size_t i = 0; i < values.size(); ++i) {
     if (values[i] < 0 || values[i] >= int64_t{options_.vocab}) {
       problem_ = outside_vocabulary_text(
           std::to_string(values[i]), fmt::format("at {} of the file", first + i), options_.vocab);
-      return;
+      return false;
     }
     document_.ids.push_back(static_cast<uint32_t>(values[i]));
   }
+  return true;
 }
 
 void TokenCollector::finish() const {
@@ -65,7 +57,7 @@ bool RowDocuments::next(Document& document) {
   for (uint64_t at = begin; at < end;) {
     std::span<const int64_t> values = array_.from(at);
     values = values.first(std::min<uint64_t>(values.size(), end - at));
-    collector.add(values, at);
+    if (!collector.add(values, at)) break;
     at += values.size();
   }
   collector.finish();
@@ -86,9 +78,7 @@ void RowDocuments::seek(const FilePosition& position) {
 PackedDocuments::PackedDocuments(TokenArray array, std::unique_ptr<DocumentLengths> lengths,
                                  const DataOptions& options)
     : array_(std::move(array)), lengths_(std::move(lengths)), options_(options) {
-  if (lengths_ != nullptr) {
-    check_total(*lengths_, array_.values(), array_.name());
-  } else if (!options.end_token && array_.values() > options.max_document_tokens) {
+  if (lengths_ == nullptr && !options.end_token && array_.values() > options.max_document_tokens) {
     throw Error(
         fmt::format("{}: one document of {}; say which token ends a document, or give the "
                     "documents' lengths",
@@ -96,13 +86,19 @@ PackedDocuments::PackedDocuments(TokenArray array, std::unique_ptr<DocumentLengt
   }
 }
 
+void PackedDocuments::check_whole(const StopFlag& stop) {
+  if (lengths_ != nullptr) check_total(*lengths_, array_.values(), array_.name(), stop);
+}
+
 void PackedDocuments::collect(uint64_t tokens, TokenCollector& collector) {
-  for (const uint64_t end = at_ + tokens; at_ < end;) {
+  const uint64_t end = at_ + tokens;
+  for (bool good = true; good && at_ < end;) {
     std::span<const int64_t> values = array_.from(at_);
     values = values.first(std::min<uint64_t>(values.size(), end - at_));
-    collector.add(values, at_);
+    good = collector.add(values, at_);
     at_ += values.size();
   }
+  at_ = end;
 }
 
 void PackedDocuments::collect_to_end_token(TokenCollector& collector) {

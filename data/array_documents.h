@@ -18,8 +18,9 @@ class TokenCollector {
  public:
   TokenCollector(const DataOptions& options, Document& document)
       : options_(options), document_(document) {}
-  /// `first`: the index of the first value in its file.
-  void add(std::span<const int64_t> values, uint64_t first);
+  /// `first`: the index of the first value in its file. False once something is wrong: what
+  /// follows is of no use.
+  bool add(std::span<const int64_t> values, uint64_t first);
   /// Throws BadDocument when something was wrong, or when nothing came.
   void finish() const;
 
@@ -49,9 +50,10 @@ class RowDocuments final : public FileDocuments {
 /// is one document where there is neither.
 class PackedDocuments final : public FileDocuments {
  public:
-  /// `lengths` may be null. Throws Error when they do not fit the array.
+  /// `lengths` may be null; check_whole() says whether they fit the array. Throws Error.
   PackedDocuments(TokenArray array, std::unique_ptr<DocumentLengths> lengths,
                   const DataOptions& options);
+  void check_whole(const StopFlag& stop) override;
   bool next(Document& document) override;
   FilePosition position() const override;
   void seek(const FilePosition& position) override;

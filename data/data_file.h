@@ -41,6 +41,9 @@ class DataFile {
   FileState state_;
 };
 
+/// What its name ends in, in small letters: ".npy" of "A.NPY".
+std::string ending_of(const std::filesystem::path& path);
+
 /// Throws Error naming the file and what is another now than `then`: its size, its time of change,
 /// or the file itself, which was replaced or removed.
 void check_unchanged(const std::filesystem::path& path, const FileState& then);

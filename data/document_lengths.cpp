@@ -26,10 +26,6 @@ TokenArray open_lengths(const DataFile& file) {
 
 }  // namespace
 
-bool is_npy(const std::filesystem::path& path) {
-  return path.extension() == ".npy";
-}
-
 TokenArray open_npy(const DataFile& file, std::vector<uint64_t>& shape) {
   std::string start(std::min(file.bytes(), kMaxNpyHeaderBytes), '\0');
   file.read(0, start);
@@ -39,7 +35,7 @@ TokenArray open_npy(const DataFile& file, std::vector<uint64_t>& shape) {
 }
 
 DocumentLengths::DocumentLengths(const std::filesystem::path& path) : file_(path) {
-  if (is_npy(path)) {
+  if (ending_of(path) == ".npy") {
     array_.emplace(open_lengths(file_));
   } else {
     lines_.emplace(file_, kMaxLengthBytes, kMiB / 16);
@@ -88,11 +84,13 @@ uint64_t DocumentLengths::buffer_bytes() const {
   return array_ ? array_->buffer_bytes() : lines_->buffer_bytes();
 }
 
-void check_total(DocumentLengths& lengths, uint64_t tokens, const std::string& packed) {
+void check_total(DocumentLengths& lengths, uint64_t tokens, const std::string& packed,
+                 const StopFlag& stop) {
   const uint64_t begin = lengths.offset();
   uint64_t total = 0;
   bool too_large = false;
   for (uint64_t length = 0; !too_large && lengths.next(length);) {
+    stop.check();
     too_large = __builtin_add_overflow(total, length, &total);
   }
   if (too_large || total != tokens) {

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "core/stop.h"
 #include "data/data_file.h"
 #include "data/line_reader.h"
 #include "data/token_array.h"
@@ -37,12 +38,11 @@ class DocumentLengths {
   uint64_t index_ = 0;  // in array_
 };
 
-/// Throws Error when they do not add up to `tokens` of `packed`; afterwards they stand at the
-/// first.
-void check_total(DocumentLengths& lengths, uint64_t tokens, const std::string& packed);
+/// Reads all of them. Throws Error when they do not add up to `tokens` of `packed`, Stopped;
+/// afterwards they stand at the first.
+void check_total(DocumentLengths& lengths, uint64_t tokens, const std::string& packed,
+                 const StopFlag& stop);
 
-/// Does its name end in .npy?
-bool is_npy(const std::filesystem::path& path);
 /// The array of an open .npy file and its shape. Throws Error.
 TokenArray open_npy(const DataFile& file, std::vector<uint64_t>& shape);
 

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cctype>
 #include <utility>
 
 #include "core/one_line.h"
@@ -25,9 +23,7 @@ namespace {
 
 DataFormat format_of(const std::filesystem::path& path, DataFormat wanted) {
   if (wanted != DataFormat::kByEnding) return wanted;
-  std::string ending = path.extension().string();
-  std::transform(ending.begin(), ending.end(), ending.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  const std::string ending = ending_of(path);
   if (ending == ".jsonl" || ending == ".ndjson") return DataFormat::kJsonLines;
   if (ending == ".txt") return DataFormat::kText;
   if (ending == ".npy") return DataFormat::kNpy;
@@ -101,18 +97,23 @@ void check_options(const DataOptions& options) {
 
 class Documents final : public DocumentSource {
  public:
-  Documents(std::vector<DataInput> inputs, const DataOptions& options, const Tokenizer* tokenizer)
+  Documents(std::vector<DataInput> inputs, const DataOptions& options, const Tokenizer* tokenizer,
+            const StopFlag& stop)
       : inputs_(std::move(inputs)), options_(options), tokenizer_(tokenizer) {
     check_options(options_);
     for (const std::filesystem::path& path : files()) states_.push_back(DataFile(path).state());
     // Mistakes in the last file are said before the first is scored.
-    for (size_t i = 0; i < inputs_.size(); ++i) open(i);
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      open(i);
+      documents_->check_whole(stop);
+    }
     documents_.reset();
   }
 
   bool next(Document& document) override {
     if (failed_) go_to(*failed_);
     const DataPosition before = position();
+    const size_t reasons = skipped_.reasons.size();
     failed_ = before;
     try {
       const bool found = next_in_files(document);
@@ -120,6 +121,10 @@ class Documents final : public DocumentSource {
       return found;
     } catch (const BadDocument&) {
       failed_.reset();
+      throw;
+    } catch (...) {  // those passed over since are so again when it is tried again
+      skipped_.count = before.skipped;
+      skipped_.reasons.resize(reasons);
       throw;
     }
   }
@@ -253,8 +258,8 @@ class Documents final : public DocumentSource {
 
 std::unique_ptr<DocumentSource> open_documents(std::vector<DataInput> inputs,
                                                const DataOptions& options,
-                                               const Tokenizer* tokenizer) {
-  return std::make_unique<Documents>(std::move(inputs), options, tokenizer);
+                                               const Tokenizer* tokenizer, const StopFlag& stop) {
+  return std::make_unique<Documents>(std::move(inputs), options, tokenizer, stop);
 }
 
 }  // namespace spillway

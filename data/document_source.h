@@ -1,5 +1,6 @@
 // Documents to score, read from files one after the other. However large the files are, memory is
-// a few buffers and the longest document. Owner: a DocumentSource owns its open file and refers to
+// a few buffers and the longest document; of a line some times its length, while it is read: the
+// line, its text, and its tokens. Owner: a DocumentSource owns its open file and refers to
 // the tokenizer. Not for several threads at once.
 #pragma once
 
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/stop.h"
 #include "core/units.h"
 #include "data/token_array.h"
 #include "text/tokenizer.h"
@@ -92,19 +94,20 @@ struct DataOptions {
   uint32_t vocab = 0;  ///< ids end before it
   /// Stands for an empty context; the tokenizer's BOS where it is not given.
   std::optional<uint32_t> prefix_token;
-  bool text_lines = false;              ///< texts: every line is a document
-  std::optional<uint32_t> end_token;    ///< packed tokens: ends a document, and belongs to it
-  std::optional<TokenType> token_type;  ///< of raw tokens: kU16 or kU32
-  bool skip_bad = false;                ///< pass over bad documents and count them
-  uint64_t max_line_bytes = 64 * kMiB;
-  uint64_t max_text_bytes = 256 * kMiB;               ///< of a text that is one document
+  bool text_lines = false;               ///< texts: every line is a document
+  std::optional<uint32_t> end_token;     ///< packed tokens: ends a document, and belongs to it
+  std::optional<TokenType> token_type;   ///< of raw tokens: kU16 or kU32
+  bool skip_bad = false;                 ///< pass over bad documents and count them
+  uint64_t max_line_bytes = 64 * kMiB;   ///< a line takes some times its length in memory
+  uint64_t max_text_bytes = 256 * kMiB;  ///< of a text that is one document
   uint64_t max_document_tokens = uint64_t{64} << 20;  ///< of token ids given as such
 };
 
-/// Opens every input once, looks at its form, and stands before the first document. `tokenizer` may
-/// be null where no text comes. Throws Error.
+/// Opens every input once, looks at its form, and stands before the first document. Reads files of
+/// lengths, which must add up, as a whole: here alone. `tokenizer` may be null where no text comes.
+/// Throws Error, Stopped.
 std::unique_ptr<DocumentSource> open_documents(std::vector<DataInput> inputs,
                                                const DataOptions& options,
-                                               const Tokenizer* tokenizer);
+                                               const Tokenizer* tokenizer, const StopFlag& stop);
 
 }  // namespace spillway

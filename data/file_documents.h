@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "core/stop.h"
 #include "data/document_source.h"
 
 namespace spillway {
@@ -18,6 +19,9 @@ struct FilePosition {
 class FileDocuments {
  public:
   virtual ~FileDocuments() = default;
+  /// What takes a look at every document, once for a source and before the first next(). Throws
+  /// Error, Stopped.
+  virtual void check_whole(const StopFlag&) {}
   /// As DocumentSource::next(), without the number. The document's other fields are as new.
   virtual bool next(Document& document) = 0;
   virtual FilePosition position() const = 0;

@@ -1,5 +1,7 @@
 // Which data a job reads: size and checksum of every file, so that a job that goes on later can
-// tell that its data is what it began with. Plain data and functions; any thread.
+// tell that its data is what it began with. Open the source first, then take the fingerprint of its
+// files, and call the source's check_unchanged() afterwards: then what was read is what has the
+// fingerprint, whenever a file was changed. Plain data and functions; any thread.
 #pragma once
 
 #include <cstdint>

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/one_line.h"
+#include "core/units.h"
 #include "data/pair_encoding.h"
 #include "io/json_strict.h"
 #include "text/unicode.h"
@@ -50,14 +51,14 @@ struct JsonRecord {
   JsonKind kind = JsonKind::kAbsent;  // of the line
   std::array<MemberValue, kMembers> members;
   std::vector<uint32_t> ids;
-  std::string bad_id;  // the first item of input_ids that is no id, and where it stands
+  std::string bad_id;  // the first thing that is wrong with input_ids
 };
 
 /// Keeps members of the outermost object that have a meaning, and nothing of what is inside others.
 class RecordReader final : public nlohmann::json_sax<Json> {
  public:
-  RecordReader(const std::string& place, uint32_t vocab, std::vector<uint32_t>& ids)
-      : place_(place), vocab_(vocab) {
+  RecordReader(const std::string& place, const DataOptions& options, std::vector<uint32_t>& ids)
+      : place_(place), vocab_(options.vocab), max_ids_(options.max_document_tokens) {
     record_.ids = std::move(ids);
     record_.ids.clear();
   }
@@ -66,14 +67,11 @@ class RecordReader final : public nlohmann::json_sax<Json> {
   bool null() override { return value(JsonKind::kNull, "null"); }
   bool boolean(bool truth) override { return value(JsonKind::kBoolean, truth ? "true" : "false"); }
   bool number_integer(number_integer_t number) override {
+    if (number == 0) return number_unsigned(0);  // "-0"
     return value(JsonKind::kNumber, std::to_string(number));
   }
   bool number_unsigned(number_unsigned_t number) override {
-    if (in_ids() && number < vocab_) {
-      record_.ids.push_back(static_cast<uint32_t>(number));
-      ++items_;
-      return true;
-    }
+    if (in_ids() && number < vocab_) return id(static_cast<uint32_t>(number));
     return value(JsonKind::kNumber, std::to_string(number), true);
   }
   bool number_float(number_float_t, const string_t& written) override {
@@ -123,6 +121,16 @@ class RecordReader final : public nlohmann::json_sax<Json> {
     if (MemberValue* member = set(kind)) member->text = written;
     return true;
   }
+  bool id(uint32_t token) {
+    ++items_;
+    if (!record_.bad_id.empty()) return true;
+    if (record_.ids.size() < max_ids_) {
+      record_.ids.push_back(token);
+    } else {
+      record_.bad_id = too_many_tokens_text(max_ids_) + "; cut it into several";
+    }
+    return true;
+  }
   bool bad_item(const std::string& written, bool whole) {
     ++items_;
     if (!record_.bad_id.empty()) return true;
@@ -147,15 +155,16 @@ class RecordReader final : public nlohmann::json_sax<Json> {
 
   const std::string& place_;
   uint32_t vocab_;
+  uint64_t max_ids_;
   size_t depth_ = 0;
   size_t member_ = kMembers;  // of the outermost object, being read
   uint64_t items_ = 0;        // of input_ids
   JsonRecord record_;
 };
 
-JsonRecord read_record(std::string_view line, const std::string& place, uint32_t vocab,
+JsonRecord read_record(std::string_view line, const std::string& place, const DataOptions& options,
                        std::vector<uint32_t>& ids) {
-  RecordReader reader(place, vocab, ids);
+  RecordReader reader(place, options, ids);
   CHECK(Json::sax_parse(line.begin(), line.end(), &reader));
   return reader.take();
 }
@@ -290,6 +299,11 @@ void encode_at(const std::string& place, const Encode& encode) {
 
 }  // namespace
 
+std::string too_many_tokens_text(uint64_t most) {
+  return fmt::format("more than {}, which is as much as a document may have",
+                     counted(most, "token"));
+}
+
 std::string outside_vocabulary_text(const std::string& value, const std::string& at,
                                     uint32_t vocab) {
   return fmt::format(
@@ -312,7 +326,7 @@ void encode_text_document(std::string_view text, const std::string& place,
 void read_json_document(std::string_view line, const std::string& place, const DataOptions& options,
                         const Tokenizer* tokenizer, Document& document) {
   encode_at(place, [&] { require_utf8(line); });
-  JsonRecord record = read_record(line, place, options.vocab, document.ids);
+  JsonRecord record = read_record(line, place, options, document.ids);
   if (record.kind != JsonKind::kObject) {
     throw BadDocument(
         fmt::format("{}: {}; every line must be an object", place, kind_text(record.kind)));

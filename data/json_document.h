@@ -19,6 +19,8 @@ void encode_text_document(std::string_view text, const std::string& place,
                           const DataOptions& options, const Tokenizer* tokenizer,
                           Document& document);
 
+/// "more than 5 tokens, which is as much as a document may have", for messages.
+std::string too_many_tokens_text(uint64_t most);
 /// "token id 7 at 2 is outside the vocabulary of 5: ..." for messages; `at`: "item 3".
 std::string outside_vocabulary_text(const std::string& value, const std::string& at,
                                     uint32_t vocab);

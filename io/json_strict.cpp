@@ -109,8 +109,10 @@ class Builder final : public nlohmann::json_sax<Json> {
 }  // namespace
 
 std::string json_problem(std::string_view complaint, std::string_view token, const char* whole) {
+  // Behind it stands the document's own text, which may say anything.
+  const std::string_view own_words = complaint.substr(0, complaint.find("; last read:"));
   const auto says = [&](std::string_view part) {
-    return complaint.find(part) != std::string_view::npos;
+    return own_words.find(part) != std::string_view::npos;
   };
   if (says("unexpected end of input") || says("missing closing quote")) {
     return fmt::format("it ends in the middle: the {} is cut short", whole);
@@ -118,7 +120,9 @@ std::string json_problem(std::string_view complaint, std::string_view token, con
   if (says("UTF-8")) return "bytes that are not UTF-8";
   if (says("must be escaped")) return "a control character inside a text; it must be escaped";
   if (says("number overflow")) return fmt::format("the number {} is too large", in_quotes(token));
-  if (says("expected end of input")) return fmt::format("{} behind the end", in_quotes(token));
+  if (complaint.ends_with("expected end of input")) {
+    return fmt::format("{} behind the end", in_quotes(token));
+  }
   if (token.empty()) return "it is not read any further";
   return fmt::format("unexpected {}", in_quotes(token));
 }

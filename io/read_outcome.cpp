@@ -133,6 +133,10 @@ ReadOutcome classify_write(ReadOp& op, int32_t result, const Clock& clock, std::
     message = full_drive(op, -result);
     return ReadOutcome::kFailed;
   }
+  if (result == -EFBIG) {
+    message = failure(op, errno_text(EFBIG) + "; raise the limit on the size of files (ulimit -f)");
+    return ReadOutcome::kFailed;
+  }
   if (result < 0) return classify_error(op, -result, clock, message);
   const auto taken = static_cast<uint32_t>(result);
   if (taken > op.next_bytes()) {

@@ -19,6 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr mode_t kOwnerOnly = 0600;
+constexpr int kMaxTries = 16;  // of what a signal interrupts
 
 [[noreturn]] void fail_to_make(const fs::path& folder, int error) {
   throw Error(fmt::format("cannot make a file for hidden states in {}: {}", folder.string(),
@@ -49,7 +50,11 @@ int set_direct(int fd, bool direct) {
 /// Some file systems take O_DIRECT and fail the first write: try one. 0 or errno.
 int try_write(int fd, uint32_t alignment) {
   const HugeBuffer zeros(alignment, "");
-  return pwrite(fd, zeros.data(), alignment, 0) < 0 ? errno : 0;
+  int error = EINTR;
+  for (int tries = 0; error == EINTR && tries < kMaxTries; ++tries) {
+    error = pwrite(fd, zeros.data(), alignment, 0) < 0 ? errno : 0;
+  }
+  return error;
 }
 
 /// 0 or errno.

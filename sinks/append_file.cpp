@@ -18,18 +18,23 @@ constexpr size_t kWaitingBytes = 256 * kKiB;
 
 }  // namespace
 
-AppendFile::AppendFile(const OutputFolder& folder, const std::string& name, uint64_t kept_bytes,
-                       std::string_view head)
-    : folder_(&folder), name_(name), bytes_(kept_bytes) {
+AppendFile::AppendFile(const OutputFolder& folder, const std::string& name)
+    : folder_(&folder), name_(name) {
   file_ = folder.open_file(name, O_RDWR | O_CREAT);
   if (!file_.valid()) folder.fail("write", name, errno);
   check_only_name();
-  if (ftruncate(file_.get(), static_cast<off_t>(kept_bytes)) != 0) folder.fail("cut", name, errno);
   waiting_.reserve(kWaitingBytes);
-  if (kept_bytes == 0) {
-    write_at(0, head);
-    bytes_ = head.size();
+}
+
+void AppendFile::begin(uint64_t kept_bytes, std::string_view head) {
+  CHECK(bytes() == 0);
+  if (ftruncate(file_.get(), static_cast<off_t>(kept_bytes)) != 0) {
+    folder_->fail("cut", name_, errno);
   }
+  bytes_ = kept_bytes;
+  if (kept_bytes > 0) return;
+  write_at(0, head);
+  bytes_ = head.size();
 }
 
 void AppendFile::check_only_name() const {

@@ -19,16 +19,19 @@ namespace spillway {
 
 class AppendFile {
  public:
-  /// Cuts the file back to `kept_bytes`. A new one, of 0, begins with `head`. Throws Error, also
-  /// where the file has another name, whose content would change with it.
-  AppendFile(const OutputFolder& folder, const std::string& name, uint64_t kept_bytes,
-             std::string_view head);
+  /// Opens the file, makes it where it is missing, and changes nothing of one that is there. Throws
+  /// Error, also where the file has another name, whose content would change with it.
+  AppendFile(const OutputFolder& folder, const std::string& name);
+  /// Cuts it back to `kept_bytes`, before anything is appended. A new one, of 0, begins with
+  /// `head`. Throws Error.
+  void begin(uint64_t kept_bytes, std::string_view head);
 
   void append(std::string_view bytes);
   /// All is on the drive when this returns: its length, and the hash of what came since the last.
   /// Throws Error, also where the file was removed in the meantime.
   AppendRecord sync();
-  /// Other bytes in the place of the first ones, on the drive when this returns. Throws Error.
+  /// Other bytes in the place of the first ones, on the drive when this returns; after sync().
+  /// Throws Error.
   void rewrite_head(std::string_view head);
   uint64_t bytes() const { return bytes_ + waiting_.size(); }
 

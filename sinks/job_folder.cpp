@@ -182,9 +182,10 @@ void JobFolder::check_appended(Check check, const StopFlag& stop) const {
 
 void JobFolder::open_append_files() {
   if (manifest_.sweeps.empty()) return;
-  for (const AppendRecord& file : manifest_.sweeps.back().appended) {
-    append_files_.try_emplace(file.name, folder_, file.name, file.bytes, "");
-  }
+  const std::vector<AppendRecord>& files = manifest_.sweeps.back().appended;
+  // All are looked at before the first is cut.
+  for (const AppendRecord& file : files) append_files_.try_emplace(file.name, folder_, file.name);
+  for (const AppendRecord& file : files) append_files_.at(file.name).begin(file.bytes, "");
 }
 
 NpyAppender JobFolder::embeddings(uint64_t columns) {
@@ -202,7 +203,9 @@ AppendFile& JobFolder::append_file(const std::string& name, std::string_view hea
   const auto there = append_files_.find(name);
   if (there != append_files_.end()) return there->second;
   CHECK(manifest_.sweeps.empty());
-  return append_files_.try_emplace(name, folder_, name, 0, head).first->second;
+  AppendFile& file = append_files_.try_emplace(name, folder_, name).first->second;
+  file.begin(0, head);
+  return file;
 }
 
 void JobFolder::begin_sweep(uint64_t number) {
@@ -213,14 +216,17 @@ void JobFolder::begin_sweep(uint64_t number) {
 SafetensorsWriter JobFolder::new_shard(std::string_view sink, std::vector<TensorShape> tensors) {
   CHECK(sweep_);
   const std::string name = shard_name(sink, next_sweep());
-  CHECK(parse_shard_name(name) && !sweep_->has_shard(name));
-  CHECK(open_shards_.insert(name).second);
-  return {folder_, name, std::move(tensors), {{"first_document", std::to_string(next_document())}}};
+  CHECK(parse_shard_name(name) && !sweep_->has_shard(name) && !open_shards_.contains(name));
+  SafetensorsWriter shard(folder_, name, std::move(tensors),
+                          {{"first_document", std::to_string(next_document())}});
+  open_shards_.insert(name);
+  return shard;
 }
 
 void JobFolder::publish(SafetensorsWriter&& shard, const StopFlag& stop) {
-  CHECK(sweep_ && open_shards_.erase(shard.name()) == 1);
+  CHECK(sweep_ && open_shards_.contains(shard.name()));
   sweep_->shards.push_back(shard.publish(stop));
+  open_shards_.erase(shard.name());  // one that failed stays: its sweep is not to be recorded
 }
 
 void JobFolder::copy_shard(const OutputFolder& from, const ShardRecord& record,

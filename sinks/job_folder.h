@@ -73,7 +73,8 @@ class JobFolder {
   void begin_sweep(uint64_t number);
   /// A shard of the sweep, one of a sink; its metadata say which documents it begins with.
   SafetensorsWriter new_shard(std::string_view sink, std::vector<TensorShape> tensors);
-  /// Reads back what was not written in order. Throws Error, Stopped.
+  /// Reads back what was not written in order. Throws Error, Stopped; then finish_sweep() must not
+  /// be called any more.
   void publish(SafetensorsWriter&& shard, const StopFlag& stop);
   /// One that lies elsewhere, with the sweep's number in its name. Throws Error where it is not as
   /// `record` says, Stopped.

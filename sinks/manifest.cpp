@@ -179,7 +179,6 @@ uint64_t Manifest::bytes_before(const std::string& append_name, size_t number) c
   return 0;
 }
 
-/// A line per sweep: it is written anew after each.
 bool SweepRecord::has_shard(std::string_view name) const {
   return std::any_of(shards.begin(), shards.end(),
                      [&](const ShardRecord& shard) { return shard.name == name; });
@@ -189,6 +188,7 @@ Json as_stored(const Json& job) {
   return Json::parse(dumped(job));
 }
 
+/// A line per sweep: it is written anew after each.
 std::string manifest_text(const Manifest& manifest) {
   std::string text = fmt::format(
       "{{\n\"version\": {},\n\"job\": {},\n\"documents\": {},\n\"finished\": {},\n\"sweeps\": [",

@@ -122,8 +122,10 @@ void SafetensorsWriter::write(uint64_t offset, std::string_view bytes) {
 /// What did not is read back, from the page cache mostly.
 void SafetensorsWriter::hash_rest(const StopFlag& stop) {
   read_pieces(file_.fd(), file_.folder().text_of(file_.name()), hashed_, layout_.bytes, stop,
-              [&](std::string_view piece) { hash_.update(piece); });
-  hashed_ = layout_.bytes;
+              [&](std::string_view piece) {
+                hash_.update(piece);
+                hashed_ += piece.size();
+              });
 }
 
 ShardRecord SafetensorsWriter::publish(const StopFlag& stop) {

@@ -63,7 +63,7 @@ class SafetensorsWriter {
     append(tensor, std::span<const T>(values));
   }
   /// All rows of all tensors are there: the file is on the drive under its name when this returns.
-  /// Throws Error, Stopped.
+  /// Throws Error, Stopped; after a stop it may be called again.
   ShardRecord publish(const StopFlag& stop);
   const std::string& name() const { return file_.name(); }
 

@@ -287,6 +287,23 @@ TEST_F(CheckpointTest, PipesAreNoFilesAndAreNotWaitedFor) {
   EXPECT_NE(open_error().find("is a pipe; expected a JSON file"), std::string::npos);
 }
 
+/// What the document says is no complaint of the library.
+TEST(JsonStrict, IsNotMisledByTheTextItself) {
+  for (const char* words : {"unexpected end of input", "missing closing quote", "UTF-8",
+                            "must be escaped", "number overflow", "expected end of input"}) {
+    const std::string bad_escape = fmt::format(R"({{"a":"{}\x"}})", words);
+    EXPECT_NE(error_of([&] { parse_json_strict(bad_escape, "x.json"); }).find(": unexpected \""),
+              std::string::npos)
+        << words;
+  }
+  EXPECT_NE(error_of([] {
+              parse_json_strict("{\"a\":\"the UTF-8 codec\there\"}", "x.json");
+            }).find("a control character inside a text"),
+            std::string::npos);
+  EXPECT_NE(error_of([] { parse_json_strict("{} nul", "x.json"); }).find("behind the end"),
+            std::string::npos);
+}
+
 TEST(JsonStrict, RefusesBadUtf8) {
   EXPECT_NE(error_of([] { parse_json_strict("{\"a\":\"\xff\"}", "x.json"); }).find("x.json"),
             std::string::npos);

@@ -73,6 +73,18 @@ DataOptions plain_options() {
   return options;
 }
 
+std::unique_ptr<DocumentSource> opened(std::vector<DataInput> inputs, const DataOptions& options,
+                                       const Tokenizer* tokenizer) {
+  return open_documents(std::move(inputs), options, tokenizer, StopFlag());
+}
+
+/// Another content, which the file's size and time do not show.
+void write_unseen(const std::filesystem::path& file, const std::string& content) {
+  const auto time = std::filesystem::last_write_time(file);
+  write_file(file, content);
+  std::filesystem::last_write_time(file, time);
+}
+
 std::vector<Document> rest_of(DocumentSource& source) {
   std::vector<Document> documents;
   for (Document document; source.next(document);) documents.push_back(document);
@@ -82,7 +94,7 @@ std::vector<Document> rest_of(DocumentSource& source) {
 std::vector<Document> documents_of(const std::filesystem::path& file, const DataOptions& options,
                                    const Tokenizer* tokenizer = nullptr,
                                    const std::filesystem::path& lengths = {}) {
-  return rest_of(*open_documents({{file, lengths}}, options, tokenizer));
+  return rest_of(*opened({{file, lengths}}, options, tokenizer));
 }
 
 std::vector<Ids> ids_of(const std::vector<Document>& documents) {
@@ -143,7 +155,7 @@ TEST(JsonLines, AreReadInEveryForm) {
              "\xEF\xBB\xBF{\"text\": \"ab\", \"id\": \"first\", \"more\": {\"text\": [1, {}]}}\r\n"
              "\n"
              "  \t\r\n"
-             "{\"input_ids\": [1, 2, 259], \"id\": 17}\n"
+             "{\"input_ids\": [1, -0, 259], \"id\": 17}\n"
              "{\"prompt\": \"x \", \"completion\": \"b\", \"id\": -1.50}\n"
              "{\"continuation\": \"yz\", \"context\": \"\", \"text2\": null}");
   DataOptions options = plain_options();
@@ -155,7 +167,7 @@ TEST(JsonLines, AreReadInEveryForm) {
   EXPECT_EQ(documents[0].scored_from, 1u);
   EXPECT_EQ(documents[0].id, "first");
   EXPECT_EQ(documents[0].place, (folder / "a.jsonl").string() + ", line 1");
-  EXPECT_EQ(documents[1].ids, (Ids{1, 2, 259}));
+  EXPECT_EQ(documents[1].ids, (Ids{1, 0, 259}));
   EXPECT_EQ(documents[1].id, "17");
   EXPECT_EQ(documents[1].scored_from, 1u);
   EXPECT_EQ(documents[1].place, (folder / "a.jsonl").string() + ", line 4");
@@ -257,7 +269,7 @@ TEST(JsonLines, SayWhatIsWrongWithALine) {
     SCOPED_TRACE(bad.name);
     const auto path = folder / "bad.jsonl";
     write_file(path, "{\"text\": \"ok\"}\n\n" + bad.line + "\n{\"text\": \"behind\"}\n");
-    const auto source = open_documents({{path, {}}}, plain_options(), &tokenizer);
+    const auto source = opened({{path, {}}}, plain_options(), &tokenizer);
     Document document;
     ASSERT_TRUE(source->next(document));
     try {
@@ -281,7 +293,7 @@ TEST(JsonLines, SkipBadOnesAndCountThem) {
   write_file(folder / "a.jsonl", text);
   DataOptions options = plain_options();
   options.skip_bad = true;
-  const auto source = open_documents({{folder / "a.jsonl", {}}}, options, &tokenizer);
+  const auto source = opened({{folder / "a.jsonl", {}}}, options, &tokenizer);
   const auto documents = rest_of(*source);
   ASSERT_EQ(documents.size(), bad_lines().size());
   for (size_t i = 0; i < documents.size(); ++i) EXPECT_EQ(documents[i].number, i);
@@ -291,12 +303,28 @@ TEST(JsonLines, SkipBadOnesAndCountThem) {
             (folder / "a.jsonl").string() + ", line 13: a list; every line must be an object");
 }
 
+TEST(JsonLines, HaveNoMoreTokensThanADocumentMay) {
+  const TempDir folder;
+  write_file(folder / "a.jsonl",
+             "{\"input_ids\": [1, 2, 3]}\n{\"input_ids\": [1, 2, 3, 4, 999]}\n"
+             "{\"input_ids\": [4]}\n");
+  DataOptions options = plain_options();
+  options.max_document_tokens = 3;
+  options.skip_bad = true;
+  const auto source = opened({{folder / "a.jsonl", {}}}, options, nullptr);
+  EXPECT_EQ(ids_of(rest_of(*source)), (std::vector<Ids>{{1, 2, 3}, {4}}));
+  EXPECT_EQ(source->skipped().reasons,
+            (std::vector<std::string>{(folder / "a.jsonl").string() +
+                                      ", line 2: more than 3 tokens, which is as much as a "
+                                      "document may have; cut it into several"}));
+}
+
 TEST(JsonLines, NeedATokenizerForTextsAlone) {
   const TempDir folder;
   write_file(folder / "a.jsonl", "{\"input_ids\": [1]}\n{\"text\": \"a\"}\n");
   DataOptions options = plain_options();
   options.skip_bad = true;  // of no help: every text would be passed over
-  const auto source = open_documents({{folder / "a.jsonl", {}}}, options, nullptr);
+  const auto source = opened({{folder / "a.jsonl", {}}}, options, nullptr);
   Document document;
   EXPECT_TRUE(source->next(document));
   EXPECT_EQ(
@@ -313,7 +341,7 @@ TEST(JsonLines, RefuseTokensThatTheModelDoesNotHave) {
   DataOptions options = plain_options();
   options.vocab = 256;
   const ByteTokenizer tokenizer;
-  const auto source = open_documents({{folder / "a.jsonl", {}}}, options, &tokenizer);
+  const auto source = opened({{folder / "a.jsonl", {}}}, options, &tokenizer);
   for (const int line : {1, 2}) {
     Document document;
     EXPECT_EQ(
@@ -395,7 +423,7 @@ TEST(JsonLines, TooLongOnesAreBadAndTakeNoMemory) {
   }
   DataOptions options = plain_options();
   options.max_line_bytes = 2 * kMiB;
-  const auto source = open_documents({{folder / "a.jsonl", {}}}, options, &tokenizer);
+  const auto source = opened({{folder / "a.jsonl", {}}}, options, &tokenizer);
   Document document;
   EXPECT_EQ(
       error_of([&] { source->next(document); }),
@@ -408,7 +436,7 @@ TEST(JsonLines, TooLongOnesAreBadAndTakeNoMemory) {
 
 TEST(DocumentSource, ReadsLargeFilesThroughASmallBuffer) {
   const TempDir folder;
-  constexpr uint64_t kBytes = 300 * kMiB;
+  constexpr uint64_t kBytes = 40 * kMiB;
   constexpr uint64_t kLineBytes = 3 * kMiB / 4;  // some lie in the buffer as a whole
   {
     std::string line = "{\"input_ids\": [1, 2], \"x\": \"";
@@ -426,9 +454,10 @@ TEST(DocumentSource, ReadsLargeFilesThroughASmallBuffer) {
   DataOptions options = plain_options();
   options.token_type = TokenType::kU16;
   options.end_token = 5;
+  options.max_document_tokens = kMiB;
   options.skip_bad = true;  // one document of zeros, longer than a document may be
   const auto source =
-      open_documents({{folder / "large.jsonl", {}}, {folder / "large.bin", {}}}, options, nullptr);
+      opened({{folder / "large.jsonl", {}}, {folder / "large.bin", {}}}, options, nullptr);
   uint64_t documents = 0;
   uint64_t most = 0;
   for (Document document; source->next(document); ++documents) {
@@ -611,7 +640,7 @@ TEST(Arrays, OfPackedDocumentsMayHaveLengthsBeside) {
   DataOptions options = plain_options();
   options.token_type = TokenType::kU32;
   for (const char* lengths : {"text", "array.npy"}) {
-    const auto source = open_documents({{folder / "a.bin", folder / lengths}}, options, nullptr);
+    const auto source = opened({{folder / "a.bin", folder / lengths}}, options, nullptr);
     Document document;
     ASSERT_TRUE(source->next(document));
     EXPECT_EQ(document.ids, (Ids{1, 2}));
@@ -620,6 +649,50 @@ TEST(Arrays, OfPackedDocumentsMayHaveLengthsBeside) {
     ASSERT_TRUE(source->next(document));
     EXPECT_EQ(document.ids, (Ids{3, 4, 5}));
     EXPECT_FALSE(source->next(document));
+  }
+}
+
+/// They may be many: a source that goes on reads those behind alone.
+TEST(Arrays, LengthsAreAddedUpOnce) {
+  const TempDir folder;
+  write_file(folder / "a.bin", bytes_of<uint16_t>({1, 2, 3, 4, 5, 6}));
+  write_file(folder / "l", "1\n2\n3\n");
+  DataOptions options = plain_options();
+  options.token_type = TokenType::kU16;
+  const std::vector<DataInput> inputs{{folder / "a.bin", folder / "l"}};
+  const auto source = opened(inputs, options, nullptr);
+  Document document;
+  ASSERT_TRUE(source->next(document));
+  const DataPosition position = source->position();
+  write_unseen(folder / "l", "9\n2\n3\n");
+  source->seek(position);
+  EXPECT_EQ(ids_of(rest_of(*source)), (std::vector<Ids>{{2, 3}, {4, 5, 6}}));
+  EXPECT_NE(error_of([&] { opened(inputs, options, nullptr); }).find("add up to 14 tokens"),
+            std::string::npos);
+  StopFlag stop;
+  stop.request();
+  EXPECT_THROW(open_documents(inputs, options, nullptr, stop), Stopped);
+}
+
+/// Here it would fail.
+TEST(Arrays, AreNotReadBehindABadToken) {
+  const TempDir folder;
+  constexpr uint64_t kTokens = 2 * TokenArray::kBufferValues;
+  Ids ids(2 * kTokens, 1);
+  ids[kTokens] = 999;
+  DataOptions options = plain_options();
+  options.token_type = TokenType::kU16;
+  write_file(folder / "l", fmt::format("{}\n{}\n", kTokens, kTokens));
+  write_file(folder / "a.bin", bytes_of<uint16_t>(ids));
+  write_file(folder / "rows.npy", npy_of<uint16_t>("<u2", ids, fmt::format("(2, {})", kTokens)));
+  for (const DataInput& input :
+       {DataInput{folder / "a.bin", folder / "l"}, DataInput{folder / "rows.npy", {}}}) {
+    const auto source = opened({input}, options, nullptr);
+    Document document;
+    ASSERT_TRUE(source->next(document));
+    std::filesystem::resize_file(input.file, std::filesystem::file_size(input.file) - 2);
+    EXPECT_THROW(source->next(document), BadDocument) << input.file;
+    EXPECT_FALSE(source->next(document)) << "it goes on behind the document";
   }
 }
 
@@ -632,7 +705,7 @@ TEST(Arrays, RefuseLengthsThatDoNotFit) {
   options.token_type = TokenType::kU16;
   const auto says = [&](const std::string& text) {
     write_file(folder / "l", text);
-    return error_of([&] { open_documents({{folder / "a.bin", folder / "l"}}, options, nullptr); });
+    return error_of([&] { opened({{folder / "a.bin", folder / "l"}}, options, nullptr); });
   };
   EXPECT_EQ(says("1\n1\n"), lengths + ": its lengths add up to 2 tokens, and " + name +
                                 " has 3; give the lengths that were written with it");
@@ -663,7 +736,7 @@ TEST(Arrays, SayWhichTokenIsBadAndGoOnBehindItsDocument) {
   write_file(folder / "a.npy",
              npy_bytes(1, npy_dictionary("<i4", "(11,)"),
                        bytes_of<int32_t>({1, 260, 9, 1, 2, 3, 9, 4, 5u, ~0u, 6})));
-  const auto source = open_documents({{folder / "a.npy", {}}}, options, nullptr);
+  const auto source = opened({{folder / "a.npy", {}}}, options, nullptr);
   Document document;
   EXPECT_EQ(
       error_of([&] { source->next(document); }),
@@ -682,7 +755,7 @@ TEST(Arrays, SayWhichTokenIsBadAndGoOnBehindItsDocument) {
   options.end_token.reset();
   EXPECT_EQ(
       error_of([&] {
-        open_documents({{folder / "a.npy", {}}}, options, nullptr);
+        opened({{folder / "a.npy", {}}}, options, nullptr);
       }),
       name +
           ": one document of more than 3 tokens, which is as much as a document may have; say "
@@ -711,7 +784,7 @@ TEST(Arrays, OfRawTokensNeedATypeThatFits) {
   write_file(folder / "a.bin", "12345");
   DataOptions options = plain_options();
   const auto says = [&] {
-    return error_of([&] { open_documents({{folder / "a.bin", {}}}, options, nullptr); });
+    return error_of([&] { opened({{folder / "a.bin", {}}}, options, nullptr); });
   };
   EXPECT_EQ(says(), name + ": token ids of 2 bytes or of 4? Say which, u16 or u32");
   options.token_type = TokenType::kU32;
@@ -736,7 +809,7 @@ TEST(DataFiles, ThatAreNoFilesAreRefusedWithoutWaiting) {
   const auto says = [](const std::filesystem::path& path) {
     DataOptions options = plain_options();
     options.format = DataFormat::kJsonLines;
-    return error_of([&] { open_documents({{path, {}}}, options, nullptr); });
+    return error_of([&] { opened({{path, {}}}, options, nullptr); });
   };
   const std::string reason =
       "; a data set is read again when its job goes on, so it must be a file: write it to one "
@@ -755,6 +828,10 @@ TEST(DataFiles, OfUnknownEndingsNeedAFormat) {
   const TempDir folder;
   write_file(folder / "a.JSONL", "{\"input_ids\": [1]}");
   write_file(folder / "a.dat", "{\"input_ids\": [1]}");
+  write_file(folder / "l.NPY", npy_of<int64_t>("<i8", {1, 2}));
+  write_file(folder / "a.Npy", npy_of<int64_t>("<i8", {3, 4, 5}));
+  EXPECT_EQ(ids_of(documents_of(folder / "a.Npy", plain_options(), nullptr, folder / "l.NPY")),
+            (std::vector<Ids>{{3}, {4, 5}}));
   EXPECT_EQ(documents_of(folder / "a.JSONL", plain_options()).size(), 1u);
   EXPECT_EQ(error_of([&] { documents_of(folder / "a.dat", plain_options()); }),
             (folder / "a.dat").string() +
@@ -777,7 +854,7 @@ TEST(DataFiles, ThatAreCutWhileTheyAreReadSaySo) {
   write_file(folder / "a.jsonl", text);
   DataOptions options = plain_options();
   options.skip_bad = true;
-  const auto source = open_documents({{folder / "a.jsonl", {}}}, options, nullptr);
+  const auto source = opened({{folder / "a.jsonl", {}}}, options, nullptr);
   Document document;
   ASSERT_TRUE(source->next(document));
   EXPECT_NO_THROW(source->check_unchanged());
@@ -808,7 +885,7 @@ TEST(DataFiles, ThatAreCutWithinAnArraySaySo) {
   write_file(folder / "a.bin", std::string(2 * kMiB, '\0'));
   DataOptions options = plain_options();
   options.token_type = TokenType::kU16;
-  const auto source = open_documents({{folder / "a.bin", {}}}, options, nullptr);
+  const auto source = opened({{folder / "a.bin", {}}}, options, nullptr);
   std::filesystem::resize_file(folder / "a.bin", kMiB);
   Document document;
   // It is opened anew for its first document, and is another by then.
@@ -827,7 +904,7 @@ TEST(DataFiles, ThatAreCutWithinADocumentGiveNothingOfIt) {
   DataOptions options = plain_options();
   options.token_type = TokenType::kU16;
   options.end_token = 2;
-  const auto source = open_documents({{folder / "a.bin", {}}}, options, nullptr);
+  const auto source = opened({{folder / "a.bin", {}}}, options, nullptr);
   Document document;
   ASSERT_TRUE(source->next(document));
   const DataPosition position = source->position();
@@ -843,6 +920,33 @@ TEST(DataFiles, ThatAreCutWithinADocumentGiveNothingOfIt) {
   EXPECT_TRUE(source->position() == position);
 }
 
+TEST(DataFiles, ThatFailOnceCountBadDocumentsOnce) {
+  const TempDir folder;
+  Ids ids(2 * TokenArray::kBufferValues, 1);
+  ids[0] = ids[2] = 9;
+  ids[1] = 999;
+  const std::string whole = bytes_of<uint16_t>(ids);
+  write_file(folder / "a.bin", whole);
+  DataOptions options = plain_options();
+  options.token_type = TokenType::kU16;
+  options.end_token = 9;
+  options.skip_bad = true;
+  const auto source = opened({{folder / "a.bin", {}}}, options, nullptr);
+  Document document;
+  ASSERT_TRUE(source->next(document));
+  const auto time = std::filesystem::last_write_time(folder / "a.bin");
+  std::filesystem::resize_file(folder / "a.bin", whole.size() - 2);
+  EXPECT_NE(error_of([&] { source->next(document); }).find("ends at byte"), std::string::npos);
+  EXPECT_EQ(source->skipped().count, 0u) << "as position() says";
+  EXPECT_EQ(source->skipped().reasons.size(), 0u);
+  write_file(folder / "a.bin", whole);
+  std::filesystem::last_write_time(folder / "a.bin", time);
+  EXPECT_TRUE(source->next(document));
+  EXPECT_EQ(document.ids.size(), ids.size() - 3);
+  EXPECT_EQ(source->skipped().count, 1u);
+  EXPECT_EQ(source->skipped().reasons.size(), 1u);
+}
+
 TEST(DataFiles, ThatChangedOtherwiseSaySoAtTheEnd) {
   const TempDir folder;
   const std::string line = "{\"input_ids\": [1]}\n";
@@ -850,7 +954,7 @@ TEST(DataFiles, ThatChangedOtherwiseSaySoAtTheEnd) {
   write_file(folder / "a.jsonl", line);
   write_file(file, line);
   const auto sources = [&] {
-    return open_documents({{folder / "a.jsonl", {}}, {file, {}}}, plain_options(), nullptr);
+    return opened({{folder / "a.jsonl", {}}, {file, {}}}, plain_options(), nullptr);
   };
   auto source = sources();
   EXPECT_EQ(rest_of(*source).size(), 2u);
@@ -939,7 +1043,7 @@ TEST(DocumentSource, GivesTheSameTokensFromEveryFormat) {
       if (round % 2 == 0 || &ids != &documents.back()) ids.push_back(kEnd);
     }
     for (const auto& [name, written] : write_in_all_formats(folder, documents, kEnd)) {
-      const auto source = open_documents(written.inputs, written.options, nullptr);
+      const auto source = opened(written.inputs, written.options, nullptr);
       EXPECT_EQ(ids_of(rest_of(*source)), documents) << name;
       EXPECT_NO_THROW(source->check_unchanged());
     }
@@ -974,14 +1078,14 @@ TEST(DocumentSource, GivesTheSameTokensOfTextsAsTheTokenizer) {
 /// Reads `written` from every position and expects the rest that an unbroken sweep gives.
 void expect_the_same_rest_from_everywhere(const std::vector<DataInput>& inputs,
                                           const DataOptions& options, const Tokenizer* tokenizer) {
-  const auto source = open_documents(inputs, options, tokenizer);
+  const auto source = opened(inputs, options, tokenizer);
   std::vector<DataPosition> positions{source->position()};
   std::vector<Document> all;
   for (Document document; source->next(document);) {
     all.push_back(document);
     positions.push_back(source->position());
   }
-  const auto resumed = open_documents(inputs, options, tokenizer);
+  const auto resumed = opened(inputs, options, tokenizer);
   for (size_t k = positions.size(); k-- > 0;) {
     SCOPED_TRACE(fmt::format("going on at document {}", k));
     EXPECT_EQ(positions[k].documents, k);
@@ -1027,7 +1131,7 @@ TEST(DocumentSource, GoesOnInFilesOfManyKindsWithBadDocuments) {
   for (const char* name : {"a.jsonl", "empty.jsonl", "a.txt", "rows.npy", "a.bin", "b.jsonl"}) {
     inputs.push_back({folder / name, {}});
   }
-  const auto source = open_documents(inputs, options, &tokenizer);
+  const auto source = opened(inputs, options, &tokenizer);
   EXPECT_EQ(rest_of(*source).size(), 8u);
   EXPECT_EQ(source->skipped().count, 5u);
   expect_the_same_rest_from_everywhere(inputs, options, &tokenizer);
@@ -1038,7 +1142,7 @@ TEST(DocumentSource, RefusesPositionsThatAreNone) {
   write_file(folder / "a.jsonl", "{\"input_ids\": [1]}\n");
   write_file(folder / "a.npy", npy_of<uint16_t>("<u2", {1, 2, 3, 4}, "(2, 2)"));
   const auto says = [&](const char* name, DataPosition position) {
-    const auto source = open_documents({{folder / name, {}}}, plain_options(), nullptr);
+    const auto source = opened({{folder / name, {}}}, plain_options(), nullptr);
     return error_of([&] { source->seek(position); });
   };
   const std::string start =

@@ -18,10 +18,12 @@
 #include "core/units.h"
 #include "io/open_reader.h"
 #include "io/pread_reader.h"
+#include "io/unnamed_file.h"
 #include "tests/sim/allocation_count.h"
 #include "tests/sim/denied_calls.h"
 #include "tests/sim/instant_disk.h"
 #include "tests/sim/sim_disk.h"
+#include "tests/sim/traced.h"
 #include "tests/support.h"
 
 namespace spillway {
@@ -566,6 +568,25 @@ TEST(SpillFile, IsNotInterruptedForEver) {
             0);
 }
 
+/// Nor given up at the first signal.
+TEST(SpillFile, TriesADriveAgainWhenInterrupted) {
+  const test::TempDir dir;
+  int tries = 0;
+  const auto traced = test::run_traced(
+      [&] {
+        test::deny_calls({__NR_pwrite64}, EINTR);
+        UnnamedFile(dir.path()).choose_direct(DirectChoice::kAuto);
+      },
+      [&](const test::TracedCall& call) {
+        tries += call.number == __NR_pwrite64 ? 1 : 0;
+        return true;
+      },
+      [](const test::TracedCall&) {});
+  if (traced == test::Killed::kCannotTrace) GTEST_SKIP() << "ptrace is not allowed here";
+  if (tries == 0) GTEST_SKIP() << "no O_DIRECT in the folder for temporary files";
+  EXPECT_GT(tries, 1);
+}
+
 /// A drive of a MiB.
 class SmallDrive : public ::testing::Test {
  protected:
@@ -683,6 +704,9 @@ TEST(WriteOutcome, IsDoneWhenAllBytesAreTaken) {
   EXPECT_EQ(classify_write(op, 4096, clock, message), ReadOutcome::kDone);
   ReadOp impossible = write_of(file, 8192);
   EXPECT_EQ(classify_write(impossible, 9000, clock, message), ReadOutcome::kFailed);
+  ReadOp limited = write_of(file, 8192);
+  EXPECT_EQ(classify_write(limited, -EFBIG, clock, message), ReadOutcome::kFailed);
+  EXPECT_TRUE(message.ends_with("; raise the limit on the size of files (ulimit -f)")) << message;
   ReadOp denied = write_of(file, 8192);
   EXPECT_EQ(classify_write(denied, -EPERM, clock, message), ReadOutcome::kFailed);
   EXPECT_NE(message.find("d: writing 8192 bytes at offset 0 failed: Operation not permitted"),

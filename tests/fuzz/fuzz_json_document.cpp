@@ -41,6 +41,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   if (document.ids.empty() || document.scored_from < 1) __builtin_trap();
+  // Of a pair something is left to score; a single token has nothing before it.
+  if (document.scored_from > 1 && document.scored_from >= document.ids.size()) __builtin_trap();
   for (const uint32_t id : document.ids) {
     if (id >= options.vocab) __builtin_trap();
   }
