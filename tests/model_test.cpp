@@ -121,6 +121,8 @@ TEST_P(SameEverywhere, LogitsAreBitIdentical) {
   std::vector<uint32_t> long_prompt;
   for (uint32_t i = 0; i < 70; ++i) long_prompt.push_back((i * 37 + 5) % shape.vocab);
   const std::vector<Prompt> prompts = {{"", long_prompt}, {"", {1, 2, 3}}, {"", {7}}};
+  const std::vector<std::vector<uint32_t>> texts = {
+      long_prompt, {9, 8, 7}, {long_prompt.begin() + 20, long_prompt.begin() + 60}};
   std::vector<float> logits;
   std::vector<std::vector<uint32_t>> ids;
   std::vector<std::vector<float>> logprobs;
@@ -135,7 +137,7 @@ TEST_P(SameEverywhere, LogitsAreBitIdentical) {
     placement.apply(config);
     const auto outcome = run_model(config, &prompts);
     config.score_chunk_tokens = 32;
-    const auto scores = score_model(config, {long_prompt, {9, 8, 7}});
+    const auto scores = score_model(config, texts);
     std::vector<std::vector<uint32_t>> outputs;
     for (const Output& output : outcome.result.outputs) outputs.push_back(output.ids);
     if (logits.empty()) {
@@ -147,18 +149,18 @@ TEST_P(SameEverywhere, LogitsAreBitIdentical) {
     EXPECT_EQ(outputs, ids);
     EXPECT_EQ(scores.logprobs, logprobs);
     if (config.io_engine == EngineChoice::kMmap) continue;
-    for (const uint32_t sweep : {33u, 72u, 1000u}) {
+    for (const uint32_t sweep : {33u, 70u, 1000u}) {
       config.score_sweep_tokens = sweep;
       RunPlan plan;
-      EXPECT_EQ(score_model(config, {long_prompt, {9, 8, 7}}, &plan).logprobs, logprobs) << sweep;
-      EXPECT_EQ(plan.limits.sweep_rows, std::clamp(sweep, 70u, 73u)) << "texts are whole there";
+      EXPECT_EQ(score_model(config, texts, &plan).logprobs, logprobs) << sweep;
+      EXPECT_EQ(plan.limits.sweep_rows, sweep > 96 ? 113u : 96u) << "whole chunks, and texts";
       if (GetParam().cuda && test::kCudaSimulated) break;
     }
   }
   if (!GetParam().cuda) return;
   Config config = roomy_config(dir / "m");
   config.score_chunk_tokens = 32;
-  const auto host = score_model(config, {long_prompt, {9, 8, 7}});
+  const auto host = score_model(config, texts);
   const double allowed = GetParam().dtype == DType::kF32 ? 1e-4 : 5e-2;
   for (size_t t = 0; t < logprobs.size(); ++t) {
     ASSERT_EQ(logprobs[t].size(), host.logprobs[t].size());
