@@ -195,6 +195,21 @@ Work head(Bench& bench, uint32_t rows, bool sampling) {
   return work;
 }
 
+/// Into lists as they are after much: few logits rank higher.
+Work top_k(Bench& bench, uint32_t rows) {
+  constexpr uint32_t kKept = 64;
+  Work work;
+  work.memory.push_back(bind(bench, rows, 16));
+  work.memory.push_back(filled(bench, uint64_t{rows} * kVocab * 4));
+  work.memory.push_back(filled(bench, uint64_t{rows} * kKept * 8));
+  work.run = [&bench, rows, logits = floats(work.memory[1]), values = floats(work.memory[2])] {
+    auto* ids = reinterpret_cast<uint32_t*>(values + uint64_t{rows} * kKept);
+    bench.ops->fold_top_k(*bench.stream, logits, rows, kVocab, kVocab, 0, kKept, values, ids);
+  };
+  work.bytes = rows * 4.0 * kVocab;
+  return work;
+}
+
 enum class Copy { kPinnedToDevice, kPageableToDevice, kDeviceToPinned, kOnDevice };
 
 Work copy(Bench& bench, Copy kind) {
@@ -295,6 +310,8 @@ void add_all(Bench& bench) {
         [&bench, rows] { return attention(bench, rows, 0, true); });
     add(bench, fmt::format("fold_log_softmax/{}", rows / 8 + 1),
         [&bench, rows] { return head(bench, rows / 8 + 1, false); });
+    add(bench, fmt::format("fold_top_k/{}", rows / 8 + 1),
+        [&bench, rows] { return top_k(bench, rows / 8 + 1); });
   }
   add(bench, "attention/1_after_2000", [&bench] { return attention(bench, 1, 2000, false); });
   add(bench, "attention/1_after_32000", [&bench] { return attention(bench, 1, 32000, false); });

@@ -107,6 +107,9 @@ struct SampleRow {
 /// sample() gives this id for a row whose logits are not all numbers.
 inline constexpr uint32_t kBadLogits = UINT32_MAX;
 
+/// The most that fold_top_k() keeps of a row.
+inline constexpr uint32_t kMaxTopK = 1024;
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -179,6 +182,13 @@ class Ops {
   virtual void fold_log_softmax(Stream& stream, const float* logits, uint32_t rows, uint32_t cols,
                                 uint32_t stride, uint32_t first_id, const uint32_t* targets,
                                 float* running_max, float* running_sum, float* target_logit) = 0;
+  /// Folds such a tile into the k likeliest ids of each row so far: values [rows, k], descending
+  /// (ties: the lower id first), and their ids [rows, k]. Start with values = -inf, ids =
+  /// UINT32_MAX, which places that nobody takes keep; tiles come by ascending first_id. k is 1 to
+  /// kMaxTopK. A logit that is not a number takes no place; a zero has no sign.
+  virtual void fold_top_k(Stream& stream, const float* logits, uint32_t rows, uint32_t cols,
+                          uint32_t stride, uint32_t first_id, uint32_t k, float* values,
+                          uint32_t* ids) = 0;
   /// ids[r] = the next token of row r of logits [rows.size(), cols]. Of the tokens ranked by logit
   /// (ties: lower id first), top_k are kept, of those the fewest whose probability at
   /// `temperature` reaches top_p, and of those, taken by ascending id, the one at which the

@@ -175,6 +175,26 @@ TEST_P(IsaTest, SoftCapIsWithinThreeUnitsInTheLastPlace) {
   }
 }
 
+/// Each of its places is found, and nothing outside is read; NaN and what equals the bound are not
+/// above it.
+TEST_P(IsaTest, FirstAboveFindsTheFirst) {
+  for (uint32_t count = 0; count < 200; ++count) {
+    std::vector<float> values(count, 2.0f);
+    for (float& value : values) value = random_() % 8 == 0 ? NAN : random_() % 2 == 0 ? 2 : -1;
+    for (uint32_t at = 0; at <= count; at += 1 + static_cast<uint32_t>(random_() % 9)) {
+      auto with = values;
+      for (uint32_t i = at; i < count; ++i) {
+        if (i == at || random_() % 3 == 0) with[i] = 2.5f;
+      }
+      for (const Fenced::Touches touches : kBothWays) {
+        const Fenced fenced(std::as_bytes(std::span(with)), touches);
+        const auto* x = reinterpret_cast<const float*>(fenced.data());
+        ASSERT_EQ(isa().first_above(x, count, 2.0f), at) << count;
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, IsaTest,
                          ::testing::Values(IsaCase{"baseline", Isa::kBaseline, &kBaselineKernels},
                                            IsaCase{"avx2", Isa::kAvx2, &kAvx2Kernels},

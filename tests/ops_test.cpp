@@ -898,6 +898,138 @@ TEST_P(OpsTest, FoldLogSoftmaxIsTheSameForEveryTile) {
   }
 }
 
+/// Rows of logits, and what is kept of them.
+struct TopKCase {
+  uint32_t rows = 1;
+  uint32_t vocab = 1;
+  uint32_t k = 1;
+  uint32_t stride = 1;
+  std::vector<float> logits;
+};
+struct TopK {
+  std::vector<float> values;
+  std::vector<uint32_t> ids;
+  bool operator==(const TopK&) const = default;
+};
+
+/// By a sort of each row; what is not a number left out.
+TopK sorted_top_k(const TopKCase& of) {
+  TopK top;
+  for (uint32_t r = 0; r < of.rows; ++r) {
+    const float* row = of.logits.data() + size_t{r} * of.stride;
+    std::vector<uint32_t> ids;
+    for (uint32_t i = 0; i < of.vocab; ++i) {
+      if (!std::isnan(row[i])) ids.push_back(i);
+    }
+    const auto kept = static_cast<ptrdiff_t>(std::min<size_t>(of.k, ids.size()));
+    std::partial_sort(ids.begin(), ids.begin() + kept, ids.end(), [&](uint32_t a, uint32_t b) {
+      return row[a] > row[b] || (row[a] == row[b] && a < b);
+    });
+    ids.resize(of.k, UINT32_MAX);
+    std::fill(ids.begin() + kept, ids.end(), UINT32_MAX);
+    for (const uint32_t id : ids) top.values.push_back(id == UINT32_MAX ? -INFINITY : row[id]);
+    top.ids.insert(top.ids.end(), ids.begin(), ids.end());
+  }
+  return top;
+}
+
+class TopKTest : public OpsTest {
+ protected:
+  /// Folded in tiles of at most `tile` columns; nothing may be written behind the lists.
+  TopK fold(const TopKCase& of, uint32_t tile, size_t offset = 0) {
+    constexpr size_t kGuard = 64;
+    const size_t count = size_t{of.rows} * of.k;
+    const Array<float> logits(*this, of.logits, offset);
+    std::vector<float> start(count + kGuard, kPoison);
+    std::fill_n(start.begin(), count, -INFINITY);
+    std::vector<uint32_t> no_ids(count + kGuard, 4711);
+    std::fill_n(no_ids.begin(), count, UINT32_MAX);
+    const auto values = floats(start);
+    const auto top_ids = ids(no_ids);
+    for (uint32_t at = 0; at < of.vocab; at += tile) {
+      ops_->fold_top_k(*stream_, logits.data() + at, of.rows, std::min(tile, of.vocab - at),
+                       of.stride, at, of.k, values.data(), top_ids.data());
+    }
+    TopK top{values.read(), top_ids.read()};
+    for (size_t i = count; i < count + kGuard; ++i) {
+      EXPECT_EQ(top.values[i], kPoison);
+      EXPECT_EQ(top.ids[i], 4711u);
+    }
+    top.values.resize(count);
+    top.ids.resize(count);
+    return top;
+  }
+
+  uint32_t up_to(uint32_t most) { return 1 + static_cast<uint32_t>(random_() % most); }
+
+  TopKCase random_case(bool large) {
+    TopKCase of;
+    of.k = random_() % 4 == 0 ? kMaxTopK - up_to(4) + 1 : up_to(random_() % 2 == 0 ? 5 : 200);
+    of.vocab = up_to(large ? 30000 : 900);
+    of.rows = up_to(large ? 3 : 9);
+    of.stride = of.vocab + static_cast<uint32_t>(random_() % 9);
+    of.logits = random_floats(size_t{of.rows} * of.stride, 4.0f);
+    for (uint32_t r = 0; r < of.rows; ++r) {
+      shape_row({of.logits.data() + size_t{r} * of.stride, of.vocab});
+      // Between rows lies what would be the likeliest.
+      std::fill_n(of.logits.begin() + r * of.stride + of.vocab, of.stride - of.vocab, 1e30f);
+    }
+    return of;
+  }
+
+  /// Ties, ascending, descending, infinities, zeros of both signs, or as it is.
+  void shape_row(std::span<float> row) {
+    const size_t shape = random_() % 8;
+    if (shape == 0) std::sort(row.begin(), row.end());
+    if (shape == 1) std::sort(row.rbegin(), row.rend());
+    for (float& logit : row) {
+      if (shape == 2) logit = std::round(logit);
+      if (shape == 3) logit = std::copysign(0.0f, logit);
+      if (shape == 4 && logit < 1) logit = -INFINITY;
+      if (shape == 5) logit = -17.25f;
+    }
+  }
+};
+
+TEST_P(TopKTest, IsThatOfASortForEveryShapeAndTile) {
+  for (int round = 0; round < 40; ++round) {
+    SCOPED_TRACE(round);
+    const TopKCase of = random_case(round % 8 == 0);
+    SCOPED_TRACE(testing::Message() << of.rows << " x " << of.vocab << ", k " << of.k);
+    const TopK expected = sorted_top_k(of);
+    const uint32_t tile = round % 4 == 1 ? up_to(of.vocab) : of.vocab / up_to(6) + 1;
+    for (const TopK& folded : {fold(of, of.vocab), fold(of, tile, 4 * (random_() % 4))}) {
+      ASSERT_EQ(folded.ids, expected.ids);
+      ASSERT_EQ(folded.values, expected.values);
+      for (const float value : folded.values) ASSERT_FALSE(value == 0 && std::signbit(value));
+    }
+  }
+}
+
+/// As many rows as there is work for threads, of a vocabulary as models have them.
+TEST_P(TopKTest, HoldsForLargeVocabularies) {
+  TopKCase of{GetParam().cuda ? 2u : 7u, 151'936, 64, 151'936, {}};
+  of.logits = random_floats(size_t{of.rows} * of.vocab, 3.0f);
+  const TopK expected = sorted_top_k(of);
+  EXPECT_EQ(fold(of, of.vocab), expected);
+  EXPECT_EQ(fold(of, 40'000), expected);
+}
+
+/// They take no place, whatever else is there, and lead nowhere.
+TEST_P(TopKTest, WhatIsNotANumberTakesNoPlace) {
+  for (const float share : {0.01f, 0.5f, 1.0f}) {
+    SCOPED_TRACE(share);
+    TopKCase of = random_case(false);
+    std::uniform_real_distribution<float> uniform(0, 1);
+    for (float& logit : of.logits) {
+      if (uniform(random_) < share) logit = std::copysign(NAN, uniform(random_) - 0.5f);
+    }
+    const TopK expected = sorted_top_k(of);
+    EXPECT_EQ(fold(of, of.vocab), expected);
+    EXPECT_EQ(fold(of, of.vocab / 3 + 1), expected);
+  }
+}
+
 /// Tokens kept by top_k, best first, and the sum of weights through each, in double.
 struct Ranking {
   std::vector<uint32_t> ids;
@@ -1072,6 +1204,7 @@ std::string case_name(const testing::TestParamInfo<OpsCase>& test) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, OpsTest, ::testing::ValuesIn(cases()), case_name);
+INSTANTIATE_TEST_SUITE_P(All, TopKTest, ::testing::ValuesIn(cases()), case_name);
 INSTANTIATE_TEST_SUITE_P(All, AttentionTest, ::testing::ValuesIn(cases()), case_name);
 
 }  // namespace

@@ -197,6 +197,13 @@ class CudaOps final : public Ops {
                            running_max, running_sum, target_logit);
   }
 
+  void fold_top_k(Stream& stream, const float* logits, uint32_t rows, uint32_t cols,
+                  uint32_t stride, uint32_t first_id, uint32_t k, float* values,
+                  uint32_t* ids) override {
+    CHECK(k > 0 && k <= kMaxTopK);
+    cuda::fold_top_k(launch_on(stream), logits, rows, cols, stride, first_id, k, values, ids);
+  }
+
   void sample(Stream& stream, const float* logits, uint32_t cols, std::span<const SampleRow> rows,
               uint32_t* ids) override {
     for (size_t first = 0; first < rows.size(); first += cuda::SampleBatch::kMax) {

@@ -98,6 +98,8 @@ void attention_prefill(const LaunchOn& on, const float* q, const AttentionShape&
 void fold_log_softmax(const LaunchOn& on, const float* logits, uint32_t rows, uint32_t cols,
                       uint32_t stride, uint32_t first_id, const uint32_t* targets,
                       float* running_max, float* running_sum, float* target_logit);
+void fold_top_k(const LaunchOn& on, const float* logits, uint32_t rows, uint32_t cols,
+                uint32_t stride, uint32_t first_id, uint32_t k, float* values, uint32_t* ids);
 void sample(const LaunchOn& on, const float* logits, uint32_t cols, const SampleBatch& batch,
             uint32_t rows, uint32_t* ids);
 

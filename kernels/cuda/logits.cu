@@ -1,5 +1,6 @@
-// What becomes of logits: folded into a log-softmax for scoring, or the next token picked. A block
-// per row: a row of any vocabulary stays in the L2 cache, and nothing needs scratch memory.
+// What becomes of logits: folded into a log-softmax or the likeliest ids for scoring, or the next
+// token picked. A block per row: a row of any vocabulary stays in the L2 cache, and nothing needs
+// scratch memory.
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/simt.cuh"
 
@@ -124,14 +125,6 @@ __global__ void __launch_bounds__(kThreads, kFoldBlocks)
   }
 }
 
-// Sampling. Sums are of integers, so that they do not depend on the order: of ones, or of weights
-// in fixed point (Weigher). A search sums into bins over the whole range, finds the bin in which
-// the sum reaches its goal, and goes on with that bin's range.
-
-constexpr unsigned kBinBits = 11;
-constexpr unsigned kBins = 1u << kBinBits;
-static_assert(kBins == 2 * kThreads);
-
 /// Order of floats as order of unsigned integers; -0 counts as 0.
 __device__ uint32_t key_of(float value) {
   const uint32_t bits = __float_as_uint(value + 0.0f);
@@ -140,6 +133,132 @@ __device__ uint32_t key_of(float value) {
 __device__ float value_of(uint32_t key) {
   return __uint_as_float((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
 }
+
+// The likeliest. A token's rank is its logit's key and, below it, the id's complement: of all ranks
+// none are equal, so that the list of the highest does not depend on the order they are met in.
+
+__device__ uint64_t rank_of(float value, uint32_t id) {
+  return static_cast<uint64_t>(key_of(value)) << 32 | ~id;
+}
+
+/// A row's list so far, highest first, and those that wait to be sorted into it.
+struct TopList {
+  static constexpr uint32_t kRoom = kThreads;
+  uint64_t ranks[kRoom];
+  uint64_t waiting[kRoom];
+  uint32_t count;  // of those that wait; more than kRoom where some found none
+
+  /// Of a bitonic sort of `many` ranks, a power of two, the steps that make runs of `size` out of
+  /// those of half that; those of `next` follow. At distances below its width a warp compares what
+  /// is its own.
+  static __device__ void exchange(uint64_t* of, uint32_t many, uint32_t size, uint32_t next) {
+    const uint32_t i = threadIdx.x;
+    for (uint32_t distance = size / 2; distance > 0; distance /= 2) {
+      const uint32_t other = i ^ distance;
+      if (i < many && other > i) {
+        const uint64_t mine = of[i];
+        const uint64_t its = of[other];
+        if ((mine < its) == ((i & size) == 0)) {
+          of[i] = its;
+          of[other] = mine;
+        }
+      }
+      const uint32_t following = distance > 1 ? distance / 2 : next / 2;
+      if (distance >= kWarp || following >= kWarp) {
+        __syncthreads();
+      } else {
+        __syncwarp();
+      }
+    }
+  }
+
+  /// All threads call it and have seen the same `found`, which is what `count` was.
+  __device__ void merge(uint32_t found, uint32_t width) {
+    if (found > kRoom) found = kRoom;
+    uint32_t many = 1;
+    while (many < found) many *= 2;
+    const uint32_t i = threadIdx.x;
+    if (i >= found && i < many && i < kRoom) waiting[i] = 0;  // many is kRoom at most
+    __syncthreads();
+    if (i == 0) count = 0;
+    for (uint32_t size = 2; size <= many; size *= 2) exchange(waiting, many, size, size * 2);
+    __syncthreads();
+    // The higher of the one's n-th and the other's n-th last: the highest of both, down, then up.
+    const uint32_t mirrored = width - 1 - i;
+    if (i < width && mirrored < many && waiting[mirrored] > ranks[i]) ranks[i] = waiting[mirrored];
+    __syncthreads();
+    exchange(ranks, width, width, 0);
+    __syncthreads();
+  }
+};
+static_assert(TopList::kRoom >= kMaxTopK);
+
+/// Which of the four from `id` on rank above `least`, as bits. What is not a number does not.
+__device__ unsigned higher_of(const float (&four)[4], uint32_t id, const uint64_t& least) {
+  const float value = value_of(static_cast<uint32_t>(least >> 32));
+  unsigned higher = 0;
+#pragma unroll
+  for (unsigned i = 0; i < 4; ++i) {
+    if (four[i] >= value && rank_of(four[i], id + i) > least) higher |= 1u << i;
+  }
+  return higher;
+}
+
+// Logits are tested against the list's last as they are read; the few that rank higher wait until
+// there is no more room, or the tile ends. Traffic: cols * 4 per row.
+__global__ void __launch_bounds__(kThreads, kFoldBlocks)
+    top_k_kernel(const float* logits, uint32_t cols, uint32_t stride, uint32_t first_id, uint32_t k,
+                 float* values, uint32_t* ids) {
+  wait_for_stream();
+  __shared__ TopList list;
+  const float* row = logits + uint64_t{blockIdx.x} * stride;
+  const uint64_t place = uint64_t{blockIdx.x} * k + threadIdx.x;
+  uint32_t width = 1;
+  while (width < k) width *= 2;
+  if (threadIdx.x < width) {
+    list.ranks[threadIdx.x] = threadIdx.x < k ? rank_of(values[place], ids[place]) : 0;
+  }
+  if (threadIdx.x == 0) list.count = 0;
+  __syncthreads();
+  const uint64_t& least = list.ranks[k - 1];
+  const auto skew = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(row) / 4 % 4);
+  const uint32_t end = cols + skew;
+  const auto load = [&](uint32_t at) { return load_four(row, cols, at - skew, true, NAN); };
+  for (uint32_t begin = 0; begin < end; begin += kThreads * 4) {
+    const uint32_t at = begin + threadIdx.x * 4;
+    const float4 loaded = load(at);
+    const float four[4] = {loaded.x, loaded.y, loaded.z, loaded.w};
+    const uint32_t id = first_id + at - skew;
+    unsigned higher = higher_of(four, id, least);
+    while (__syncthreads_or(higher != 0)) {
+      uint32_t slot = higher != 0 ? atomicAdd(&list.count, __popc(higher)) : 0;
+#pragma unroll
+      for (unsigned i = 0; i < 4; ++i) {
+        if ((higher >> i & 1) == 0 || slot >= TopList::kRoom) continue;
+        list.waiting[slot++] = rank_of(four[i], id + i);
+        higher &= ~(1u << i);
+      }
+      __syncthreads();
+      const uint32_t found = list.count;
+      if (found < TopList::kRoom) break;
+      list.merge(found, width);
+      higher &= higher_of(four, id, least);
+    }
+  }
+  if (const uint32_t found = list.count; found > 0) list.merge(found, width);
+  if (threadIdx.x >= k) return;
+  values[place] = value_of(static_cast<uint32_t>(list.ranks[threadIdx.x] >> 32));
+  ids[place] = ~static_cast<uint32_t>(list.ranks[threadIdx.x]);
+}
+
+// Sampling. Sums are of integers, so that they do not depend on the order: of ones, or of weights
+// in fixed point (Weigher). A search sums into bins over the whole range, finds the bin in which
+// the sum reaches its goal, and goes on with that bin's range.
+
+constexpr unsigned kBinBits = 11;
+constexpr unsigned kBins = 1u << kBinBits;
+static_assert(kBins == 2 * kThreads);
+
 constexpr uint32_t kLowestKey = 0x00800000u;  // of numbers that are finite
 constexpr uint32_t kHighestKey = 0xff7fffffu;
 
@@ -434,6 +553,12 @@ void fold_log_softmax(const LaunchOn& on, const float* logits, uint32_t rows, ui
                       float* running_max, float* running_sum, float* target_logit) {
   launch("fold_log_softmax", fold_kernel, rows, kThreads, on, logits, cols, stride, first_id,
          targets, running_max, running_sum, target_logit);
+}
+
+void fold_top_k(const LaunchOn& on, const float* logits, uint32_t rows, uint32_t cols,
+                uint32_t stride, uint32_t first_id, uint32_t k, float* values, uint32_t* ids) {
+  launch("fold_top_k", top_k_kernel, rows, kThreads, on, logits, cols, stride, first_id, k, values,
+         ids);
 }
 
 void sample(const LaunchOn& on, const float* logits, uint32_t cols, const SampleBatch& batch,

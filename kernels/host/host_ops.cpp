@@ -19,6 +19,7 @@
 #include "kernels/host/isa_kernels.h"
 #include "kernels/host/matmul_cut.h"
 #include "kernels/host/sampling.h"
+#include "kernels/host/top_k.h"
 #include "kernels/host/vnni.h"
 #include "kernels/host/workers.h"
 
@@ -253,6 +254,16 @@ class HostOps final : public Ops {
       if (targets[r] >= first_id && targets[r] - first_id < cols) {
         target_logit[r] = row[targets[r] - first_id];
       }
+    });
+  }
+
+  void fold_top_k(Stream&, const float* logits, uint32_t rows, uint32_t cols, uint32_t stride,
+                  uint32_t first_id, uint32_t k, float* values, uint32_t* ids) override {
+    CHECK(k > 0 && k <= kMaxTopK);
+    for_rows(rows, cols, [&](uint32_t r) {
+      const uint64_t list = uint64_t{r} * k;
+      host_fold_top_k(isa_, {logits + uint64_t{r} * stride, cols}, first_id, {values + list, k},
+                      {ids + list, k});
     });
   }
 

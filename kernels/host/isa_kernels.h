@@ -43,6 +43,8 @@ struct IsaKernels {
                        const float* k, const float* v, size_t head_dim, float scale, float cap);
   /// Maximum of x, and sum of exp(x - maximum).
   void (*max_exp_sum)(const float* x, size_t count, float* maximum, float* sum);
+  /// Index of the first of x that is greater than `bound`, or count.
+  size_t (*first_above)(const float* x, size_t count, float bound);
 };
 
 extern const IsaKernels kBaselineKernels;

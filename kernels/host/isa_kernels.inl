@@ -478,6 +478,31 @@ void max_exp_sum(const float* x, size_t count, float* maximum, float* sum) {
   *sum = total;
 }
 
+/// Whether a lane of a comparison is true.
+inline bool any_lane(Ints truths) {
+#if defined(__AVX512F__)
+  const auto all = reinterpret_cast<__m512i>(truths);
+  return _mm512_test_epi32_mask(all, all) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_epi8(reinterpret_cast<__m256i>(truths)) != 0;
+#else
+  return _mm_movemask_epi8(reinterpret_cast<__m128i>(truths)) != 0;
+#endif
+}
+
+size_t first_above(const float* x, size_t count, float bound) {
+  constexpr unsigned kStep = 4 * kLanes;
+  const Floats bounds = splat(bound);
+  size_t i = 0;
+  for (; i + kStep <= count; i += kStep) {
+    Ints above = {};
+    for (unsigned j = 0; j < kStep; j += kLanes) above |= load(x + i + j) > bounds;
+    if (any_lane(above)) break;
+  }
+  while (i < count && !(x[i] > bound)) ++i;
+  return i;
+}
+
 #include "kernels/host/isa_blocks.inl"
 
 // In the order of WeightFormat.
@@ -502,7 +527,8 @@ constexpr IsaKernels kTable = {
     soft_cap,
     rotate,
     attend_block,
-    max_exp_sum};
+    max_exp_sum,
+    first_above};
 
 }  // namespace
 }  // namespace spillway

@@ -115,6 +115,9 @@ inline uint32_t atomicAdd(uint32_t* value, uint32_t more) {
 inline int __clz(int value) {
   return std::countl_zero(static_cast<uint32_t>(value));
 }
+inline int __popc(unsigned value) {
+  return std::popcount(value);
+}
 inline int __ffs(int value) {
   return value == 0 ? 0 : std::countr_zero(static_cast<uint32_t>(value)) + 1;
 }
