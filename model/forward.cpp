@@ -65,10 +65,16 @@ uint64_t block_tile_values(const WeightMap& map, uint64_t unit_bytes) {
 
 /// A batch on its way through one layer or all.
 struct Forward::Walk {
-  Walk(const Batch& of, float* states)
-      : batch(of), x(states), rows(static_cast<uint32_t>(of.ids.size())) {}
+  Walk(const Batch& of, size_t index, float* states, const ForwardObserver* told)
+      : batch(of),
+        number(index),
+        observer(told),
+        x(states),
+        rows(static_cast<uint32_t>(of.ids.size())) {}
   const Batch& batch;
-  float* x;  ///< hidden states, [rows, hidden]
+  size_t number;                    ///< of the batch in its sweep
+  const ForwardObserver* observer;  ///< may be null
+  float* x;                         ///< hidden states, [rows, hidden]
   uint32_t rows;
   uint32_t layer = 0;
   bool result = false;  ///< a block left one that was not added to x yet
@@ -117,6 +123,8 @@ uint64_t Forward::lay_out(const ModelConfig& config, const WeightMap& weights,
     carver.rewind(shared);
     b.logits = carver.floats(rows * head_tile_rows(weights, unit_bytes));
     b.running = carver.floats(3 * rows);
+    b.top_logits = carver.floats(rows * limits.top_k);
+    b.top_ids = carver.ids(rows * limits.top_k);
     end = std::max(end, carver.used());
   } else {
     carver.rewind(end);
@@ -138,6 +146,9 @@ uint64_t Forward::lay_out_host(const ModelConfig& config, const WeightMap& weigh
   b.picked = carver.ids(limits.max_logit_rows);
   if (limits.scoring) b.running = carver.floats(3 * rows);
   if (limits.keep_logits) b.logits = carver.floats(uint64_t{limits.max_logit_rows} * config.vocab);
+  b.top_logits = carver.floats(rows * limits.top_k);
+  b.top_ids = carver.ids(rows * limits.top_k);
+  if (!limits.hidden_layers.empty()) b.hidden = carver.floats(rows * config.hidden);
   if (buffers != nullptr) *buffers = b;
   return carver.used();
 }
@@ -196,6 +207,11 @@ Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_
       cursor_(engine_, stream_, plan_, weights_),
       memory_(parts.arena->take(activation_bytes(config_, weights_, limits, unit_bytes))),
       host_memory_(parts.device->allocate_pinned(host_bytes(config_, weights_, limits))) {
+  const std::vector<uint32_t>& told = limits_.hidden_layers;
+  CHECK(limits_.scoring || (limits_.top_k == 0 && told.empty()));
+  CHECK(limits_.top_k <= kMaxTopK);
+  CHECK(std::is_sorted(told.begin(), told.end()));
+  CHECK(told.empty() || told.back() <= config_.layers);
   for (auto& end : step_ends_) end = parts.device->make_event();
   lay_out(config_, weights_, limits, unit_bytes, memory_.data(), &buffers_);
   lay_out_host(config_, weights_, limits, host_memory_.data(), &host_);
@@ -224,6 +240,8 @@ Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_
   gathered_ids_.reserve(limits.max_rows);
   on_device_.reserve(limits.max_rows);
   log_probabilities_.reserve(limits.max_rows);
+  log_sum_exp_.reserve(limits.max_rows);
+  greedy_.reserve(limits.max_rows);
 }
 
 template <typename T>
@@ -270,23 +288,26 @@ struct EndsLeases {
 
 }  // namespace
 
-void Forward::run(const Batch& batch) {
+void Forward::run(const Batch& batch, const ForwardObserver* observer) {
   CHECK(!batch.ids.empty() && batch.ids.size() <= limits_.max_rows && limits_.sweep_rows == 0);
   const EndsLeases ends(cursor_);
   choose_rope_tables(batch);
-  Walk walk(batch, buffers_.x);
+  Walk walk(batch, 0, buffers_.x, observer);
   embed(walk);
   for (uint32_t layer = 0; layer < config_.layers; ++layer) {
     cursor_.begin(layer, false);
     decoder_layer(walk, layer);
+    const bool last = layer + 1 == config_.layers;
+    if (last || tells_hidden(walk, layer + 1)) add_result(walk);
+    if (!last) tell_hidden(walk, layer + 1, walk.x);
   }
-  add_result(walk);
   cursor_.begin(config_.layers, false);
   head(walk);
   stream_.sync();
+  if (observer != nullptr && observer->scored && !batch.targets.empty()) observer->scored(0);
 }
 
-void Forward::sweep(std::span<const SweepBatch> batches, const SweepObserver& observer) {
+void Forward::sweep(std::span<const SweepBatch> batches, const ForwardObserver& observer) {
   const EndsLeases ends(cursor_);
   auto* states = reinterpret_cast<float*>(states_.data());
   std::vector<uint32_t> rows;
@@ -304,12 +325,13 @@ void Forward::sweep(std::span<const SweepBatch> batches, const SweepObserver& ob
     if (step.layer == 0 || tables) stream_.sync();  // host memory of the batch before is free
     choose_rope_tables(of.batch);
     cache_.assign(of.kv_lengths);
-    Walk walk(of.batch, states + uint64_t{step.first_row} * config_.hidden);
+    Walk walk(of.batch, step.batch, states + uint64_t{step.first_row} * config_.hidden, &observer);
     if (step.layer == 0) embed(walk);
     cursor_.begin(step.layer, !step.last_of_layer);
     if (step.layer < config_.layers) {
       decoder_layer(walk, step.layer);
       add_result(walk);
+      if (step.layer + 1 < config_.layers) tell_hidden(walk, step.layer + 1, walk.x);
     } else {
       head(walk);
       if (observer.scored) observer.scored(step.batch);
@@ -365,9 +387,26 @@ void Forward::embed(const Walk& walk) {
     const uint32_t* ids = buffers_.indices + group.begin;
     ops_.embed(stream_, group.table, ids, ids + limits_.max_rows, group.count, walk.x);
   }
-  if (!config_.scaled_embeddings) return;
-  const auto factor = static_cast<float>(std::sqrt(static_cast<double>(config_.hidden)));
-  ops_.scale(stream_, walk.x, factor, uint64_t{config_.hidden} * walk.rows);
+  if (config_.scaled_embeddings) {
+    const auto factor = static_cast<float>(std::sqrt(static_cast<double>(config_.hidden)));
+    ops_.scale(stream_, walk.x, factor, uint64_t{config_.hidden} * walk.rows);
+  }
+  tell_hidden(walk, 0, walk.x);
+}
+
+bool Forward::tells_hidden(const Walk& walk, uint32_t layer) const {
+  const std::vector<uint32_t>& told = limits_.hidden_layers;
+  return walk.observer != nullptr && walk.observer->hidden &&
+         std::binary_search(told.begin(), told.end(), layer);
+}
+
+/// Where they are wanted: waits for the device.
+void Forward::tell_hidden(const Walk& walk, uint32_t layer, const float* states) {
+  if (!tells_hidden(walk, layer)) return;
+  const uint64_t count = uint64_t{walk.rows} * config_.hidden;
+  copy(host_.hidden, states, count);
+  stream_.sync();
+  walk.observer->hidden(walk.number, layer, {host_.hidden, count});
 }
 
 void Forward::decoder_layer(Walk& walk, uint32_t layer) {
@@ -515,31 +554,84 @@ void Forward::generation_head(Walk& walk) {
 }
 
 void Forward::scoring_head(Walk& walk) {
-  const Batch& batch = walk.batch;
   const uint32_t rows = walk.rows;
-  CHECK(batch.targets.size() == rows);
-  Buffers& b = buffers_;
+  CHECK(walk.batch.targets.size() == rows);
+  const Buffers& b = buffers_;
   const uint32_t* targets = b.indices + 2 * limits_.max_rows;
-  std::copy(batch.targets.begin(), batch.targets.end(), host_.indices + 2 * limits_.max_rows);
-  copy(b.indices + 2 * limits_.max_rows, host_.indices + 2 * limits_.max_rows, rows);
-  std::fill_n(host_.running, rows, -std::numeric_limits<float>::infinity());
-  std::fill_n(host_.running + rows, 2 * rows, 0.0f);
-  norm_input(walk, rows);
-  copy(b.running, host_.running, uint64_t{3} * rows);
+  scoring_norm(walk);
+  begin_scores(walk.batch);
   cursor_.next([&](const WeightView& tile, uint32_t first_row) {
     ops_.matmul(stream_, tile, b.logits, tile.rows);
     cap_logits(rows, tile.rows);
     ops_.fold_log_softmax(stream_, b.logits, rows, tile.rows, tile.rows, first_row, targets,
                           b.running, b.running + rows, b.running + 2 * rows);
+    if (limits_.top_k == 0) return;
+    ops_.fold_top_k(stream_, b.logits, rows, tile.rows, tile.rows, first_row, limits_.top_k,
+                    b.top_logits, b.top_ids);
   });
-  copy(host_.running, b.running, uint64_t{3} * rows);
+  read_scores(walk.batch);
+}
+
+/// The head's input; before it, in the buffer where it may come to lie, the states that are told.
+void Forward::scoring_norm(Walk& walk) {
+  float* scratch = buffers_[Buffer::kResult];
+  cursor_.whole([&](const WeightView& weight) {
+    if (tells_hidden(walk, config_.layers)) {
+      ops_.rmsnorm(stream_, walk.x, norm_weight(weight), walk.rows, scratch);
+      tell_hidden(walk, config_.layers, scratch);
+    }
+    ops_.norm_input(stream_, walk.x, nullptr, norm_weight(weight), walk.rows, scratch);
+  });
+}
+
+/// Targets go to the device, and what the folds start with.
+void Forward::begin_scores(const Batch& batch) {
+  const Buffers& b = buffers_;
+  const size_t rows = batch.ids.size();
+  const uint64_t kept = rows * limits_.top_k;
+  std::copy(batch.targets.begin(), batch.targets.end(), host_.indices + 2 * limits_.max_rows);
+  copy(b.indices + 2 * limits_.max_rows, host_.indices + 2 * limits_.max_rows, rows);
+  std::fill_n(host_.running, rows, -std::numeric_limits<float>::infinity());
+  std::fill_n(host_.running + rows, 2 * rows, 0.0f);
+  copy(b.running, host_.running, 3 * rows);
+  if (kept == 0) return;
+  std::fill_n(host_.top_logits, kept, -std::numeric_limits<float>::infinity());
+  std::fill_n(host_.top_ids, kept, UINT32_MAX);
+  copy(b.top_logits, host_.top_logits, kept);
+  copy(b.top_ids, host_.top_ids, kept);
+}
+
+void Forward::read_scores(const Batch& batch) {
+  const size_t rows = batch.ids.size();
+  const uint64_t kept = rows * limits_.top_k;
+  copy(host_.running, buffers_.running, 3 * rows);
+  if (kept > 0) {
+    copy(host_.top_logits, buffers_.top_logits, kept);
+    copy(host_.top_ids, buffers_.top_ids, kept);
+  }
   stream_.sync();
   log_probabilities_.assign(rows, 0.0f);
-  for (uint32_t r = 0; r < rows; ++r) {
+  log_sum_exp_.assign(rows, 0.0f);
+  greedy_.assign(rows, 0);
+  for (size_t r = 0; r < rows; ++r) {
+    const float top = host_.running[r];
+    const float log_sum = std::log(host_.running[rows + r]);
+    const float target = host_.running[2 * rows + r];
+    log_sum_exp_[r] = top + log_sum;
     if (batch.targets[r] == UINT32_MAX) continue;
-    const float* running = host_.running + r;
-    log_probabilities_[r] = running[2 * rows] - running[0] - std::log(running[rows]);
+    log_probabilities_[r] = target - top - log_sum;
+    greedy_[r] = target == top ? 1 : 0;
   }
+}
+
+std::span<const uint32_t> Forward::top_k_ids() const {
+  CHECK(limits_.top_k > 0);
+  return {host_.top_ids, log_probabilities_.size() * limits_.top_k};
+}
+
+std::span<const float> Forward::top_k_logits() const {
+  CHECK(limits_.top_k > 0);
+  return {host_.top_logits, log_probabilities_.size() * limits_.top_k};
 }
 
 std::span<const float> Forward::logits(uint32_t index) const {

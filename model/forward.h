@@ -59,6 +59,10 @@ struct ForwardLimits {
   bool scoring = false;
   bool keep_logits = false;  ///< generation: logits() is wanted as well
   uint32_t sweep_rows = 0;   ///< scoring: of all batches of a sweep; 0 = passes, no sweeps
+  uint32_t top_k = 0;        ///< scoring: likeliest ids of each row, up to kMaxTopK; 0 = none
+  /// Scoring: hidden states that are told, ascending: 0 = embeddings as the first layer sees them,
+  /// i = what the i-th layer left, the number of layers = that of the last one, normed.
+  std::vector<uint32_t> hidden_layers;
 };
 
 /// Of the cache: a sweep needs those of the layer it is at.
@@ -66,10 +70,14 @@ inline uint32_t kv_layers(const ModelConfig& config, const ForwardLimits& limits
   return limits.sweep_rows > 0 ? 1 : config.layers;
 }
 
-/// What of a sweep is told while it goes on; both may be empty.
-struct SweepObserver {
-  std::function<void(size_t batch)> scored;                ///< log_probabilities() are its
-  std::function<void(size_t done, size_t total)> stepped;  ///< of steps, of about the same length
+/// What of a pass or a sweep is told while it goes on, in the order of computation; each may be
+/// empty. A pass is of batch 0.
+struct ForwardObserver {
+  std::function<void(size_t batch)> scored;  ///< log_probabilities() and their like are its
+  /// Of the steps of a sweep, which are of about the same length.
+  std::function<void(size_t done, size_t total)> stepped;
+  /// Of each of the limits' hidden_layers: `states` [rows, hidden] are there during the call only.
+  std::function<void(size_t batch, uint32_t layer, std::span<const float> states)> hidden;
 };
 
 class Forward {
@@ -100,14 +108,14 @@ class Forward {
   Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_bytes);
 
   /// One pass over all weights. Afterwards logits() or log_probabilities() hold its results.
-  /// Throws Error when streaming failed, Stopped on a stop request.
-  void run(const Batch& batch);
+  /// Throws Error when streaming failed, Stopped on a stop request, and what the observer throws.
+  void run(const Batch& batch, const ForwardObserver* observer = nullptr);
 
   /// The same for batches of at most max_rows each and sweep_rows in all: one pass over all weights
   /// serves all of them, with the results of one each. The cache, of one layer, is that of the
   /// batch under way; batches of one text follow each other. Throws as run(), and what the observer
   /// throws.
-  void sweep(std::span<const SweepBatch> batches, const SweepObserver& observer);
+  void sweep(std::span<const SweepBatch> batches, const ForwardObserver& observer);
 
   /// The token picked for logit row `index`, or kBadLogits.
   uint32_t picked(uint32_t index) const { return host_.picked[index]; }
@@ -115,6 +123,14 @@ class Forward {
   std::span<const float> logits(uint32_t index) const;
   /// Per row of a scoring batch: log p(target), 0 where there is no target.
   std::span<const float> log_probabilities() const { return log_probabilities_; }
+  /// Of each row, with a target or without: log of the sum of exp over all logits. A target's
+  /// log-probability is its logit less this but for rounding.
+  std::span<const float> log_sum_exp() const { return log_sum_exp_; }
+  /// Per row: 1 where no logit is greater than the target's; 0 where there is no target.
+  std::span<const uint8_t> greedy() const { return greedy_; }
+  /// [rows, top_k] as Ops::fold_top_k() leaves them, where the limits want them.
+  std::span<const uint32_t> top_k_ids() const;
+  std::span<const float> top_k_logits() const;
 
  private:
   struct Walk;
@@ -128,6 +144,8 @@ class Forward {
     float* inverse_frequencies;  // tables x rotary_pairs()
     uint32_t* indices;           // 3 x max_rows: ids, rows, targets
     uint32_t* picked;
+    float* top_logits;  // max_rows x top_k, and its ids
+    uint32_t* top_ids;
   };
   /// Pinned host memory, the other end of the pass's few copies.
   struct HostBuffers {
@@ -137,6 +155,9 @@ class Forward {
     uint32_t* picked;
     float* logits;
     float* inverse_frequencies;
+    float* top_logits;
+    uint32_t* top_ids;
+    float* hidden;  // max_rows x hidden, of the layer that is told
   };
   /// Embedding rows of a batch that lie in one table: the device's, or the gathered ones.
   struct EmbedGroup {
@@ -157,6 +178,8 @@ class Forward {
   void copy(T* target, const T* source, uint64_t count);
   void decoder_layer(Walk& walk, uint32_t layer);
   void add_result(Walk& walk);
+  bool tells_hidden(const Walk& walk, uint32_t layer) const;
+  void tell_hidden(const Walk& walk, uint32_t layer, const float* states);
   void run_step(Walk& walk, const Step& step);
   void norm_input(Walk& walk, uint32_t rows);
   void norm(Walk& walk, const Step& step);
@@ -167,6 +190,9 @@ class Forward {
   void cap_logits(uint32_t rows, uint32_t cols);
   void generation_head(Walk& walk);
   void scoring_head(Walk& walk);
+  void scoring_norm(Walk& walk);
+  void begin_scores(const Batch& batch);
+  void read_scores(const Batch& batch);
   std::span<const SequenceRows> sequence_rows(uint32_t layer, const Batch& batch);
   AttentionShape layer_shape(uint32_t layer) const;
 
@@ -196,6 +222,8 @@ class Forward {
   std::vector<uint32_t> rope_tables_;   // one per sequence of the batch
   uint32_t local_rope_table_ = 0;
   std::vector<float> log_probabilities_;
+  std::vector<float> log_sum_exp_;
+  std::vector<uint8_t> greedy_;
 };
 
 }  // namespace spillway

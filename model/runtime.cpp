@@ -146,7 +146,9 @@ uint32_t sweep_rows_of(uint64_t wanted, uint32_t rows, const TextTokens& texts) 
 PassNeeds needs_of(const Model& model, const Ops& ops, const Workload& workload, uint32_t rows,
                    uint32_t sweep_rows) {
   PassNeeds needs;
-  needs.limits = {rows, workload.logit_rows, 0, workload.scoring, workload.keep_logits, sweep_rows};
+  needs.limits = {
+      rows,           workload.logit_rows,   0, workload.scoring, workload.keep_logits, sweep_rows,
+      workload.top_k, workload.hidden_layers};
   const AttentionShape shape = attention_shape(model.config, model.weights);
   workload.fillings(rows, [&](const KvLengths& lengths) {
     const uint32_t longest = *std::max_element(lengths.begin(), lengths.end());
@@ -525,12 +527,13 @@ PassRecord measured(Runtime& runtime, PassRecord::Kind kind, uint64_t tokens, co
 
 }  // namespace
 
-PassRecord run_pass(Runtime& runtime, const Batch& batch, PassRecord::Kind kind) {
-  return measured(runtime, kind, batch.ids.size(), [&] { runtime.forward().run(batch); });
+PassRecord run_pass(Runtime& runtime, const Batch& batch, PassRecord::Kind kind,
+                    const ForwardObserver* observer) {
+  return measured(runtime, kind, batch.ids.size(), [&] { runtime.forward().run(batch, observer); });
 }
 
 PassRecord run_sweep(Runtime& runtime, std::span<const SweepBatch> batches,
-                     const SweepObserver& observer) {
+                     const ForwardObserver& observer) {
   uint64_t tokens = 0;
   for (const SweepBatch& of : batches) tokens += of.batch.ids.size();
   return measured(runtime, PassRecord::Kind::kScore, tokens,

@@ -65,6 +65,9 @@ struct Workload {
   uint32_t logit_rows = 0;
   bool scoring = false;
   bool keep_logits = false;  ///< Forward::logits() is wanted
+  /// Scoring: what else is wanted, as ForwardLimits say.
+  uint32_t top_k = 0;
+  std::vector<uint32_t> hidden_layers;
   /// Scoring: batches of at most `rows` rows that the texts are packed into, and the passes that
   /// takes in sweeps of at most `sweep_rows`; 0 = a pass each.
   std::function<PassCounts(uint32_t rows, uint32_t sweep_rows)> pass_counts;
@@ -165,9 +168,10 @@ struct PassRecord {
 const char* pass_kind_name(PassRecord::Kind kind);
 
 /// Runs one batch and measures it.
-PassRecord run_pass(Runtime& runtime, const Batch& batch, PassRecord::Kind kind);
+PassRecord run_pass(Runtime& runtime, const Batch& batch, PassRecord::Kind kind,
+                    const ForwardObserver* observer = nullptr);
 /// The same with a sweep of texts that are scored.
 PassRecord run_sweep(Runtime& runtime, std::span<const SweepBatch> batches,
-                     const SweepObserver& observer);
+                     const ForwardObserver& observer);
 
 }  // namespace spillway

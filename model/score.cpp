@@ -190,7 +190,7 @@ class Scoring {
       result_.passes.push_back(run_pass(runtime_, batches[0].batch, PassRecord::Kind::kScore));
       take(plans[0], batches[0].batch);
     } else {
-      SweepObserver observer;
+      ForwardObserver observer;
       observer.scored = [&](size_t batch) { take(plans[batch], batches[batch].batch); };
       observer.stepped = [&](size_t done, size_t total) {
         progress_.done_tokens =

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <numeric>
+#include <optional>
 #include <random>
 #include <set>
 
@@ -190,6 +192,192 @@ std::vector<BitCase> bit_cases() {
 
 INSTANTIATE_TEST_SUITE_P(All, SameEverywhere, ::testing::ValuesIn(bit_cases()),
                          [](const auto& test) { return test.param.name; });
+
+/// What a scoring pass gives beside scores: the same everywhere, and what it says it is.
+class Taps : public ::testing::TestWithParam<BitCase> {
+ protected:
+  void SetUp() override {
+    if (GetParam().cuda) SPILLWAY_NEEDS_CUDA();
+    shape_ = test::small_shape(GetParam().architecture);
+    shape_.tied_embeddings = GetParam().tied;
+    std::mt19937_64 random(test::run_seed());
+    for (const size_t length : {70, 3, 45, 12}) {
+      auto& text = texts_.emplace_back(length);
+      for (uint32_t& id : text) id = static_cast<uint32_t>(random() % shape_.vocab);
+    }
+    if (!GetParam().cuda || !test::kCudaSimulated) texts_.push_back(texts_[0]);
+  }
+  void write_model() { make_checkpoint(dir_ / "m", shape_, GetParam().dtype, 1, test::run_seed()); }
+  Config config() const {
+    Config config = roomy_config(dir_ / "m");
+    if (GetParam().cuda) config.device = "cuda";
+    config.score_chunk_tokens = 32;
+    return config;
+  }
+  std::vector<test::PlacementCase> placements() const {
+    return GetParam().cuda ? test::cuda_placement_cases(shape_.layers)
+                           : test::placement_cases(shape_.layers);
+  }
+  std::vector<uint32_t> all_layers() const {
+    std::vector<uint32_t> layers(shape_.layers + 1);
+    std::iota(layers.begin(), layers.end(), 0u);
+    return layers;
+  }
+
+  testing::ScopedTrace trace_{__FILE__, __LINE__, test::seed_note(test::run_seed())};
+  test::TempDir dir_;
+  ModelConfig shape_;
+  std::vector<std::vector<uint32_t>> texts_;
+};
+
+TEST_P(Taps, AreBitIdenticalEverywhere) {
+  shape_.vocab = 1024 + 37;  // the last tile is not whole
+  write_model();
+  const test::Taps taps{20, all_layers()};
+  std::optional<test::Tapped> first;
+  for (const auto& placement : placements()) {
+    SCOPED_TRACE(placement.name);
+    Config config = this->config();
+    placement.apply(config);
+    const auto tapped = test::tap_model(config, texts_, taps);
+    if (!first) first = tapped;
+    EXPECT_EQ(tapped, *first);
+    if (config.io_engine == EngineChoice::kMmap) continue;
+    config.score_sweep_tokens = 100;
+    RunPlan plan;
+    EXPECT_EQ(test::tap_model(config, texts_, taps, &plan), *first);
+    EXPECT_GT(plan.limits.sweep_rows, 96u);
+  }
+  ASSERT_EQ(first->hidden.size(), shape_.layers + 1);
+  for (const auto& [layer, states] : first->hidden) {
+    EXPECT_EQ(states.size(), first->ids.size() * shape_.hidden) << layer;
+  }
+  const auto plain = test::tap_model(config(), texts_, {});
+  EXPECT_EQ(plain.logprobs, first->logprobs) << "taps change nothing";
+  EXPECT_EQ(plain.log_sum_exp, first->log_sum_exp);
+  EXPECT_EQ(plain.greedy, first->greedy);
+  const test::Taps some{3, {1, shape_.layers}};
+  const auto fewer = test::tap_model(config(), texts_, some);
+  for (const uint32_t layer : some.hidden_layers) {
+    EXPECT_EQ(fewer.hidden.at(layer), first->hidden.at(layer)) << layer;
+  }
+  EXPECT_EQ(fewer.hidden.size(), 2u);
+  for (size_t i = 0; i < fewer.top_ids.size(); ++i) {
+    ASSERT_EQ(fewer.top_ids[i], first->top_ids[i / 3 * 20 + i % 3]);
+  }
+}
+
+/// With as many places as the vocabulary has ids.
+TEST_P(Taps, AgreeWithLogProbabilities) {
+  ASSERT_LE(shape_.vocab, kMaxTopK);
+  write_model();
+  const auto tapped = test::tap_model(config(), texts_, {kMaxTopK, {}});
+  std::vector<float> scores;
+  for (const auto& text : score_model(config(), texts_).logprobs) {
+    scores.insert(scores.end(), text.begin(), text.end());
+  }
+  size_t scored = 0;
+  size_t likeliest = 0;
+  for (size_t r = 0; r < tapped.ids.size(); ++r) {
+    const float* logits = tapped.top_logits.data() + r * kMaxTopK;
+    const uint32_t* ids = tapped.top_ids.data() + r * kMaxTopK;
+    double sum = 0;
+    for (uint32_t i = 0; i < shape_.vocab; ++i) {
+      sum += std::exp(double{logits[i]} - tapped.log_sum_exp[r]);
+    }
+    EXPECT_NEAR(sum, 1, 1e-5);
+    EXPECT_EQ(std::set<uint32_t>(ids, ids + shape_.vocab).size(), shape_.vocab);
+    EXPECT_TRUE(std::is_sorted(logits, logits + shape_.vocab, std::greater<>()));
+    if (tapped.targets[r] == UINT32_MAX) {
+      EXPECT_EQ(tapped.greedy[r], 0);
+      EXPECT_EQ(tapped.logprobs[r], 0);
+      continue;
+    }
+    ASSERT_LT(scored, scores.size());
+    EXPECT_EQ(tapped.logprobs[r], scores[scored++]);
+    const size_t place = std::find(ids, ids + shape_.vocab, tapped.targets[r]) - ids;
+    ASSERT_LT(place, shape_.vocab);
+    const float logit = logits[place];
+    EXPECT_NEAR(logit - tapped.log_sum_exp[r], tapped.logprobs[r], 1e-5);
+    EXPECT_EQ(tapped.greedy[r] == 1, logit == logits[0]);
+    likeliest += tapped.greedy[r];
+  }
+  EXPECT_EQ(scored, scores.size());
+  EXPECT_LT(likeliest, scored) << "of random targets hardly any";
+}
+
+/// Values of a matrix as the checkpoint has it.
+std::vector<float> read_matrix(const Model& model, const TensorSpec& spec, WeightFormat format) {
+  const std::string file = test::read_file(model.checkpoint.files()[spec.file].info().path);
+  const auto* bytes = reinterpret_cast<const std::byte*>(file.data()) + spec.offset;
+  std::vector<float> values(spec.rows * model.config.hidden);
+  decode_values(format, bytes, values.size(), values.data());
+  return values;
+}
+
+/// The first are rows of the table, and the last times the head are the logits.
+TEST_P(Taps, HiddenStatesAreTheEndsOfTheModel) {
+  write_model();
+  const Model model = open_model(dir_ / "m", DirectChoice::kAuto, [](const std::string&) {});
+  const auto tapped = test::tap_model(config(), texts_, {5, {0, shape_.layers}});
+  const auto table =
+      read_matrix(model, model.weights.embed.tensors[0], model.weights.embed_weight.format);
+  const auto head = read_matrix(model, model.weights.layers.back().tensors.back(),
+                                model.weights.weights.back().back().format);
+  const uint32_t width = shape_.hidden;
+  const float scale = shape_.scaled_embeddings ? std::sqrt(static_cast<float>(width)) : 1;
+  const float* embedded = tapped.hidden.at(0).data();
+  const float* last = tapped.hidden.at(shape_.layers).data();
+  // Prompts may be multiplied in 16 bits.
+  const double allowed = GetParam().dtype == DType::kF32 ? 1e-4 : 2e-2;
+  for (size_t r = 0; r < tapped.ids.size(); ++r) {
+    for (uint32_t i = 0; i < width; ++i) {
+      ASSERT_EQ(embedded[r * width + i], table[size_t{tapped.ids[r]} * width + i] * scale);
+    }
+    for (size_t p = r * 5; p < r * 5 + 5; ++p) {
+      double logit = 0;
+      for (uint32_t i = 0; i < width; ++i) {
+        logit += double{last[r * width + i]} * head[size_t{tapped.top_ids[p]} * width + i];
+      }
+      if (shape_.logit_cap > 0) logit = shape_.logit_cap * std::tanh(logit / shape_.logit_cap);
+      ASSERT_NEAR(tapped.top_logits[p], logit, allowed * std::max(1.0, std::abs(logit)));
+    }
+  }
+}
+
+std::vector<BitCase> tap_cases() {
+  std::vector<BitCase> cases;
+  for (const bool cuda : {false, true}) {
+    if (cuda && !test::kCudaBuilt) break;
+    const std::string prefix = cuda ? "cuda_" : "";
+    cases.push_back({prefix + "llama_bf16", cuda, "LlamaForCausalLM", DType::kBF16, false});
+    cases.push_back({prefix + "gemma2_f32", cuda, "Gemma2ForCausalLM", DType::kF32, true});
+    if (cuda && test::kCudaSimulated) continue;  // a minute each
+    cases.push_back({prefix + "qwen3_f32_tied", cuda, "Qwen3ForCausalLM", DType::kF32, true});
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Taps, ::testing::ValuesIn(tap_cases()),
+                         [](const auto& test) { return test.param.name; });
+
+/// The bill has what they take, to the byte.
+TEST(TapsOfAPlan, AreOnTheBill) {
+  const test::TempDir dir;
+  const ModelConfig shape = test::small_shape("LlamaForCausalLM");
+  make_checkpoint(dir / "m", shape, DType::kBF16, 1, 1);
+  const Model model = open_model(dir / "m", DirectChoice::kAuto, [](const std::string&) {});
+  ForwardLimits limits;
+  limits.max_rows = 64;
+  limits.max_positions = 64;
+  limits.scoring = true;
+  const uint64_t plain = Forward::host_bytes(model.config, model.weights, limits);
+  limits.hidden_layers = {1, 2};
+  const uint64_t hidden = Forward::host_bytes(model.config, model.weights, limits);
+  EXPECT_EQ(hidden - plain, 64u * shape.hidden * 4);
+  limits.top_k = kMaxTopK;
+  EXPECT_EQ(Forward::host_bytes(model.config, model.weights, limits) - hidden, 64u * kMaxTopK * 8);
+}
 
 /// Rows per pass, in which prompts and scores are computed.
 class SameOnAnyThreads : public ::testing::TestWithParam<uint32_t> {

@@ -106,6 +106,111 @@ std::vector<std::vector<std::vector<float>>> score_again(
   return all;
 }
 
+namespace {
+
+SweepBatch batch_of(const ScoreBatch& plan, const std::vector<std::vector<uint32_t>>& texts) {
+  SweepBatch of{{}, plan.kv_lengths};
+  for (uint32_t s = 0; s < plan.slices.size(); ++s) {
+    const ScoreSlice& slice = plan.slices[s];
+    const uint64_t end = slice.window_begin + plan.kv_lengths[s];
+    of.batch.sequences.push_back({s, static_cast<uint32_t>(of.batch.ids.size()), slice.count,
+                                  static_cast<uint32_t>(slice.begin - slice.window_begin),
+                                  plan.kv_lengths[s]});
+    for (uint64_t i = slice.begin; i < slice.begin + slice.count; ++i) {
+      of.batch.ids.push_back(texts[slice.text][i]);
+      of.batch.targets.push_back(i + 1 < end ? texts[slice.text][i + 1] : UINT32_MAX);
+    }
+  }
+  return of;
+}
+
+template <typename T>
+void append(std::vector<T>& all, std::span<const T> more) {
+  all.insert(all.end(), more.begin(), more.end());
+}
+
+void append_scores(Tapped& all, const Batch& batch, const Forward& forward, bool top_k) {
+  append<uint32_t>(all.ids, batch.ids);
+  append<uint32_t>(all.targets, batch.targets);
+  append(all.logprobs, forward.log_probabilities());
+  append(all.log_sum_exp, forward.log_sum_exp());
+  append(all.greedy, forward.greedy());
+  if (!top_k) return;
+  append(all.top_ids, forward.top_k_ids());
+  append(all.top_logits, forward.top_k_logits());
+}
+
+/// The layers that a batch was told, in that order, must be those that were asked for.
+class TapObserver {
+ public:
+  TapObserver(Tapped& all, const Forward& forward, const Taps& taps, uint32_t hidden)
+      : all_(all), forward_(forward), taps_(taps), hidden_(hidden) {}
+
+  ForwardObserver observe(std::span<const SweepBatch> batches) {
+    told_.assign(batches.size(), {});
+    scored_ = 0;
+    ForwardObserver observer;
+    observer.scored = [this, batches](size_t b) {
+      EXPECT_EQ(b, scored_++);
+      append_scores(all_, batches[b].batch, forward_, taps_.top_k > 0);
+    };
+    observer.hidden = [this, batches](size_t b, uint32_t layer, std::span<const float> states) {
+      EXPECT_EQ(states.size(), batches[b].batch.ids.size() * hidden_);
+      EXPECT_GE(b, scored_) << "before its scores";
+      told_[b].push_back(layer);
+      append(all_.hidden[layer], states);
+    };
+    return observer;
+  }
+  void expect_all_told() const {
+    for (const auto& layers : told_) EXPECT_EQ(layers, taps_.hidden_layers);
+    EXPECT_EQ(scored_, told_.size());
+  }
+
+ private:
+  Tapped& all_;
+  const Forward& forward_;
+  const Taps& taps_;
+  uint32_t hidden_;
+  std::vector<std::vector<uint32_t>> told_;
+  size_t scored_ = 0;
+};
+
+}  // namespace
+
+Tapped tap_model(const Config& config, const std::vector<std::vector<uint32_t>>& texts,
+                 const Taps& taps, RunPlan* plan) {
+  Session session(config);
+  Workload workload = scoring_workload(config, session.model, texts);
+  workload.top_k = taps.top_k;
+  workload.hidden_layers = taps.hidden_layers;
+  const auto runtime = session.start(config, workload);
+  if (plan != nullptr) *plan = session.plan;
+  std::vector<uint64_t> lengths;
+  for (const auto& text : texts) lengths.push_back(text.size());
+  const ForwardLimits& limits = session.plan.limits;
+  const auto batches = plan_scoring(lengths, limits.max_rows, session.model.config.context);
+  const auto sweeps = plan_sweeps(batches, limits.sweep_rows);
+  Tapped all;
+  TapObserver tap(all, runtime->forward(), taps, session.model.config.hidden);
+  runtime->engine().start();
+  runtime->engine().allow_passes(sweeps.size());
+  for (const auto& sweep : sweeps) {
+    std::vector<SweepBatch> of;
+    for (const ScoreBatch& batch : sweep) of.push_back(batch_of(batch, texts));
+    const ForwardObserver observer = tap.observe(of);
+    if (limits.sweep_rows == 0) {
+      runtime->cache().assign(of[0].kv_lengths);
+      run_pass(*runtime, of[0].batch, PassRecord::Kind::kScore, &observer);
+    } else {
+      run_sweep(*runtime, of, observer);
+    }
+    tap.expect_all_told();
+  }
+  runtime->engine().stop();
+  return all;
+}
+
 Config roomy_config(const std::filesystem::path& model) {
   Config config;
   config.file = "test.yaml";

@@ -37,6 +37,26 @@ std::vector<std::vector<std::vector<uint32_t>>> generate_again(const Config& con
 std::vector<std::vector<std::vector<float>>> score_again(
     const Config& config, const std::vector<std::vector<uint32_t>>& texts, uint32_t times);
 
+/// What a scoring pass gives beside log-probabilities.
+struct Taps {
+  uint32_t top_k = 0;
+  std::vector<uint32_t> hidden_layers;
+};
+/// All that it gave, row by row in the order of texts, passes or sweeps.
+struct Tapped {
+  std::vector<uint32_t> ids;
+  std::vector<uint32_t> targets;
+  std::vector<float> logprobs;
+  std::vector<float> log_sum_exp;
+  std::vector<uint8_t> greedy;
+  std::vector<uint32_t> top_ids;
+  std::vector<float> top_logits;
+  std::map<uint32_t, std::vector<float>> hidden;  ///< by layer
+  bool operator==(const Tapped&) const = default;
+};
+Tapped tap_model(const Config& config, const std::vector<std::vector<uint32_t>>& texts,
+                 const Taps& taps, RunPlan* plan = nullptr);
+
 /// On the host, with more memory than any small model takes.
 Config roomy_config(const std::filesystem::path& model);
 
