@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "cli/cmd_score_job.h"
 #include "cli/commands.h"
 #include "cli/report.h"
 #include "cli/session.h"
@@ -110,6 +111,30 @@ void say_stopped(const ScoreResult& result, const std::vector<std::vector<uint32
       fmt::format("spillway: stopped: {} of {} tokens were scored", result.tokens, all));
 }
 
+/// Whether documents are scored: the options' or, where they name no text, the configuration's.
+bool is_job(const ScoreOptions& options, const Config& config) {
+  const bool text = !options.text_file.empty() || !options.ids_file.empty();
+  if (!options.data.empty() || (!text && !config.job.data.empty())) return true;
+  const bool job_option = !options.out.empty() || !options.shard.empty() ||
+                          !options.lengths.empty() || options.top_k || options.skip_bad;
+  if (text && !job_option) return false;
+  throw Error(text ? "--out, --shard, --lengths, --topk and --skip-bad go with --data"
+                   : "nothing to score: give --text-file, --token-ids-file, or --data and --out");
+}
+
+Config job_config(Config config, const ScoreOptions& options) {
+  ScoreJobConfig& job = config.job;
+  if (!options.data.empty()) {
+    job.data.assign(options.data.begin(), options.data.end());
+    job.lengths.clear();
+  }
+  if (!options.lengths.empty()) job.lengths.assign(options.lengths.begin(), options.lengths.end());
+  if (!options.out.empty()) job.out = options.out;
+  if (options.top_k) job.top_k = *options.top_k;
+  if (options.skip_bad) job.skip_bad = true;
+  return config;
+}
+
 /// Loads and scores; what stops or fails is in the result, beside what came before it.
 ScoreResult measure(Session& session, const std::vector<std::vector<uint32_t>>& texts) {
   ScoreResult result;
@@ -138,6 +163,7 @@ int score_command(const ScoreOptions& options, StopFlag& stop) {
   Config config = config_of(options.model);
   if (!options.report.empty()) config.report = options.report;
   if (!options.trace.empty()) config.trace = options.trace;
+  if (is_job(options, config)) return score_job_command(job_config(config, options), options, stop);
   FilesInUse in_use;
   in_use.add_text(options.ids_file.empty() ? options.text_file : options.ids_file,
                   "the text to be scored");

@@ -107,16 +107,44 @@ void add_run(const CommandContext& context) {
 void add_score(const CommandContext& context) {
   auto options = std::make_shared<ScoreOptions>();
   CLI::App* command =
-      context.app.add_subcommand("score", "Log-likelihood and perplexity of a text");
+      context.app.add_subcommand("score", "Log-likelihood of a text, or of data sets of any size");
   add_model_options(command, options->model);
   auto* input = command->add_option_group("input");
   add_file(input, "--text-file", options->text_file, "Text to score (- = standard input)");
   add_file(input, "--token-ids-file", options->ids_file, "JSON list of ids, or list of lists");
-  input->require_option(1);
+  add_file(input, "--data", options->data,
+           "Documents: .jsonl, .txt, .npy or .bin; results go to --out")
+      ->expected(1, CLI::detail::expected_max_vector_size);
+  input->require_option(0, 1);
+  command->add_option("--out", options->out, "Folder for the results of --data; goes on there")
+      ->type_name("DIR")
+      ->check(check_name);
+  add_file(command, "--lengths", options->lengths, "Tokens of each document of a packed --data")
+      ->allow_extra_args(false);
+  command->add_option("--topk", options->top_k, "Keep the K likeliest tokens at each position")
+      ->type_name("K")
+      ->check(CLI::Range(1u, kMostTopK));
+  command->add_flag("--skip-bad", options->skip_bad, "Pass over bad documents and count them");
+  command->add_option("--shard", options->shard, "The I-th of N equal parts of the data: 2/8")
+      ->type_name("I/N");
   add_outputs(command, *options);
   command->add_flag("--json", options->json, "Print the report instead of the result");
   command->add_flag("--quiet", options->quiet, "Print the result line only");
   context.on(command, [options, &stop = context.stop] { return score_command(*options, stop); });
+}
+
+void add_merge(const CommandContext& context) {
+  auto options = std::make_shared<MergeOptions>();
+  CLI::App* command = context.app.add_subcommand(
+      "merge", "Join the folders that the parts of a scoring job left (score --shard)");
+  command->add_option("DIR", options->folders, "Folders of all parts, in any order")
+      ->required()
+      ->check(check_name);
+  command->add_option("--out", options->out, "Folder for all of it")
+      ->type_name("DIR")
+      ->required()
+      ->check(check_name);
+  context.on(command, [options, &stop = context.stop] { return merge_command(*options, stop); });
 }
 
 void add_init(const CommandContext& context) {
@@ -351,6 +379,7 @@ void add_commands(CLI::App& app, StopFlag& stop, Command& chosen) {
   add_run(context);
   add_init(context);
   add_score(context);
+  add_merge(context);
   add_plan(context);
   add_probe(context);
   add_bench(context);

@@ -30,12 +30,24 @@ struct ScoreOptions {
   ModelOptions model;
   std::string text_file;
   std::string ids_file;
+  std::vector<std::string> data;
+  std::vector<std::string> lengths;
+  std::string out;
+  std::string shard;  ///< "2/8"
+  std::optional<uint32_t> top_k;
+  bool skip_bad = false;
   std::string report;
   std::string trace;
   bool json = false;
   bool quiet = false;
 };
 int score_command(const ScoreOptions& options, StopFlag& stop);
+
+struct MergeOptions {
+  std::vector<std::string> folders;
+  std::string out;
+};
+int merge_command(const MergeOptions& options, StopFlag& stop);
 
 struct InitOptions {
   ModelOptions model;

@@ -137,6 +137,15 @@ Names<EngineChoice> engine_names() {
 Names<DirectChoice> direct_names() {
   return {{"auto", DirectChoice::kAuto}, {"on", DirectChoice::kOn}, {"off", DirectChoice::kOff}};
 }
+Names<uint32_t> token_type_names() {
+  return {{"auto", 0}, {"u16", 2}, {"u32", 4}};
+}
+Names<DType> dtype_names() {
+  return {{"f32", DType::kF32}, {"bf16", DType::kBF16}, {"f16", DType::kF16}};
+}
+Names<Pooling> pooling_names() {
+  return {{"none", Pooling::kNone}, {"last", Pooling::kLast}, {"mean", Pooling::kMean}};
+}
 Names<PromptMath> math_names() {
   return {{"auto", PromptMath::kAuto}, {"bf16", PromptMath::kBf16}, {"f32", PromptMath::kF32}};
 }
@@ -334,7 +343,76 @@ void add_work_keys(Keys& keys) {
   keys["score.context"] = or_auto(&Config::score_context_tokens, [](const Value& v) {
     return static_cast<uint32_t>(integer(v, 2, 1u << 24));
   });
+  keys["score.stride"] = or_auto(&Config::score_stride_tokens, [](const Value& v) {
+    return static_cast<uint32_t>(integer(v, 1, 1u << 24));
+  });
   keys["score.logprobs"] = [](Config& c, const Value& v) { c.score_logprobs = boolean(v); };
+}
+
+/// A path alone is a list of one.
+std::vector<fs::path> path_list(const Value& value, const Config& config, const std::string& home) {
+  if (value.node.IsScalar()) return {path_value(value, config, home)};
+  if (!value.node.IsSequence()) fail(value, "a path or a list of paths");
+  std::vector<fs::path> paths;
+  for (size_t i = 0; i < value.node.size(); ++i) {
+    paths.push_back(path_value(element(value, i), config, home));
+  }
+  return paths;
+}
+
+/// A number alone is a list of one. Sorted, each once.
+std::vector<uint32_t> layer_list(const Value& value) {
+  std::vector<uint32_t> layers;
+  const auto add = [&](const Value& item) {
+    layers.push_back(static_cast<uint32_t>(integer(item, 0, 65536)));
+  };
+  if (value.node.IsSequence()) {
+    for (size_t i = 0; i < value.node.size(); ++i) add(element(value, i));
+  } else {
+    add(value);
+  }
+  std::sort(layers.begin(), layers.end());
+  layers.erase(std::unique(layers.begin(), layers.end()), layers.end());
+  return layers;
+}
+
+/// A token's id, or nothing with `auto`.
+std::optional<uint32_t> token_or_auto(const Value& value) {
+  if (is_auto(value)) return std::nullopt;
+  return static_cast<uint32_t>(integer(value, 0, UINT32_MAX - 1));
+}
+
+void add_job_keys(Keys& keys, const std::string& home) {
+  keys["score.data"] = [home](Config& c, const Value& v) { c.job.data = path_list(v, c, home); };
+  keys["score.lengths"] = [home](Config& c, const Value& v) {
+    c.job.lengths = path_list(v, c, home);
+  };
+  keys["score.out"] = [home](Config& c, const Value& v) { c.job.out = path_value(v, c, home); };
+  keys["score.lines"] = [](Config& c, const Value& v) { c.job.lines = boolean(v); };
+  keys["score.skip_bad"] = [](Config& c, const Value& v) { c.job.skip_bad = boolean(v); };
+  keys["score.end_token"] = [](Config& c, const Value& v) { c.job.end_token = token_or_auto(v); };
+  keys["score.prefix_token"] = [](Config& c, const Value& v) {
+    c.job.prefix_token = token_or_auto(v);
+  };
+  keys["score.token_type"] = [](Config& c, const Value& v) {
+    c.job.raw_token_bytes = choice(v, token_type_names());
+  };
+  keys["score.shard_tokens"] = [](Config& c, const Value& v) {
+    c.job.shard_tokens.reset();
+    if (!is_auto(v)) c.job.shard_tokens = integer(v, 1, uint64_t{1} << 32);
+  };
+  keys["score.topk"] = [](Config& c, const Value& v) {
+    c.job.top_k = static_cast<uint32_t>(integer(v, 0, kMostTopK));
+  };
+  keys["score.hidden_states"] = [](Config& c, const Value& v) {
+    c.job.hidden_layers = layer_list(v);
+  };
+  keys["score.hidden_dtype"] = [](Config& c, const Value& v) {
+    c.job.hidden_dtype = choice(v, dtype_names());
+  };
+  keys["score.embeddings"] = [](Config& c, const Value& v) {
+    c.job.embeddings = choice(v, pooling_names());
+  };
 }
 
 const Setter* find_setter(const Keys& keys, const std::string& key) {
@@ -644,6 +722,7 @@ Keys all_keys(const std::string& home) {
   add_machine_keys(keys);
   add_stream_keys(keys);
   add_work_keys(keys);
+  add_job_keys(keys, home);
   return keys;
 }
 
@@ -793,6 +872,29 @@ void emit_streaming(YAML::Emitter& out, const Config& config) {
   out << YAML::EndMap;
 }
 
+void emit_paths(YAML::Emitter& out, const char* key, const std::vector<fs::path>& paths) {
+  if (paths.empty()) return;
+  out << YAML::Key << key << YAML::Value << YAML::BeginSeq;
+  for (const fs::path& path : paths) out << fs::absolute(path).string();
+  out << YAML::EndSeq;
+}
+
+void emit_job(YAML::Emitter& out, const ScoreJobConfig& job) {
+  emit_paths(out, "data", job.data);
+  emit_paths(out, "lengths", job.lengths);
+  if (!job.out.empty()) emit(out, "out", fs::absolute(job.out).string());
+  emit(out, "lines", job.lines);
+  emit(out, "skip_bad", job.skip_bad);
+  emit_or_auto(out, "end_token", job.end_token);
+  emit_or_auto(out, "prefix_token", job.prefix_token);
+  emit_choice(out, "token_type", job.raw_token_bytes, token_type_names());
+  emit_or_auto(out, "shard_tokens", job.shard_tokens);
+  emit(out, "topk", job.top_k);
+  out << YAML::Key << "hidden_states" << YAML::Value << YAML::Flow << job.hidden_layers;
+  emit_choice(out, "hidden_dtype", job.hidden_dtype, dtype_names());
+  emit_choice(out, "embeddings", job.embeddings, pooling_names());
+}
+
 void emit_work(YAML::Emitter& out, const Config& config) {
   begin_section(out, "generate");
   if (!config.prompts.empty()) {
@@ -817,7 +919,9 @@ void emit_work(YAML::Emitter& out, const Config& config) {
   emit(out, "chunk", config.score_chunk_tokens);
   emit_or_auto(out, "sweep", config.score_sweep_tokens);
   emit_or_auto(out, "context", config.score_context_tokens);
+  emit_or_auto(out, "stride", config.score_stride_tokens);
   emit(out, "logprobs", config.score_logprobs);
+  emit_job(out, config.job);
   out << YAML::EndMap;
 }
 

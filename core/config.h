@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "core/dtype.h"
+
 namespace spillway {
 
 enum class PlacementPolicy { kAuto, kRam, kNvme };
@@ -36,6 +38,28 @@ struct LayerOverride {
   uint32_t first = 0;
   uint32_t last = 0;
   Tier tier = Tier::kNvme;
+};
+
+/// Of a vocabulary's likeliest tokens, that score.topk keeps.
+inline constexpr uint32_t kMostTopK = 1024;
+
+/// What of a document's states is kept.
+enum class Pooling : uint8_t { kNone, kLast, kMean };
+/// score.*, of jobs over data: files in, a folder out.
+struct ScoreJobConfig {
+  std::vector<std::filesystem::path> data;
+  std::vector<std::filesystem::path> lengths;  ///< one per file of packed tokens, or none at all
+  std::filesystem::path out;
+  bool lines = false;  ///< a document a line of a text
+  bool skip_bad = false;
+  std::optional<uint32_t> end_token;
+  std::optional<uint32_t> prefix_token;
+  uint32_t raw_token_bytes = 0;  ///< 2, 4; 0 = not said
+  std::optional<uint64_t> shard_tokens;
+  uint32_t top_k = 0;
+  std::vector<uint32_t> hidden_layers;  ///< ascending
+  DType hidden_dtype = DType::kF32;
+  Pooling embeddings = Pooling::kNone;
 };
 
 struct Config {
@@ -76,7 +100,10 @@ struct Config {
   uint32_t score_chunk_tokens = 512;
   std::optional<uint32_t> score_sweep_tokens;    ///< that one read of the weights serves
   std::optional<uint32_t> score_context_tokens;  ///< window; empty = the model's context
+  std::optional<uint32_t> score_stride_tokens;   ///< of windows; empty = they overlap by a token
   bool score_logprobs = true;
+
+  ScoreJobConfig job;
 
   std::filesystem::path report;
   std::filesystem::path trace;

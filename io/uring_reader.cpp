@@ -88,8 +88,18 @@ struct UringReader::Ring {
   }
   Ring(const Ring&) = delete;
   ~Ring() {
+    give_back_buffers();
     io_uring_queue_exit(&ring);
     close(wake_fd);
+  }
+
+  /// The kernel takes a closed ring apart when it finds the time, and until then the control group
+  /// pays for its buffers: a process in a group of its budget's size would be killed by the next.
+  void give_back_buffers() {
+    if (registered.empty() || in_flight > 0) return;
+    const uint64_t one = 1;  // older kernels wait for the poll that is armed
+    static_cast<void>(!write(wake_fd, &one, sizeof one));
+    io_uring_unregister_buffers(&ring);
   }
 
   void enable() {

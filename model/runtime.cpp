@@ -117,6 +117,7 @@ struct PassNeeds {
   ForwardLimits limits;
   KvLengths kv_lengths;
   uint64_t kv_bytes = 0;
+  uint64_t result_bytes = 0;  ///< of whoever asks for them
 };
 
 /// Of texts that are scored, in windows.
@@ -149,6 +150,7 @@ PassNeeds needs_of(const Model& model, const Ops& ops, const Workload& workload,
   needs.limits = {
       rows,           workload.logit_rows,   0, workload.scoring, workload.keep_logits, sweep_rows,
       workload.top_k, workload.hidden_layers};
+  if (workload.result_bytes) needs.result_bytes = workload.result_bytes(rows);
   const AttentionShape shape = attention_shape(model.config, model.weights);
   workload.fillings(rows, [&](const KvLengths& lengths) {
     const uint32_t longest = *std::max_element(lengths.begin(), lengths.end());
@@ -176,6 +178,7 @@ std::vector<MemoryLine> fixed_lines(const Config& config, const Model& model,
        ops.workspace_bytes(Forward::ops_limits(shape, model.weights, needs.limits, unit_bytes))},
       {"token rows and results", Tier::kRam,
        Forward::host_bytes(shape, model.weights, needs.limits)},
+      {"documents and results", Tier::kRam, needs.result_bytes},
       {"tables and tokenizer", Tier::kRam, heap_bytes},
       {"trace", Tier::kRam, config.trace.empty() ? 0 : Trace::table_bytes(kTraceSpans)},
   };

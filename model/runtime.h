@@ -71,6 +71,8 @@ struct Workload {
   /// Scoring: batches of at most `rows` rows that the texts are packed into, and the passes that
   /// takes in sweeps of at most `sweep_rows`; 0 = a pass each.
   std::function<PassCounts(uint32_t rows, uint32_t sweep_rows)> pass_counts;
+  /// Bytes of RAM that whoever asks for passes of `rows` rows holds beside them; may be empty.
+  std::function<uint64_t(uint32_t rows)> result_bytes;
   /// Every filling of the KV cache that passes of at most `rows` rows lead to: texts that are
   /// scored are packed by it.
   std::function<void(uint32_t rows, const std::function<void(const KvLengths&)>& visit)> fillings;

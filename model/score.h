@@ -3,42 +3,43 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "core/config.h"
 #include "model/runtime.h"
+#include "model/score_batches.h"
 
 namespace spillway {
 
-/// Rows of one text inside a batch. A window is a stretch of a text that starts with an empty
-/// cache; `window_begin` is its first token.
-struct ScoreSlice {
-  uint32_t text = 0;
-  uint64_t window_begin = 0;
-  uint64_t begin = 0;  ///< first token fed
-  uint32_t count = 0;
-};
+/// As the configuration says, for batches of `chunk` rows. Throws Error for what it cannot say of
+/// this model.
+ScoreCut score_cut(const Config& config, const Model& model, uint32_t chunk, bool feed_all = false);
 
-/// What one pass scores. `kv_lengths`: positions that each slice's window will have in all.
-struct ScoreBatch {
-  std::vector<ScoreSlice> slices;
-  std::vector<uint32_t> kv_lengths;
-};
+/// Shapes of all texts, held once for all that look at them.
+using TextShapes = std::shared_ptr<const std::vector<TextShape>>;
 
-/// Cuts texts into windows of at most `window` tokens that overlap by one, so that every token but
-/// a text's first is scored once, and packs them into passes of at most `chunk` rows. Windows
-/// longer than a chunk go alone, in several passes. Pure.
-std::vector<ScoreBatch> plan_scoring(const std::vector<uint64_t>& text_tokens, uint32_t chunk,
-                                     uint32_t window);
-
-/// Consecutive batches that go through the layers together, of at most `sweep_rows` rows; those of
-/// one window stay together. sweep_rows = 0: each on its own.
-std::vector<std::span<const ScoreBatch>> plan_sweeps(std::span<const ScoreBatch> batches,
-                                                     uint32_t sweep_rows);
-
+/// Every batch of at most `rows` rows that texts come to, in order.
+using PackTexts = std::function<void(uint32_t rows, const BatchPacker::Take& take)>;
+/// `cut`: its chunk is what is wanted.
+Workload scoring_workload(const ScoreCut& cut, const PackTexts& pack);
 Workload scoring_workload(const Config& config, const Model& model,
                           const std::vector<std::vector<uint32_t>>& texts);
+
+/// A text's tokens; valid until all passes with it are over.
+using TokensOf = std::function<std::span<const uint32_t>(uint64_t text)>;
+
+/// What is fed for a batch and what is asked of it.
+SweepBatch make_batch(const ScoreBatch& plan, const TokensOf& tokens);
+
+/// One pass over all weights: of the batches of a sweep, or of one where the plan knows no sweeps.
+/// Throws what Forward does, and the observer.
+PassRecord score_pass(Runtime& runtime, std::span<const SweepBatch> batches,
+                      const ForwardObserver& observer);
+
+/// Throws Error for what is not a number: the model is damaged.
+void check_logprob(float logprob);
 
 struct ScoreResult {
   double mean_nll = 0;

@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-LAYERS = ("cli", "model", "sinks", "io", "compare", "text", "data", "core", "kernels", "tiers", "probe", "packaging")  # longest first
+LAYERS = ("cli", "model", "sinks", "jobs", "io", "compare", "text", "data", "core", "kernels", "tiers", "probe", "packaging")  # longest first
 OPTIONS = ["--quiet", "--extra-arg=-Wno-unknown-warning-option"]
 
 

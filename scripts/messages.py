@@ -9,7 +9,7 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FOLDERS = ("core", "io", "text", "data", "kernels", "tiers", "probe", "sinks", "model", "compare", "cli")
+FOLDERS = ("core", "io", "text", "data", "kernels", "tiers", "probe", "sinks", "model", "jobs", "compare", "cli")
 CALLS = re.compile(r"\b(Error|BadDocument|BadPattern|Refusal|fail|bad|unsupported|refuse|cannot_read|wrong_kind|notice_?|say|"
                    r"throw_\w+|progress_?\.show|show|bad_yaml|unexpected)\(")
 # Functions whose results become parts of a message.

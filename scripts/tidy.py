@@ -15,7 +15,7 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-LAYERS = ["core", "io", "text", "data", "kernels", "probe", "tiers", "sinks", "model", "compare", "cli"]
+LAYERS = ["core", "io", "text", "data", "kernels", "probe", "tiers", "sinks", "model", "jobs", "compare", "cli"]
 SUFFIXES = {".h", ".cpp", ".cu", ".cuh", ".inl"}
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]')
 # Standard header by the names it declares: those that are used often.

@@ -217,15 +217,18 @@ SafetensorsWriter JobFolder::new_shard(std::string_view sink, std::vector<Tensor
   CHECK(sweep_);
   const std::string name = shard_name(sink, next_sweep());
   CHECK(parse_shard_name(name) && !sweep_->has_shard(name) && !open_shards_.contains(name));
+  const uint64_t rows = shard_rows(tensors);
   SafetensorsWriter shard(folder_, name, std::move(tensors),
                           {{"first_document", std::to_string(next_document())}});
-  open_shards_.insert(name);
+  open_shards_.emplace(name, rows);
   return shard;
 }
 
 void JobFolder::publish(SafetensorsWriter&& shard, const StopFlag& stop) {
   CHECK(sweep_ && open_shards_.contains(shard.name()));
-  sweep_->shards.push_back(shard.publish(stop));
+  ShardRecord record = shard.publish(stop);
+  record.rows = open_shards_.at(shard.name());
+  sweep_->shards.push_back(std::move(record));
   open_shards_.erase(shard.name());  // one that failed stays: its sweep is not to be recorded
 }
 

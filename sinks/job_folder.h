@@ -21,7 +21,6 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -100,8 +99,8 @@ class JobFolder {
   FolderLock lock_;
   Manifest manifest_;
   std::map<std::string, AppendFile> append_files_;
-  std::optional<SweepRecord> sweep_;   // the one that is being written
-  std::set<std::string> open_shards_;  // of it, not published yet
+  std::optional<SweepRecord> sweep_;             // the one that is being written
+  std::map<std::string, uint64_t> open_shards_;  // rows of those of it that are not published yet
 };
 
 }  // namespace spillway

@@ -28,8 +28,10 @@ bool is_shard_sink(std::string_view sink) {
   return layer && *layer <= UINT32_MAX && hidden_sink(static_cast<uint32_t>(*layer)) == sink;
 }
 
+constexpr const char* kOffsets = "document_offsets";
+
 TensorShape offsets_tensor(uint64_t documents) {
-  return {"document_offsets", Element::kI64, {documents + 1}};
+  return {kOffsets, Element::kI64, {documents + 1}};
 }
 
 }  // namespace
@@ -88,6 +90,13 @@ std::vector<TensorShape> hidden_tensors(uint64_t documents, uint64_t tokens, uin
 
 std::vector<TensorShape> embeddings_tensors(uint64_t documents, uint64_t hidden) {
   return {{"embeddings", Element::kF32, {documents, hidden}}};
+}
+
+uint64_t shard_rows(std::span<const TensorShape> tensors) {
+  const auto values = std::find_if(tensors.begin(), tensors.end(),
+                                   [](const TensorShape& one) { return one.name != kOffsets; });
+  CHECK(values != tensors.end());
+  return values->shape.at(0);
 }
 
 }  // namespace spillway

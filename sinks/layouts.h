@@ -46,4 +46,7 @@ std::vector<TensorShape> hidden_tensors(uint64_t documents, uint64_t tokens, uin
                                         Element element);
 std::vector<TensorShape> embeddings_tensors(uint64_t documents, uint64_t hidden);
 
+/// Rows of values that a shard of these tensors has.
+uint64_t shard_rows(std::span<const TensorShape> tensors);
+
 }  // namespace spillway

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <map>
 #include <set>
 
 #include "core/error.h"
@@ -24,9 +25,15 @@ std::string dumped(const auto& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-template <typename Record>
-OrderedJson file_json(const Record& file) {
+OrderedJson file_json(const AppendRecord& file) {
   return {{"name", file.name}, {"bytes", file.bytes}, {"xxh3", hash_text(file.xxh3)}};
+}
+
+OrderedJson file_json(const ShardRecord& file) {
+  return {{"name", file.name},
+          {"bytes", file.bytes},
+          {"xxh3", hash_text(file.xxh3)},
+          {"rows", file.rows}};
 }
 
 OrderedJson range_json(const DocumentRange& range) {
@@ -117,7 +124,8 @@ class ManifestParser {
                          sweep.documents.first == manifest_.next_document();
     if (!follows) damaged(fmt::format("sweep {} does not follow the one before", number));
     for (const Json& file : list(json, "shards")) {
-      ShardRecord shard{text(file, "name"), natural(file, "bytes"), hash(file)};
+      ShardRecord shard{text(file, "name"), natural(file, "bytes"), hash(file),
+                        natural(file, "rows")};
       const auto name = parse_shard_name(shard.name);
       if (!name || name->sweep != number) no_file(shard.name);
       sweep.shards.push_back(std::move(shard));
@@ -205,20 +213,23 @@ Manifest parse_manifest(std::string_view text, const std::string& where) {
 
 std::string index_text(const Manifest& manifest) {
   OrderedJson sinks = OrderedJson::object();
-  uint64_t first_token = 0;
+  uint64_t tokens = 0;
+  std::map<std::string, uint64_t> rows;  // of a sink, before the sweep
   for (const SweepRecord& sweep : manifest.sweeps) {
     for (const ShardRecord& shard : sweep.shards) {
-      sinks[parse_shard_name(shard.name)->sink].push_back(
-          {{"name", shard.name},
-           {"documents", range_json(sweep.documents)},
-           {"first_token", first_token},
-           {"tokens", sweep.tokens}});
+      const std::string sink = parse_shard_name(shard.name)->sink;
+      uint64_t& first_row = rows[sink];
+      sinks[sink].push_back({{"name", shard.name},
+                             {"documents", range_json(sweep.documents)},
+                             {"first_row", first_row},
+                             {"rows", shard.rows}});
+      first_row += shard.rows;
     }
-    first_token += sweep.tokens;
+    tokens += sweep.tokens;
   }
   const OrderedJson index = {{"version", kVersion},
                              {"documents", range_json(manifest.documents)},
-                             {"tokens", first_token},
+                             {"tokens", tokens},
                              {"sinks", sinks}};
   return index.dump(1) + "\n";
 }

@@ -25,6 +25,7 @@ struct ShardRecord {
   std::string name;
   uint64_t bytes = 0;
   uint64_t xxh3 = 0;  ///< of the whole file
+  uint64_t rows = 0;  ///< of its values: tokens, or documents
   bool operator==(const ShardRecord&) const = default;
 };
 
@@ -37,7 +38,7 @@ struct AppendRecord {
 
 struct SweepRecord {
   DocumentRange documents;
-  uint64_t tokens = 0;
+  uint64_t tokens = 0;  ///< scored
   std::vector<ShardRecord> shards;
   std::vector<AppendRecord> appended;
 

@@ -99,9 +99,10 @@ std::unique_ptr<Part> open_part(const fs::path& path) {
   return part;
 }
 
-/// But for the shard's index.
+/// But for the shard's index, and how long its records are: a matter of the machine.
 Json comparable(Json job) {
   job["shard"].erase("index");
+  job.erase("records");
   return job;
 }
 
@@ -281,6 +282,7 @@ void merge_jobs(const std::vector<fs::path>& folders, const fs::path& out, const
   check_out(parts, out);
   Json job = parts.front()->manifest.job;
   job.erase("shard");
+  job.erase("records");
   const uint64_t documents = parts.back()->manifest.documents.end();
   JobFolder merged(out, job, {0, documents}, JobFolder::Check::kSizes, stop);
   const std::vector<SweepRecord> there = merged.manifest().sweeps;

@@ -108,7 +108,7 @@ class Messages:
             self.case(f"{command}: {' '.join([option, *value])}", command, *base[command], option,
                       *value, code=2)
         self.case("run: option twice", "run", "c", "--report", "a", "--report", "b", code=2)
-        self.case("score: no input", "score", "c.yaml", code=2)
+        self.case("score: no input", "score", self.model)
         self.case("score: two inputs", "score", "c", "--text-file", "a", "--token-ids-file", "b",
                   code=2)
         self.case("tokenize: two inputs", "tokenize", "m", "--text", "a", "--text-file", "b", code=2)

@@ -899,10 +899,10 @@ struct ScoringPlans {
     const auto bytes_of = [&](const KvLengths& lengths) {
       return KvCache::bytes(*machine.ops, shape, kv_layers(model.config, plan->limits), lengths);
     };
-    std::vector<uint64_t> lengths;
-    for (const auto& text : texts) lengths.push_back(text.size());
-    const uint32_t window = config.score_context_tokens.value_or(model.config.context);
-    for (const auto& batch : plan_scoring(lengths, plan->limits.max_rows, window)) {
+    std::vector<TextShape> shapes;
+    for (const auto& text : texts) shapes.push_back({text.size(), 1});
+    const ScoreCut cut = score_cut(config, model, plan->limits.max_rows);
+    for (const auto& batch : plan_scoring(shapes, cut)) {
       ASSERT_LE(bytes_of(batch.kv_lengths), bytes_of(plan->kv_lengths))
           << *config.ram_bytes << " bytes, chunk " << config.score_chunk_tokens;
     }
@@ -1096,11 +1096,11 @@ TEST(Scoring, SweepsTileTheBatches) {
   std::mt19937_64 random(test::run_seed());
   SCOPED_TRACE(test::seed_note(test::run_seed()));
   for (int round = 0; round < 300; ++round) {
-    std::vector<uint64_t> lengths;
-    for (uint64_t i = 0; i < 1 + random() % 12; ++i) lengths.push_back(2 + random() % 100);
+    std::vector<TextShape> shapes;
+    for (uint64_t i = 0; i < 1 + random() % 12; ++i) shapes.push_back({2 + random() % 100, 1});
     const auto chunk = static_cast<uint32_t>(1 + random() % 40);
     const auto window = static_cast<uint32_t>(2 + random() % 60);
-    const auto batches = plan_scoring(lengths, chunk, window);
+    const auto batches = plan_scoring(shapes, {chunk, window, window - 1});
     const auto rows =
         static_cast<uint32_t>(random() % 4 == 0 ? 0 : std::max(window, chunk) + random() % 200);
     size_t next = 0;
@@ -1136,31 +1136,70 @@ TEST(Sweeps, GoLayerByLayer) {
   }
 }
 
+/// Every token from the first that is wanted is scored once, in a window of its text that holds
+/// what the cut promises before it, and fed as new once.
 TEST(Scoring, PlansTileTheTexts) {
   std::mt19937_64 random(test::run_seed());
   SCOPED_TRACE(test::seed_note(test::run_seed()));
-  for (int round = 0; round < 200; ++round) {
-    std::vector<uint64_t> lengths;
-    for (uint64_t i = 0; i < 1 + random() % 6; ++i) lengths.push_back(random() % 100);
-    const auto chunk = static_cast<uint32_t>(1 + random() % 40);
-    const auto window = static_cast<uint32_t>(2 + random() % 60);
-    std::vector<std::vector<int>> scored(lengths.size());
-    for (size_t t = 0; t < lengths.size(); ++t) scored[t].resize(lengths[t]);
-    for (const ScoreBatch& batch : plan_scoring(lengths, chunk, window)) {
-      uint32_t rows = 0;
+  for (int round = 0; round < 400; ++round) {
+    std::vector<TextShape> shapes;
+    for (uint64_t i = 0; i < 1 + random() % 6; ++i) {
+      const uint64_t tokens = random() % 100;
+      shapes.push_back({tokens, 1 + (random() % 2) * (random() % (tokens + 1))});
+    }
+    ScoreCut cut;
+    cut.chunk = static_cast<uint32_t>(1 + random() % 40);
+    cut.window = static_cast<uint32_t>(2 + random() % 60);
+    cut.stride = static_cast<uint32_t>(1 + random() % (cut.window - 1));
+    cut.feed_all = random() % 2 == 0;
+    std::vector<std::vector<int>> scored(shapes.size());
+    std::vector<std::vector<int>> fed(shapes.size());
+    for (size_t t = 0; t < shapes.size(); ++t) {
+      scored[t].resize(shapes[t].tokens);
+      fed[t].resize(shapes[t].tokens);
+    }
+    uint64_t last_text = UINT64_MAX;
+    for (const ScoreBatch& batch : plan_scoring(shapes, cut)) {
+      ASSERT_LE(batch.rows(), cut.chunk);
+      ASSERT_EQ(batch.begins_text, batch.slices[0].text != last_text);
+      const SweepBatch made = make_batch(batch, [&](uint64_t text) {
+        static std::vector<uint32_t> tokens;  // of the text: their numbers
+        tokens.resize(shapes[text].tokens);
+        for (uint32_t i = 0; i < tokens.size(); ++i) tokens[i] = i;
+        return std::span<const uint32_t>(tokens);
+      });
+      size_t row = 0;
       for (size_t s = 0; s < batch.slices.size(); ++s) {
         const ScoreSlice& slice = batch.slices[s];
-        rows += slice.count;
+        last_text = slice.text;
         ASSERT_LE(slice.begin + slice.count, slice.window_begin + batch.kv_lengths[s]);
-        ASSERT_LE(batch.kv_lengths[s], window);
-        for (uint64_t i = slice.begin; i < slice.begin + slice.count; ++i) {
-          if (i + 1 < slice.window_begin + batch.kv_lengths[s]) ++scored[slice.text][i + 1];
+        ASSERT_LE(batch.kv_lengths[s], cut.window);
+        for (uint64_t i = slice.begin; i < slice.begin + slice.count; ++i, ++row) {
+          ASSERT_EQ(made.batch.ids[row], i);
+          if (i >= slice.new_from) ++fed[slice.text][i];
+          const uint32_t target = made.batch.targets[row];
+          if (target == UINT32_MAX) continue;
+          ASSERT_EQ(target, i + 1);
+          ++scored[slice.text][target];
+          ASSERT_GE(target - slice.window_begin,
+                    std::min<uint64_t>(target, cut.window - cut.stride));
         }
       }
-      ASSERT_LE(rows, chunk);
     }
-    for (const auto& text : scored) {
-      for (size_t i = 1; i < text.size(); ++i) ASSERT_EQ(text[i], 1);
+    for (size_t t = 0; t < shapes.size(); ++t) {
+      const TextCounts counts = counts_of(shapes[t], cut);
+      uint64_t fed_tokens = 0;
+      uint64_t scored_tokens = 0;
+      for (size_t i = 0; i < shapes[t].tokens; ++i) {
+        ASSERT_EQ(scored[t][i], i >= shapes[t].scored_from ? 1 : 0) << t << " " << i;
+        ASSERT_LE(fed[t][i], 1);
+        fed_tokens += fed[t][i];
+        scored_tokens += scored[t][i];
+      }
+      ASSERT_EQ(counts.fed, fed_tokens);
+      ASSERT_EQ(counts.scored, scored_tokens);
+      if (!cut.feed_all || shapes[t].tokens == 0) continue;
+      ASSERT_EQ(fed[t].back(), 1);
     }
   }
 }

@@ -40,6 +40,7 @@ echo -n 0123abcd > "$folder/refs/main"
     for script in re.findall(r"\./(scripts/\S+)", readme.read_text()):
         assert os.access(readme.parent / script, os.X_OK), script
         executable(work / script, "true\n")
+    (work / "corpus.jsonl").write_text("".join(f'{{"text": "Line {i} of a corpus."}}\n' for i in range(9)))
     environment = {k: v for k, v in os.environ.items()
                    if not k.startswith("HF_") and k != "XDG_CACHE_HOME"}
     environment.update(PATH=f"{commands}:{os.environ['PATH']}", HOME=str(home))
@@ -57,7 +58,7 @@ def run_blocks(readme, spillway):
                                   capture_output=True, text=True, timeout=300)
             assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
             print(f"{block.strip()}\n    works")
-        for file in ("run.json", "Qwen2.5-7B.yaml"):
+        for file in ("run.json", "Qwen2.5-7B.yaml", "scores/summary.json", "teacher/summary.json"):
             assert (work / file).exists(), file
     finally:
         shutil.rmtree(root)

@@ -108,22 +108,6 @@ std::vector<std::vector<std::vector<float>>> score_again(
 
 namespace {
 
-SweepBatch batch_of(const ScoreBatch& plan, const std::vector<std::vector<uint32_t>>& texts) {
-  SweepBatch of{{}, plan.kv_lengths};
-  for (uint32_t s = 0; s < plan.slices.size(); ++s) {
-    const ScoreSlice& slice = plan.slices[s];
-    const uint64_t end = slice.window_begin + plan.kv_lengths[s];
-    of.batch.sequences.push_back({s, static_cast<uint32_t>(of.batch.ids.size()), slice.count,
-                                  static_cast<uint32_t>(slice.begin - slice.window_begin),
-                                  plan.kv_lengths[s]});
-    for (uint64_t i = slice.begin; i < slice.begin + slice.count; ++i) {
-      of.batch.ids.push_back(texts[slice.text][i]);
-      of.batch.targets.push_back(i + 1 < end ? texts[slice.text][i + 1] : UINT32_MAX);
-    }
-  }
-  return of;
-}
-
 template <typename T>
 void append(std::vector<T>& all, std::span<const T> more) {
   all.insert(all.end(), more.begin(), more.end());
@@ -186,10 +170,10 @@ Tapped tap_model(const Config& config, const std::vector<std::vector<uint32_t>>&
   workload.hidden_layers = taps.hidden_layers;
   const auto runtime = session.start(config, workload);
   if (plan != nullptr) *plan = session.plan;
-  std::vector<uint64_t> lengths;
-  for (const auto& text : texts) lengths.push_back(text.size());
+  std::vector<TextShape> shapes;
+  for (const auto& text : texts) shapes.push_back({text.size(), 1});
   const ForwardLimits& limits = session.plan.limits;
-  const auto batches = plan_scoring(lengths, limits.max_rows, session.model.config.context);
+  const auto batches = plan_scoring(shapes, score_cut(config, session.model, limits.max_rows));
   const auto sweeps = plan_sweeps(batches, limits.sweep_rows);
   Tapped all;
   TapObserver tap(all, runtime->forward(), taps, session.model.config.hidden);
@@ -197,14 +181,10 @@ Tapped tap_model(const Config& config, const std::vector<std::vector<uint32_t>>&
   runtime->engine().allow_passes(sweeps.size());
   for (const auto& sweep : sweeps) {
     std::vector<SweepBatch> of;
-    for (const ScoreBatch& batch : sweep) of.push_back(batch_of(batch, texts));
+    for (const ScoreBatch& batch : sweep)
+      of.push_back(make_batch(batch, [&](uint64_t text) { return std::span(texts[text]); }));
     const ForwardObserver observer = tap.observe(of);
-    if (limits.sweep_rows == 0) {
-      runtime->cache().assign(of[0].kv_lengths);
-      run_pass(*runtime, of[0].batch, PassRecord::Kind::kScore, &observer);
-    } else {
-      run_sweep(*runtime, of, observer);
-    }
+    score_pass(*runtime, of, observer);
     tap.expect_all_told();
   }
   runtime->engine().stop();

@@ -233,13 +233,15 @@ TEST_F(Sinks, IndexSaysWhereEachTokenIs) {
   for (const auto& [sink, shards] : index["sinks"].items()) {
     uint64_t document = 0;
     uint64_t token = 0;
+    uint64_t row = 0;
     for (const Json& shard : shards) {
       EXPECT_EQ(shard["name"].get<std::string>().find(sink + "-"), 0u);
       EXPECT_EQ(shard["documents"]["first"], document);
-      EXPECT_EQ(shard["first_token"], token);
+      EXPECT_EQ(shard["first_row"], row);
       const uint64_t end = document + shard["documents"]["count"].get<uint64_t>();
       for (; document < end; ++document) token += test::sinks_tokens(job, document);
-      EXPECT_EQ(shard["first_token"].get<uint64_t>() + shard["tokens"].get<uint64_t>(), token);
+      row = sink == kEmbeddings ? document : token;
+      EXPECT_EQ(shard["first_row"].get<uint64_t>() + shard["rows"].get<uint64_t>(), row);
     }
     EXPECT_EQ(document, job.documents);
     EXPECT_EQ(index["tokens"], token);

@@ -45,7 +45,7 @@ def documents(folder, sink):
     for shard, file in shards(folder, sink):
         offsets = file.get_tensor("document_offsets")
         assert offsets.dtype == numpy.int64 and len(offsets) == shard["documents"]["count"] + 1
-        assert offsets[0] == 0 and offsets[-1] == shard["tokens"]
+        assert offsets[0] == 0 and offsets[-1] == shard["rows"]
         for begin, end in zip(offsets, offsets[1:]):
             assert end - begin == tokens_of(number)
             yield number, slice(begin, end), file
@@ -89,7 +89,7 @@ def bf16_tensor(path, name):
 
 def check_hidden(folder):
     for shard, file in shards(folder, "hidden-003"):
-        assert file.get_slice("hidden").get_shape() == [shard["tokens"], HIDDEN]
+        assert file.get_slice("hidden").get_shape() == [shard["rows"], HIDDEN]
         bits = bf16_tensor(folder / shard["name"], "hidden")
         row = 0
         first = shard["documents"]["first"]

@@ -1,0 +1,152 @@
+#include "jobs/job_identity.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <memory>
+
+#include "core/read_file.h"
+#include "core/units.h"
+#include "sinks/output_folder.h"
+
+namespace spillway {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint64_t kSampleBytes = 4 * kKiB;
+constexpr uint64_t kMostHeadBytes = 64 * kMiB;
+constexpr uint64_t kMostFileBytes = 256 * kMiB;
+/// Beside the weights in safetensors: what turns texts to ids, and ids to numbers.
+constexpr std::array kConfigurations = {"config.json", "tokenizer.json", "tokenizer.model",
+                                        "tokenizer_config.json"};
+
+class Hash {
+ public:
+  Hash() { XXH3_128bits_reset(state_.get()); }
+  void add(std::string_view bytes) {
+    const uint64_t length = bytes.size();  // so that borders count
+    XXH3_128bits_update(state_.get(), &length, sizeof(length));
+    XXH3_128bits_update(state_.get(), bytes.data(), bytes.size());
+  }
+  std::string text() const {
+    const XXH128_hash_t hash = XXH3_128bits_digest(state_.get());
+    return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+  }
+
+ private:
+  struct Free {
+    void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
+  };
+  std::unique_ptr<XXH3_state_t, Free> state_{XXH3_createState()};
+};
+
+void add_configurations(Hash& hash, const fs::path& folder) {
+  for (const char* name : kConfigurations) {
+    std::error_code error;
+    if (!fs::is_regular_file(folder / name, error)) continue;
+    hash.add(name);
+    hash.add(read_text_file(folder / name, {"a file of the model", kMostFileBytes}));
+  }
+}
+
+/// What stands in front of a file's weights: their table, and with GGUF all there is to know.
+void add_heads(Hash& hash, const Checkpoint& checkpoint) {
+  std::vector<uint64_t> begins(checkpoint.files().size(), UINT64_MAX);
+  for (const TensorEntry& tensor : checkpoint.tensors()) {
+    begins[tensor.file] = std::min(begins[tensor.file], tensor.offset);
+  }
+  for (size_t i = 0; i < begins.size(); ++i) {
+    const DirectFile& file = checkpoint.files()[i];
+    const uint64_t bytes = std::min({begins[i], file.info().bytes, kMostHeadBytes});
+    hash.add(file.read_text(0, bytes));
+    hash.add(std::to_string(file.info().bytes));
+  }
+}
+
+nlohmann::json token_json(const std::optional<uint32_t>& token) {
+  return token ? nlohmann::json(*token) : nlohmann::json("auto");
+}
+
+const char* pooling_name(Pooling pooling) {
+  return pooling == Pooling::kNone ? "none" : pooling == Pooling::kLast ? "last" : "mean";
+}
+
+}  // namespace
+
+std::optional<JobPart> parse_part(std::string_view text) {
+  JobPart part;
+  const char* end = text.data() + text.size();
+  const auto number = std::from_chars(text.data(), end, part.index);
+  if (number.ec != std::errc() || number.ptr == end || *number.ptr != '/') return std::nullopt;
+  const auto count = std::from_chars(number.ptr + 1, end, part.count);
+  if (count.ec != std::errc() || count.ptr != end) return std::nullopt;
+  if (part.index < 1 || part.index > part.count) return std::nullopt;
+  --part.index;
+  return part;
+}
+
+std::string model_fingerprint(const Model& model, const StopFlag& stop) {
+  Hash hash;
+  if (model.checkpoint.metadata() == nullptr) {
+    add_configurations(hash, model.checkpoint.directory());
+  }
+  add_heads(hash, model.checkpoint);
+  for (const TensorEntry& tensor : model.checkpoint.tensors()) {
+    stop.check();
+    const uint64_t bytes = std::min(tensor.bytes, kSampleBytes);
+    const uint64_t offset = tensor.offset + (tensor.bytes - bytes) / 2;
+    hash.add(model.checkpoint.files()[tensor.file].read_text(offset, bytes));
+  }
+  return hash.text();
+}
+
+nlohmann::json identity_json(const JobIdentity& identity, const ScoreJobConfig& data) {
+  nlohmann::json json;
+  json["model"] = {{"architecture", identity.architecture}, {"fingerprint", identity.model}};
+  // Names may change; what is in the files may not.
+  auto files = nlohmann::json::array();
+  for (const FileFingerprint& file : identity.data.files) {
+    files.push_back({{"bytes", file.bytes}, {"xxh3", file.xxh3}});
+  }
+  json["data"] = {{"files", files},
+                  {"documents", identity.documents},
+                  {"skipped", identity.skipped},
+                  {"lines", data.lines},
+                  {"skip_bad", data.skip_bad},
+                  {"end_token", token_json(data.end_token)},
+                  {"prefix_token", token_json(data.prefix_token)},
+                  {"token_bytes", data.raw_token_bytes}};
+  json["score"] = {{"chunk", identity.cut.chunk},
+                   {"context", identity.cut.window},
+                   {"stride", identity.cut.stride}};
+  json["records"] = {{"tokens", identity.record_rows}};
+  const JobSinks& sinks = identity.sinks;
+  json["sinks"] = {{"logprobs", sinks.logprobs},
+                   {"topk", sinks.top_k},
+                   {"hidden_states", sinks.hidden_layers},
+                   {"hidden_dtype", dtype_name(sinks.hidden_dtype)},
+                   {"embeddings", pooling_name(sinks.embeddings)}};
+  if (identity.part) {
+    json["shard"] = {{"index", identity.part->index}, {"count", identity.part->count}};
+  }
+  return json;
+}
+
+std::optional<uint64_t> recorded_rows(const fs::path& folder) {
+  std::error_code error;
+  if (!fs::is_regular_file(folder / kManifestName, error)) return std::nullopt;
+  const Manifest manifest = load_manifest(OutputFolder(folder, OutputFolder::Missing::kRefuse));
+  const auto records = manifest.job.find("records");
+  if (records == manifest.job.end() || !records->is_object()) return std::nullopt;
+  const auto rows = records->find("tokens");
+  if (rows == records->end() || !rows->is_number_unsigned()) return std::nullopt;
+  return rows->get<uint64_t>();
+}
+
+}  // namespace spillway
