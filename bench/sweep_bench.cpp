@@ -1,7 +1,7 @@
 // What a sweep is worth on a slow drive: scoring with everything in RAM, in chunks of 512 that
 // read all weights for each, and in sweeps of 1,024, 2,048, ... tokens that read them once. The
 // drive is this machine's, throttled by this program (bench/throttled_reader.h), so that a small
-// model is bound by reads. Prints Markdown tables (docs/PERFORMANCE.md, "Sweeps").
+// model is bound by reads. Prints a Markdown table, draws it (docs/PERFORMANCE.md, "Sweeps").
 //
 //   spillway_sweeps MODEL_DIR --ram 256MiB --rate 0.15e9 --runs 3
 #include <fmt/format.h>
@@ -12,7 +12,11 @@
 #include <vector>
 
 #include "bench/throttled_reader.h"
+#include "compare/answer.h"
+#include "compare/page.h"
+#include "compare/svg.h"
 #include "core/failure.h"
+#include "core/output_file.h"
 #include "core/units.h"
 #include "model/prediction.h"
 #include "model/score.h"
@@ -30,6 +34,7 @@ struct Options {
   uint32_t tokens = 16384;
   uint32_t passes = 8;
   uint32_t runs = 3;
+  std::string svg;
   uint64_t ram_bytes() const {
     const auto bytes = parse_size(ram);
     if (!bytes) throw Error("--ram: expected a size such as 256MiB");
@@ -105,6 +110,13 @@ class SweepBench {
     }
     print_table();
     print_bounds();
+    const Comparison measured = comparison();
+    for (const std::string& line : findings(measured)) fmt::print("{}\n", line);
+    fmt::print("{}\n", answer(measured));
+    std::fflush(stdout);
+    if (options_.svg.empty()) return;
+    FilesInUse in_use;
+    OutputFile(options_.svg, svg_format("picture"), in_use).write(chart_svg(score_chart(measured)));
   }
 
  private:
@@ -190,7 +202,7 @@ class SweepBench {
 
   /// The simulated pipeline with this drive and with the cores as the first arm shows them: all
   /// that a chunk computes, in proportion to its weights.
-  double predicted_rate(const Arm& arm) const {
+  PassPrediction predict(const Arm& arm, const PassShape& shape) const {
     const double chunk_seconds = kDocumentTokens / token_rate(arms_[0]);
     MachineRates rates;
     rates.reads = {{kChunkBytes, kUsualDepth, options_.bytes_per_second}};
@@ -198,9 +210,35 @@ class SweepBench {
         {kDocumentTokens, static_cast<double>(model_.weights.pass_bytes()) / chunk_seconds}};
     constexpr double kNothing = 1e-30;  // 0 would be attention as a matmul takes it
     rates.attention_seconds = kNothing;
-    const PassShape shape = prompt_shape(arm.plan, arm.workload, work_amount(arm.workload));
-    const auto pass = predict_pass(model_, arm.plan, true, shape, rates);
-    return static_cast<double>(shape.tokens()) / pass.seconds;
+    return predict_pass(model_, arm.plan, true, shape, rates);
+  }
+  static PassShape shape_of(const Arm& arm) {
+    return prompt_shape(arm.plan, arm.workload, work_amount(arm.workload));
+  }
+  double predicted_rate(const Arm& arm) const {
+    const PassShape shape = shape_of(arm);
+    return static_cast<double>(shape.tokens()) / predict(arm, shape).seconds;
+  }
+
+  /// As `spillway bench --sweeps score` has it: figures of an average pass.
+  Comparison comparison() const {
+    Comparison all;
+    for (const Arm& arm : arms_) {
+      ArmResult result;
+      result.arm.sweep = Sweep::kScore;
+      result.arm.sweep_tokens = arm.in_ram ? 0 : arm.sweep_tokens;
+      const PassShape shape = shape_of(arm);
+      const auto passes = static_cast<double>(arm.passes);
+      const PassPrediction predicted = arm.in_ram ? PassPrediction{} : predict(arm, shape);
+      for (size_t run = 0; run < arm.seconds.size(); ++run) {
+        result.samples.push_back({arm.seconds[run] / passes, arm.nvme_bytes[run] / passes,
+                                  arm.stall_seconds[run] / passes, predicted.seconds,
+                                  static_cast<uint32_t>(shape.tokens()), 0, predicted.read_seconds,
+                                  predicted.compute_seconds});
+      }
+      all.arms.push_back(std::move(result));
+    }
+    return all;
   }
 
   void print_table() const {
@@ -242,7 +280,6 @@ class SweepBench {
     print_bound("bytes read over passes × bytes not resident, at most", most_bytes, "≤ 1.05",
                 most_bytes <= 1.05);
     print_bound("time over max(compute, drive), at most", most_time, "≤ 1.1", most_time <= 1.1);
-    std::fflush(stdout);
   }
 
   const Options options_;
@@ -277,6 +314,7 @@ int main(int argc, char** argv) {
   app.add_option("--runs", options.runs, "Repetitions, interleaved")
       ->check(CLI::Range(1, 100))
       ->capture_default_str();
+  app.add_option("--svg", options.svg, "Draw tokens per second into this file");
   CLI11_PARSE(app, argc, argv);
   try {
     spillway::SweepBench(options).run();
