@@ -309,10 +309,9 @@ std::string score_answer(const Scores& scores) {
         longest.text(), score_rate(longest.rate), times_text(longest.rate / scores.in_ram),
         score_rate(scores.in_ram));
   }
+  const double gain = from->rate / shortest.rate;
   const std::string instead =
-      from == sweeps.begin() ? ""
-                             : fmt::format(", {} as fast as with {}",
-                                           times_text(from->rate / shortest.rate), shortest.text());
+      gain < kSame ? "" : fmt::format(", {} as fast as with {}", times_text(gain), shortest.text());
   return fmt::format(
       "From {} tokens per sweep on, this machine scores as fast as with everything in RAM ({} "
       "against {}){}",

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <set>
 #include <vector>
@@ -247,7 +248,7 @@ Chart score_chart(const Comparison& comparison) {
   const double crossing = crossing_tokens(comparison);
   if (crossing > first / kFar && crossing < last * kFar) {
     chart.mark = {crossing, fmt::format("computes longer than it reads from {} on",
-                                        count_text(static_cast<uint64_t>(crossing)))};
+                                        count_text(static_cast<uint64_t>(std::llround(crossing))))};
   }
   return chart;
 }
