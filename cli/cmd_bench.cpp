@@ -63,7 +63,8 @@ class ResultFiles {
         csv_(folder / "bench.csv", {"results", "sweep,engine,"}, in_use),
         page_(folder / "bench.html", {"results", "<!doctypehtml>*<title>RAMorNVMe</title>"},
               in_use),
-        picture_(folder / "memory.svg", svg_format("picture"), in_use) {}
+        picture_(folder / "memory.svg", svg_format("picture"), in_use),
+        score_picture_(folder / "score.svg", svg_format("picture"), in_use) {}
 
   bool earlier() const { return earlier_; }
 
@@ -89,6 +90,8 @@ class ResultFiles {
     page_.write(comparison_page(comparison));
     const std::string picture = chart_svg(memory_chart(comparison));
     if (!picture.empty()) picture_.write(picture);
+    const std::string score = chart_svg(score_chart(comparison));
+    if (!score.empty()) score_picture_.write(score);
   }
 
   bool earlier_ = false;
@@ -96,6 +99,7 @@ class ResultFiles {
   OutputFile csv_;
   OutputFile page_;
   OutputFile picture_;
+  OutputFile score_picture_;
 };
 
 /// Without a group nothing bounds the page cache: mmap would have the whole machine.
@@ -230,8 +234,13 @@ class BenchRun {
     const fs::path report = folder_ / "arms" / (arm.name() + ".json");
     try {
       write_own(config, "configuration", kArmTitle, config_text(arm.config));
-      const ChildResult child =
-          run_arm(arm, {"run", config.string(), "--quiet", "--report", report.string()});
+      std::vector<std::string> arguments = {"run", config.string(), "--quiet", "--report",
+                                            report.string()};
+      if (arm.sweep == Sweep::kScore) {
+        arguments[0] = "score";
+        arguments.insert(arguments.end(), {"--token-ids-file", write_ids(arm).string()});
+      }
+      const ChildResult child = run_arm(arm, std::move(arguments));
       if (stop_.requested()) return;
       if (child.exit_code != 0) {
         result.skipped = reason(child);
@@ -253,7 +262,7 @@ class BenchRun {
     arguments.insert(arguments.begin(), fs::read_symlink("/proc/self/exe").string());
     const fs::path log = folder_ / "arms" / (arm.name() + ".log");
     write_own(log, "log", kLogTitle, "");
-    if (arm.sweep != Sweep::kMemory || group_ == nullptr) {
+    if (arm.group_bytes == 0 || group_ == nullptr) {
       return run_child(arguments, {}, log, stop_);
     }
     if (arm.mapped) {
@@ -277,6 +286,16 @@ class BenchRun {
     OutputFile output(file, {what, begins}, in_use);
     output.heed(stop_);
     output.write(title + text);
+  }
+
+  /// The same for all arms that score: a model need not have a tokenizer.
+  fs::path write_ids(const Arm& arm) const {
+    const fs::path file = folder_ / "arms" / "score-ids.json";
+    FilesInUse in_use = inputs_;
+    OutputFile output(file, {"token ids", "[[0,"}, in_use);
+    output.heed(stop_);
+    output.write(nlohmann::json(score_documents(arm, model_.config)).dump() + "\n");
+    return file;
   }
 
   static std::string reason(const ChildResult& child) {
@@ -345,6 +364,7 @@ class TimeUnit {
 const char* group_title(Sweep sweep) {
   return sweep == Sweep::kMemory   ? "decode, by memory"
          : sweep == Sweep::kDecode ? "decode, by share"
+         : sweep == Sweep::kScore  ? "score, by sweep"
                                    : "prompt, by share";
 }
 
@@ -385,7 +405,10 @@ std::string results_text(const Comparison& comparison) {
 }
 
 Sweep sweep_of(const std::string& name) {
-  return name == "decode" ? Sweep::kDecode : name == "prompt" ? Sweep::kPrompt : Sweep::kMemory;
+  for (const Sweep sweep : {Sweep::kDecode, Sweep::kPrompt, Sweep::kScore}) {
+    if (name == sweep_name(sweep)) return sweep;
+  }
+  return Sweep::kMemory;
 }
 
 }  // namespace

@@ -209,10 +209,10 @@ void add_bench(const CommandContext& context) {
       ->type_name("DIR")
       ->check(check_name)
       ->capture_default_str();
-  command->add_option("--sweeps", options->sweeps, "Any of memory, decode, prompt")
+  command->add_option("--sweeps", options->sweeps, "Any of memory, decode, prompt, score")
       ->type_name("SWEEP")
       ->delimiter(',')
-      ->check(CLI::IsMember({"memory", "decode", "prompt"}))
+      ->check(CLI::IsMember({"memory", "decode", "prompt", "score"}))
       ->capture_default_str();
   command->add_option("--repeats", options->repeats, "Processes per arm, interleaved")
       ->check(CLI::Range(1u, 100u))
@@ -237,6 +237,12 @@ void add_bench(const CommandContext& context) {
       ->capture_default_str();
   command->add_option("--prompt-tokens", options->sweep.prompt_tokens, "Length of the prompt")
       ->check(CLI::Range(1u, 1u << 20))
+      ->capture_default_str();
+  command
+      ->add_option("--score-tokens", options->sweep.score_tokens,
+                   "Tokens that are scored, in documents of 512")
+      ->type_name("N")
+      ->check(CLI::Range(2u, 1u << 22))
       ->capture_default_str();
   command->add_flag("--json", options->json, "Print the results as JSON");
   command->add_flag("--quiet", options->quiet, "No progress");

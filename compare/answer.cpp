@@ -222,6 +222,107 @@ std::optional<std::string> share_answer(const Comparison& comparison) {
   return std::nullopt;
 }
 
+/// What was measured of scoring: with everything in RAM, and by tokens per sweep.
+struct Scores {
+  double in_ram = 0;  ///< tokens per second; 0 = not measured
+  struct Point {
+    uint64_t tokens = 0;
+    double rate = 0;
+    double nvme_bytes = 0;
+    std::string text() const { return count_text(tokens); }
+  };
+  std::vector<Point> sweeps;  ///< the shortest first
+};
+
+Scores scores_of(const Comparison& comparison) {
+  Scores scores;
+  for (const ArmResult& result : comparison.arms) {
+    if (result.arm.sweep != Sweep::kScore || !result.measured()) continue;
+    const double rate = result.tokens_per_second();
+    if (result.arm.sweep_tokens == 0) {
+      scores.in_ram = rate;
+    } else {
+      scores.sweeps.push_back({result.samples[0].tokens, rate, result.nvme_bytes()});
+    }
+  }
+  std::sort(scores.sweeps.begin(), scores.sweeps.end(),
+            [](const auto& a, const auto& b) { return a.tokens < b.tokens; });
+  return scores;
+}
+
+/// The first sweep from which on all are about as fast as `rate`; the end when none is.
+auto fast_from(const std::vector<Scores::Point>& sweeps, double rate) {
+  auto first = sweeps.end();
+  while (first != sweeps.begin() && (first - 1)->rate * kSame >= rate) --first;
+  return first;
+}
+
+std::string score_rate(double rate) {
+  return figure_text(rate) + " tokens/s";
+}
+
+/// Against sweeps alone: nobody measured what the machine computes without reading.
+std::string sweeps_answer(const std::vector<Scores::Point>& sweeps) {
+  const Scores::Point& shortest = sweeps.front();
+  const auto faster = [](const auto& a, const auto& b) { return a.rate < b.rate; };
+  const double best = std::max_element(sweeps.begin(), sweeps.end(), faster)->rate;
+  const auto enough = std::find_if(sweeps.begin(), sweeps.end(),
+                                   [&](const auto& at) { return at.rate * kSame >= best; });
+  const std::string tail = "; everything in RAM was not measured";
+  if (enough == sweeps.begin()) {
+    return fmt::format("With {} tokens per sweep it scores {}{}{}", shortest.text(),
+                       score_rate(shortest.rate), sweeps.size() > 1 ? "; more gains nothing" : "",
+                       tail);
+  }
+  return fmt::format(
+      "With {} tokens per sweep it scores {}, {} as fast as with {}{}{}", enough->text(),
+      score_rate(enough->rate), times_text(enough->rate / shortest.rate), shortest.text(),
+      enough + 1 == sweeps.end() ? "; more was not measured" : "; more gains nothing", tail);
+}
+
+/// Empty when no scoring was measured.
+std::string score_answer(const Scores& scores) {
+  const auto& sweeps = scores.sweeps;
+  if (sweeps.empty()) {
+    return scores.in_ram > 0 ? fmt::format(
+                                   "With everything in RAM it scores {}; no sweep that "
+                                   "reads was measured",
+                                   score_rate(scores.in_ram))
+                             : "";
+  }
+  const bool reads = std::any_of(sweeps.begin(), sweeps.end(),
+                                 [](const Scores::Point& at) { return at.nvme_bytes > 0; });
+  if (!reads) {
+    return fmt::format(
+        "The memory holds everything: it scores {}, and reads nothing that longer "
+        "sweeps could save; give it less (--ram)",
+        score_rate(sweeps.front().rate));
+  }
+  if (scores.in_ram <= 0) return sweeps_answer(sweeps);
+  const Scores::Point& shortest = sweeps.front();
+  const auto from = fast_from(sweeps, scores.in_ram);
+  if (from == sweeps.end()) {
+    const Scores::Point& longest = sweeps.back();
+    return fmt::format(
+        "With {} tokens per sweep, the most that was measured, this machine scores {}, {} as fast "
+        "as with everything in RAM ({})",
+        longest.text(), score_rate(longest.rate), times_text(longest.rate / scores.in_ram),
+        score_rate(scores.in_ram));
+  }
+  const double gain = from->rate / shortest.rate;
+  const std::string instead =
+      gain < kSame ? "" : fmt::format(", {} as fast as with {}", times_text(gain), shortest.text());
+  return fmt::format(
+      "From {} tokens per sweep on, this machine scores as fast as with everything in RAM ({} "
+      "against {}){}",
+      from->text(), score_rate(from->rate), figure_text(scores.in_ram), instead);
+}
+
+std::string crossing_finding(double tokens) {
+  return fmt::format("predicted: computing takes longer than reading from {} tokens per sweep on",
+                     count_text(std::max<uint64_t>(1, std::lround(tokens))));
+}
+
 std::string mmap_finding(const Budget& budget) {
   return fmt::format("in {}: {}; mmap in the same memory {} s, {} as long", budget.size(),
                      per_token(budget.spillway), figure_text(budget.mmap),
@@ -258,9 +359,11 @@ struct PredictionScore {
 std::string answer(const Comparison& comparison) {
   const auto budgets = budgets_of(comparison);
   const auto shares = share_answer(comparison);
-  const std::string text = !budgets.empty() ? memory_answer(budgets)
-                           : shares         ? *shares
-                                            : "Nothing was measured";
+  const std::string scored = score_answer(scores_of(comparison));
+  const std::string text = !budgets.empty()  ? memory_answer(budgets)
+                           : shares          ? *shares
+                           : !scored.empty() ? scored
+                                             : "Nothing was measured";
   return text + (comparison.interrupted ? " (stopped early)." : ".");
 }
 
@@ -268,6 +371,11 @@ std::vector<std::string> findings(const Comparison& comparison) {
   std::vector<std::string> lines;
   for (const Budget& budget : budgets_of(comparison)) {
     if (budget.both()) lines.push_back(mmap_finding(budget));
+  }
+  const std::string scored = score_answer(scores_of(comparison));
+  if (!scored.empty() && answer(comparison).rfind(scored, 0) != 0) lines.push_back(scored);
+  if (const double tokens = crossing_tokens(comparison); tokens > 0) {
+    lines.push_back(crossing_finding(tokens));
   }
   PredictionScore score;
   for (const ArmResult& result : comparison.arms) {

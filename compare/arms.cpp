@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "compare/figures.h"
 #include "core/error.h"
 #include "core/units.h"
 #include "model/generate.h"
@@ -98,6 +99,11 @@ constexpr uint64_t kProgramAndDriverBytes = 96 * kMiB;
 /// the system has no huge ones.
 constexpr uint64_t kBytesPerTableByte = 512;
 
+uint64_t group_bytes(uint64_t budget, uint64_t mapped_bytes, const Machine& machine) {
+  return budget + mapped_bytes / kBytesPerTableByte +
+         (machine.device->unified() ? kProgramBytes : kProgramAndDriverBytes);
+}
+
 void add_memory_arms(std::vector<Arm>& arms, const Config& base, const Model& model,
                      const Machine& machine, const SweepOptions& options) {
   for (const uint64_t budget : budgets_of(base, model, machine, options)) {
@@ -107,13 +113,59 @@ void add_memory_arms(std::vector<Arm>& arms, const Config& base, const Model& mo
       arm.mapped = mapped;
       arm.memory_bytes = budget;
       const uint64_t mapped_bytes = mapped ? model.weights.weight_bytes : budget;
-      arm.group_bytes = budget + mapped_bytes / kBytesPerTableByte +
-                        (machine.device->unified() ? kProgramBytes : kProgramAndDriverBytes);
+      arm.group_bytes = group_bytes(budget, mapped_bytes, machine);
       arm.config = base;
       arm.config.ram_bytes = budget;
       if (mapped) arm.config.io_engine = EngineChoice::kMmap;
       arms.push_back(std::move(arm));
     }
+  }
+}
+
+constexpr uint32_t kDocumentTokens = 512;
+/// Of the look at the drive before a run, whose ring the kernel may still be taking apart when the
+/// plan's memory is touched.
+constexpr uint64_t kLookBytes = 32 * kMiB;
+/// Doublings from a chunk to the whole job, at most.
+constexpr size_t kMostSweepLengths = 16;
+
+/// A chunk, twice as much and so on; the last one is all of the job.
+std::vector<uint32_t> sweep_lengths(uint32_t chunk, uint32_t job_tokens) {
+  std::vector<uint32_t> lengths;
+  for (uint64_t tokens = chunk; tokens < job_tokens; tokens *= 2) {
+    if (lengths.size() + 1 == kMostSweepLengths) break;
+    lengths.push_back(static_cast<uint32_t>(tokens));
+  }
+  lengths.push_back(job_tokens);
+  return lengths;
+}
+
+/// First with everything in RAM, which computes as fast as a sweep can; then in the memory that is
+/// configured.
+void add_score_arms(std::vector<Arm>& arms, const Config& config, Config base,
+                    const Machine& machine, uint32_t job_tokens) {
+  base.score_logprobs = false;
+  base.score_context_tokens.reset();
+  Arm arm;
+  arm.sweep = Sweep::kScore;
+  arm.job_tokens = job_tokens;
+  arm.ram_share = 1;
+  arm.config = base;
+  arm.config.ram_bytes.reset();
+  arm.config.ram_share = arm.ram_share;
+  arm.config.score_sweep_tokens = 1;
+  arm.config.io_direct = DirectChoice::kAuto;  // reads nothing while it counts
+  arms.push_back(arm);
+  arm.ram_share = 0;
+  arm.config = std::move(base);
+  arm.memory_bytes = config.ram_bytes.value_or(0);
+  if (config.ram_bytes) {
+    arm.group_bytes = group_bytes(*config.ram_bytes, *config.ram_bytes, machine) + kLookBytes;
+  }
+  for (const uint32_t tokens : sweep_lengths(config.score_chunk_tokens, job_tokens)) {
+    arm.sweep_tokens = tokens;
+    arm.config.score_sweep_tokens = tokens;
+    arms.push_back(arm);
   }
 }
 
@@ -126,7 +178,10 @@ void drop_repeated(std::vector<Arm>& arms) {
 }  // namespace
 
 const char* sweep_name(Sweep sweep) {
-  return sweep == Sweep::kDecode ? "decode" : sweep == Sweep::kPrompt ? "prompt" : "memory";
+  return sweep == Sweep::kDecode   ? "decode"
+         : sweep == Sweep::kPrompt ? "prompt"
+         : sweep == Sweep::kScore  ? "score"
+                                   : "memory";
 }
 
 std::string Arm::name() const {
@@ -134,6 +189,9 @@ std::string Arm::name() const {
     const std::string size = memory_bytes % kMiB == 0 ? fmt::format("{}MiB", memory_bytes / kMiB)
                                                       : fmt::format("{}B", memory_bytes);
     return fmt::format("memory-{}-{}", size, mapped ? "mmap" : "spillway");
+  }
+  if (sweep == Sweep::kScore) {
+    return sweep_tokens == 0 ? "score-ram" : fmt::format("score-sweep{}", sweep_tokens);
   }
   return fmt::format("{}-ram{:.0f}-batch{}", sweep_name(sweep), 100 * ram_share, batch);
 }
@@ -147,7 +205,23 @@ std::string Arm::detail() const {
   if (sweep == Sweep::kMemory) {
     return fmt::format("{}, {}", format_bytes(memory_bytes), mapped ? "mmap" : "Spillway");
   }
+  if (sweep == Sweep::kScore) {
+    return sweep_tokens == 0 ? "all in RAM" : "sweeps of " + count_text(sweep_tokens);
+  }
   return fmt::format("{:.0f} % in RAM, batch {}", 100 * ram_share, batch);
+}
+
+std::vector<std::vector<uint32_t>> score_documents(const Arm& arm, const ModelConfig& model) {
+  const uint32_t longest =
+      std::max(2u, std::min({kDocumentTokens, arm.config.score_chunk_tokens, model.context}));
+  const uint32_t tokens = arm.job_tokens;
+  std::vector<std::vector<uint32_t>> documents;
+  for (uint32_t at = 0; at < tokens; at += longest) {
+    const auto number = static_cast<uint32_t>(documents.size());
+    const auto ids = some_ids(std::min(longest, tokens - at), number, model.vocab);
+    documents.emplace_back(ids.begin(), ids.end());
+  }
+  return documents;
 }
 
 std::vector<std::string> context_notes(uint32_t context, const SweepOptions& options) {
@@ -193,6 +267,11 @@ std::vector<Arm> make_arms(const Config& config, const Model& model, const Machi
   for (const Sweep sweep : options.sweeps) {
     if (sweep == Sweep::kMemory) {
       add_memory_arms(arms, decoding(1), model, machine, options);
+      continue;
+    }
+    if (sweep == Sweep::kScore) {
+      add_score_arms(arms, config, base_config(config, model, 0, 0, config.max_new_tokens), machine,
+                     options.score_tokens);
       continue;
     }
     for (const uint32_t percent : options.ram_percents) {

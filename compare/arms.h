@@ -8,8 +8,9 @@
 
 namespace spillway {
 
-/// kDecode and kPrompt vary the share of the layers in RAM, kMemory the memory.
-enum class Sweep { kDecode, kPrompt, kMemory };
+/// kDecode and kPrompt vary the share of the layers in RAM, kMemory the memory, kScore the tokens
+/// that one read of the weights serves (`score.sweep`).
+enum class Sweep { kDecode, kPrompt, kMemory, kScore };
 const char* sweep_name(Sweep sweep);
 
 struct Arm {
@@ -18,7 +19,9 @@ struct Arm {
   double ram_share = 0;        ///< wanted; kDecode and kPrompt
   uint32_t batch = 1;          ///< sequences
   uint64_t memory_bytes = 0;   ///< kMemory: memory.ram
-  uint64_t group_bytes = 0;    ///< kMemory: of the control group, with what the program takes
+  uint64_t group_bytes = 0;    ///< of the control group, with what the program takes; 0 = none
+  uint32_t sweep_tokens = 0;   ///< kScore: score.sweep; 0 = everything in RAM, for comparison
+  uint32_t job_tokens = 0;     ///< kScore: that are scored
   Config config;               ///< what the arm's process runs
   std::string name() const;    ///< "decode-ram75-batch4": also a file name
   std::string title() const;   ///< "decode, 75 % in RAM, batch 4"
@@ -33,7 +36,12 @@ struct SweepOptions {
   std::vector<uint64_t> memory_bytes;  ///< these budgets instead
   uint32_t new_tokens = 5;             ///< decode passes that count; one more comes before
   uint32_t prompt_tokens = 512;
+  uint32_t score_tokens = 16384;
 };
+
+/// What an arm of kScore scores: documents of 512 tokens, or shorter ones where a chunk or the
+/// model's context is shorter, so that sweeps are as long as the arms say.
+std::vector<std::vector<uint32_t>> score_documents(const Arm& arm, const ModelConfig& model);
 
 /// Budgets between which a choice means something: the least with which the configured prompts are
 /// answered, and what then holds the whole model.

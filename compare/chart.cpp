@@ -100,6 +100,10 @@ class Scale {
         high_y_ = std::max({high_y_, point.y, point.high});
       }
     }
+    if (chart.mark) {
+      low_x_ = std::min(low_x_, along(chart.mark->x));
+      high_x_ = std::max(high_x_, along(chart.mark->x));
+    }
     if (!log2_x_) low_x_ = std::min(low_x_, 0.0);
     if (chart.diagonal) high_x_ = high_y_ = std::max(high_x_, high_y_);
     if (high_x_ <= low_x_) high_x_ = low_x_ + 1;
@@ -178,7 +182,7 @@ std::string axes(const Chart& chart, const Scale& scale) {
       "<text class=\"m\" x=\"{:.0f}\" y=\"{:.0f}\" text-anchor=\"middle\">{}</text>\n"
       "<text class=\"m\" x=\"{:.0f}\" y=\"{:.0f}\">{}</text>\n",
       (scale.left() + kWidth - kRight) / 2, scale.bottom() + kBottom - 10, escaped(chart.x_title),
-      kEdge, scale.top() - 18, escaped(chart.y_title));
+      kEdge, scale.top() - 18 - (chart.mark ? kRow : 0), escaped(chart.y_title));
   return svg;
 }
 
@@ -191,6 +195,17 @@ std::string diagonal(const Scale& scale) {
         slope == 1.0 ? "d" : "g", scale.x(0), scale.y(0), scale.x(x), scale.y(x * slope));
   }
   return svg;
+}
+
+std::string mark_svg(const ChartMark& mark, const Scale& scale) {
+  const double half = width_of(mark.label) / 2;
+  const double x = scale.x(mark.x);
+  return fmt::format(
+      "<line class=\"d\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.1f}\" y2=\"{2:.1f}\"/>"
+      "<text class=\"m\" x=\"{3:.1f}\" y=\"{4:.1f}\" text-anchor=\"middle\">{5}</text>\n",
+      x, scale.top() - 12, scale.bottom(),
+      std::clamp(x, kEdge + half, std::max(kEdge + half, kWidth - kEdge - half)), scale.top() - 18,
+      escaped(mark.label));
 }
 
 std::string line_svg(const ChartLine& line, size_t colour, const Scale& scale) {
@@ -236,7 +251,7 @@ std::string chart_svg(const Chart& chart) {
   if (!any) return "";
   const std::vector<std::string> title = rows_of(chart.title);
   const Legend legend = lay_out_legend(chart, 20 + kRow * static_cast<double>(title.size()));
-  const Scale scale(chart, legend.bottom + 2 * kRow);
+  const Scale scale(chart, legend.bottom + (chart.mark ? 3 : 2) * kRow);
   std::string body;
   for (size_t i = 0; i < title.size(); ++i) {
     body += fmt::format("<text x=\"{:.0f}\" y=\"{:.0f}\" font-weight=\"600\">{}</text>\n", kEdge,
@@ -244,6 +259,7 @@ std::string chart_svg(const Chart& chart) {
   }
   body += legend_svg(chart, legend) + axes(chart, scale);
   if (chart.diagonal) body += diagonal(scale);
+  if (chart.mark) body += mark_svg(*chart.mark, scale);
   for (size_t i = 0; i < chart.lines.size(); ++i) body += line_svg(chart.lines[i], i, scale);
   return fmt::format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {:.0f} {:.0f}\" class=\"chart\" "

@@ -2,6 +2,7 @@
 // Pure functions.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,12 @@ struct ChartLine {
   bool joined = true;              ///< false: marks only
 };
 
+/// A place on the x axis: a line up the plot, and what it says above.
+struct ChartMark {
+  double x = 0;
+  std::string label;
+};
+
 struct Chart {
   std::string title;
   std::string x_title;
@@ -28,6 +35,7 @@ struct Chart {
   std::vector<double> x_ticks;  ///< empty = chosen
   bool log2_x = false;          ///< doubling steps at equal distances; x > 0
   bool diagonal = false;        ///< y = x, and 10 % to both sides
+  std::optional<ChartMark> mark = {};
 };
 
 /// Empty when no line has a point.

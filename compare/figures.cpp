@@ -16,6 +16,12 @@ std::string figure_text(double value) {
   return fmt::format("{:.{}f}", value, decimals);
 }
 
+std::string count_text(uint64_t count) {
+  std::string text = fmt::to_string(count);
+  for (size_t at = text.size(); at > 3;) text.insert(at -= 3, 1, ',');
+  return text;
+}
+
 std::string times_text(double ratio) {
   if (ratio >= 9.95) return fmt::format("{:.0f} times", ratio);
   if (ratio >= 1.995) return fmt::format("{:.2g} times", ratio);

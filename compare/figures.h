@@ -1,12 +1,16 @@
 // Figures as people read them. Pure functions.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace spillway {
 
 /// Three significant digits, never an exponent, never a zero with a sign: "0.212", "1234".
 std::string figure_text(double value);
+
+/// "512", "16,384".
+std::string count_text(uint64_t count);
 
 /// "5.5 times": a ratio of two positive figures; what it is of stands around it.
 std::string times_text(double ratio);

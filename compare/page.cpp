@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <set>
 #include <vector>
@@ -134,6 +135,9 @@ std::string charts(const Comparison& comparison) {
                 "While the drive is the limit, more sequences cost little.") +
          figure(chart_svg(prediction_chart(comparison)),
                 "On the dashed line: as predicted; between the thin ones: within 10 %.") +
+         figure(chart_svg(score_chart(comparison)),
+                "One read of the weights serves a sweep: the longer it is, the less the drive "
+                "matters.") +
          "</div>\n";
 }
 
@@ -203,6 +207,48 @@ Chart prediction_chart(const Comparison& comparison) {
       line.points.push_back(point_of(result, result.predicted_seconds()));
     }
     if (!line.points.empty()) chart.lines.push_back(std::move(line));
+  }
+  return chart;
+}
+
+Chart score_chart(const Comparison& comparison) {
+  Chart chart{"Scoring throughput, by tokens per sweep",
+              "tokens per sweep",
+              "tokens per second",
+              {},
+              {},
+              true,
+              false};
+  ChartLine measured{"Spillway", {}, true};
+  ChartLine predicted{"predicted", {}, true};
+  double in_ram = 0;  // tokens per second
+  for (const ArmResult& result : comparison.arms) {
+    if (result.arm.sweep != Sweep::kScore || !result.measured()) continue;
+    if (result.arm.sweep_tokens == 0) {
+      in_ram = result.tokens_per_second();
+      continue;
+    }
+    const double tokens = result.samples[0].tokens;
+    const Spread seconds = result.seconds();
+    measured.points.push_back(
+        {tokens, tokens / seconds.median, tokens / seconds.high, tokens / seconds.low});
+    const double expected = result.predicted_seconds();
+    if (expected > 0) predicted.points.push_back({tokens, tokens / expected, 0, 0});
+  }
+  if (measured.points.empty()) return chart;
+  const double first = measured.points.front().x;
+  const double last = measured.points.back().x;
+  chart.lines = {measured};
+  if (!predicted.points.empty()) chart.lines.push_back(predicted);
+  if (in_ram > 0) {
+    chart.lines.push_back(
+        {"everything in RAM", {{first, in_ram, 0, 0}, {last, in_ram, 0, 0}}, true});
+  }
+  constexpr double kFar = 16;  // beyond what was measured
+  const double crossing = crossing_tokens(comparison);
+  if (crossing > first / kFar && crossing < last * kFar) {
+    chart.mark = {crossing, fmt::format("computes longer than it reads from {} on",
+                                        count_text(static_cast<uint64_t>(std::llround(crossing))))};
   }
   return chart;
 }

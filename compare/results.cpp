@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "compare/answer.h"
@@ -73,6 +74,33 @@ Sample decode_sample(const nlohmann::json& report) {
   return sample;
 }
 
+Sample score_sample(const nlohmann::json& report) {
+  const auto passes = passes_of(report, "score");
+  if (passes.empty() || report.at("interrupted").get<bool>()) {
+    throw Error("the run was stopped before its texts were through");
+  }
+  double tokens = 0;
+  Sample sample;
+  for (const Pass& pass : passes) {
+    sample.seconds += pass.seconds;
+    sample.nvme_bytes += pass.nvme_bytes;
+    sample.stall_seconds += pass.stall_seconds;
+    tokens += pass.tokens;
+  }
+  sample.tokens = passes[0].tokens;
+  const double share = sample.tokens / tokens;  // the last may be shorter
+  sample.seconds *= share;
+  sample.nvme_bytes *= share;
+  sample.stall_seconds *= share;
+  if (!report.contains("prediction")) return sample;
+  const auto& predicted = report["prediction"].at("prompt");
+  const double of_predicted = sample.tokens / predicted.at("tokens").get<double>();
+  sample.predicted_seconds = of_predicted * predicted.at("seconds").get<double>();
+  sample.predicted_read_seconds = of_predicted * predicted.at("nvme_seconds").get<double>();
+  sample.predicted_compute_seconds = of_predicted * predicted.at("compute_seconds").get<double>();
+  return sample;
+}
+
 std::vector<double> values_of(const std::vector<Sample>& samples, double Sample::*member) {
   std::vector<double> values;
   values.reserve(samples.size());
@@ -97,7 +125,10 @@ Json arm_json(const ArmResult& result) {
                {"sweep", sweep_name(arm.sweep)},
                {"engine", arm.mapped ? "mmap" : "spillway"},
                {"batch", arm.batch}};
-  if (arm.sweep == Sweep::kMemory) {
+  if (arm.sweep == Sweep::kScore && arm.sweep_tokens > 0) {
+    json["sweep_tokens"] = arm.sweep_tokens;
+    if (arm.memory_bytes > 0) json["memory_bytes"] = arm.memory_bytes;
+  } else if (arm.sweep == Sweep::kMemory) {
     json["memory_bytes"] = arm.memory_bytes;
   } else {
     json["ram_share"] = arm.ram_share;
@@ -125,7 +156,9 @@ Json arm_json(const ArmResult& result) {
 
 Sample sample_of(const nlohmann::json& report, Sweep sweep) {
   try {
-    Sample sample = sweep == Sweep::kPrompt ? prompt_sample(report) : decode_sample(report);
+    Sample sample = sweep == Sweep::kPrompt  ? prompt_sample(report)
+                    : sweep == Sweep::kScore ? score_sample(report)
+                                             : decode_sample(report);
     sample.peak_rss_bytes = report.at("memory").at("peak_rss_bytes");
     return sample;
   } catch (const nlohmann::json::exception& error) {
@@ -158,30 +191,61 @@ double ArmResult::predicted_seconds() const {
   return median_over(samples, &Sample::predicted_seconds);
 }
 
+double crossing_tokens(const Comparison& comparison) {
+  struct Point {
+    double tokens;
+    double reading;  // over computing
+  };
+  std::vector<Point> points;
+  for (const ArmResult& result : comparison.arms) {
+    if (result.arm.sweep != Sweep::kScore || !result.measured()) continue;
+    const double reading = median_over(result.samples, &Sample::predicted_read_seconds);
+    const double computing = median_over(result.samples, &Sample::predicted_compute_seconds);
+    if (reading <= 0 || computing <= 0) continue;
+    points.push_back({static_cast<double>(result.samples[0].tokens), reading / computing});
+  }
+  if (points.empty()) return 0;
+  std::sort(points.begin(), points.end(),
+            [](const Point& a, const Point& b) { return a.tokens < b.tokens; });
+  const auto hidden = std::find_if(points.begin(), points.end(),
+                                   [](const Point& point) { return point.reading <= 1; });
+  if (hidden == points.begin()) return hidden->tokens * hidden->reading;
+  const Point& above = *(hidden - 1);
+  if (hidden == points.end()) return above.tokens * above.reading;
+  const double share = std::log(above.reading) / std::log(above.reading / hidden->reading);
+  return above.tokens * std::pow(hidden->tokens / above.tokens, share);
+}
+
 Json comparison_json(const Comparison& comparison) {
   Json arms = Json::array();
   for (const ArmResult& result : comparison.arms) arms.push_back(arm_json(result));
-  return {{"version", comparison.version},
-          {"machine", comparison.machine},
-          {"model", comparison.model},
-          {"answer", answer(comparison)},
-          {"measured_at", comparison.measured_at},
-          {"repeats", comparison.repeats},
-          {"interrupted", comparison.interrupted},
-          {"notes", comparison.notes},
-          {"arms", arms}};
+  Json json = {{"version", comparison.version},
+               {"machine", comparison.machine},
+               {"model", comparison.model},
+               {"answer", answer(comparison)},
+               {"measured_at", comparison.measured_at},
+               {"repeats", comparison.repeats},
+               {"interrupted", comparison.interrupted},
+               {"notes", comparison.notes},
+               {"arms", arms}};
+  if (const double tokens = crossing_tokens(comparison); tokens > 0) {
+    json["predicted_crossing_tokens_per_sweep"] = tokens;
+  }
+  return json;
 }
 
 std::string comparison_csv(const Comparison& comparison) {
   std::string text =
       "sweep,engine,ram_share,memory_bytes,batch,tokens_per_pass,seconds_min,seconds_median,"
-      "seconds_max,tokens_per_second,nvme_bytes_per_pass,predicted_seconds,skipped\n";
+      "seconds_max,tokens_per_second,nvme_bytes_per_pass,predicted_seconds,sweep_tokens,skipped\n";
   for (const ArmResult& result : comparison.arms) {
     const Arm& arm = result.arm;
-    const bool memory = arm.sweep == Sweep::kMemory;
+    const bool score = arm.sweep == Sweep::kScore && arm.sweep_tokens > 0;
+    const bool memory = arm.sweep == Sweep::kMemory || score;
     text += fmt::format("{},{},{},{},{},", sweep_name(arm.sweep), arm.mapped ? "mmap" : "spillway",
                         memory ? "" : fmt::format("{:g}", arm.ram_share),
-                        memory ? fmt::to_string(arm.memory_bytes) : "", arm.batch);
+                        memory && arm.memory_bytes > 0 ? fmt::to_string(arm.memory_bytes) : "",
+                        arm.batch);
     if (result.measured()) {
       const Spread seconds = result.seconds();
       text += fmt::format(
@@ -191,7 +255,7 @@ std::string comparison_csv(const Comparison& comparison) {
     } else {
       text += ",,,,,,,";
     }
-    text += quoted(result.skipped) + "\n";
+    text += (score ? fmt::to_string(arm.sweep_tokens) : "") + "," + quoted(result.skipped) + "\n";
   }
   return text;
 }

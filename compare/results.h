@@ -17,10 +17,13 @@ struct Sample {
   double predicted_seconds = 0;  ///< 0 = no profile
   uint32_t tokens = 0;           ///< per pass
   uint64_t peak_rss_bytes = 0;
+  double predicted_read_seconds = 0;     ///< kScore: of those, the drive's
+  double predicted_compute_seconds = 0;  ///< and the device's
 };
 
-/// From the report of a run. kPrompt: all prompt passes together; else the median decode pass of
-/// those after the first. Throws Error when the report holds none.
+/// From the report of a run. kPrompt: all prompt passes together; kScore: the average sweep, as
+/// long as the first; else the median decode pass of those after the first. Throws Error when the
+/// report holds none.
 Sample sample_of(const nlohmann::json& report, Sweep sweep);
 
 struct Spread {
@@ -52,6 +55,11 @@ struct Comparison {
   std::vector<ArmResult> arms;
   std::string timeline_svg;  ///< of one pass; may be empty
 };
+
+/// kScore: the tokens per sweep at which reading is predicted to take as long as computing: between
+/// the two sweeps where that turns round, else in proportion to the nearest. 0 = not predicted, or
+/// nothing is read.
+double crossing_tokens(const Comparison& comparison);
 
 nlohmann::ordered_json comparison_json(const Comparison& comparison);
 std::string comparison_csv(const Comparison& comparison);

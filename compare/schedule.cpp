@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/units.h"
 #include "model/generate.h"
+#include "model/score.h"
 
 namespace spillway {
 namespace {
@@ -25,12 +26,16 @@ uint64_t resident_bytes(const StreamPlan& plan) {
 ArmWork planned_work(const Arm& arm, const Model& model, const Machine& machine,
                      const MachineRates* rates) {
   ArmWork work;
-  const Workload workload = generation_workload(arm.config, model, make_prompts(arm.config, model));
+  const bool scores = arm.sweep == Sweep::kScore;
+  const Workload workload =
+      scores ? scoring_workload(arm.config, model, score_documents(arm, model.config))
+             : generation_workload(arm.config, model, make_prompts(arm.config, model));
   const WorkAmount amount = work_amount(workload);
   const auto found = find_plan(arm.config, model, machine, workload);
   const auto* plan = std::get_if<RunPlan>(&found);
   if (plan == nullptr) return work;
-  const uint64_t prompt_passes = ceil_div(amount.prompt_tokens, plan->limits.max_rows);
+  PassShape prompt = prompt_shape(*plan, workload, amount);
+  const uint64_t prompt_passes = prompt.passes;
   const uint64_t passes = prompt_passes + amount.decode_passes;
   if (arm.mapped) {
     const uint64_t bytes = model.weights.weight_bytes;
@@ -43,7 +48,6 @@ ArmWork planned_work(const Arm& arm, const Model& model, const Machine& machine,
   const auto seconds = [&](const PassShape& shape) {
     return predict_pass(model, *plan, machine.device->unified(), shape, *rates).seconds;
   };
-  PassShape prompt = prompt_shape(*plan, workload, amount);
   prompt.rows = static_cast<uint32_t>(std::min<uint64_t>(prompt.rows, amount.prompt_tokens));
   const double decode = amount.decode_passes > 0 ? seconds(decode_shape(workload)) : 0;
   work.pass_seconds = run_seconds(prompt_passes, seconds(prompt), amount.decode_passes, decode);

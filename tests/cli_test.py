@@ -984,7 +984,7 @@ class Cli(unittest.TestCase):
         self.assertEqual(arms["prompt-ram50-batch1"]["tokens_per_pass"], 8)
         rows = (out / "bench.csv").read_text().splitlines()
         self.assertEqual(len(rows), 1 + len(arms))
-        self.assertEqual({row.count(",") for row in rows if "systemd" not in row}, {12})
+        self.assertEqual({row.count(",") for row in rows if "systemd" not in row}, {13})
         page = (out / "bench.html").read_text()
         self.assertIn("pass 2 of", page)  # the timeline
         # One sentence answers, the same everywhere.
@@ -1002,6 +1002,46 @@ class Cli(unittest.TestCase):
         # Every arm can be repeated by hand.
         again = call("run", out / "arms" / "decode-ram50-batch2.yaml", "--quiet")
         self.assertEqual(again.returncode, 0, again.stderr)
+
+    def test_bench_scores_in_sweeps(self):
+        out = self.root / "bench-score"
+        command = ("bench", self.config(self.wide), "--sweeps", "score", "--score-tokens", 200,
+                   "--ram", "180MiB", "--set", "score.chunk=32", "--repeats", 1, "--out", out)
+        done = call(*command)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        results = json.loads((out / "bench.json").read_text())
+        arms = {arm["name"]: arm for arm in results["arms"]}
+        self.assertEqual(list(arms), ["score-ram", "score-sweep32", "score-sweep64",
+                                      "score-sweep128", "score-sweep200"])
+        self.assertEqual(arms["score-ram"]["nvme_bytes_per_pass"], 0)
+        for arm in list(arms.values())[1:]:
+            self.assertGreater(arm["nvme_bytes_per_pass"], 100 * MIB, arm)
+            self.assertEqual(arm["memory_bytes"], 180 * MIB)
+        self.assertEqual(arms["score-sweep32"]["tokens_per_pass"], 32)
+        self.assertEqual(arms["score-sweep128"]["tokens_per_pass"], 128)
+        self.assertEqual(arms["score-sweep200"]["tokens_per_pass"], 200)
+        self.assertRegex(results["answer"], r"^(From|With) \d+ tokens per sweep.*in RAM.*\.$")
+        self.assertIn(results["answer"], done.stdout.splitlines())
+        for line in done.stdout.split("\n\n")[0].splitlines():
+            self.assertLessEqual(len(line), 80, line)
+        self.assertRegex(done.stdout, r"score, by sweep\nall in RAM +\d")
+        page = (out / "bench.html").read_text()
+        self.assertIn("Scoring throughput, by tokens per sweep", page)
+        xml.etree.ElementTree.parse(out / "score.svg")
+        # Every arm can be repeated by hand.
+        ids = out / "arms" / "score-ids.json"
+        self.assertEqual([len(text) for text in json.loads(ids.read_text())],
+                         6 * [32] + [8])
+        again = call("score", out / "arms" / "score-sweep64.yaml", "--token-ids-file", ids, "--json")
+        self.assertEqual(again.returncode, 0, again.stderr)
+        self.assertEqual(json.loads(again.stdout)["tokens"], 200 - 7)
+        # What the user keeps under that name is left alone.
+        ids.write_text("mine")
+        done = call(*command)
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(ids.read_text(), "mine")
+        self.assertIn("score-ids.json", done.stdout)
+        self.fails("bench", self.config(), "--score-tokens", 1, says="--score-tokens", code=2)
 
     def test_bench_keeps_what_it_can_measure(self):
         # On tmpfs no read is the drive's; what reads nothing is still measured.

@@ -67,6 +67,28 @@ TEST(Samples, AreTheMedianOfThePassesThatCount) {
   EXPECT_EQ(sample.tokens, 6u);
 }
 
+/// Sweeps of 3 tokens, the last a third as long.
+TEST(Samples, OfScoringAreTheAverageSweep) {
+  auto report = report_of("score", {2, 3, 1});
+  report["interrupted"] = false;
+  report["passes"][2]["tokens"] = 1;
+  Sample sample = sample_of(report, Sweep::kScore);
+  EXPECT_EQ(sample.tokens, 3u);
+  EXPECT_DOUBLE_EQ(sample.seconds, 6.0 * 3 / 7);
+  EXPECT_DOUBLE_EQ(sample.nvme_bytes, 6000.0 * 3 / 7);
+  EXPECT_DOUBLE_EQ(sample.stall_seconds, 3.0 * 3 / 7);
+  EXPECT_EQ(sample.predicted_read_seconds, 0);
+  report["prediction"] = {
+      {"prompt", {{"tokens", 6}, {"seconds", 4}, {"nvme_seconds", 3}, {"compute_seconds", 1}}}};
+  sample = sample_of(report, Sweep::kScore);
+  EXPECT_DOUBLE_EQ(sample.predicted_seconds, 2);
+  EXPECT_DOUBLE_EQ(sample.predicted_read_seconds, 1.5);
+  EXPECT_DOUBLE_EQ(sample.predicted_compute_seconds, 0.5);
+  report["interrupted"] = true;
+  EXPECT_NE(test::error_of([&] { sample_of(report, Sweep::kScore); }).find("stopped before"),
+            std::string::npos);
+}
+
 TEST(Samples, OfStoppedOrForeignReportsAreErrors) {
   EXPECT_NE(test::error_of([] {
               sample_of(report_of("decode", {1}), Sweep::kDecode);
@@ -145,6 +167,11 @@ TEST(Figures, AreReadable) {
       {1, "0 %"},     {0.997, "0 %"},    {1.05, "+5 %"},      {0.5, "-50 %"},
       {1.9, "+90 %"}, {2.04, "2 times"}, {19.02, "19 times"}, {1902, "1902 times"}};
   for (const auto& [ratio, text] : deviations) EXPECT_EQ(deviation_text(ratio), text);
+  EXPECT_EQ(count_text(0), "0");
+  EXPECT_EQ(count_text(999), "999");
+  EXPECT_EQ(count_text(1000), "1,000");
+  EXPECT_EQ(count_text(61538), "61,538");
+  EXPECT_EQ(count_text(4194304), "4,194,304");
   EXPECT_EQ(times_text(5.49), "5.5 times");
   EXPECT_EQ(times_text(1.333), "1.33 times");
   EXPECT_EQ(times_text(12.3), "12 times");
@@ -358,6 +385,97 @@ TEST(AnswerOfAnything, IsOneSentenceOfWhatWasMeasured) {
   }
 }
 
+/// An arm that scores: everything in RAM where `sweep` is 0; reading and computing as predicted.
+ArmResult scored(uint32_t sweep, double tokens_per_second, double reading = 0,
+                 double computing = 0) {
+  const uint32_t tokens = sweep == 0 ? 512 : sweep;
+  ArmResult arm = result(Sweep::kScore, false, 0, sweep == 0 ? 1 : 0, tokens,
+                         tokens / tokens_per_second, std::max(reading, computing));
+  arm.arm.batch = 1;
+  arm.arm.sweep_tokens = sweep;
+  for (Sample& sample : arm.samples) {
+    if (sweep == 0) sample.nvme_bytes = 0;
+    sample.predicted_read_seconds = reading;
+    sample.predicted_compute_seconds = computing;
+  }
+  return arm;
+}
+
+Comparison scores(std::vector<ArmResult> arms) {
+  Comparison comparison;
+  comparison.arms = std::move(arms);
+  return comparison;
+}
+
+TEST(AnswerOfSweeps, SaysFromWhereOnTheDriveNoLongerMatters) {
+  EXPECT_EQ(answer(scores({scored(0, 1000), scored(4096, 990), scored(512, 200), scored(1024, 400),
+                           scored(2048, 960)})),
+            "From 2,048 tokens per sweep on, this machine scores as fast as with everything in RAM "
+            "(960 tokens/s against 1000), 4.8 times as fast as with 512.");
+  EXPECT_EQ(answer(scores({scored(0, 1000), scored(512, 980), scored(1024, 1001)})),
+            "From 512 tokens per sweep on, this machine scores as fast as with everything in RAM "
+            "(980 tokens/s against 1000).");
+  EXPECT_EQ(answer(scores({scored(0, 1000), scored(512, 940), scored(1024, 960)})),
+            "From 1,024 tokens per sweep on, this machine scores as fast as with everything in RAM "
+            "(960 tokens/s against 1000).")
+      << "a gain within the noise is none";
+  EXPECT_EQ(answer(scores({scored(0, 1000), scored(512, 990), scored(1024, 500)})),
+            "With 1,024 tokens per sweep, the most that was measured, this machine scores 500 "
+            "tokens/s, 0.50 times as fast as with everything in RAM (1000 tokens/s).")
+      << "one that is fast by chance is not where it begins";
+  EXPECT_EQ(answer(scores({scored(512, 250), scored(1024, 500), scored(2048, 510)})),
+            "With 1,024 tokens per sweep it scores 500 tokens/s, 2 times as fast as with 512; more "
+            "gains nothing; everything in RAM was not measured.");
+  EXPECT_EQ(answer(scores({scored(512, 250), scored(1024, 500)})),
+            "With 1,024 tokens per sweep it scores 500 tokens/s, 2 times as fast as with 512; more "
+            "was not measured; everything in RAM was not measured.");
+  EXPECT_EQ(answer(scores({scored(512, 250)})),
+            "With 512 tokens per sweep it scores 250 tokens/s; everything in RAM was not "
+            "measured.");
+  EXPECT_EQ(answer(scores({scored(0, 1000)})),
+            "With everything in RAM it scores 1000 tokens/s; no sweep that reads was measured.");
+  Comparison nothing_read = scores({scored(0, 1000), scored(512, 1000)});
+  for (Sample& sample : nothing_read.arms[1].samples) sample.nvme_bytes = 0;
+  EXPECT_EQ(answer(nothing_read).find("The memory holds everything"), 0u) << answer(nothing_read);
+  // Beside other sweeps it is a finding.
+  Comparison both = some_comparison();
+  both.arms.push_back(scored(512, 250));
+  EXPECT_EQ(answer(both), answer(some_comparison()));
+  const auto lines = findings(both);
+  EXPECT_EQ(std::count(lines.begin(), lines.end(),
+                       "With 512 tokens per sweep it scores 250 tokens/s; everything in RAM was "
+                       "not measured"),
+            1);
+}
+
+/// Reading takes 8 s for any sweep, a token 1/500 s: as long with 4,000.
+TEST(Crossings, LieBetweenTheSweepsWhereReadingIsHidden) {
+  const auto at = [](uint32_t sweep) { return scored(sweep, 500, 8, sweep / 500.0); };
+  EXPECT_EQ(crossing_tokens(scores({scored(512, 250)})), 0);
+  EXPECT_NEAR(crossing_tokens(scores({scored(0, 500), at(1024), at(8192), at(2048)})), 4000, 1e-6);
+  EXPECT_NEAR(crossing_tokens(scores({at(8192), at(16384)})), 4000, 1e-6) << "before the first";
+  EXPECT_NEAR(crossing_tokens(scores({at(512), at(1024)})), 4000, 1e-6) << "after the last";
+  Comparison comparison = scores({scored(0, 500), at(2048), at(8192)});
+  const auto lines = findings(comparison);
+  EXPECT_EQ(lines[0],
+            "predicted: computing takes longer than reading from 4,000 tokens per sweep on");
+  EXPECT_NEAR(comparison_json(comparison)["predicted_crossing_tokens_per_sweep"], 4000, 1e-6);
+  EXPECT_EQ(comparison_json(comparison)["arms"][2]["sweep_tokens"], 8192);
+  EXPECT_NE(comparison_csv(comparison).find(",8192,\n"), std::string::npos);
+  const Chart chart = score_chart(comparison);
+  ASSERT_EQ(chart.lines.size(), 3u) << "measured, predicted, and what RAM gives";
+  EXPECT_DOUBLE_EQ(chart.lines[0].points[1].x, 8192);
+  EXPECT_DOUBLE_EQ(chart.lines[0].points[1].y, 500);
+  EXPECT_DOUBLE_EQ(chart.lines[1].points[0].y, 2048 / 8.0);
+  EXPECT_DOUBLE_EQ(chart.lines[2].points[0].y, 500);
+  ASSERT_TRUE(chart.mark);
+  EXPECT_NEAR(chart.mark->x, 4000, 1e-6);
+  EXPECT_NE(chart_svg(chart).find("computes longer than it reads from 4,000 on"),
+            std::string::npos);
+  EXPECT_FALSE(score_chart(scores({at(512u << 8)})).mark) << "far from what was measured";
+  EXPECT_EQ(chart_svg(score_chart(some_comparison())), "");
+}
+
 TEST(Contexts, ThatShortenWhatWasAskedForAreSaid) {
   SweepOptions options;
   options.new_tokens = 20;
@@ -429,7 +547,7 @@ TEST(Results, AreWrittenWithWhatWasSkipped) {
   EXPECT_FALSE(json["arms"][4].contains("seconds_per_pass"));
   const std::string csv = comparison_csv(comparison);
   EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 6);
-  EXPECT_NE(csv.find("memory,mmap,,1073741824,1,1,2.7,3,3.6,0.333333,100,,\n"), std::string::npos)
+  EXPECT_NE(csv.find("memory,mmap,,1073741824,1,1,2.7,3,3.6,0.333333,100,,,\n"), std::string::npos)
       << csv;
   EXPECT_NE(csv.find(",\"memory.ram of 1 GiB, \"\"too small\"\"\"\n"), std::string::npos) << csv;
 }
@@ -520,7 +638,10 @@ TEST(Charts, LabelsNeverTouch) {
       for (const size_t lines : {1, 3, 12}) {
         for (const auto& ticks : {std::vector<double>{}, many}) {
           if (!ticks.empty() && scale != 1.0) continue;
-          const std::string svg = chart_svg(chart_with(lines, scale, log2_x, ticks));
+          Chart chart = chart_with(lines, scale, log2_x, ticks);
+          if (lines == 3) chart.mark = {scale / 4, "a label that is as long as they are made"};
+          if (lines == 12) chart.mark = {64 * scale, "a label that is as long as they are made"};
+          const std::string svg = chart_svg(chart);
           const auto boxes = labels_of(svg);
           EXPECT_GE(boxes.size(), lines + 8);
           for (const Box& box : boxes) {
