@@ -21,6 +21,8 @@
 
 namespace spillway {
 
+class SweepStates;
+
 /// Consecutive rows of a batch that continue one sequence.
 struct BatchSequence {
   uint32_t sequence = 0;
@@ -59,6 +61,10 @@ struct ForwardLimits {
   bool scoring = false;
   bool keep_logits = false;  ///< generation: logits() is wanted as well
   uint32_t sweep_rows = 0;   ///< scoring: of all batches of a sweep; 0 = passes, no sweeps
+  /// Batches of a sweep, at most, whose hidden states are kept on a drive, but for those in so many
+  /// buffers; 0 = they stay in memory.
+  uint32_t spill_batches = 0;
+  uint32_t spill_buffers = 0;
 };
 
 /// Of the cache: a sweep needs those of the layer it is at.
@@ -79,8 +85,6 @@ class Forward {
                                    const ForwardLimits& limits, uint64_t unit_bytes);
   static uint64_t host_bytes(const ModelConfig& config, const WeightMap& weights,
                              const ForwardLimits& limits);
-  /// Device bytes of the hidden states of a sweep.
-  static uint64_t state_bytes(const ModelConfig& config, const ForwardLimits& limits);
   static OpsLimits ops_limits(const ModelConfig& config, const WeightMap& weights,
                               const ForwardLimits& limits, uint64_t unit_bytes);
 
@@ -95,6 +99,7 @@ class Forward {
     Ops* ops = nullptr;
     Stream* stream = nullptr;
     KvCache* cache = nullptr;
+    SweepStates* states = nullptr;  ///< null where the limits have no sweeps
     Trace* trace = nullptr;
   };
   Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_bytes);
@@ -177,13 +182,13 @@ class Forward {
   Ops& ops_;
   Stream& stream_;
   KvCache& cache_;
+  SweepStates* states_;
   Trace& trace_;
   AttentionShape shape_;
   ForwardLimits limits_;
   UnitCursor cursor_;
   std::array<std::unique_ptr<Event>, 2> step_ends_;  // of the last steps of a sweep
   Memory memory_;
-  Memory states_;
   Memory workspace_;
   Memory host_memory_;
   Buffers buffers_{};
