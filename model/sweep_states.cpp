@@ -1,5 +1,7 @@
 #include "model/sweep_states.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
 #include <vector>
@@ -11,17 +13,12 @@
 namespace spillway {
 namespace {
 
-/// A multiple of what any drive asks of addresses (io/direct_file.cpp).
-constexpr uint64_t kBufferAlignment = kMiB;
-/// What nearly all of them ask; one that asks more makes the file's blocks longer, not buffers.
-constexpr uint64_t kBlockAlignment = 4096;
+/// What nearly all drives ask of addresses and lengths; one that asks more goes through the page
+/// cache.
+constexpr uint64_t kAlignment = 4096;
 
 uint64_t batch_bytes(uint32_t hidden, const ForwardLimits& limits) {
   return uint64_t{limits.max_rows} * hidden * sizeof(float);
-}
-
-uint64_t buffer_bytes(uint32_t hidden, const ForwardLimits& limits) {
-  return align_up(batch_bytes(hidden, limits), kBufferAlignment);
 }
 
 /// All of them in device memory.
@@ -66,7 +63,7 @@ class SpilledStates final : public SweepStates {
     free_.reserve(buffers_.size());
     if (!unified_ && on_drive_) make_staging(staged_state_bytes(hidden, limits, false));
     for (size_t i = 0; i < buffers_.size(); ++i) {
-      const uint64_t offset = i * buffer_bytes(hidden, limits);
+      const uint64_t offset = i * spill_block_bytes(hidden, limits);
       buffers_[i].device = memory_.data() + offset;
       buffers_[i].host = staging_.data() == nullptr ? buffers_[i].device : staging_.data() + offset;
     }
@@ -154,11 +151,20 @@ class SpilledStates final : public SweepStates {
 
   void open() {
     reader_ = parts_.readers(static_cast<uint32_t>(buffers_.size()));
-    file_ =
-        std::make_unique<SpillFile>(parts_.folder, shape_, parts_.direct, *reader_, *parts_.clock);
-    CHECK(file_->block_bytes() <= align_up(shape_.block_bytes, kBufferAlignment));
+    make_file(parts_.direct);
     refused_ = file_->refused();
+    if (file_->file().alignment > kAlignment) {
+      refused_ = fmt::format("{} asks for {} at a time", parts_.folder.string(),
+                             format_bytes(file_->file().alignment));
+      make_file(DirectChoice::kOff);
+    }
+    CHECK(file_->block_bytes() == shape_.block_bytes);
     wakes_ = parts_.stop->on_request([file = file_.get()] { file->wake(); });
+  }
+
+  void make_file(DirectChoice direct) {
+    file_.reset();  // its space first
+    file_ = std::make_unique<SpillFile>(parts_.folder, shape_, direct, *reader_, *parts_.clock);
   }
 
   uint32_t index_of(size_t step) const { return taken_by_[step % taken_by_.size()]; }
@@ -304,7 +310,7 @@ uint32_t spill_buffers(bool unified) {
 }
 
 uint64_t spill_block_bytes(uint32_t hidden, const ForwardLimits& limits) {
-  return align_up(batch_bytes(hidden, limits), kBlockAlignment);
+  return align_up(batch_bytes(hidden, limits), kAlignment);
 }
 
 bool spills(const ForwardLimits& limits) {
@@ -312,7 +318,7 @@ bool spills(const ForwardLimits& limits) {
 }
 
 uint64_t state_bytes(uint32_t hidden, const ForwardLimits& limits) {
-  if (limits.spill_buffers > 0) return limits.spill_buffers * buffer_bytes(hidden, limits);
+  if (limits.spill_buffers > 0) return limits.spill_buffers * spill_block_bytes(hidden, limits);
   return uint64_t{limits.sweep_rows} * hidden * sizeof(float);
 }
 

@@ -229,7 +229,7 @@ TEST_P(States, TakeWhatTheBillSays) {
     EXPECT_EQ(counted_->device_bytes, state_bytes(kHidden, limits_));
     EXPECT_EQ(counted_->pinned_bytes, staged_state_bytes(kHidden, limits_, device_->unified()));
     EXPECT_EQ(arena_->left_bytes(), 0u);
-    EXPECT_LE(state_bytes(kHidden, limits_), 6 * kMiB) << "whatever the batches";
+    EXPECT_LE(state_bytes(kHidden, limits_), 6u * 12 * kKiB) << "whatever the batches";
     EXPECT_EQ(disks_.empty(), batches <= spill_buffers(device_->unified()));
     disks_.clear();
     clock_.disk = nullptr;
