@@ -242,7 +242,7 @@ std::string passes_text(const std::vector<PassRecord>& passes) {
       tokens += pass.tokens;
       bytes += pass.feed.nvme_bytes;
       total += pass.seconds;
-      stalled += seconds(pass.feed.stall_ns + pass.spill.wait_ns);
+      stalled += seconds(pass.waited_ns());
     }
     if (count == 0) continue;
     table.row({pass_kind_name(kind), fmt::to_string(count), fmt::to_string(tokens),

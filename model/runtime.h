@@ -181,6 +181,8 @@ struct PassRecord {
   double seconds = 0;
   FeedStats feed;
   SpillStats spill;
+  /// For weights, rows and hidden states.
+  int64_t waited_ns() const { return feed.stall_ns + spill.wait_ns; }
 };
 const char* pass_kind_name(PassRecord::Kind kind);
 

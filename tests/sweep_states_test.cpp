@@ -231,9 +231,29 @@ TEST_P(States, TakeWhatTheBillSays) {
     EXPECT_EQ(arena_->left_bytes(), 0u);
     EXPECT_LE(state_bytes(kHidden, limits_), 6u * 12 * kKiB) << "whatever the batches";
     EXPECT_EQ(disks_.empty(), batches <= spill_buffers(device_->unified()));
+    states_.reset();
     disks_.clear();
     clock_.disk = nullptr;
   }
+}
+
+/// A checksum for each batch, and no more that depends on how many there are.
+TEST_P(States, TakeATableOfTheirBatches) {
+  const auto heap_bytes = [&](uint32_t batches) {
+    states_.reset();
+    disks_.clear();
+    disks_.reserve(1);
+    clock_.disk = nullptr;
+    const uint64_t before = test::allocated_bytes();
+    make(24, batches);
+    return test::allocated_bytes() - before;
+  };
+  heap_bytes(20);
+  const uint64_t few = heap_bytes(20);
+  const uint64_t few_table = spill_table_bytes(limits_);
+  const uint64_t many = heap_bytes(5020);
+  EXPECT_EQ(many - few, spill_table_bytes(limits_) - few_table);
+  EXPECT_GT(few_table, 0u);
 }
 
 TEST_P(States, AllocateNothingOnTheirWay) {
