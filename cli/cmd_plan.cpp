@@ -63,6 +63,7 @@ int plan_command(const PlanOptions& options) {
   json["copied_bytes_per_pass"] = placement.copied_bytes_per_pass;
   json["io"] = {{"chunk_bytes", plan.stream.chunk_bytes}, {"depth", plan.stream.io_depth}};
   json["prefill_chunk_tokens"] = plan.limits.max_rows;
+  if (plan.spill.file_bytes > 0) json["spill"] = spill_json(plan.spill);
   if (forecast) json["prediction"] = forecast_json(*forecast);
   print_text(printed_json(json));
   return 0;

@@ -24,4 +24,9 @@ std::filesystem::path folder_variable(const char* name) {
   }
 }
 
+std::filesystem::path temporary_folder() {
+  const std::filesystem::path given = folder_variable("TMPDIR");
+  return given.empty() ? "/var/tmp" : given;
+}
+
 }  // namespace spillway

@@ -13,4 +13,7 @@ std::string home_folder();
 /// empty where it is not set. Throws Error naming it.
 std::filesystem::path folder_variable(const char* name);
 
+/// For files that need no name: TMPDIR, else /var/tmp. Throws as folder_variable().
+std::filesystem::path temporary_folder();
+
 }  // namespace spillway

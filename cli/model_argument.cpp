@@ -94,7 +94,9 @@ fs::path model_folder(const std::string& name) {
   return snapshot_of(name).value_or(name);
 }
 
-Config config_of(const ModelOptions& options) {
+namespace {
+
+Config configured(const ModelOptions& options) {
   const std::string& name = options.model;
   if (name.empty())
     throw Error("MODEL is empty; give a model's folder, a .gguf file or a YAML file");
@@ -108,6 +110,14 @@ Config config_of(const ModelOptions& options) {
   }
   Config config = load_config(name, overrides_of(options), home_folder());
   find_configured_model(config);
+  return config;
+}
+
+}  // namespace
+
+Config config_of(const ModelOptions& options) {
+  Config config = configured(options);
+  config.temporary_folder = temporary_folder();
   return config;
 }
 

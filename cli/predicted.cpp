@@ -30,9 +30,9 @@ MeasuredPass median_of(const std::vector<const PassRecord*>& passes) {
       of([](const PassRecord& p) { return static_cast<double>(p.feed.nvme_bytes) / p.seconds; });
   result.copied_bytes_per_second =
       of([](const PassRecord& p) { return static_cast<double>(p.feed.copied_bytes) / p.seconds; });
-  result.stall_seconds = of([](const PassRecord& p) { return seconds(p.feed.stall_ns); });
+  result.stall_seconds = of([](const PassRecord& p) { return seconds(p.waited_ns()); });
   result.compute_seconds =
-      of([](const PassRecord& p) { return p.seconds - seconds(p.feed.stall_ns); });
+      of([](const PassRecord& p) { return p.seconds - seconds(p.waited_ns()); });
   return result;
 }
 

@@ -73,6 +73,22 @@ Json bill_json(const RunPlan& plan) {
   return rows;
 }
 
+Json spill_json(const SpillPlan& spill) {
+  return {{"folder", spill.folder.string()},
+          {"file_bytes", spill.file_bytes},
+          {"written_bytes_per_sweep", spill.sweep_bytes},
+          {"read_bytes_per_sweep", spill.sweep_bytes},
+          {"written_bytes", spill.written_bytes}};
+}
+
+std::string spill_text(const SpillPlan& spill) {
+  return fmt::format(
+      "hidden states: {} spilled per sweep and read again, {} written to {} ({}) in all, where "
+      "they take {}",
+      format_bytes(spill.sweep_bytes), format_bytes(spill.written_bytes), spill.folder.string(),
+      file_system_name(spill.folder), format_bytes(spill.file_bytes));
+}
+
 std::string machine_text(const Machine& machine, const std::filesystem::path& model_path) {
   return fmt::format("{}, {}, {} of memory; {}; {} ({})", known_cpu_name(cpu_name()),
                      counted(usable_cores(), "core"), format_bytes(machine.memory.total_bytes),
@@ -110,6 +126,7 @@ Json common_report(const Config& config, const Model& model, const Machine& mach
                       {"bill", bill_json(plan)}};
   report["chunk_tokens"] = plan.limits.max_rows;
   if (plan.limits.sweep_rows > 0) report["sweep_tokens"] = plan.limits.sweep_rows;
+  if (plan.spill.file_bytes > 0) report["spill"] = spill_json(plan.spill);
   report["io"] = {{"engine", engine.reader_name()},
                   {"direct", model.checkpoint.direct()},
                   {"depth", plan.stream.io_depth},
@@ -127,6 +144,10 @@ Json common_report(const Config& config, const Model& model, const Machine& mach
                     {"nvme_bytes", pass.feed.nvme_bytes},
                     {"copied_bytes", pass.feed.copied_bytes},
                     {"stall_seconds", seconds(pass.feed.stall_ns)}});
+    if (plan.spill.file_bytes == 0) continue;
+    rows.back()["spill_written_bytes"] = pass.spill.written_bytes;
+    rows.back()["spill_read_bytes"] = pass.spill.read_bytes;
+    rows.back()["spill_wait_seconds"] = seconds(pass.spill.wait_ns);
   }
   report["passes"] = rows;
   return report;
@@ -194,6 +215,7 @@ std::string plan_text(const Model& model, const Machine& machine, const RunPlan&
   text += fmt::format("; prompts run {} tokens per pass", plan.limits.max_rows);
   if (plan.limits.sweep_rows > 0) text += fmt::format(", {} per sweep", plan.limits.sweep_rows);
   text += "\n";
+  if (plan.spill.file_bytes > 0) text += spill_text(plan.spill) + "\n";
   return text;
 }
 
@@ -220,7 +242,7 @@ std::string passes_text(const std::vector<PassRecord>& passes) {
       tokens += pass.tokens;
       bytes += pass.feed.nvme_bytes;
       total += pass.seconds;
-      stalled += seconds(pass.feed.stall_ns);
+      stalled += seconds(pass.waited_ns());
     }
     if (count == 0) continue;
     table.row({pass_kind_name(kind), fmt::to_string(count), fmt::to_string(tokens),

@@ -14,6 +14,10 @@ namespace spillway {
 nlohmann::ordered_json placement_json(const RunPlan& plan);
 nlohmann::ordered_json bill_json(const RunPlan& plan);
 
+/// Hidden states on a drive: as a report and as a line say it.
+nlohmann::ordered_json spill_json(const SpillPlan& spill);
+std::string spill_text(const SpillPlan& spill);
+
 /// The machine and the drive of a model, as people know them.
 std::string machine_text(const Machine& machine, const std::filesystem::path& model_path);
 

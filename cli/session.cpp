@@ -75,6 +75,7 @@ void Session::prepare(const Workload& workload) {
   stop_.watch();
   runtime_ = std::make_unique<Runtime>(Runtime::Parts{&config_, &model_, &machine_, &planned_.plan,
                                                       readers_.make, &trace_, &clock_, &stop_});
+  say_if_spilled();
 }
 
 /// Cores have neighbours; a GPU of one's own does not.
@@ -107,15 +108,33 @@ void Session::say_if_cut(const Workload& workload) const {
   const uint64_t asked = std::min<uint64_t>(config_.score_sweep_tokens.value_or(0),
                                             work_amount(workload).prompt_tokens);
   if (workload.scoring && asked > limits.max_rows && limits.sweep_rows < asked) {
+    const std::string& refused = plan().spill.refused;
     notice_(fmt::format(
-        "the budget leaves room for sweeps of {} tokens instead of {}: weights are read more often",
-        std::max(limits.sweep_rows, limits.max_rows), asked));
+        "the budget leaves room for sweeps of {} tokens instead of {}: weights are read more "
+        "often{}",
+        std::max(limits.sweep_rows, limits.max_rows), asked,
+        refused.empty() ? "" : "; hidden states were not spilled: " + refused));
   }
   if (limits.max_rows >= workload.chunk_rows) return;
   notice_(fmt::format(
       "the budget leaves room for chunks of {} tokens instead of {}: they take longer, and round "
       "otherwise; give more memory",
       limits.max_rows, workload.chunk_rows));
+}
+
+void Session::say_if_spilled() const {
+  const SpillPlan& spill = plan().spill;
+  if (spill.file_bytes == 0) return;
+  notice_(spill_text(spill));
+  if (file_system_name(spill.folder) == "tmpfs") {
+    notice_(
+        fmt::format("{} is a tmpfs: hidden states take {} of memory there, beyond memory.ram; set "
+                    "score.spill_dir to a folder on a drive",
+                    spill.folder.string(), format_bytes(spill.file_bytes)));
+    return;
+  }
+  const std::string refused = runtime_->states()->refused();
+  if (!refused.empty()) notice_("hidden states go through the page cache: " + refused);
 }
 
 void Session::say_if_read_otherwise(const KnownRates& known) const {

@@ -61,6 +61,7 @@ class Session {
   static Outputs open_outputs(const Config& config, FilesInUse in_use, StopFlag& stop);
   void say_if_unpinned() const;
   void say_if_cut(const Workload& workload) const;
+  void say_if_spilled() const;
   void say_if_unregistered() const;
   MatmulTimer matmul_timer() const;
   void say_if_read_otherwise(const KnownRates& known) const;

@@ -149,6 +149,11 @@ Names<Pooling> pooling_names() {
 Names<PromptMath> math_names() {
   return {{"auto", PromptMath::kAuto}, {"bf16", PromptMath::kBf16}, {"f32", PromptMath::kF32}};
 }
+Names<SpillChoice> spill_names() {
+  return {{"auto", SpillChoice::kAuto},
+          {"never", SpillChoice::kNever},
+          {"always", SpillChoice::kAlways}};
+}
 
 template <typename Enum>
 Enum choice(const Value& value, const Names<Enum>& options) {
@@ -273,6 +278,9 @@ void add_path_keys(Keys& keys, const std::string& home) {
   path_key("model.path", &Config::model_path);
   path_key("report", &Config::report);
   path_key("trace", &Config::trace);
+  keys["score.spill_dir"] = [home](Config& c, const Value& v) {
+    c.score_spill_dir = is_auto(v) ? fs::path() : path_value(v, c, home);
+  };
 }
 
 void add_machine_keys(Keys& keys) {
@@ -347,6 +355,7 @@ void add_work_keys(Keys& keys) {
     return static_cast<uint32_t>(integer(v, 1, 1u << 24));
   });
   keys["score.logprobs"] = [](Config& c, const Value& v) { c.score_logprobs = boolean(v); };
+  keys["score.spill"] = [](Config& c, const Value& v) { c.score_spill = choice(v, spill_names()); };
 }
 
 /// A path alone is a list of one.
@@ -922,6 +931,9 @@ void emit_work(YAML::Emitter& out, const Config& config) {
   emit_or_auto(out, "stride", config.score_stride_tokens);
   emit(out, "logprobs", config.score_logprobs);
   emit_job(out, config.job);
+  emit_choice(out, "spill", config.score_spill, spill_names());
+  const fs::path& folder = config.score_spill_dir;
+  emit(out, "spill_dir", folder.empty() ? "auto" : fs::absolute(folder).string());
   out << YAML::EndMap;
 }
 

@@ -22,6 +22,9 @@ enum class EngineChoice { kAuto, kUring, kPread, kMmap };
 enum class DirectChoice { kAuto, kOn, kOff };
 /// How the host computes prompts. kAuto: bf16 where the CPU multiplies bf16 faster than f32.
 enum class PromptMath { kAuto, kBf16, kF32 };
+/// Hidden states of a sweep on a drive. kAuto: where a sweep does not fit the memory otherwise, or
+/// is predicted to be clearly faster.
+enum class SpillChoice { kAuto, kNever, kAlways };
 enum class Tier : uint8_t { kGpu, kRam, kNvme };
 
 std::string_view tier_name(Tier tier);
@@ -102,12 +105,21 @@ struct Config {
   std::optional<uint32_t> score_context_tokens;  ///< window; empty = the model's context
   std::optional<uint32_t> score_stride_tokens;   ///< of windows; empty = they overlap by a token
   bool score_logprobs = true;
+  SpillChoice score_spill = SpillChoice::kAuto;
+  std::filesystem::path score_spill_dir;  ///< empty = temporary_folder
+  /// For files that need no name; not a key: from the environment.
+  std::filesystem::path temporary_folder = "/var/tmp";
 
   ScoreJobConfig job;
 
   std::filesystem::path report;
   std::filesystem::path trace;
 };
+
+/// Where hidden states are spilled.
+inline const std::filesystem::path& spill_folder(const Config& config) {
+  return config.score_spill_dir.empty() ? config.temporary_folder : config.score_spill_dir;
+}
 
 /// Every key that may be set, sorted: "memory.ram".
 std::vector<std::string> config_keys();

@@ -39,6 +39,9 @@ class SpillFile {
   /// Drains. An owner whose sources and targets go calls drain() itself, to know what came of it.
   ~SpillFile();
 
+  /// What the table of so many blocks takes; those of operations are a few.
+  static uint64_t table_bytes(uint64_t blocks) { return blocks * sizeof(Block); }
+
   /// What sources and targets have, from an address that is a multiple of file().alignment.
   uint64_t block_bytes() const { return block_bytes_; }
   uint64_t blocks() const { return blocks_.size(); }

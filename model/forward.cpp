@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/units.h"
 #include "model/sweep.h"
+#include "model/sweep_states.h"
 
 namespace spillway {
 namespace {
@@ -163,10 +164,6 @@ uint64_t Forward::host_bytes(const ModelConfig& config, const WeightMap& weights
   return lay_out_host(config, weights, limits, nullptr, nullptr);
 }
 
-uint64_t Forward::state_bytes(const ModelConfig& config, const ForwardLimits& limits) {
-  return uint64_t{limits.sweep_rows} * config.hidden * sizeof(float);
-}
-
 OpsLimits Forward::ops_limits(const ModelConfig& config, const WeightMap& weights,
                               const ForwardLimits& limits, uint64_t unit_bytes) {
   OpsLimits ops;
@@ -201,6 +198,7 @@ Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_
       ops_(*parts.ops),
       stream_(*parts.stream),
       cache_(*parts.cache),
+      states_(parts.states),
       trace_(*parts.trace),
       shape_(attention_shape(config_, weights_)),
       limits_(limits),
@@ -222,10 +220,6 @@ Forward::Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_
   }
   ops_.bind_workspace({workspace_.data(), workspace_.bytes()}, ops_limit);
   ops_.zero(stream_, memory_.data(), memory_.bytes());
-  if (const uint64_t bytes = state_bytes(config_, limits_); bytes > 0) {
-    states_ = parts.arena->take(bytes);
-    ops_.zero(stream_, states_.data(), states_.bytes());
-  }
   rope_regimes_.reserve(sequence_tables(config_, limits_));
   rope_tables_.reserve(limits.max_rows);
   rope_regimes_.push_back(0);
@@ -286,6 +280,17 @@ struct EndsLeases {
   UnitCursor& cursor;
 };
 
+/// Of a sweep: where an error ends it, what its hidden states still wait for is ended, too.
+struct UsesStates {
+  UsesStates(SweepStates& of, const SweepSchedule& steps) : states(of) { states.begin(steps); }
+  ~UsesStates() {
+    if (!done) states.break_off();
+  }
+  UsesStates(const UsesStates&) = delete;
+  SweepStates& states;
+  bool done = false;
+};
+
 }  // namespace
 
 void Forward::run(const Batch& batch, const ForwardObserver* observer) {
@@ -309,10 +314,10 @@ void Forward::run(const Batch& batch, const ForwardObserver* observer) {
 
 void Forward::sweep(std::span<const SweepBatch> batches, const ForwardObserver& observer) {
   const EndsLeases ends(cursor_);
-  auto* states = reinterpret_cast<float*>(states_.data());
   std::vector<uint32_t> rows;
   for (const SweepBatch& of : batches) rows.push_back(static_cast<uint32_t>(of.batch.ids.size()));
   const SweepSchedule steps(config_.layers + 1, rows);
+  UsesStates states(*states_, steps);
   for (size_t done = 0; done < steps.size(); ++done) {
     const SweepStep step = steps[done];
     engine_.check_stop();  // a layer that is there acquires nothing
@@ -325,7 +330,7 @@ void Forward::sweep(std::span<const SweepBatch> batches, const ForwardObserver& 
     if (step.layer == 0 || tables) stream_.sync();  // host memory of the batch before is free
     choose_rope_tables(of.batch);
     cache_.assign(of.kv_lengths);
-    Walk walk(of.batch, step.batch, states + uint64_t{step.first_row} * config_.hidden, &observer);
+    Walk walk(of.batch, step.batch, states_->take(done), &observer);
     if (step.layer == 0) embed(walk);
     cursor_.begin(step.layer, !step.last_of_layer);
     if (step.layer < config_.layers) {
@@ -336,10 +341,12 @@ void Forward::sweep(std::span<const SweepBatch> batches, const ForwardObserver& 
       head(walk);
       if (observer.scored) observer.scored(step.batch);
     }
+    states_->give(done);
     stream_.record(before_last);
     if (observer.stepped) observer.stepped(done + 1, steps.size());
   }
   stream_.sync();
+  states.done = true;
 }
 
 /// Rows of the table that lie on the device are gathered there; the others come from RAM or file.

@@ -21,6 +21,8 @@
 
 namespace spillway {
 
+class SweepStates;
+
 /// Consecutive rows of a batch that continue one sequence.
 struct BatchSequence {
   uint32_t sequence = 0;
@@ -63,6 +65,10 @@ struct ForwardLimits {
   /// Scoring: hidden states that are told, ascending: 0 = embeddings as the first layer sees them,
   /// i = what the i-th layer left, the number of layers = that of the last one, normed.
   std::vector<uint32_t> hidden_layers;
+  /// Batches of a sweep, at most, whose hidden states are kept on a drive, but for those in so many
+  /// buffers; 0 = they stay in memory.
+  uint32_t spill_batches = 0;
+  uint32_t spill_buffers = 0;
 };
 
 /// Of the cache: a sweep needs those of the layer it is at.
@@ -87,8 +93,6 @@ class Forward {
                                    const ForwardLimits& limits, uint64_t unit_bytes);
   static uint64_t host_bytes(const ModelConfig& config, const WeightMap& weights,
                              const ForwardLimits& limits);
-  /// Device bytes of the hidden states of a sweep.
-  static uint64_t state_bytes(const ModelConfig& config, const ForwardLimits& limits);
   static OpsLimits ops_limits(const ModelConfig& config, const WeightMap& weights,
                               const ForwardLimits& limits, uint64_t unit_bytes);
 
@@ -103,6 +107,7 @@ class Forward {
     Ops* ops = nullptr;
     Stream* stream = nullptr;
     KvCache* cache = nullptr;
+    SweepStates* states = nullptr;  ///< null where the limits have no sweeps
     Trace* trace = nullptr;
   };
   Forward(const Parts& parts, const ForwardLimits& limits, uint64_t unit_bytes);
@@ -203,13 +208,13 @@ class Forward {
   Ops& ops_;
   Stream& stream_;
   KvCache& cache_;
+  SweepStates* states_;
   Trace& trace_;
   AttentionShape shape_;
   ForwardLimits limits_;
   UnitCursor cursor_;
   std::array<std::unique_ptr<Event>, 2> step_ends_;  // of the last steps of a sweep
   Memory memory_;
-  Memory states_;
   Memory workspace_;
   Memory host_memory_;
   Buffers buffers_{};

@@ -204,10 +204,12 @@ SimulatedPass stretched(const SimulatedPass& alone, const Company& company, doub
 /// First as if whichever is shorter always had company, then with as much as the simulation shows.
 SimulatedPass simulate_together(const StreamPlan& plan, bool unified, const LinkRates& links,
                                 const std::vector<double>& unit_seconds, const RowGather& gather,
-                                const Company& company, uint32_t batches) {
-  const SimulatedPass alone = busy_seconds(plan, unified, links, unit_seconds, gather, batches);
+                                const Company& company, uint32_t batches,
+                                const StateTraffic& states) {
+  const SimulatedPass alone =
+      busy_seconds(plan, unified, links, unit_seconds, gather, batches, states);
   if (company.compute * company.read <= 1 || alone.read_seconds <= 0) {
-    return simulate_pass(plan, unified, links, unit_seconds, gather, batches);
+    return simulate_pass(plan, unified, links, unit_seconds, gather, batches, states);
   }
   SimulatedPass pass;
   double shared =
@@ -218,13 +220,19 @@ SimulatedPass simulate_together(const StreamPlan& plan, bool unified, const Link
     const double read_factor = slowed.read_seconds / alone.read_seconds;
     std::vector<double> slower = unit_seconds;
     for (double& seconds : slower) seconds *= compute_factor;
-    pass = simulate_pass(plan, unified, {links.read / read_factor, links.copy}, slower,
-                         {gather.seconds * read_factor, gather.bytes, gather.waves}, batches);
+    pass =
+        simulate_pass(plan, unified, {links.read / read_factor, links.copy}, slower,
+                      {gather.seconds * read_factor, gather.bytes, gather.waves}, batches, states);
     const double both = slowed.compute_seconds + slowed.read_seconds - pass.seconds;
     const double before = std::exchange(shared, std::clamp(both, 0.0, shared));
     if (before - shared <= kKnownShare * pass.seconds) break;
   }
   return pass;
+}
+
+StateTraffic state_traffic(const Model& model, const RunPlan& plan) {
+  if (!spills(plan.limits)) return {};
+  return {spill_block_bytes(model.config.hidden, plan.limits), plan.limits.spill_buffers};
 }
 
 /// A plan with its predictions, and what the whole work would take with it.
@@ -428,8 +436,8 @@ PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unifie
     const auto beside = unit_seconds(model, plan, unified, shape, rates.beside_reads());
     company = {sum(beside) / sum(compute), 1 / rates.read_share(shape.rows)};
   }
-  const SimulatedPass pass =
-      simulate_together(plan.stream, unified, links, compute, gather, company, shape.batches);
+  const SimulatedPass pass = simulate_together(plan.stream, unified, links, compute, gather,
+                                               company, shape.batches, state_traffic(model, plan));
   const Placement& placement = plan.stream.placement;
   PassPrediction prediction;
   prediction.seconds = pass.seconds;
@@ -500,9 +508,11 @@ std::vector<uint32_t> sweeps_of(uint32_t rows, const Workload& workload, const W
 }
 
 /// The same sweep with slots that others may wait in: all that the next layer needs, or few.
-std::vector<Config> with_sweep(const Config& chosen, const Config& config, uint32_t tokens) {
+std::vector<Config> with_sweep(const Config& chosen, const Config& config, uint32_t tokens,
+                               SpillChoice spill) {
   Config sweeping = chosen;
   sweeping.score_sweep_tokens = tokens;
+  sweeping.score_spill = spill;
   sweeping.stream_slots = config.stream_slots;
   std::vector<Config> candidates = {sweeping};
   if (config.stream_slots) return candidates;
@@ -510,6 +520,13 @@ std::vector<Config> with_sweep(const Config& chosen, const Config& config, uint3
   sweeping.stream_slots = kFewSlots;
   candidates.push_back(sweeping);
   return candidates;
+}
+
+/// Nobody asked for a spilled sweep: there must be a reason for it, and room.
+bool may_spill(const Config& candidate, const Config& config, const SpillPlan& spill) {
+  if (candidate.score_spill == config.score_spill) return true;
+  return candidate.score_spill == SpillChoice::kNever ||
+         (spill.file_bytes > 0 && spill_problem(spill).empty());
 }
 
 }  // namespace
@@ -541,6 +558,7 @@ ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& 
         // Other chunks of a prompt, or other units, would round otherwise.
         if (plan->limits.max_rows != rows || plan->unit_bytes != unit_bytes) continue;
         if (plan->limits.sweep_rows < sweep_tokens) continue;  // cut: that one is tried, too
+        if (!may_spill(candidate, config, plan->spill)) continue;
         Candidate other =
             candidate_of(std::move(*plan), candidate, model, machine, workload, amount, rates);
         ++simulated;
@@ -550,14 +568,22 @@ ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& 
       }
     };
     try_all(candidates);
-    if (workload.scoring && !config.score_sweep_tokens) {
+    const auto try_sweeps = [&](const std::vector<uint32_t>& lengths, SpillChoice spill) {
       const Config passes = best.chosen.config;
       left = most;
-      for (const uint32_t tokens : sweeps_of(rows, workload, amount)) {
+      for (const uint32_t tokens : lengths) {
         limit = best.seconds * kClearlyFaster;  // a longer one is worth what a stop would lose
         sweep_tokens = std::min<uint64_t>(tokens, amount.prompt_tokens);
-        try_all(with_sweep(passes, config, tokens));
+        try_all(with_sweep(passes, config, tokens, spill));
       }
+    };
+    const bool open = config.score_spill == SpillChoice::kAuto;
+    if (workload.scoring && !config.score_sweep_tokens) {
+      const auto lengths = sweeps_of(rows, workload, amount);
+      try_sweeps(lengths, open ? SpillChoice::kNever : config.score_spill);
+      if (open) try_sweeps(lengths, SpillChoice::kAlways);
+    } else if (workload.scoring && open && best.chosen.plan.limits.sweep_rows > 0) {
+      try_sweeps({*config.score_sweep_tokens}, SpillChoice::kAlways);
     }
     // Planned anew: the bill counts the heap in use, and other plans were held when it was made.
     best.chosen.plan = {};

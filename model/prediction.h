@@ -138,8 +138,8 @@ PassPrediction predict_pass(const Model& model, const RunPlan& plan, bool unifie
                             const PassShape& shape, const MachineRates& rates);
 
 /// The plan with the least predicted time: every shape of reads that was measured, some slot counts
-/// and, of texts that are scored, lengths of sweeps are simulated, as far as the configuration
-/// leaves them open. What plan_run() gives stays
+/// and, of texts that are scored, lengths of sweeps are simulated, with hidden states in memory and
+/// on the drive, as far as the configuration leaves them open. What plan_run() gives stays
 /// where nothing is clearly faster.
 struct ChosenPlan {
   RunPlan plan;

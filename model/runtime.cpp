@@ -10,6 +10,7 @@
 #include "core/one_line.h"
 #include "core/thread.h"
 #include "core/units.h"
+#include "io/spill_file.h"
 #include "kernels/host/cpu_features.h"
 #include "model/gguf_config.h"
 #include "text/gguf_tokenizer.h"
@@ -144,13 +145,27 @@ uint32_t sweep_rows_of(uint64_t wanted, uint32_t rows, const TextTokens& texts) 
   return sweep <= rows ? 0 : static_cast<uint32_t>(sweep);
 }
 
-PassNeeds needs_of(const Model& model, const Ops& ops, const Workload& workload, uint32_t rows,
-                   uint32_t sweep_rows) {
+/// Where hidden states of sweeps are.
+enum class StatesIn : uint8_t { kMemory, kDrive };
+
+/// Blocks that no drive takes at once stay in memory: of chunks of 32,768 tokens and more.
+void spill(ForwardLimits& limits, uint32_t hidden, bool unified, const Workload& workload) {
+  if (spill_block_bytes(hidden, limits) > kMaxSpillBlockBytes) return;
+  limits.spill_batches = workload.pass_counts(limits.max_rows, limits.sweep_rows).bound_batches;
+  limits.spill_buffers = std::min(spill_buffers(unified), limits.spill_batches);
+}
+
+PassNeeds needs_of(const Model& model, const Machine& machine, const Workload& workload,
+                   uint32_t rows, uint32_t sweep_rows, StatesIn states) {
+  const Ops& ops = *machine.ops;
   PassNeeds needs;
   needs.limits = {
       rows,           workload.logit_rows,   0, workload.scoring, workload.keep_logits, sweep_rows,
       workload.top_k, workload.hidden_layers};
   if (workload.result_bytes) needs.result_bytes = workload.result_bytes(rows);
+  if (sweep_rows > 0 && states == StatesIn::kDrive) {
+    spill(needs.limits, model.config.hidden, machine.device->unified(), workload);
+  }
   const AttentionShape shape = attention_shape(model.config, model.weights);
   workload.fillings(rows, [&](const KvLengths& lengths) {
     const uint32_t longest = *std::max_element(lengths.begin(), lengths.end());
@@ -164,6 +179,19 @@ PassNeeds needs_of(const Model& model, const Ops& ops, const Workload& workload,
   return needs;
 }
 
+SpillPlan spill_plan(const Config& config, const Model& model, const Workload& workload,
+                     const ForwardLimits& limits) {
+  if (!spills(limits)) return {};
+  const uint64_t block_bytes = spill_block_bytes(model.config.hidden, limits);
+  const uint64_t batches = workload.pass_counts(limits.max_rows, limits.sweep_rows).batches;
+  SpillPlan plan;
+  plan.folder = spill_folder(config);
+  plan.file_bytes = limits.spill_batches * block_bytes;
+  plan.sweep_bytes = model.config.layers * plan.file_bytes;  // the head's stay nowhere
+  plan.written_bytes = model.config.layers * batches * block_bytes;
+  return plan;
+}
+
 std::vector<MemoryLine> fixed_lines(const Config& config, const Model& model,
                                     const Machine& machine, const PassNeeds& needs,
                                     uint64_t unit_bytes, uint64_t heap_bytes) {
@@ -171,7 +199,9 @@ std::vector<MemoryLine> fixed_lines(const Config& config, const Model& model,
   const ModelConfig& shape = model.config;
   return {
       {"KV cache", Tier::kGpu, needs.kv_bytes},
-      {"hidden states", Tier::kGpu, Forward::state_bytes(shape, needs.limits)},
+      {"hidden states", Tier::kGpu, state_bytes(shape.hidden, needs.limits)},
+      {"hidden states in transit", Tier::kRam,
+       staged_state_bytes(shape.hidden, needs.limits, machine.device->unified())},
       {"activations", Tier::kGpu,
        Forward::activation_bytes(shape, model.weights, needs.limits, unit_bytes)},
       {"kernel workspace", Tier::kGpu,
@@ -179,7 +209,7 @@ std::vector<MemoryLine> fixed_lines(const Config& config, const Model& model,
       {"token rows and results", Tier::kRam,
        Forward::host_bytes(shape, model.weights, needs.limits)},
       {"documents and results", Tier::kRam, needs.result_bytes},
-      {"tables and tokenizer", Tier::kRam, heap_bytes},
+      {"tables and tokenizer", Tier::kRam, heap_bytes + spill_table_bytes(needs.limits)},
       {"trace", Tier::kRam, config.trace.empty() ? 0 : Trace::table_bytes(kTraceSpans)},
   };
 }
@@ -309,7 +339,7 @@ using FoundPlan = std::variant<RunPlan, Refusal>;
 
 /// With sweeps of so many tokens; 0 = passes of a chunk each.
 FoundPlan find_plan_with(const Config& config, const Model& model, const Machine& machine,
-                         const Workload& workload, uint32_t sweep_tokens) {
+                         const Workload& workload, uint32_t sweep_tokens, StatesIn states) {
   const Device& device = *machine.device;
   if (config.io_engine == EngineChoice::kMmap && !device.unified()) {
     throw Error(fmt::format(
@@ -329,7 +359,7 @@ FoundPlan find_plan_with(const Config& config, const Model& model, const Machine
       if (best && rows <= best->limits.max_rows) break;  // larger units at no fewer rows
       const uint32_t sweep_rows = sweep_rows_of(sweep_tokens, rows, texts);
       request.hold_layers = sweep_rows > 0;
-      PassNeeds needs = needs_of(model, *machine.ops, workload, rows, sweep_rows);
+      PassNeeds needs = needs_of(model, machine, workload, rows, sweep_rows, states);
       request.fixed = fixed_lines(config, model, machine, needs, unit_bytes, heap_bytes);
       PlacementResult result = plan_placement(request);
       if (const auto* refused = std::get_if<Refusal>(&result)) {
@@ -337,8 +367,13 @@ FoundPlan find_plan_with(const Config& config, const Model& model, const Machine
         continue;
       }
       stream.placement = std::get<Placement>(std::move(result));
-      best = RunPlan{std::move(stream), needs.limits,      std::move(needs.kv_lengths),
-                     unit_bytes,        budgets.ram_bytes, budgets.gpu_bytes};
+      best = RunPlan{std::move(stream),
+                     needs.limits,
+                     std::move(needs.kv_lengths),
+                     unit_bytes,
+                     budgets.ram_bytes,
+                     budgets.gpu_bytes,
+                     spill_plan(config, model, workload, needs.limits)};
       break;
     }
     if (best && best->limits.max_rows == counts.front()) break;
@@ -407,12 +442,52 @@ bool prefer_sweeps(const FoundPlan& sweeps, const FoundPlan& passes, const Workl
   return bytes < read_bytes(*pass, workload) && (!whole || bytes == 0);
 }
 
+/// A sweep that was asked for: on a drive, and whole, rather than shorter or of shorter chunks in
+/// memory. No plan is held while another one is made: the bill counts the heap.
+template <typename With>
+FoundPlan asked_sweep(uint32_t wanted, uint32_t whole, const With& with) {
+  const auto in_memory = [&](uint32_t tokens) { return with(tokens, StatesIn::kMemory); };
+  const uint32_t fits = fitting_sweep(wanted, whole, in_memory);
+  const uint32_t rows = rows_of(in_memory(fits));
+  if (fits == wanted && rows >= whole) return in_memory(fits);
+  SpillPlan spilled;
+  uint32_t spilled_rows = 0;
+  if (const auto found = with(wanted, StatesIn::kDrive); rows_of(found) > 0) {
+    spilled = std::get<RunPlan>(found).spill;
+    spilled_rows = rows_of(found);
+  }
+  const bool better = spilled_rows > rows || (spilled_rows == rows && fits != wanted);
+  if (!better) return in_memory(fits);
+  const std::string refused = spill_problem(spilled);
+  if (refused.empty()) return with(wanted, StatesIn::kDrive);
+  auto found = in_memory(fits);
+  if (auto* plan = std::get_if<RunPlan>(&found)) plan->spill.refused = refused;
+  return found;
+}
+
 }  // namespace
+
+std::string spill_problem(const SpillPlan& spill) {
+  if (spill.file_bytes == 0) return {};
+  const std::string folder = spill.folder.string();
+  std::error_code error;
+  const auto space = std::filesystem::space(spill.folder, error);
+  if (error) return fmt::format("{}: {}", folder, error.message());
+  if (file_system_name(spill.folder) == "tmpfs")
+    return fmt::format("{} is a tmpfs, which keeps files in memory", folder);
+  if (space.available >= spill.file_bytes) return {};
+  return fmt::format("{} has {} free, and hidden states would take {}", folder,
+                     format_bytes(space.available), format_bytes_up(spill.file_bytes));
+}
 
 std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& model,
                                          const Machine& machine, const Workload& workload) {
+  const auto with_states = [&](uint32_t sweep_tokens, StatesIn states) {
+    return find_plan_with(config, model, machine, workload, sweep_tokens, states);
+  };
+  const bool always = config.score_spill == SpillChoice::kAlways;
   const auto with = [&](uint32_t sweep_tokens) {
-    return find_plan_with(config, model, machine, workload, sweep_tokens);
+    return with_states(sweep_tokens, always ? StatesIn::kDrive : StatesIn::kMemory);
   };
   const bool mapped = config.io_engine == EngineChoice::kMmap;
   if (workload.scoring && mapped &&
@@ -422,6 +497,8 @@ std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& mode
   }
   if (!workload.scoring || mapped) return with(0);
   const uint32_t whole = std::max(workload.chunk_rows, workload.min_rows);
+  if (config.score_sweep_tokens && config.score_spill == SpillChoice::kAuto)
+    return asked_sweep(*config.score_sweep_tokens, whole, with_states);
   if (config.score_sweep_tokens)
     return with(fitting_sweep(*config.score_sweep_tokens, whole, with));
   // No plan is held while another one is made: the bill counts the heap.
@@ -479,6 +556,20 @@ EngineParts engine_parts(const Runtime::Parts& parts, DeviceArena& arena) {
   return engine;
 }
 
+SweepStatesParts states_parts(const Runtime::Parts& parts, DeviceArena& arena, Stream& stream) {
+  SweepStatesParts states;
+  states.device = parts.machine->device.get();
+  states.arena = &arena;
+  states.ops = parts.machine->ops.get();
+  states.stream = &stream;
+  states.readers = parts.readers;
+  states.clock = parts.clock;
+  states.stop = parts.stop;
+  states.folder = parts.plan->spill.folder;
+  states.direct = parts.config->io_direct;
+  return states;
+}
+
 }  // namespace
 
 Runtime::Runtime(const Parts& parts)
@@ -490,9 +581,11 @@ Runtime::Runtime(const Parts& parts)
       cache_(arena_, *parts.machine->ops, *stream_,
              attention_shape(parts.model->config, parts.model->weights),
              kv_layers(parts.model->config, parts.plan->limits), parts.plan->kv_lengths),
+      states_(make_sweep_states(states_parts(parts, arena_, *stream_), parts.model->config.hidden,
+                                parts.plan->limits)),
       forward_({&parts.model->config, &parts.model->weights, &parts.plan->stream, &engine_,
                 parts.machine->device.get(), &arena_, parts.machine->ops.get(), stream_.get(),
-                &cache_, parts.trace},
+                &cache_, states_.get(), parts.trace},
                parts.plan->limits, parts.plan->unit_bytes) {
   CHECK(arena_.left_bytes() == 0);  // the bill is exact
 }
@@ -524,6 +617,7 @@ PassRecord measured(Runtime& runtime, PassRecord::Kind kind, uint64_t tokens, co
   record.tokens = static_cast<uint32_t>(tokens);
   record.seconds = seconds(end_ns - begin_ns);
   record.feed = runtime.engine().take_stats();
+  if (runtime.states() != nullptr) record.spill = runtime.states()->take_stats();
   runtime.trace().span(TraceLane::kPass, record.tokens, begin_ns, end_ns, record.feed.nvme_bytes);
   return record;
 }

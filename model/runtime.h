@@ -17,6 +17,7 @@
 #include "model/forward.h"
 #include "model/kv_cache.h"
 #include "model/model_config.h"
+#include "model/sweep_states.h"
 #include "model/weight_map.h"
 #include "text/tokenizer.h"
 #include "tiers/engine.h"
@@ -55,6 +56,8 @@ struct PassCounts {
   uint64_t batches = 0;
   uint64_t passes = 0;
   uint32_t most_batches = 0;  ///< of a pass
+  /// Of any run of batches that fits a sweep, wherever it begins: jobs cut sweeps at their records.
+  uint32_t bound_batches = 0;
 };
 
 /// What a run will ask of the machine, known before anything is read.
@@ -87,6 +90,19 @@ struct Machine {
 /// `auto` says in a notice what it chose when that is not a GPU.
 Machine open_machine(const Config& config, const NoticeSink& notice);
 
+/// Hidden states of sweeps on a drive; without a file they stay in memory.
+struct SpillPlan {
+  std::filesystem::path folder;
+  uint64_t file_bytes = 0;
+  uint64_t sweep_bytes = 0;    ///< that the longest sweep writes, and reads again
+  uint64_t written_bytes = 0;  ///< by all sweeps, at most
+  std::string refused;         ///< why a sweep was made shorter instead
+};
+
+/// Why nobody should choose it unasked: too little room, or no drive; empty where nothing speaks
+/// against it, or nothing is spilled.
+std::string spill_problem(const SpillPlan& spill);
+
 /// A plan and all that it was made from. Plain data.
 struct RunPlan {
   StreamPlan stream;
@@ -95,10 +111,12 @@ struct RunPlan {
   uint64_t unit_bytes = 0;
   uint64_t ram_budget_bytes = 0;
   uint64_t gpu_budget_bytes = 0;
+  SpillPlan spill = {};
 };
 /// The largest chunk of rows that the budgets allow, and the largest units at that; rather shorter
-/// sweeps than shorter chunks; texts in sweeps where a whole chunk, or all layers, do not fit
-/// otherwise; where none fits, what comes closest. Throws Error for what no budget can mend.
+/// sweeps than shorter chunks, unless hidden states may go to a drive; texts in sweeps where a
+/// whole chunk, or all layers, do not fit otherwise; where none fits, what comes closest. Throws
+/// Error for what no budget can mend.
 std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& model,
                                          const Machine& machine, const Workload& workload);
 /// The same; a refusal is an Error that names the smallest budget that would do.
@@ -136,6 +154,8 @@ class Runtime {
   Engine& engine() { return engine_; }
   Forward& forward() { return forward_; }
   KvCache& cache() { return cache_; }
+  /// Of sweeps; null where the plan has none.
+  SweepStates* states() { return states_.get(); }
   const Model& model() const { return *parts_.model; }
   const RunPlan& plan() const { return *parts_.plan; }
   const Clock& clock() const { return *parts_.clock; }
@@ -157,6 +177,7 @@ class Runtime {
   Engine engine_;
   std::unique_ptr<Stream> stream_;
   KvCache cache_;
+  std::unique_ptr<SweepStates> states_;
   Forward forward_;
 };
 
@@ -166,6 +187,9 @@ struct PassRecord {
   uint32_t tokens = 0;
   double seconds = 0;
   FeedStats feed;
+  SpillStats spill;
+  /// For weights, rows and hidden states.
+  int64_t waited_ns() const { return feed.stall_ns + spill.wait_ns; }
 };
 const char* pass_kind_name(PassRecord::Kind kind);
 

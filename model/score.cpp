@@ -80,6 +80,23 @@ void check_score_texts(const Model& model, const std::vector<std::vector<uint32_
   }
 }
 
+namespace {
+
+/// Of consecutive batches, as many as have `rows` rows or less; one at least.
+uint32_t most_within(std::span<const ScoreBatch> batches, uint32_t rows) {
+  uint32_t most = 1;
+  uint64_t within = 0;
+  size_t first = 0;
+  for (size_t i = 0; i < batches.size(); ++i) {
+    within += batches[i].rows();
+    for (; within > rows && first < i; ++first) within -= batches[first].rows();
+    most = std::max(most, static_cast<uint32_t>(i + 1 - first));
+  }
+  return most;
+}
+
+}  // namespace
+
 Workload scoring_workload(const ScoreCut& cut, const PackTexts& pack) {
   Workload workload;
   workload.scoring = true;
@@ -97,7 +114,7 @@ Workload scoring_workload(const ScoreCut& cut, const PackTexts& pack) {
   workload.pass_counts = [pack](uint32_t rows, uint32_t sweep_rows) {
     std::vector<ScoreBatch> batches;
     pack(rows, [&](ScoreBatch&& batch) { batches.push_back(std::move(batch)); });
-    PassCounts counts{batches.size(), 0, 0};
+    PassCounts counts{batches.size(), 0, 0, most_within(batches, sweep_rows)};
     for (const auto& sweep : plan_sweeps(batches, sweep_rows)) {
       ++counts.passes;
       counts.most_batches = std::max(counts.most_batches, static_cast<uint32_t>(sweep.size()));

@@ -16,11 +16,13 @@ struct SweepStep {
   uint32_t batch = 0;
   uint32_t first_row = 0;  ///< of the batch's hidden states among all of the sweep
   bool last_of_layer = false;
+  uint32_t rows = 0;
 };
 
 class SweepSchedule {
  public:
-  SweepSchedule(uint32_t layers, std::span<const uint32_t> batch_rows) : layers_(layers) {
+  SweepSchedule(uint32_t layers, std::span<const uint32_t> batch_rows)
+      : layers_(layers), rows_(batch_rows.begin(), batch_rows.end()) {
     uint32_t row = 0;
     for (const uint32_t rows : batch_rows) {
       first_rows_.push_back(row);
@@ -28,15 +30,18 @@ class SweepSchedule {
     }
   }
   size_t size() const { return layers_ * first_rows_.size(); }
+  size_t layers() const { return layers_; }
+  size_t batches() const { return first_rows_.size(); }
   SweepStep operator[](size_t index) const {
     const size_t batches = first_rows_.size();
     const auto batch = static_cast<uint32_t>(index % batches);
-    return {static_cast<uint32_t>(index / batches), batch, first_rows_[batch],
-            batch + 1 == batches};
+    return {static_cast<uint32_t>(index / batches), batch, first_rows_[batch], batch + 1 == batches,
+            rows_[batch]};
   }
 
  private:
   size_t layers_;
+  std::vector<uint32_t> rows_;
   std::vector<uint32_t> first_rows_;
 };
 

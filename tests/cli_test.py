@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 import signal
@@ -140,6 +141,37 @@ class Cli(unittest.TestCase):
         done = call("run", self.config(), "--quiet")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(len(done.stdout.splitlines()), 1)
+
+    def test_spilled_sweep(self):
+        ids = self.root / "many_ids.json"
+        ids.write_text(json.dumps([[(i * 7 + t) % 900 for i in range(40)] for t in range(9)]))
+        folder = self.root / "states"
+        folder.mkdir()
+        sweep = ("--set", "score.chunk=40", "--set", "score.sweep=360", "--json")
+        plain = json.loads(call("score", self.config(), "--token-ids-file", ids, *sweep).stdout)
+        done = call("score", self.config(), "--token-ids-file", ids, *sweep, "--set",
+                    "score.spill=always", "--set", f"score.spill_dir={folder}")
+        report = json.loads(done.stdout)
+        self.assertEqual(report["logprobs"], plain["logprobs"])
+        self.assertNotIn("spill", plain)
+        self.assertNotIn("spill_wait_seconds", plain["passes"][0])
+        written = report["spill"]["written_bytes"]
+        self.assertEqual(report["spill"]["folder"], str(folder))
+        self.assertEqual(report["spill"]["written_bytes_per_sweep"], written)
+        self.assertEqual(sum(p["spill_written_bytes"] for p in report["passes"]), written)
+        self.assertEqual(sum(p["spill_read_bytes"] for p in report["passes"]), written)
+        self.assertGreater(written, report["spill"]["file_bytes"])
+        self.assertRegex(done.stderr, r"note: hidden states: .* spilled per sweep and read again, "
+                         rf".* written to {re.escape(str(folder))} \(\w+\) in all, where they take ")
+        self.assertEqual(list(folder.iterdir()), [])
+        self.fails("score", self.config(), "--token-ids-file", ids, *sweep, "--set",
+                   "score.spill=always", "--set", "score.spill_dir=/nowhere/x",
+                   says="cannot make a file for hidden states in /nowhere/x")
+        kind = subprocess.run(["stat", "-f", "-c", "%T", "/dev/shm"], capture_output=True, text=True)
+        if kind.stdout.strip() == "tmpfs":
+            done = call("score", self.config(), "--token-ids-file", ids, *sweep, "--set",
+                        "score.spill=always", env={**os.environ, "TMPDIR": "/dev/shm"})
+            self.assertIn("note: /dev/shm is a tmpfs: hidden states take", done.stderr)
 
     def test_score(self):
         ids = self.root / "ids.json"

@@ -34,7 +34,7 @@ generate:
   top_p: 0.9
   seed: 7
   ignore_eos: true
-score: {chunk: 32, context: 128, logprobs: false}
+score: {chunk: 32, context: 128, logprobs: false, spill: always, spill_dir: out/states}
 report: out/r.json
 trace: /tmp/t.json
 )";
@@ -65,6 +65,9 @@ TEST(Config, ReadsEveryKey) {
   EXPECT_DOUBLE_EQ(c.temperature, 0.5);
   EXPECT_TRUE(c.ignore_eos);
   EXPECT_EQ(c.score_context_tokens, 128u);
+  EXPECT_EQ(c.score_spill, SpillChoice::kAlways);
+  EXPECT_EQ(c.score_spill_dir, "dir/out/states");
+  EXPECT_EQ(spill_folder(c), "dir/out/states");
   EXPECT_EQ(c.report, "dir/out/r.json");
   EXPECT_EQ(c.trace, "/tmp/t.json");
 }
@@ -94,6 +97,9 @@ TEST(Config, TextGivesTheConfigurationAgain) {
     EXPECT_EQ(after.temperature, before.temperature);
     EXPECT_EQ(after.ignore_eos, before.ignore_eos);
     EXPECT_EQ(after.score_context_tokens, before.score_context_tokens);
+    EXPECT_EQ(after.score_spill, before.score_spill);
+    EXPECT_EQ(after.score_spill_dir.empty(), before.score_spill_dir.empty());
+    EXPECT_EQ(spill_folder(after).filename(), spill_folder(before).filename());
   }
   for (const char* io : {"engine: io_uring, direct: on", "engine: mmap", "engine: auto"}) {
     const Config before = parse(fmt::format("model: {{path: m}}\nio: {{{}}}\n", io));

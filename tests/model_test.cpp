@@ -1015,7 +1015,7 @@ TEST_F(SmallModel, SweepsReadOnceWhatPassesReadAgainAndAgain) {
   const Model model =
       open_model(config_.model_path, DirectChoice::kAuto, [](const std::string&) {});
   EXPECT_EQ(bill(sweeps, "hidden states"),
-            ram_cost(Forward::state_bytes(model.config, sweeps.limits)));
+            ram_cost(state_bytes(model.config.hidden, sweeps.limits)));
   EXPECT_EQ(sweeps.limits.sweep_rows, 320u);
 }
 
@@ -1055,6 +1055,7 @@ TEST_F(SmallModel, SweepsFitWherePassesDoNot) {
 
 /// A chunk rounds otherwise than a shorter one; a sweep does not.
 TEST_F(SmallModel, ASweepGivesWayBeforeAChunk) {
+  config_.score_spill = SpillChoice::kNever;
   config_.policy = PlacementPolicy::kNvme;
   config_.score_chunk_tokens = 128;
   const std::vector<std::vector<uint32_t>> texts(4000, std::vector<uint32_t>(60, 7));
@@ -1070,6 +1071,7 @@ TEST_F(SmallModel, ASweepGivesWayBeforeAChunk) {
 
 /// Of the chunk that the budget leaves, whatever was asked for; and as many as there is room for.
 TEST_F(SmallModel, SweepsAreWholeChunksAndAsLongAsFits) {
+  config_.score_spill = SpillChoice::kNever;
   config_.policy = PlacementPolicy::kNvme;
   config_.score_chunk_tokens = 128;
   const std::vector<std::vector<uint32_t>> texts(20'000, std::vector<uint32_t>(64, 7));

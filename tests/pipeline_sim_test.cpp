@@ -110,6 +110,63 @@ TEST(PipelineSim, ASweepReadsALayerOnce) {
   EXPECT_GT(few.seconds, 1.1 * 0.2e-3 * 200 * 40);
 }
 
+/// A sweep of resident layers, whose hidden states are all that the drive moves.
+SimulatedPass spilled_sweep(bool unified, double compute_seconds, const LinkRates& rates,
+                            const StateTraffic& states, uint32_t batches) {
+  StreamPlan plan = make_plan(unified, 50, 4 * kMiB, {unified ? Tier::kRam : Tier::kGpu}, 0);
+  for (uint32_t u = 0; u < plan.units.size(); ++u) plan.units[u].layer = u / 5;
+  const std::vector<double> compute(plan.units.size(), compute_seconds / 5);
+  return simulate_pass(plan, unified, rates, compute, {}, batches, states);
+}
+
+/// Read and written in all layers but the last: at the drive's rate, or as fast as layers compute.
+TEST(PipelineSim, SpilledStatesAreBoundedByTheDriveOrByComputing) {
+  for (const bool unified : {true, false}) {
+    const StateTraffic states{8 * kMiB, unified ? 4u : 6u};
+    const LinkRates rates{2e9, 20e9, 1e9};
+    const double moved = 9 * 40 * (8.0 * kMiB / 2e9 + 8.0 * kMiB / 1e9);
+    const SimulatedPass slow_drive = spilled_sweep(unified, 1e-3, rates, states, 40);
+    EXPECT_NEAR(slow_drive.read_seconds, moved, 1e-9);
+    EXPECT_GE(slow_drive.seconds, moved * 0.999);
+    EXPECT_LE(slow_drive.seconds, moved * 1.03);
+    const SimulatedPass slow_cores = spilled_sweep(unified, 20e-3, rates, states, 40);
+    EXPECT_NEAR(slow_cores.compute_seconds, 10 * 40 * 20e-3, 1e-9);
+    EXPECT_GE(slow_cores.seconds, slow_cores.compute_seconds * 0.999);
+    EXPECT_LE(slow_cores.seconds, slow_cores.compute_seconds * 1.01);
+    const LinkRates alike{2e9, 20e9, 0};
+    EXPECT_NEAR(spilled_sweep(unified, 1e-3, alike, states, 40).read_seconds,
+                9 * 40 * 2 * 8.0 * kMiB / 2e9, 1e-9)
+        << "writes as reads, where nothing is known of them";
+    EXPECT_EQ(spilled_sweep(unified, 1e-3, rates, states, 4).read_seconds, 0)
+        << "buffers hold them all";
+  }
+}
+
+/// What computing, reading and writing take at the same time goes on at the same time, with four
+/// buffers; with two they take turns.
+TEST(PipelineSim, StatesAreMovedBesideComputing) {
+  const double block_seconds = 8.0 * kMiB / 2e9;
+  const auto seconds = [&](uint32_t buffers) {
+    return spilled_sweep(true, 2.1 * block_seconds, {2e9, 0}, {8 * kMiB, buffers}, 40).seconds;
+  };
+  const double computing = 10 * 40 * 2.1 * block_seconds;
+  EXPECT_LE(seconds(4), 1.02 * computing);
+  EXPECT_GT(seconds(2), 1.3 * computing);
+}
+
+/// Weights and states share the drive.
+TEST(PipelineSim, StatesTakeTheDriveFromWeights) {
+  StreamPlan plan = make_plan(true, 200, 4 * kMiB, {Tier::kNvme}, 80);
+  for (uint32_t u = 0; u < plan.units.size(); ++u) plan.units[u].layer = u / 40;
+  const std::vector<double> compute(plan.units.size(), 0.02e-3);
+  const StateTraffic states{4 * kMiB, 4};
+  const SimulatedPass pass = simulate_pass(plan, true, {2e9, 0}, compute, {}, 30, states);
+  const double weights = static_cast<double>(bytes_on(plan, Tier::kNvme)) / 2e9;
+  EXPECT_NEAR(pass.read_seconds, weights + 4 * 30 * 2 * 4.0 * kMiB / 2e9, 1e-9);
+  EXPECT_GE(pass.seconds, 0.999 * pass.read_seconds);
+  EXPECT_LE(pass.seconds, 1.15 * pass.read_seconds);
+}
+
 /// Any mix on any device: never faster than its slowest link, and not much slower where no single
 /// unit is long.
 TEST(PipelineSim, AnyMixRunsAtTheSpeedOfTheSlowestLink) {

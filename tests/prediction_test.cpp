@@ -346,6 +346,43 @@ TEST_F(Choosing, TakesSweepsWhereTheDriveIsSlow) {
   EXPECT_EQ(chosen(0.05e9).plan.limits.sweep_rows, 0u) << "as it is configured";
 }
 
+/// A budget that leaves room for few hidden states makes short sweeps, which read the weights
+/// often; those on the drive are a fraction of that. Where nothing is gained nothing is spilled.
+TEST_F(Choosing, SpillsWhereThatIsClearlyFaster) {
+  const test::TempDir spill;
+  config_.score_chunk_tokens = 32;
+  config_.score_spill_dir = spill.path();
+  config_.policy = PlacementPolicy::kNvme;
+  const std::vector<std::vector<uint32_t>> texts(600, std::vector<uint32_t>(32, 7));
+  const Workload scoring = scoring_workload(config_, *model_, texts);
+  config_.ram_bytes = 0;
+  config_.score_sweep_tokens = 64;
+  const auto found = find_plan(config_, *model_, machine_, scoring);
+  config_.ram_bytes = std::get<Refusal>(found).needed_bytes;
+  config_.score_sweep_tokens.reset();
+  const auto chosen = [&](double reads) {
+    const MachineRates slow{{{kMiB, 8, reads}}, 0, {{1, 20e9}, {512, 1e9}}};
+    return choose_plan(config_, *model_, machine_, scoring, work_amount(scoring), slow);
+  };
+  const ChosenPlan spilled = chosen(0.05e9);
+  EXPECT_GT(spilled.plan.spill.file_bytes, 0u);
+  EXPECT_GT(spilled.plan.limits.sweep_rows, 4096u);
+  EXPECT_EQ(spilled.config.score_spill, SpillChoice::kAlways);
+  EXPECT_LE(spilled.plan.stream.placement.ram_planned_bytes, *config_.ram_bytes);
+  config_.score_spill = SpillChoice::kNever;
+  const ChosenPlan in_memory = chosen(0.05e9);
+  EXPECT_EQ(in_memory.plan.spill.file_bytes, 0u);
+  const auto seconds = [](const ChosenPlan& of) { return of.prompt.seconds / of.prompt_rows; };
+  EXPECT_LT(seconds(spilled), 0.95 * seconds(in_memory));
+  config_.score_spill = SpillChoice::kAuto;
+  EXPECT_EQ(chosen(1e12).plan.spill.file_bytes, 0u) << "a chunk hides the drive";
+  config_.score_spill_dir = "/nowhere/x";
+  EXPECT_EQ(chosen(0.05e9).plan.limits.sweep_rows, in_memory.plan.limits.sweep_rows) << "no room";
+  config_.score_spill_dir = spill.path();
+  config_.ram_bytes = kGiB;
+  EXPECT_EQ(chosen(0.05e9).plan.spill.file_bytes, 0u) << "memory is faster, where there is some";
+}
+
 /// Texts that do not fill chunks and sweeps that are no power of two: what is predicted is what
 /// will be done.
 TEST_F(Choosing, CountsSweepsAsTextsFillThem) {

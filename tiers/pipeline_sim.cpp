@@ -3,8 +3,10 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <queue>
 
@@ -67,9 +69,8 @@ class TimedDisk final : public BlockReader {
   void wake() noexcept override {}
   void cancel(ReadOp&) noexcept override {}  // each ends at its time
   /// Other reads, before those that are submitted from now on.
-  void occupy(uint64_t bytes) {
-    free_at_ = std::max(time_.now(), free_at_) + static_cast<double>(bytes) / rate_;
-  }
+  void occupy(uint64_t bytes) { occupy(static_cast<double>(bytes) / rate_); }
+  void occupy(double seconds) { free_at_ = std::max(time_.now(), free_at_) + seconds; }
   /// When what is in its queue will be read.
   double free_at() const { return free_at_; }
   /// A read has completed and was not polled yet.
@@ -149,10 +150,125 @@ class TimedDevice final : public Device {
   Timeline& time_;
 };
 
+uint64_t layers_of(const StreamPlan& plan) {
+  uint64_t layers = 0;
+  for (size_t u = 0; u < plan.units.size(); ++u) {
+    layers += u == 0 || plan.units[u].layer != plan.units[u - 1].layer ? 1 : 0;
+  }
+  return layers;
+}
+
+/// What moving a batch's states takes each link.
+struct StateSeconds {
+  StateSeconds(const StateTraffic& states, const LinkRates& rates, bool unified) {
+    const auto bytes = static_cast<double>(states.block_bytes);
+    read = bytes / rates.read;
+    write = bytes / (rates.write > 0 ? rates.write : rates.read);
+    copy = unified ? 0 : bytes / rates.copy;
+  }
+  double read;
+  double write;
+  double copy;
+};
+
+/// Times of the buffers that hidden states go through (model/sweep_states.cpp): as there, steps are
+/// given buffers in their order, and the model thread looks only between steps.
+class TimedStates {
+ public:
+  TimedStates(const StateTraffic& states, const StateSeconds& seconds, uint64_t layers,
+              uint32_t batches, TimedDisk& disk, Timeline& time)
+      : seconds_(seconds),
+        batches_(batches),
+        steps_(layers * batches),
+        disk_(disk),
+        time_(time),
+        buffers_(states.buffers) {}
+
+  void begin() {
+    next_ = 0;
+    for (Buffer& buffer : buffers_) buffer = {};
+  }
+  void settle() {
+    for (Buffer& buffer : buffers_) {
+      if (buffer.stage == Stage::kLeaving && buffer.at <= time_.now()) leave(buffer);
+      if (buffer.stage == Stage::kWriting && buffer.at <= time_.now()) buffer = {};
+    }
+    for (Buffer& buffer : buffers_) {
+      if (buffer.stage == Stage::kFree && next_ < steps_ && !on_its_way(next_)) assign(buffer);
+    }
+  }
+  /// When a step's states are in memory; empty: it has no buffer before `change()`.
+  std::optional<double> ready(uint64_t step) const {
+    for (const Buffer& buffer : buffers_) {
+      if (buffer.stage == Stage::kHeld && buffer.step == step) return buffer.at;
+    }
+    return std::nullopt;
+  }
+  /// When a buffer goes on.
+  double change() const {
+    double next = std::numeric_limits<double>::infinity();
+    for (const Buffer& buffer : buffers_) {
+      const bool goes_on = buffer.stage == Stage::kLeaving || buffer.stage == Stage::kWriting;
+      if (goes_on) next = std::min(next, buffer.at);
+    }
+    return next;
+  }
+  void give(uint64_t step, double computed_at) {
+    for (Buffer& buffer : buffers_) {
+      if (buffer.stage != Stage::kHeld || buffer.step != step) continue;
+      buffer.stage = Stage::kLeaving;
+      buffer.at = computed_at + (kept(step) ? seconds_.copy : 0);
+    }
+  }
+
+ private:
+  enum class Stage : uint8_t { kFree, kHeld, kLeaving, kWriting };
+  struct Buffer {
+    Stage stage = Stage::kFree;
+    uint64_t step = 0;
+    double at = 0;
+  };
+  bool kept(uint64_t step) const { return step + batches_ < steps_; }
+  bool on_its_way(uint64_t step) const {
+    return std::any_of(buffers_.begin(), buffers_.end(), [&](const Buffer& buffer) {
+      const bool in_memory = buffer.stage == Stage::kHeld || buffer.stage == Stage::kLeaving;
+      return in_memory && buffer.step + batches_ == step;
+    });
+  }
+  void assign(Buffer& buffer) {
+    buffer = {Stage::kHeld, next_++, time_.now()};
+    if (buffer.step < batches_) return;
+    disk_.occupy(seconds_.read);
+    buffer.at = disk_.free_at();
+  }
+  void leave(Buffer& buffer) {
+    if (!kept(buffer.step)) {
+      buffer = {};
+      return;
+    }
+    disk_.occupy(seconds_.write);
+    buffer.stage = Stage::kWriting;
+    buffer.at = disk_.free_at();
+  }
+
+  StateSeconds seconds_;
+  uint64_t batches_;
+  uint64_t steps_;
+  TimedDisk& disk_;
+  Timeline& time_;
+  std::vector<Buffer> buffers_;
+  uint64_t next_ = 0;
+};
+
+bool on_drive(const StateTraffic& states, uint32_t batches) {
+  return states.block_bytes > 0 && batches > states.buffers;
+}
+
 class Simulation {
  public:
   Simulation(const StreamPlan& plan, bool unified, const LinkRates& rates,
-             std::span<const double> unit_seconds, const RowGather& gather, uint32_t batches)
+             std::span<const double> unit_seconds, const RowGather& gather, uint32_t batches,
+             const StateTraffic& states)
       : plan_(plan),
         unified_(unified),
         unit_seconds_(unit_seconds),
@@ -166,6 +282,10 @@ class Simulation {
         copy_stream_(rates.copy, time_),
         compute_stream_(0, time_) {
     make_feeder();
+    if (!on_drive(states, batches)) return;
+    const StateSeconds seconds(states, rates, unified);
+    state_copy_seconds_ = seconds.copy;
+    states_.emplace(states, seconds, layers_of(plan), batches, disk_, time_);
   }
 
   /// Seconds per pass.
@@ -176,6 +296,8 @@ class Simulation {
     double begin = 0;
     for (uint64_t pass = 0; pass < passes; ++pass) {
       if (pass == kWarmPasses) begin = time_.now();
+      step_ = 0;
+      if (states_) states_->begin();
       gather_rows();
       for (uint32_t u = 0; u < plan_.units.size();) u = use_layer(u);
       wait_until(compute_stream_.free_at);  // the next pass needs this one's tokens
@@ -238,18 +360,53 @@ class Simulation {
     for (; end < plan_.units.size() && plan_.units[end].layer == plan_.units[first].layer; ++end) {
       layer_seconds += unit_seconds_[end];
     }
+    take_states();
     for (uint32_t u = first; u < end; ++u) {
       acquire(u);
       compute(unit_seconds_[u]);
       if (batches_ == 1) release(u);
     }
     if (batches_ == 1) return end;
-    compute((batches_ - 2) * layer_seconds);
+    give_states();
+    compute_between(layer_seconds);
+    take_states();
     for (uint32_t u = first; u < end; ++u) {
       compute(unit_seconds_[u]);
       release(u);
     }
+    give_states();
     return end;
+  }
+
+  /// The batches between a layer's first and its last.
+  void compute_between(double layer_seconds) {
+    if (!states_) return compute((batches_ - 2) * layer_seconds);
+    for (uint32_t batch = 1; batch + 1 < batches_; ++batch) {
+      take_states();
+      compute(layer_seconds);
+      give_states();
+    }
+  }
+
+  /// A device is told two steps ahead at most.
+  void take_states() {
+    if (!states_) return;
+    wait_until(step_ends_[step_ % step_ends_.size()]);
+    states_->settle();
+    while (!states_->ready(step_)) {
+      wait_until(states_->change());
+      states_->settle();
+    }
+    wait_until(*states_->ready(step_));
+    if (unified_) return;
+    compute_stream_.free_at = std::max(compute_stream_.free_at, time_.now() + state_copy_seconds_);
+  }
+
+  void give_states() {
+    if (!states_) return;
+    step_ends_[step_ % step_ends_.size()] = compute_stream_.free_at;
+    states_->give(step_++, compute_stream_.free_at);
+    states_->settle();
   }
 
   void acquire(uint32_t unit) {
@@ -320,7 +477,11 @@ class Simulation {
   TimedStream compute_stream_;
   std::unique_ptr<Feeder> feeder_;
   std::optional<FeederWait> waits_for_;  // empty = it may step
-  bool woken_ = false;                   // the model thread gave something back since the last step
+  std::optional<TimedStates> states_;    // empty = hidden states stay in memory
+  double state_copy_seconds_ = 0;
+  uint64_t step_ = 0;  // of a pass: a batch in a layer
+  std::array<double, 2> step_ends_{};
+  bool woken_ = false;  // the model thread gave something back since the last step
   uint64_t sequence_ = 0;
 };
 
@@ -328,7 +489,7 @@ class Simulation {
 
 SimulatedPass busy_seconds(const StreamPlan& plan, bool unified, const LinkRates& rates,
                            std::span<const double> unit_seconds, const RowGather& gather,
-                           uint32_t batches) {
+                           uint32_t batches, const StateTraffic& states) {
   CHECK(unit_seconds.size() == plan.units.size());
   SimulatedPass pass;
   pass.read_seconds = static_cast<double>(gather.bytes) / rates.read;
@@ -343,15 +504,21 @@ SimulatedPass busy_seconds(const StreamPlan& plan, bool unified, const LinkRates
     }
     pass.compute_seconds += batches * unit_seconds[u];
   }
+  if (on_drive(states, batches)) {
+    const StateSeconds seconds(states, rates, unified);
+    const auto moved = static_cast<double>((layers_of(plan) - 1) * batches);
+    pass.read_seconds += moved * (seconds.read + seconds.write);
+    pass.copy_seconds += moved * seconds.copy;  // back they go beside it
+  }
   return pass;
 }
 
 SimulatedPass simulate_pass(const StreamPlan& plan, bool unified, const LinkRates& rates,
                             std::span<const double> unit_seconds, const RowGather& gather,
-                            uint32_t batches) {
+                            uint32_t batches, const StateTraffic& states) {
   CHECK(batches > 0);
-  SimulatedPass pass = busy_seconds(plan, unified, rates, unit_seconds, gather, batches);
-  pass.seconds = Simulation(plan, unified, rates, unit_seconds, gather, batches).run();
+  SimulatedPass pass = busy_seconds(plan, unified, rates, unit_seconds, gather, batches, states);
+  pass.seconds = Simulation(plan, unified, rates, unit_seconds, gather, batches, states).run();
   return pass;
 }
 
