@@ -250,6 +250,7 @@ TEST_P(States, TakeATableOfTheirBatches) {
   };
   heap_bytes(20);
   const uint64_t few = heap_bytes(20);
+  if (few == 0) GTEST_SKIP() << "a sanitizer's allocations are not counted";
   const uint64_t few_table = spill_table_bytes(limits_);
   const uint64_t many = heap_bytes(5020);
   EXPECT_EQ(many - few, spill_table_bytes(limits_) - few_table);
