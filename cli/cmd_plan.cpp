@@ -6,16 +6,31 @@
 
 #include "cli/commands.h"
 #include "cli/forecast.h"
+#include "cli/job_data.h"
 #include "cli/report.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
+#include "jobs/score_job.h"
 #include "model/generate.h"
 
 namespace spillway {
 namespace {
 
-/// The configured prompts, or one that fills a chunk when there are none.
+/// All that a job over the configured data does.
+Workload workload_of_job(const Config& config, const Model& model) {
+  const StopFlag stop;  // a signal ends the process at once
+  const JobData data = open_job_data(config, model, stop, [](const std::string&) {});
+  const JobSinks sinks = job_sinks(config, model);
+  Workload workload =
+      job_workload(job_cut(config, model, sinks), data.survey, {0, data.survey.documents()}, sinks);
+  if (workload.sequences.empty()) throw_nothing_to_score();
+  return workload;
+}
+
+/// The job over the configured data, the configured prompts, or one that fills a chunk when there
+/// are none.
 Workload workload_of(const Config& config, const Model& model) {
+  if (!config.job.data.empty()) return workload_of_job(config, model);
   if (!config.prompts.empty() || !config.prompt_token_ids.empty()) {
     return generation_workload(config, model, make_prompts(config, model));
   }
@@ -28,7 +43,8 @@ Workload workload_of(const Config& config, const Model& model) {
 
 int plan_command(const PlanOptions& options) {
   const NoticeSink notice = stderr_notices();
-  const Config config = config_of(options.model);
+  Config config = config_of(options.model);
+  spill_beside_results(config);
   with_inputs_of(config, {}).check_stdout();
   const Model model = open_model(config.model_path, config.io_direct, notice);
   const Machine machine = open_machine(config, notice);

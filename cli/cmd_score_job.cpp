@@ -11,6 +11,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cli/job_data.h"
 #include "cli/predicted.h"
 #include "cli/report.h"
 #include "cli/session.h"
@@ -23,30 +24,6 @@
 namespace spillway {
 namespace {
 
-std::vector<DataInput> inputs_of(const ScoreJobConfig& job) {
-  if (!job.lengths.empty() && job.lengths.size() != job.data.size()) {
-    throw Error(fmt::format("score.lengths: {} for {} of data; give one for each, in their order",
-                            counted(job.lengths.size(), "file"), counted(job.data.size(), "file")));
-  }
-  std::vector<DataInput> inputs;
-  for (size_t i = 0; i < job.data.size(); ++i) {
-    inputs.push_back({job.data[i], job.lengths.empty() ? "" : job.lengths[i]});
-  }
-  return inputs;
-}
-
-DataOptions data_options(const ScoreJobConfig& job, const Model& model) {
-  DataOptions options;
-  options.vocab = model.config.vocab;
-  options.prefix_token = job.prefix_token;
-  options.text_lines = job.lines;
-  options.end_token = job.end_token;
-  options.skip_bad = job.skip_bad;
-  if (job.raw_token_bytes == 2) options.token_type = TokenType::kU16;
-  if (job.raw_token_bytes == 4) options.token_type = TokenType::kU32;
-  return options;
-}
-
 /// "2/8": the second of eight parts.
 std::optional<JobPart> part_of(const std::string& text) {
   if (text.empty()) return std::nullopt;
@@ -54,39 +31,6 @@ std::optional<JobPart> part_of(const std::string& text) {
   if (part) return part;
   throw Error(fmt::format("--shard: expected I/N, the I-th of N equal parts (1/8 to 8/8), got {}",
                           in_quotes(text)));
-}
-
-/// The data, opened and looked through.
-struct JobData {
-  std::unique_ptr<DocumentSource> source;
-  DataFingerprint fingerprint;
-  DataSurvey survey;
-};
-
-JobData open_data(Session& session, const StopFlag& stop) {
-  const ScoreJobConfig& job = session.config().job;
-  JobData data;
-  data.source = open_documents(inputs_of(job), data_options(job, session.model()),
-                               session.model().tokenizer.get(), stop);
-  data.fingerprint =
-      fingerprint_files(data.source->files(), stop, [&](uint64_t done, uint64_t total) {
-        session.progress().show(
-            fmt::format("reading data, {} of {}", format_bytes(done), format_bytes(total)));
-      });
-  data.survey = survey_documents(*data.source, stop, [&](uint64_t documents, uint64_t tokens) {
-    session.progress().show(
-        fmt::format("reading data: {}, {} tokens", counted(documents, "document"), tokens));
-  });
-  session.progress().clear();
-  if (data.survey.documents() == 0) {
-    throw Error(fmt::format("{}: no document that can be scored",
-                            fmt::join(session.config().job.data, ", ")));
-  }
-  if (data.survey.skipped.count > 0) {
-    session.notice(fmt::format("{} skipped: {}", counted(data.survey.skipped.count, "bad document"),
-                               fmt::join(data.survey.skipped.reasons, "; ")));
-  }
-  return data;
 }
 
 std::string progress_text(const JobProgress& progress, double elapsed_seconds,
@@ -117,9 +61,8 @@ class ScoreJob {
         part_(part_of(options.shard)),
         sinks_(job_sinks(session.config(), session.model())),
         recorded_rows_(recorded_rows(session.config().job.out)),
-        cut_(score_cut(session.config(), session.model(), session.config().score_chunk_tokens,
-                       !sinks_.hidden_layers.empty() || sinks_.embeddings != Pooling::kNone)),
-        data_(open_data(session, stop)) {
+        cut_(job_cut(session.config(), session.model(), sinks_)),
+        data_(open_data()) {
     documents_ = part_ ? shard_documents(data_.survey.documents(), part_->index, part_->count)
                        : DocumentRange{0, data_.survey.documents()};
   }
@@ -131,7 +74,7 @@ class ScoreJob {
       session_.prepare(workload);
       cut_.chunk = session_.plan().limits.max_rows;
     } else if (!part_) {
-      throw Error("nothing to score: no document has two tokens or more; give longer ones");
+      throw_nothing_to_score();
     } else {
       stop_.watch();
     }
@@ -149,6 +92,14 @@ class ScoreJob {
   }
 
  private:
+  JobData open_data() {
+    JobData data = open_job_data(session_.config(), session_.model(), stop_,
+                                 [&](const std::string& line) { session_.progress().show(line); });
+    session_.progress().clear();
+    if (!data.skipped_text.empty()) session_.notice(data.skipped_text);
+    return data;
+  }
+
   nlohmann::json identity(bool any) {
     JobIdentity identity;
     identity.model = model_fingerprint(session_.model(), stop_);
@@ -267,7 +218,9 @@ class ScoreJob {
         {"tokens_per_second",
          took_seconds > 0 ? static_cast<double>(result.rows) / took_seconds : 0},
         {"nvme_bytes", result.feed.nvme_bytes},
-        {"stall_seconds", seconds(result.feed.stall_ns)}};
+        {"spill_written_bytes", result.spill.written_bytes},
+        {"spill_read_bytes", result.spill.read_bytes},
+        {"stall_seconds", seconds(result.feed.stall_ns + result.spill.wait_ns)}};
     if (session_.forecast()) {
       json["prediction"] = predicted_and_measured_json(*session_.forecast(), result.records);
     }
@@ -315,6 +268,7 @@ int score_job_command(Config config, const ScoreOptions& options, StopFlag& stop
   if (config.job.out.empty()) {
     throw Error("--data needs --out DIR (or score.out): a folder for the results");
   }
+  spill_beside_results(config);
   FilesInUse in_use;
   for (const auto& file : config.job.data) in_use.add(file, "the data");
   for (const auto& file : config.job.lengths) in_use.add(file, "lengths of the data");

@@ -97,6 +97,12 @@ void add(FeedStats& sum, const FeedStats& more) {
   sum.stall_ns += more.stall_ns;
 }
 
+void add(SpillStats& sum, const SpillStats& more) {
+  sum.written_bytes += more.written_bytes;
+  sum.read_bytes += more.read_bytes;
+  sum.wait_ns += more.wait_ns;
+}
+
 /// A job on its way.
 class JobRun {
  public:
@@ -208,6 +214,7 @@ class JobRun {
     ++result_.passes;
     result_.pass_seconds += last_.seconds;
     add(result_.feed, last_.feed);
+    add(result_.spill, last_.spill);
     if (result_.records.size() < kKeptPasses) result_.records.push_back(last_);
     progress_.done_rows = before + static_cast<double>(rows);
     progress_.pass = &last_;

@@ -55,6 +55,7 @@ struct ScoreJobResult {
   uint64_t passes = 0;
   double pass_seconds = 0;
   FeedStats feed;                   ///< of all passes
+  SpillStats spill;                 ///< of all passes
   std::vector<PassRecord> records;  ///< of the first of them
   bool interrupted = false;
   std::string error;  ///< why it ended early; what is finished stays
