@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
-"""One process of Hugging Face Accelerate: seconds per decoded token, or of a prompt, as JSON.
+"""One process of Hugging Face Accelerate: seconds per decoded token, of a prompt, or of scoring, as JSON.
 
     accelerate_arm.py MODEL_DIR disk|cpu decode|prompt COUNT OFFLOAD_DIR
+    accelerate_arm.py MODEL_DIR disk|cpu score DOCUMENTS OFFLOAD_DIR BATCH
+
+score: log-probabilities of documents of 512 tokens, BATCH at a time.
 
 disk: every decoder layer and the head are offloaded to the checkpoint's files (disk_offload); cpu:
 to RAM (cpu_offload). Computes on the first GPU, or on the CPU where there is none.
@@ -35,7 +38,7 @@ def load(folder, place, offload):
 
 
 def main():
-    folder, place, what, count, offload = sys.argv[1:6]
+    folder, place, what, count, offload, *batch = sys.argv[1:]
     model, device = load(folder, place, offload)
     vocab = model.config.vocab_size
     seconds = []
@@ -49,7 +52,23 @@ def main():
         seconds.append(time.monotonic() - begin)
         return out.past_key_values
 
-    if what == "prompt":
+    def score(documents):
+        ids = torch.tensor([[(d * 131 + i * 7919) % vocab for i in range(512)] for d in documents],
+                           device=device)
+        with torch.inference_mode():
+            states = model.model(input_ids=ids, use_cache=False).last_hidden_state
+            total = 0.0
+            for row in range(len(documents)):  # all logits at once would take gigabytes
+                logits = model.lm_head(states[row, :-1]).float()
+                total += torch.log_softmax(logits, -1).gather(1, ids[row, 1:, None]).sum().item()
+        return total
+
+    if what == "score":
+        begin = time.monotonic()
+        for first in range(0, int(count), int(batch[0])):
+            score(range(first, min(int(count), first + int(batch[0]))))
+        seconds.append(time.monotonic() - begin)
+    elif what == "prompt":
         step([i * 7919 % vocab for i in range(int(count))], None)
     else:
         cache = step([1, 2], None)

@@ -45,8 +45,11 @@ def parse_arguments():
     parser.add_argument("--ram", type=size, default=3 * 2**30, help="memory of each arm (3GiB)")
     parser.add_argument("--only", default="llama.cpp,accelerate", help="peers, by comma")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=4, help="decoded tokens that count (4)")
+    parser.add_argument("--tokens", type=int, default=4, help="decoded tokens that count, 0 = no such arms (4)")
     parser.add_argument("--prompt-tokens", type=int, default=512, help="0 = no prompt arms (512)")
+    parser.add_argument("--score-documents", type=int, default=0,
+                        help="documents of 512 tokens to score, 0 = no such arms (0)")
+    parser.add_argument("--score-batches", default="1,8,32", help="of Accelerate, by comma")
     parser.add_argument("--spillway", default=ROOT / "build/release/spillway", type=pathlib.Path)
     parser.add_argument("--venv", default=ROOT / "build/peers-venv", type=pathlib.Path)
     parser.add_argument("--installed", action="store_true", help="take what --venv has as it is")
@@ -149,17 +152,23 @@ def spillway_arms(arguments, work):
     files = weights_of(arguments.model)
     arms = []
     for what, detail in [("decode", ""), ("decode", "io.engine: mmap"), ("prompt", "")]:
-        if what == "prompt" and arguments.prompt_tokens == 0:
-            continue
         count = arguments.tokens if what == "decode" else arguments.prompt_tokens
+        if count == 0:
+            continue
         command = [sys.executable, HERE / "spillway_arm.py", arguments.spillway, arguments.model,
                    arguments.ram, what, count, "mmap" if detail else "auto", work]
         arms.append(Arm("Spillway", what, detail, command, files))
+    if arguments.score_documents:
+        arms.append(Arm("Spillway", "score", "",
+                        [sys.executable, HERE / "spillway_arm.py", arguments.spillway,
+                         arguments.model, arguments.ram, "score", arguments.score_documents, "auto",
+                         work], files))
     return arms
 
 
 def whats(arguments):
-    yield "decode", arguments.tokens
+    if arguments.tokens:
+        yield "decode", arguments.tokens
     if arguments.prompt_tokens:
         yield "prompt", arguments.prompt_tokens
 
@@ -192,6 +201,11 @@ def accelerate_arms(arguments, python, work):
             arms.append(Arm("Accelerate", what, detail,
                             [python, HERE / "accelerate_arm.py", arguments.model, place, what,
                              count, offload], files, limited=place == "disk"))
+    (work / "offload-disk").mkdir(exist_ok=True)
+    for batch in arguments.score_batches.split(",") if arguments.score_documents else []:
+        arms.append(Arm("Accelerate", "score", f"disk_offload, batches of {batch}",
+                        [python, HERE / "accelerate_arm.py", arguments.model, "disk", "score",
+                         arguments.score_documents, work / "offload-disk", batch], files))
     return arms
 
 
@@ -253,7 +267,8 @@ def table(arms, arguments):
     print("| engine | what | min / median / max s | times Spillway | version |")
     print("| --- | --- | --- | --- | --- |")
     for row in rows_of(arms):
-        what = "one token" if row["what"] == "decode" else f"prompt of {arguments.prompt_tokens}"
+        what = {"decode": "one token", "prompt": f"prompt of {arguments.prompt_tokens}",
+                "score": f"{arguments.score_documents} documents of 512"}[row["what"]]
         if "median" not in row:
             print(f"| {row['engine']} | {what} | skipped: {row['skipped']} | | |")
             continue

@@ -1,12 +1,26 @@
 #!/usr/bin/env python3
-"""One process of Spillway: seconds per decoded token, or of a prompt, as one line of JSON.
+"""One process of Spillway: seconds per decoded token, of a prompt, or of scoring, as one line of JSON.
 
-    spillway_arm.py SPILLWAY MODEL RAM_BYTES decode|prompt COUNT auto|mmap WORK_DIR
+    spillway_arm.py SPILLWAY MODEL RAM_BYTES decode|prompt|score COUNT auto|mmap WORK_DIR
+
+score: COUNT documents of 512 tokens.
 """
 import json
 import pathlib
 import subprocess
 import sys
+
+
+def score(program, model, ram, documents, vocab, work):
+    """Seconds of the passes of a job."""
+    ids = pathlib.Path(work) / "ids.json"
+    ids.write_text(json.dumps([[(d * 131 + i * 7919) % vocab for i in range(512)]
+                               for d in range(documents)]))
+    done = subprocess.run([program, "score", model, "--ram", ram, "--token-ids-file", ids, "--json",
+                           "--set", "score.logprobs=false"], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(done.stderr)
+    return sum(p["seconds"] for p in json.loads(done.stdout)["passes"])
 
 
 def main():
@@ -15,6 +29,11 @@ def main():
     if inspected.returncode != 0:
         sys.exit(inspected.stderr)
     vocab = json.loads(inspected.stdout)["vocab"]
+    version = subprocess.run([program, "--version"], capture_output=True, text=True).stdout.strip()
+    if what == "score":
+        seconds = score(program, model, ram, int(count), vocab, work)
+        print(json.dumps({"seconds": [seconds], "version": version}))
+        return
     length = int(count) if what == "prompt" else 2
     config = {"model": {"path": str(pathlib.Path(model).resolve())}, "memory": {"ram": ram},
               "io": {"engine": engine},
@@ -29,7 +48,6 @@ def main():
         sys.exit(done.stderr)
     kind = "prefill" if what == "prompt" else "decode"
     passes = [p["seconds"] for p in json.loads(report.read_text())["passes"] if p["kind"] == kind]
-    version = subprocess.run([program, "--version"], capture_output=True, text=True).stdout.strip()
     print(json.dumps({"seconds": [sum(passes)] if what == "prompt" else passes[1:],
                       "version": version}))
 
