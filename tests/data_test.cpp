@@ -242,7 +242,8 @@ const std::vector<BadLine>& bad_lines() {
       {"IdsNull", "{\"input_ids\": [null]}",
        "item 1 of input_ids is null, not a token id; give whole numbers from 0 to 259"},
       {"IdsLarge", "{\"input_ids\": [3, 260, 999]}",
-       "token id 260 (item 2 of input_ids) is outside the vocabulary of 260: ids end at 259; encode "
+       "token id 260 (item 2 of input_ids) is outside the vocabulary of 260: ids end at 259; "
+       "encode "
        "with this model's tokenizer"},
       {"IdsHuge", "{\"input_ids\": [18446744073709551615]}",
        "token id 18446744073709551615 (item 1 of input_ids) is outside the vocabulary of 260: ids "

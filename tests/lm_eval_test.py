@@ -103,7 +103,7 @@ def tasks(folder, rng, context):
         doc_to_choice="choices", target_delimiter="", metric_list=mean)
     last = task(folder, "last_word", [
         {"text": some_text(rng, 6), "last": word} for word in WORDS], output_type="loglikelihood",
-        doc_to_text="{{text}}", doc_to_target="{{last}}",
+        doc_to_text="{{text}}", doc_to_target="{{' ' + last}}",
         metric_list=[{"metric": "perplexity"}, {"metric": "acc"}])
     rolling = task(folder, "rolling", [
         {"page": some_text(rng, words)} for words in
