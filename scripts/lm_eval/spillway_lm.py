@@ -107,16 +107,19 @@ class Program:
         self.process = subprocess.Popen(
             [self.binary, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace")
+        relaying = threading.Thread(target=relay, args=(self.process.stderr, errors))
+        relaying.start()
         try:
-            with self.process.stdout, self.process.stderr:
-                relaying = threading.Thread(target=relay, args=(self.process.stderr, errors))
-                relaying.start()
-                yield from self.process.stdout
-                relaying.join()
+            yield from self.process.stdout
             code = self.process.wait()
         except BaseException:
+            self.process.stdout.close()  # nobody reads it any more
             end(self.process)
             raise
+        finally:
+            relaying.join()
+            self.process.stdout.close()
+            self.process.stderr.close()
         if code == STOPPED and not self.enough:
             raise KeyboardInterrupt
         if code not in (0, STOPPED):
