@@ -77,7 +77,7 @@ class DocumentSource {
 
 enum class DataFormat {
   kByEnding,   ///< .jsonl or .ndjson, .txt, .npy, .bin
-  kJsonLines,  ///< an object a line: text, input_ids, prompt + completion, context + continuation
+  kJsonLines,  ///< an object a line: text, input_ids, or a pair of which the second is scored
   kText,       ///< one document, or one a line
   kNpy,        ///< token ids as numpy.save writes them: a document a row, or packed
   kRawTokens,  ///< token ids and nothing else, packed

@@ -18,9 +18,25 @@ namespace {
 
 using Json = nlohmann::json;
 
-enum Member { kText, kInputIds, kPrompt, kCompletion, kContext, kContinuation, kId, kMembers };
+enum Member {
+  kText,
+  kInputIds,
+  kPrompt,
+  kCompletion,
+  kContext,
+  kContinuation,
+  kContextIds,
+  kContinuationIds,
+  kId,
+  kMembers
+};
 constexpr std::array<const char*, kMembers> kMemberNames{
-    "text", "input_ids", "prompt", "completion", "context", "continuation", "id"};
+    "text",         "input_ids",   "prompt",           "completion", "context",
+    "continuation", "context_ids", "continuation_ids", "id"};
+
+bool holds_ids(size_t member) {
+  return member == kInputIds || member == kContextIds || member == kContinuationIds;
+}
 
 enum class JsonKind { kAbsent, kNull, kBoolean, kNumber, kString, kList, kObject };
 
@@ -43,15 +59,15 @@ const char* kind_text(JsonKind kind) {
 
 struct MemberValue {
   JsonKind kind = JsonKind::kAbsent;
-  std::string text;  // of a string or a number
+  std::string text;           // of a string or a number
+  std::vector<uint32_t> ids;  // of a list of them
 };
 
 /// What of a line is of use; everything else was read past.
 struct JsonRecord {
   JsonKind kind = JsonKind::kAbsent;  // of the line
   std::array<MemberValue, kMembers> members;
-  std::vector<uint32_t> ids;
-  std::string bad_id;  // the first thing that is wrong with input_ids
+  std::string bad_id;  // the first thing that is wrong with a list of ids
 };
 
 /// Keeps members of the outermost object that have a meaning, and nothing of what is inside others.
@@ -59,8 +75,8 @@ class RecordReader final : public nlohmann::json_sax<Json> {
  public:
   RecordReader(const std::string& place, const DataOptions& options, std::vector<uint32_t>& ids)
       : place_(place), vocab_(options.vocab), max_ids_(options.max_document_tokens) {
-    record_.ids = std::move(ids);
-    record_.ids.clear();
+    record_.members[kInputIds].ids = std::move(ids);
+    record_.members[kInputIds].ids.clear();
   }
   JsonRecord take() { return std::move(record_); }
 
@@ -106,8 +122,7 @@ class RecordReader final : public nlohmann::json_sax<Json> {
 
  private:
   bool in_ids() const {
-    return depth_ == 2 && member_ == kInputIds &&
-           record_.members[kInputIds].kind == JsonKind::kList;
+    return depth_ == 2 && holds_ids(member_) && record_.members[member_].kind == JsonKind::kList;
   }
   /// Where a value that begins here is kept; null when it is not.
   MemberValue* set(JsonKind kind) {
@@ -124,8 +139,8 @@ class RecordReader final : public nlohmann::json_sax<Json> {
   bool id(uint32_t token) {
     ++items_;
     if (!record_.bad_id.empty()) return true;
-    if (record_.ids.size() < max_ids_) {
-      record_.ids.push_back(token);
+    if (ids_++ < max_ids_) {
+      record_.members[member_].ids.push_back(token);
     } else {
       record_.bad_id = too_many_tokens_text(max_ids_) + "; cut it into several";
     }
@@ -134,17 +149,16 @@ class RecordReader final : public nlohmann::json_sax<Json> {
   bool bad_item(const std::string& written, bool whole) {
     ++items_;
     if (!record_.bad_id.empty()) return true;
-    const std::string at = fmt::format("item {}", items_);
-    record_.bad_id = whole ? outside_vocabulary_text(written, at, vocab_)
-                           : fmt::format(
-                                 "{} of input_ids is {}, not a token id; give whole "
-                                 "numbers from 0 to {}",
-                                 at, written, vocab_ - 1);
+    const std::string at = fmt::format("item {} of {}", items_, kMemberNames[member_]);
+    record_.bad_id = whole
+                         ? outside_vocabulary_text(written, at, vocab_)
+                         : fmt::format("{} is {}, not a token id; give whole numbers from 0 to {}",
+                                       at, written, vocab_ - 1);
     return true;
   }
   bool open(JsonKind kind) {
     if (in_ids()) bad_item(kind_text(kind), false);
-    set(kind);
+    if (set(kind) != nullptr) items_ = 0;
     ++depth_;
     return true;
   }
@@ -158,7 +172,8 @@ class RecordReader final : public nlohmann::json_sax<Json> {
   uint64_t max_ids_;
   size_t depth_ = 0;
   size_t member_ = kMembers;  // of the outermost object, being read
-  uint64_t items_ = 0;        // of input_ids
+  uint64_t items_ = 0;        // of the list of ids being read
+  uint64_t ids_ = 0;          // of all lists
   JsonRecord record_;
 };
 
@@ -174,8 +189,11 @@ struct Form {
   Member first;
   Member second;  // the same where it stands alone
 };
-constexpr std::array<Form, 4> kForms{
-    {{kText, kText}, {kInputIds, kInputIds}, {kPrompt, kCompletion}, {kContext, kContinuation}}};
+constexpr std::array<Form, 5> kForms{{{kText, kText},
+                                      {kInputIds, kInputIds},
+                                      {kPrompt, kCompletion},
+                                      {kContext, kContinuation},
+                                      {kContextIds, kContinuationIds}}};
 
 bool has(const JsonRecord& record, Member member) {
   return record.members[member].kind != JsonKind::kAbsent;
@@ -198,8 +216,8 @@ Form form_of(const JsonRecord& record, const std::string& place) {
   }
   if (found == nullptr) {
     throw BadDocument(
-        fmt::format("{}: no text, input_ids, prompt with completion, or context with "
-                    "continuation; give one of these",
+        fmt::format("{}: no text, input_ids, prompt with completion, context with continuation, or "
+                    "context_ids with continuation_ids; give one of these",
                     place));
   }
   for (const Member member : {found->first, found->second}) {
@@ -234,10 +252,16 @@ void take_id(JsonRecord& record, const std::string& place, Document& document) {
   document.id = std::move(id.text);
 }
 
-void take_ids(JsonRecord& record, const std::string& place, Document& document) {
+/// What is scored begins with the second list, where the form has two.
+void take_ids(JsonRecord& record, const Form& form, const std::string& place, Document& document) {
   if (!record.bad_id.empty()) throw BadDocument(fmt::format("{}: {}", place, record.bad_id));
-  require_content(record.ids.empty(), kInputIds, place);
-  document.ids = std::move(record.ids);
+  const std::vector<uint32_t>& second = record.members[form.second].ids;
+  require_content(record.members[form.first].ids.empty(), form.first, place);
+  require_content(second.empty(), form.second, place);
+  document.ids = std::move(record.members[form.first].ids);
+  if (form.first == form.second) return;
+  document.scored_from = static_cast<uint32_t>(document.ids.size());
+  document.ids.insert(document.ids.end(), second.begin(), second.end());
 }
 
 void require_tokenizer(const Tokenizer* tokenizer, const std::string& place) {
@@ -333,10 +357,10 @@ void read_json_document(std::string_view line, const std::string& place, const D
   }
   const Form form = form_of(record, place);
   take_id(record, place, document);
-  const JsonKind kind = form.first == kInputIds ? JsonKind::kList : JsonKind::kString;
+  const JsonKind kind = holds_ids(form.first) ? JsonKind::kList : JsonKind::kString;
   require_kind(record, form.first, kind, place);
   require_kind(record, form.second, kind, place);
-  if (form.first == kInputIds) return take_ids(record, place, document);
+  if (holds_ids(form.first)) return take_ids(record, form, place, document);
   // A context may be empty, what is scored may not.
   require_content(record.members[form.second].text.empty(), form.second, place);
   if (form.first == kText) {

@@ -9,8 +9,9 @@
 namespace spillway {
 
 /// Reads an object with one of `text`, `input_ids`, `prompt` and `completion`, `context` and
-/// `continuation`; with an `id` where it has one; other members are passed over without being kept.
-/// Throws BadDocument that begins with `place`, and Error for a text without a tokenizer.
+/// `continuation`, `context_ids` and `continuation_ids`; with an `id` where it has one; other
+/// members are passed over without being kept. Throws BadDocument that begins with `place`, and
+/// Error for a text without a tokenizer.
 void read_json_document(std::string_view line, const std::string& place, const DataOptions& options,
                         const Tokenizer* tokenizer, Document& document);
 

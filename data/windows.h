@@ -22,8 +22,9 @@ struct ScoreWindow {
 /// `window - 1` windows overlap by one token, as those of plan_scoring() do. Where no
 /// more than `stride` tokens are left to score, they lie in one window, and before them as many
 /// others as there is room for, which is what lm-evaluation-harness keeps of a long request (of
-/// which it keeps one token more, since it does not feed the last one). Of a rolling text it moves
-/// the last window back until it is full; here it begins a stride after the one before, as all do.
+/// which it keeps one token more than the context, since it does not feed the last one; `window`
+/// may be that). Of a rolling text it moves the last window back until it is full; here it begins a
+/// stride after the one before, as all do.
 class DocumentWindows {
  public:
   /// `window` is at least 2, `stride` from 1 to `window - 1`, `scored_from` at least 1.

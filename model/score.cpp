@@ -11,9 +11,12 @@
 namespace spillway {
 namespace {
 
-uint32_t window_of(const Config& config, const Model& model) {
+/// A window's last token is not fed where nobody wants its states: with it, a window may have one
+/// more than the model's context.
+uint32_t window_of(const Config& config, const Model& model, bool feed_all) {
+  const uint32_t context = model.config.context;
   const uint32_t window =
-      std::min(config.score_context_tokens.value_or(model.config.context), model.config.context);
+      std::min(config.score_context_tokens.value_or(context), context + (feed_all ? 0 : 1));
   if (window < 2) {
     throw Error(fmt::format("{}: the model's context is {} token, and a score takes two",
                             model.checkpoint.path().string(), window));
@@ -31,7 +34,7 @@ std::vector<TextShape> shapes_of(const std::vector<std::vector<uint32_t>>& texts
 }  // namespace
 
 ScoreCut score_cut(const Config& config, const Model& model, uint32_t chunk, bool feed_all) {
-  const uint32_t window = window_of(config, model);
+  const uint32_t window = window_of(config, model, feed_all);
   const uint32_t stride = config.score_stride_tokens.value_or(window - 1);
   if (stride >= window) {
     throw Error(

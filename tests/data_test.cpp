@@ -157,12 +157,14 @@ TEST(JsonLines, AreReadInEveryForm) {
              "  \t\r\n"
              "{\"input_ids\": [1, -0, 259], \"id\": 17}\n"
              "{\"prompt\": \"x \", \"completion\": \"b\", \"id\": -1.50}\n"
-             "{\"continuation\": \"yz\", \"context\": \"\", \"text2\": null}");
+             "{\"continuation\": \"yz\", \"context\": \"\", \"text2\": null}\n"
+             "{\"continuation_ids\": [5, 6, 7], \"id\": \"ids\", \"context_ids\": [258, 4]}\n"
+             "{\"input_ids\": [3]}");
   DataOptions options = plain_options();
   options.prefix_token = 7;
   const ByteTokenizer tokenizer({259});
   const auto documents = documents_of(folder / "a.jsonl", options, &tokenizer);
-  ASSERT_EQ(documents.size(), 4u);
+  ASSERT_EQ(documents.size(), 6u);
   EXPECT_EQ(documents[0].ids, (Ids{259, 257}));
   EXPECT_EQ(documents[0].scored_from, 1u);
   EXPECT_EQ(documents[0].id, "first");
@@ -178,6 +180,11 @@ TEST(JsonLines, AreReadInEveryForm) {
   EXPECT_EQ(documents[3].scored_from, 1u);
   EXPECT_EQ(documents[3].id, "") << "nothing is left of the document before";
   EXPECT_EQ(documents[3].number, 3u);
+  EXPECT_EQ(documents[4].ids, (Ids{258, 4, 5, 6, 7})) << "as they are, without BOS";
+  EXPECT_EQ(documents[4].scored_from, 2u);
+  EXPECT_EQ(documents[4].id, "ids");
+  EXPECT_EQ(documents[5].ids, (Ids{3}));
+  EXPECT_EQ(documents[5].scored_from, 1u);
 }
 
 struct BadLine {
@@ -205,8 +212,8 @@ const std::vector<BadLine>& bad_lines() {
       {"String", "\"text\"", "a text; every line must be an object"},
       {"Null", "null", "null; every line must be an object"},
       {"Nothing", "{\"id\": 1, \"txt\": \"a\"}",
-       "no text, input_ids, prompt with completion, or context with continuation; give one of "
-       "these"},
+       "no text, input_ids, prompt with completion, context with continuation, or context_ids with "
+       "continuation_ids; give one of these"},
       {"Two", "{\"text\": \"a\", \"input_ids\": [1]}",
        "both text and input_ids are in it; keep one of them"},
       {"TwoPairs", "{\"prompt\": \"a\", \"continuation\": \"b\"}",
@@ -235,13 +242,29 @@ const std::vector<BadLine>& bad_lines() {
       {"IdsNull", "{\"input_ids\": [null]}",
        "item 1 of input_ids is null, not a token id; give whole numbers from 0 to 259"},
       {"IdsLarge", "{\"input_ids\": [3, 260, 999]}",
-       "token id 260 (item 2) is outside the vocabulary of 260: ids end at 259; encode with this "
-       "model's tokenizer"},
+       "token id 260 (item 2 of input_ids) is outside the vocabulary of 260: ids end at 259; "
+       "encode "
+       "with this model's tokenizer"},
       {"IdsHuge", "{\"input_ids\": [18446744073709551615]}",
-       "token id 18446744073709551615 (item 1) is outside the vocabulary of 260: ids end at 259; "
-       "encode with this model's tokenizer"},
+       "token id 18446744073709551615 (item 1 of input_ids) is outside the vocabulary of 260: ids "
+       "end at 259; encode with this model's tokenizer"},
       {"IdsEmpty", "{\"input_ids\": []}",
        "input_ids is empty; give one that is not, or leave the line out"},
+      {"ContextIdsEmpty", R"({"context_ids": [], "continuation_ids": [1]})",
+       "context_ids is empty; give one that is not, or leave the line out"},
+      {"ContinuationIdsEmpty", R"({"context_ids": [1], "continuation_ids": []})",
+       "continuation_ids is empty; give one that is not, or leave the line out"},
+      {"ContinuationIdsLack", R"({"context_ids": [1]})",
+       "context_ids without continuation_ids; give both"},
+      {"IdsAndText", R"({"context_ids": [1], "continuation": "a"})",
+       "both continuation and context_ids are in it; keep one of them"},
+      {"ContinuationIdsText", R"({"context_ids": [1], "continuation_ids": "a"})",
+       "continuation_ids is a text; give a list of token ids"},
+      {"ContinuationIdsLarge", R"({"context_ids": [1, 2, 3], "continuation_ids": [4, 260]})",
+       "token id 260 (item 2 of continuation_ids) is outside the vocabulary of 260: ids end at "
+       "259; encode with this model's tokenizer"},
+      {"ContextIdsNested", R"({"context_ids": [[1], 2], "continuation_ids": [4]})",
+       "item 1 of context_ids is a list, not a token id; give whole numbers from 0 to 259"},
       {"TextEmpty", "{\"text\": \"\"}",
        "text is empty; give one that is not, or leave the line out"},
       {"CompletionEmpty", "{\"prompt\": \"a\", \"completion\": \"\"}",
@@ -307,16 +330,21 @@ TEST(JsonLines, HaveNoMoreTokensThanADocumentMay) {
   const TempDir folder;
   write_file(folder / "a.jsonl",
              "{\"input_ids\": [1, 2, 3]}\n{\"input_ids\": [1, 2, 3, 4, 999]}\n"
-             "{\"input_ids\": [4]}\n");
+             "{\"input_ids\": [4]}\n{\"context_ids\": [1, 2], \"continuation_ids\": [3, 4]}\n"
+             "{\"context_ids\": [1, 2], \"continuation_ids\": [3]}\n");
   DataOptions options = plain_options();
   options.max_document_tokens = 3;
   options.skip_bad = true;
   const auto source = opened({{folder / "a.jsonl", {}}}, options, nullptr);
-  EXPECT_EQ(ids_of(rest_of(*source)), (std::vector<Ids>{{1, 2, 3}, {4}}));
-  EXPECT_EQ(source->skipped().reasons,
-            (std::vector<std::string>{(folder / "a.jsonl").string() +
-                                      ", line 2: more than 3 tokens, which is as much as a "
-                                      "document may have; cut it into several"}));
+  EXPECT_EQ(ids_of(rest_of(*source)), (std::vector<Ids>{{1, 2, 3}, {4}, {1, 2, 3}}));
+  std::vector<std::string> reasons;
+  for (const char* line : {"2", "4"}) {
+    reasons.push_back(fmt::format(
+        "{}, line {}: more than 3 tokens, which is as much as a document may have; cut it into "
+        "several",
+        (folder / "a.jsonl").string(), line));
+  }
+  EXPECT_EQ(source->skipped().reasons, reasons);
 }
 
 TEST(JsonLines, NeedATokenizerForTextsAlone) {

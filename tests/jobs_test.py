@@ -240,6 +240,29 @@ class Jobs(unittest.TestCase):
         self.one_line(self.job(data, "bad", "--set", "score.context=100", "--set",
                                "score.stride=100"), "score.stride", "below the window of 100")
 
+    def test_a_window_may_hold_the_token_behind_the_context(self):
+        """It is scored and not fed; where states are kept it would be fed, and has no place."""
+        config = json.loads((self.models / "tiny" / "config.json").read_text())
+        context, source = config["max_position_embeddings"], random.Random(4)
+        ids = [source.randrange(config["vocab_size"]) for _ in range(context + 1)]
+        (self.root / "d.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (
+            {"input_ids": ids}, {"input_ids": ids[:-1]},
+            {"context_ids": ids[:-1], "continuation_ids": ids[-1:]})))
+        logprobs = {}
+        for name, settings in (("usual", ()), ("most", ("--set", "score.context=1000000")),
+                               ("states", ("--set", "score.context=1000000", "--set",
+                                           "score.embeddings=last"))):
+            self.done(self.root / "d.jsonl", name, *settings, model="tiny")
+            shards = Shards(self.root / name, "token_logprobs")
+            self.assertEqual([len(shards.of("ids", i)) for i in range(3)], [context, context - 1, 1])
+            logprobs[name] = [shards.of("logprobs", i) for i in range(3)]
+        whole, shorter, last = logprobs["most"]
+        for one, other in zip(whole, shorter + last, strict=True):
+            self.assertAlmostEqual(one, other, places=4)
+        # Otherwise the last token is scored in a window without the text's first.
+        self.assertGreater(abs(logprobs["usual"][2][0] - last[0]), 1e-4)
+        self.assertEqual(logprobs["states"], logprobs["usual"])
+
     # Parts ---------------------------------------------------------------------------------------
 
     def test_parts_join_to_the_whole(self):
