@@ -335,6 +335,9 @@ void add_work_keys(Keys& keys) {
   keys["generate.prefill_chunk"] = [](Config& c, const Value& v) {
     c.prefill_chunk_tokens = static_cast<uint32_t>(integer(v, 1, 65536));
   };
+  keys["generate.prefill_sweep"] = or_auto(&Config::prefill_sweep_tokens, [](const Value& v) {
+    return static_cast<uint32_t>(integer(v, 1, 1u << 24));
+  });
   keys["generate.temperature"] = [](Config& c, const Value& v) { c.temperature = real(v, 0, 100); };
   keys["generate.top_k"] = [](Config& c, const Value& v) {
     c.top_k = static_cast<uint32_t>(integer(v, 0, 1u << 24));
@@ -918,6 +921,7 @@ void emit_work(YAML::Emitter& out, const Config& config) {
   }
   emit(out, "max_new_tokens", config.max_new_tokens);
   emit(out, "prefill_chunk", config.prefill_chunk_tokens);
+  emit_or_auto(out, "prefill_sweep", config.prefill_sweep_tokens);
   emit(out, "temperature", config.temperature);
   emit(out, "top_k", config.top_k);
   emit(out, "top_p", config.top_p);

@@ -94,6 +94,7 @@ struct Config {
   std::vector<std::vector<int64_t>> prompt_token_ids;
   uint32_t max_new_tokens = 128;
   uint32_t prefill_chunk_tokens = 512;
+  std::optional<uint32_t> prefill_sweep_tokens;  ///< that one read of the weights serves
   double temperature = 0.0;
   uint32_t top_k = 0;
   double top_p = 1.0;

@@ -103,7 +103,7 @@ uint64_t Forward::lay_out(const ModelConfig& config, const WeightMap& weights,
   const uint64_t rows = limits.max_rows;
   Buffers b{};
   Carver carver(base);
-  if (limits.sweep_rows == 0) b.x = carver.floats(rows * config.hidden);
+  if (!keeps_one_layer(limits)) b.x = carver.floats(rows * config.hidden);
   b.of_steps[static_cast<size_t>(Buffer::kResult)] = carver.floats(rows * config.hidden);
   b.inverse_frequencies = carver.floats(rope_values(config, limits));
   b.indices = carver.ids(3 * rows);
@@ -294,7 +294,7 @@ struct UsesStates {
 }  // namespace
 
 void Forward::run(const Batch& batch, const ForwardObserver* observer) {
-  CHECK(!batch.ids.empty() && batch.ids.size() <= limits_.max_rows && limits_.sweep_rows == 0);
+  CHECK(!batch.ids.empty() && batch.ids.size() <= limits_.max_rows && !keeps_one_layer(limits_));
   const EndsLeases ends(cursor_);
   choose_rope_tables(batch);
   Walk walk(batch, 0, buffers_.x, observer);
@@ -329,7 +329,7 @@ void Forward::sweep(std::span<const SweepBatch> batches, const ForwardObserver& 
     const bool tables = rope_has_regimes(config_.rope_scaling);
     if (step.layer == 0 || tables) stream_.sync();  // host memory of the batch before is free
     choose_rope_tables(of.batch);
-    cache_.assign(of.kv_lengths);
+    if (keeps_one_layer(limits_)) cache_.assign(of.kv_lengths);
     Walk walk(of.batch, step.batch, states_->take(done), &observer);
     if (step.layer == 0) embed(walk);
     cursor_.begin(step.layer, !step.last_of_layer);
@@ -339,6 +339,7 @@ void Forward::sweep(std::span<const SweepBatch> batches, const ForwardObserver& 
       if (step.layer + 1 < config_.layers) tell_hidden(walk, step.layer + 1, walk.x);
     } else {
       head(walk);
+      if (!limits_.scoring) stream_.sync();  // what was picked is there
       if (observer.scored) observer.scored(step.batch);
     }
     states_->give(done);
@@ -491,7 +492,7 @@ std::span<const SequenceRows> Forward::sequence_rows(uint32_t layer, const Batch
   for (size_t i = 0; i < batch.sequences.size(); ++i) {
     const BatchSequence& s = batch.sequences[i];
     sequence_rows_.push_back({s.first_row, s.rows, s.first_position,
-                              cache_.layer(s.sequence, limits_.sweep_rows > 0 ? 0 : layer),
+                              cache_.layer(s.sequence, keeps_one_layer(limits_) ? 0 : layer),
                               cache_.capacity(s.sequence),
                               local ? local_rope_table_ : rope_tables_[i]});
   }

@@ -43,10 +43,11 @@ struct Batch {
   std::vector<uint32_t> targets;     ///< scoring: one id per row; UINT32_MAX = none
 };
 
-/// Texts of a sweep that go through a layer together: of scoring.
+/// Texts of a sweep that go through a layer together.
 struct SweepBatch {
   Batch batch;
-  std::vector<uint32_t> kv_lengths;  ///< positions that each of its sequences will have in all
+  /// Of scoring: positions that each of its sequences will have in all.
+  std::vector<uint32_t> kv_lengths;
 };
 
 /// How a model attends, a layer's window aside; keys and values in the weights' dtype where they
@@ -60,7 +61,7 @@ struct ForwardLimits {
   uint32_t max_positions = 0;
   bool scoring = false;
   bool keep_logits = false;  ///< generation: logits() is wanted as well
-  uint32_t sweep_rows = 0;   ///< scoring: of all batches of a sweep; 0 = passes, no sweeps
+  uint32_t sweep_rows = 0;   ///< of all batches of a sweep; 0 = passes, no sweeps
   uint32_t top_k = 0;        ///< scoring: likeliest ids of each row, up to kMaxTopK; 0 = none
   /// Scoring: hidden states that are told, ascending: 0 = embeddings as the first layer sees them,
   /// i = what the i-th layer left, the number of layers = that of the last one, normed.
@@ -71,9 +72,14 @@ struct ForwardLimits {
   uint32_t spill_buffers = 0;
 };
 
-/// Of the cache: a sweep needs those of the layer it is at.
+/// Whether the cache is that of one layer and batch: nobody asks for what a sweep of texts that are
+/// scored left behind.
+inline bool keeps_one_layer(const ForwardLimits& limits) {
+  return limits.scoring && limits.sweep_rows > 0;
+}
+/// Of the cache.
 inline uint32_t kv_layers(const ModelConfig& config, const ForwardLimits& limits) {
-  return limits.sweep_rows > 0 ? 1 : config.layers;
+  return keeps_one_layer(limits) ? 1 : config.layers;
 }
 
 /// What of a pass or a sweep is told while it goes on, in the order of computation; each may be
@@ -117,9 +123,9 @@ class Forward {
   void run(const Batch& batch, const ForwardObserver* observer = nullptr);
 
   /// The same for batches of at most max_rows each and sweep_rows in all: one pass over all weights
-  /// serves all of them, with the results of one each. The cache, of one layer, is that of the
-  /// batch under way; batches of one text follow each other. Throws as run(), and what the observer
-  /// throws.
+  /// serves all of them, with the results of one each. Of texts that are scored the cache, of one
+  /// layer, is that of the batch under way; batches of one text follow each other. Throws as run(),
+  /// and what the observer throws.
   void sweep(std::span<const SweepBatch> batches, const ForwardObserver& observer);
 
   /// The token picked for logit row `index`, or kBadLogits.

@@ -85,8 +85,15 @@ class Generator {
     GenerationResult result;
     const uint32_t rows = runtime_.plan().limits.max_rows;
     runtime_.engine().start();
-    allow_passes(ceil_div(tokens_ahead_, rows) + longest_ - 1);  // prompts give the first tokens
+    const uint32_t sweep_rows = runtime_.plan().limits.sweep_rows;
+    const uint32_t rows_of_pass = sweep_rows == 0 ? rows : whole_chunks(sweep_rows, rows);
+    // Prompts give the first tokens.
+    allow_passes(ceil_div(tokens_ahead_, rows_of_pass) + longest_ - 1);
     try {
+      while (sweep_rows > 0 && tokens_ahead_ > 0) {
+        result.passes.push_back(sweep(rows, rows_of_pass));
+        tell(result.passes.back());
+      }
       while (true) {
         if (tokens_ahead_ == 0) feed_again(rows);
         const bool ahead = tokens_ahead_ > 0;
@@ -95,9 +102,8 @@ class Generator {
         if (ahead) tokens_ahead_ -= static_cast<uint32_t>(batch.ids.size());
         const auto kind = ahead ? PassRecord::Kind::kPrefill : PassRecord::Kind::kDecode;
         result.passes.push_back(run_pass(runtime_, batch, kind));
-        take_tokens(batch);
-        observer_({&result.passes.back(), outputs_, logit_owners_, new_tokens_, most_tokens_,
-                   tokens_ahead_, again_});
+        take_tokens(batch, logit_owners_);
+        tell(result.passes.back());
       }
     } catch (const Stopped&) {
       result.interrupted = true;
@@ -113,6 +119,36 @@ class Generator {
   }
 
  private:
+  /// Of a sweep: all of what is left, or as many chunks as go in.
+  uint32_t whole_chunks(uint32_t sweep_rows, uint32_t rows) const {
+    return sweep_rows >= tokens_ahead_ ? tokens_ahead_ : sweep_rows - sweep_rows % rows;
+  }
+
+  void tell(const PassRecord& pass) {
+    observer_({&pass, outputs_, logit_owners_, new_tokens_, most_tokens_, tokens_ahead_, again_});
+  }
+
+  /// Prompts, chunk after chunk through every layer: one pass over all weights.
+  PassRecord sweep(uint32_t rows, uint32_t rows_of_sweep) {
+    std::vector<SweepBatch> batches;
+    std::vector<std::vector<uint32_t>> owners;
+    for (uint32_t room = std::min(rows_of_sweep, tokens_ahead_); room > 0;) {
+      batches.push_back({prompt_batch(std::min(rows, room)), {}});
+      owners.push_back(logit_owners_);
+      const auto count = static_cast<uint32_t>(batches.back().batch.ids.size());
+      room -= count;
+      tokens_ahead_ -= count;
+    }
+    ForwardObserver observer;
+    observer.scored = [&](size_t batch) { take_tokens(batches[batch].batch, owners[batch]); };
+    const PassRecord record = run_sweep(runtime_, batches, observer, PassRecord::Kind::kPrefill);
+    logit_owners_.clear();
+    for (const auto& some : owners) {
+      logit_owners_.insert(logit_owners_.end(), some.begin(), some.end());
+    }
+    return record;
+  }
+
   bool done(uint32_t index) const { return !outputs_[index].finish_reason.empty(); }
 
   void end_output(uint32_t index, const char* reason) {
@@ -186,16 +222,16 @@ class Generator {
     return batch;
   }
 
-  void take_tokens(const Batch& batch) {
-    CHECK(batch.logit_rows.size() == logit_owners_.size());
-    for (uint32_t i = 0; i < logit_owners_.size(); ++i) {
+  void take_tokens(const Batch& batch, std::span<const uint32_t> owners) {
+    CHECK(batch.logit_rows.size() == owners.size());
+    for (uint32_t i = 0; i < owners.size(); ++i) {
       const uint32_t id = runtime_.forward().picked(i);
       if (id == kBadLogits) {
         throw Error(
             "the model computed a logit that is not a number; the checkpoint's weights are damaged "
             "(spillway inspect --verify shows their checksums), or numbers of its configuration");
       }
-      take_token(logit_owners_[i], id);
+      take_token(owners[i], id);
     }
   }
 
@@ -275,6 +311,15 @@ Workload generation_workload(const Config& config, const Model& model,
     kv_lengths.push_back(sequence.prompt_tokens + sequence.new_tokens);
   }
   workload.fillings = [kv_lengths](uint32_t, const auto& visit) { visit(kv_lengths); };
+  workload.pass_counts = [prompt_tokens](uint32_t rows, uint32_t sweep_rows) {
+    PassCounts counts{ceil_div(prompt_tokens, rows), 0, 1, 1};
+    counts.passes = counts.batches;
+    if (sweep_rows == 0) return counts;
+    const uint64_t chunks = sweep_rows >= prompt_tokens ? counts.batches : sweep_rows / rows;
+    counts.passes = ceil_div(counts.batches, chunks);
+    counts.most_batches = counts.bound_batches = static_cast<uint32_t>(chunks);
+    return counts;
+  };
   workload.min_rows = static_cast<uint32_t>(prompts.size());
   workload.chunk_rows = static_cast<uint32_t>(
       std::min<uint64_t>(std::max(prompt_tokens, again_tokens), config.prefill_chunk_tokens));

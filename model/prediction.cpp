@@ -380,11 +380,12 @@ PassShape prompt_shape(const RunPlan& plan, const Workload& workload, const Work
   const uint32_t logit_rows = workload.scoring ? rows : workload.logit_rows;
   PassShape shape{rows, logit_rows, amount.prompt_positions, false, workload.scoring};
   shape.passes = ceil_div(amount.prompt_tokens, rows);
-  if (!workload.pass_counts) return shape;
+  if (!workload.scoring && plan.limits.sweep_rows == 0) return shape;
   const PassCounts counts = workload.pass_counts(rows, plan.limits.sweep_rows);
   CHECK(counts.passes > 0);
-  shape.rows = shape.logit_rows =  // texts do not fill every chunk
-      static_cast<uint32_t>(ceil_div(amount.prompt_tokens, counts.batches));
+  // Texts do not fill every chunk.
+  shape.rows = static_cast<uint32_t>(ceil_div(amount.prompt_tokens, counts.batches));
+  if (workload.scoring) shape.logit_rows = shape.rows;
   shape.batches = counts.most_batches;
   shape.passes = counts.passes;
   const uint64_t others = (counts.passes - 1) * shape.batches;
@@ -512,6 +513,7 @@ std::vector<Config> with_sweep(const Config& chosen, const Config& config, uint3
                                SpillChoice spill) {
   Config sweeping = chosen;
   sweeping.score_sweep_tokens = tokens;
+  sweeping.prefill_sweep_tokens = tokens;
   sweeping.score_spill = spill;
   sweeping.stream_slots = config.stream_slots;
   std::vector<Config> candidates = {sweeping};
@@ -582,6 +584,8 @@ ChosenPlan choose_plan(const Config& config, const Model& model, const Machine& 
       const auto lengths = sweeps_of(rows, workload, amount);
       try_sweeps(lengths, open ? SpillChoice::kNever : config.score_spill);
       if (open) try_sweeps(lengths, SpillChoice::kAlways);
+    } else if (!workload.scoring && !config.prefill_sweep_tokens) {
+      try_sweeps(sweeps_of(rows, workload, amount), config.score_spill);
     } else if (workload.scoring && open && best.chosen.plan.limits.sweep_rows > 0) {
       try_sweeps({*config.score_sweep_tokens}, SpillChoice::kAlways);
     }

@@ -350,7 +350,8 @@ FoundPlan find_plan_with(const Config& config, const Model& model, const Machine
   std::optional<RunPlan> best;
   std::optional<Refusal> refusal;
   const auto counts = row_counts(workload);
-  const TextTokens texts = text_tokens(workload);
+  TextTokens texts = text_tokens(workload);
+  if (!workload.scoring) texts.longest = 0;  // a prompt may go on in the next sweep
   for (const uint64_t unit_bytes : unit_sizes(config, device)) {
     StreamPlan stream = cut_model(config, model, device, unit_bytes);
     const uint64_t heap_bytes = heap_in_use_bytes();
@@ -465,6 +466,22 @@ FoundPlan asked_sweep(uint32_t wanted, uint32_t whole, const With& with) {
   return found;
 }
 
+/// Of prompts and answers: hidden states of a sweep stay in memory, and what is fed again goes in
+/// passes.
+FoundPlan find_prefill_plan(const Config& config, const Model& model, const Machine& machine,
+                            const Workload& workload) {
+  const auto with = [&](uint32_t sweep_tokens) {
+    return find_plan_with(config, model, machine, workload, sweep_tokens, StatesIn::kMemory);
+  };
+  const uint32_t wanted = config.prefill_sweep_tokens.value_or(0);
+  if (wanted <= config.prefill_chunk_tokens) return with(0);
+  if (config.io_engine == EngineChoice::kMmap) {
+    throw Error(
+        "generate.prefill_sweep: io.engine: mmap computes passes, not sweeps; leave it at auto");
+  }
+  return with(fitting_sweep(wanted, std::max(workload.chunk_rows, workload.min_rows), with));
+}
+
 }  // namespace
 
 std::string spill_problem(const SpillPlan& spill) {
@@ -490,12 +507,12 @@ std::variant<RunPlan, Refusal> find_plan(const Config& config, const Model& mode
     return with_states(sweep_tokens, always ? StatesIn::kDrive : StatesIn::kMemory);
   };
   const bool mapped = config.io_engine == EngineChoice::kMmap;
-  if (workload.scoring && mapped &&
-      config.score_sweep_tokens.value_or(0) > config.score_chunk_tokens) {
+  if (!workload.scoring) return find_prefill_plan(config, model, machine, workload);
+  if (mapped && config.score_sweep_tokens.value_or(0) > config.score_chunk_tokens) {
     throw Error(
         "score.sweep: io.engine: mmap computes passes, not sweeps; leave score.sweep at auto");
   }
-  if (!workload.scoring || mapped) return with(0);
+  if (mapped) return with(0);
   const uint32_t whole = std::max(workload.chunk_rows, workload.min_rows);
   if (config.score_sweep_tokens && config.score_spill == SpillChoice::kAuto)
     return asked_sweep(*config.score_sweep_tokens, whole, with_states);
@@ -630,11 +647,10 @@ PassRecord run_pass(Runtime& runtime, const Batch& batch, PassRecord::Kind kind,
 }
 
 PassRecord run_sweep(Runtime& runtime, std::span<const SweepBatch> batches,
-                     const ForwardObserver& observer) {
+                     const ForwardObserver& observer, PassRecord::Kind kind) {
   uint64_t tokens = 0;
   for (const SweepBatch& of : batches) tokens += of.batch.ids.size();
-  return measured(runtime, PassRecord::Kind::kScore, tokens,
-                  [&] { runtime.forward().sweep(batches, observer); });
+  return measured(runtime, kind, tokens, [&] { runtime.forward().sweep(batches, observer); });
 }
 
 }  // namespace spillway

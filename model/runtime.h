@@ -71,7 +71,7 @@ struct Workload {
   /// Scoring: what else is wanted, as ForwardLimits say.
   uint32_t top_k = 0;
   std::vector<uint32_t> hidden_layers;
-  /// Scoring: batches of at most `rows` rows that the texts are packed into, and the passes that
+  /// Batches of at most `rows` rows that the texts are packed into, and the passes that
   /// takes in sweeps of at most `sweep_rows`; 0 = a pass each.
   std::function<PassCounts(uint32_t rows, uint32_t sweep_rows)> pass_counts;
   /// Bytes of RAM that whoever asks for passes of `rows` rows holds beside them; may be empty.
@@ -196,8 +196,9 @@ const char* pass_kind_name(PassRecord::Kind kind);
 /// Runs one batch and measures it.
 PassRecord run_pass(Runtime& runtime, const Batch& batch, PassRecord::Kind kind,
                     const ForwardObserver* observer = nullptr);
-/// The same with a sweep of texts that are scored.
+/// The same with a sweep: of texts that are scored, or of prompts.
 PassRecord run_sweep(Runtime& runtime, std::span<const SweepBatch> batches,
-                     const ForwardObserver& observer);
+                     const ForwardObserver& observer,
+                     PassRecord::Kind kind = PassRecord::Kind::kScore);
 
 }  // namespace spillway

@@ -138,6 +138,16 @@ TEST_P(SameEverywhere, LogitsAreBitIdentical) {
     config.ignore_eos = true;
     placement.apply(config);
     const auto outcome = run_model(config, &prompts);
+    if (config.io_engine != EngineChoice::kMmap) {
+      config.prefill_sweep_tokens = 1000;
+      const auto swept = run_model(config, &prompts);
+      EXPECT_EQ(swept.plan.limits.sweep_rows, 74u) << "all prompts";
+      EXPECT_EQ(swept.logits, outcome.logits);
+      for (size_t i = 0; i < prompts.size(); ++i) {
+        EXPECT_EQ(swept.result.outputs[i].ids, outcome.result.outputs[i].ids);
+      }
+      config.prefill_sweep_tokens.reset();
+    }
     config.score_chunk_tokens = 32;
     const auto scores = score_model(config, texts);
     std::vector<std::vector<uint32_t>> outputs;
@@ -1122,6 +1132,46 @@ TEST(Scoring, SweepsTileTheBatches) {
       ASSERT_EQ(sweep[0].slices[0].begin, sweep[0].slices[0].window_begin) << "windows are whole";
     }
     ASSERT_EQ(next, batches.size());
+  }
+}
+
+/// One read of the weights serves the prompts of a sweep, whose answers are those of passes.
+TEST(PromptSweeps, ReadTheWeightsOnce) {
+  const test::TempDir dir;
+  ModelConfig shape = test::small_shape("LlamaForCausalLM");
+  make_checkpoint(dir / "m", shape, DType::kBF16, 1, 7);
+  std::vector<Prompt> prompts;
+  for (uint32_t p = 0; p < 7; ++p) {
+    std::vector<uint32_t> ids;
+    for (uint32_t i = 0; i < 5 + 9 * p; ++i) ids.push_back((i * 31 + p) % shape.vocab);
+    prompts.push_back({"", ids});
+  }
+  Config config = roomy_config(dir / "m");
+  config.policy = PlacementPolicy::kNvme;
+  config.prefill_chunk_tokens = 16;
+  config.max_new_tokens = 4;
+  config.ignore_eos = true;
+  config.temperature = 0.8;
+  const auto passes = run_model(config, &prompts);
+  for (const uint32_t sweep : {17u, 48u, 100u, 5000u}) {
+    config.prefill_sweep_tokens = sweep;
+    const auto swept = run_model(config, &prompts);
+    const uint32_t rows = sweep == 17 ? 32 : sweep == 48 ? 48 : sweep == 100 ? 112 : 224;
+    EXPECT_EQ(swept.plan.limits.sweep_rows, rows);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      EXPECT_EQ(swept.result.outputs[i].ids, passes.result.outputs[i].ids) << sweep;
+    }
+    uint64_t tokens = 0;
+    uint64_t prefills = 0;
+    for (const PassRecord& pass : swept.result.passes) {
+      if (pass.kind != PassRecord::Kind::kPrefill) continue;
+      ++prefills;
+      tokens += pass.tokens;
+      EXPECT_GE(pass.feed.nvme_bytes, swept.plan.stream.placement.nvme_bytes_per_pass);
+    }
+    EXPECT_EQ(tokens, 224u);
+    EXPECT_EQ(prefills, (224 + rows - 1) / rows);
+    EXPECT_EQ(swept.result.passes.size(), prefills + 3);
   }
 }
 
