@@ -21,8 +21,8 @@ Workload workload_of_job(const Config& config, const Model& model) {
   const StopFlag stop;  // a signal ends the process at once
   const JobData data = open_job_data(config, model, stop, [](const std::string&) {});
   const JobSinks sinks = job_sinks(config, model);
-  Workload workload =
-      job_workload(job_cut(config, model, sinks), data.survey, {0, data.survey.documents()}, sinks);
+  Workload workload = job_workload(job_cut(config, model, sinks), data.survey,
+                                   {0, data.survey.documents()}, sinks, most_record_rows(config));
   if (workload.sequences.empty()) throw_nothing_to_score();
   return workload;
 }

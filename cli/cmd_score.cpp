@@ -126,7 +126,6 @@ Config job_config(Config config, const ScoreOptions& options) {
   ScoreJobConfig& job = config.job;
   if (!options.data.empty()) {
     job.data.assign(options.data.begin(), options.data.end());
-    job.lengths.clear();
   }
   if (!options.lengths.empty()) job.lengths.assign(options.lengths.begin(), options.lengths.end());
   if (!options.out.empty()) job.out = options.out;

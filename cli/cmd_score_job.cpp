@@ -60,7 +60,7 @@ class ScoreJob {
         stop_(stop),
         part_(part_of(options.shard)),
         sinks_(job_sinks(session.config(), session.model())),
-        recorded_rows_(recorded_rows(session.config().job.out)),
+        recorded_(recorded_job(session.config().job.out)),
         cut_(job_cut(session.config(), session.model(), sinks_)),
         data_(open_data()) {
     documents_ = part_ ? shard_documents(data_.survey.documents(), part_->index, part_->count)
@@ -68,11 +68,13 @@ class ScoreJob {
   }
 
   int run() {
-    const Workload workload = job_workload(cut_, data_.survey, documents_, sinks_);
+    // A job that goes on has the chunks that it began with, whatever fits today.
+    if (recorded_) cut_.chunk = std::min(cut_.chunk, recorded_->chunk);
+    const Workload workload = job_workload(cut_, data_.survey, documents_, sinks_, record_bound());
     const bool any = !workload.sequences.empty();
     if (any) {
       session_.prepare(workload);
-      cut_.chunk = session_.plan().limits.max_rows;
+      take_chunk(session_.plan().limits.max_rows);
     } else if (!part_) {
       throw_nothing_to_score();
     } else {
@@ -100,8 +102,33 @@ class ScoreJob {
     return data;
   }
 
+  /// Rows of a record, at most.
+  uint64_t record_bound() const {
+    const bool keeps = recorded_ && !session_.config().job.shard_tokens;
+    return keeps ? recorded_->record_rows : most_record_rows(session_.config());
+  }
+
+  /// What a budget leaves of a chunk decides how results round.
+  void take_chunk(uint32_t fits) {
+    const uint32_t wanted = cut_.chunk;
+    cut_.chunk = fits;
+    if (fits >= wanted) return;
+    const std::string leaves = fmt::format("the budget leaves room for chunks of {} tokens", fits);
+    if (recorded_) {
+      throw Error(fmt::format("{}, and the job in {} began with {}: give more memory", leaves,
+                              session_.config().job.out.string(), wanted));
+    }
+    if (!part_) return;
+    throw Error(fmt::format(
+        "{} instead of {}, and all parts of a job must have the same, since they round otherwise: "
+        "give more memory, or every part --set score.chunk={}",
+        leaves, wanted, fits));
+  }
+
   nlohmann::json identity(bool any) {
     JobIdentity identity;
+    identity.wanted_chunk = session_.config().score_chunk_tokens;
+    if (any) identity.arithmetic = arithmetic_of(session_.machine(), session_.plan());
     identity.model = model_fingerprint(session_.model(), stop_);
     identity.architecture = session_.model().config.architecture;
     identity.data = data_.fingerprint;
@@ -109,8 +136,8 @@ class ScoreJob {
     identity.skipped = data_.survey.skipped.count;
     identity.cut = cut_;
     identity.sinks = sinks_;
-    const bool keeps = recorded_rows_ && !session_.config().job.shard_tokens;
-    rows_of_record_ = keeps ? *recorded_rows_
+    const bool keeps = recorded_ && !session_.config().job.shard_tokens;
+    rows_of_record_ = keeps ? recorded_->record_rows
                       : !any
                           ? cut_.chunk
                           : record_rows(session_.config(), session_.plan().limits, expected_rate());
@@ -136,15 +163,19 @@ class ScoreJob {
 
   int say_finished(const JobFolder& folder) {
     const JobTotals totals = written_totals(folder);
-    if (options_.json) {
-      auto report = report_head(session_.config(), session_.model(), session_.machine());
-      report["job"] = totals_json(totals);
-      print_text(printed_json(report), stop_);
-      return 0;
-    }
-    print_text(totals_text(totals) +
-                   fmt::format("{}: was finished before\n", folder.folder().path().string()),
-               stop_);
+    auto report = report_head(session_.config(), session_.model(), session_.machine());
+    report["interrupted"] = false;
+    report["job"] = totals_json(totals);
+    report["job"]["out"] = session_.config().job.out.string();
+    Failures failures;
+    session_.write_files(report, failures);
+    failures.attempt([&] {
+      print_text(options_.json ? printed_json(report)
+                               : totals_text(totals) + fmt::format("{}: was finished before\n",
+                                                                   folder.folder().path().string()),
+                 stop_);
+    });
+    failures.throw_if_any();
     return 0;
   }
 
@@ -255,7 +286,7 @@ class ScoreJob {
   StopFlag& stop_;
   const std::optional<JobPart> part_;
   const JobSinks sinks_;
-  const std::optional<uint64_t> recorded_rows_;
+  const std::optional<RecordedJob> recorded_;
   ScoreCut cut_;
   JobData data_;
   DocumentRange documents_;
@@ -272,6 +303,11 @@ int score_job_command(Config config, const ScoreOptions& options, StopFlag& stop
   FilesInUse in_use;
   for (const auto& file : config.job.data) in_use.add(file, "the data");
   for (const auto& file : config.job.lengths) in_use.add(file, "lengths of the data");
+  in_use.add(config.job.out, "the folder of the results");
+  std::error_code none;
+  if (std::filesystem::is_directory(config.job.out, none)) {
+    in_use.add_names(config.job.out, "", "in the folder of the results");
+  }
   Session session(std::move(config), std::move(in_use), options.quiet, stop);
   try {
     return ScoreJob(options, session, stop).run();

@@ -104,13 +104,13 @@ bool begins_like(std::string_view head, std::string_view pattern) {
 }  // namespace
 
 bool FilesInUse::Entry::has(const FileIdentity& file) const {
-  if (ending.empty()) return file == identity;
-  return file.device == identity.device && file.inode == identity.inode &&
-         file.name.ends_with(ending);
+  if (!ending) return file == identity;
+  return file.device == identity.device && file.inode == identity.inode && !file.name.empty() &&
+         file.name.ends_with(*ending);
 }
 
 void FilesInUse::add(const fs::path& file, const std::string& role) {
-  if (const auto identity = identity_of(file)) entries_.push_back({*identity, role, ""});
+  if (const auto identity = identity_of(file)) entries_.push_back({*identity, role, {}});
 }
 
 void FilesInUse::add_text(const fs::path& file, const std::string& role) {
@@ -199,7 +199,7 @@ void OutputFile::check_in_use(FilesInUse& in_use, const FileIdentity& identity, 
   for (const auto& entry : in_use.entries_) {
     if (entry.has(identity)) fail(fmt::format("it is also {}; give another name", entry.role));
   }
-  in_use.entries_.push_back({identity, "the " + format_.what, ""});
+  in_use.entries_.push_back({identity, "the " + format_.what, {}});
 }
 
 void OutputFile::take_descriptor(int fd) {

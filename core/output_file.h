@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,7 +42,8 @@ class FilesInUse {
   void add(const std::filesystem::path& file, const std::string& role);
   /// One that may be "-", standard input.
   void add_text(const std::filesystem::path& file, const std::string& role);
-  /// Names in `folder` that end in `ending` (".safetensors"), there already or not.
+  /// Names in `folder` that end in `ending` (".safetensors"; all where it is empty), there already
+  /// or not.
   void add_names(const std::filesystem::path& folder, const std::string& ending,
                  const std::string& role);
   /// Throws Error where the text would go into one of them: `spillway run c.yaml >> c.yaml`.
@@ -52,7 +54,7 @@ class FilesInUse {
   struct Entry {
     FileIdentity identity;
     std::string role;
-    std::string ending;  // of any name in the folder that `identity` is; empty = the file alone
+    std::optional<std::string> ending;  // of any name in the folder that `identity` is
     bool has(const FileIdentity& file) const;
   };
   std::vector<Entry> entries_;

@@ -35,7 +35,8 @@ DataFormat format_of(const std::filesystem::path& path, DataFormat wanted) {
 TokenArray open_raw(const DataFile& file, const DataOptions& options) {
   if (!options.token_type) {
     throw Error(
-        fmt::format("{}: token ids of 2 bytes or of 4? Say which, u16 or u32", file.name()));
+        fmt::format("{}: token ids of 2 bytes or of 4? Say which: score.token_type is u16 or u32",
+                    file.name()));
   }
   const uint32_t bytes = token_bytes(*options.token_type);
   if (file.bytes() % bytes != 0) {

@@ -23,13 +23,12 @@ DataSurvey survey_documents(DocumentSource& source, const StopFlag& stop,
     }
     if (!source.next(document)) break;
     CHECK(document.number == shapes.size());
-    shapes.push_back({document.ids.size(), document.scored_from});
+    shapes.push_back({static_cast<uint32_t>(document.ids.size()), document.scored_from});
     survey.tokens += document.ids.size();
     survey.longest = std::max<uint64_t>(survey.longest, document.ids.size());
   }
   source.check_unchanged();
   survey.skipped = source.skipped();
-  shapes.shrink_to_fit();
   survey.shapes = std::make_shared<const std::vector<TextShape>>(std::move(shapes));
   source.seek(begin);
   return survey;

@@ -20,6 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint64_t kSampleBytes = 4 * kKiB;
+constexpr uint64_t kMostSamples = 65536;  // seconds, of a drive that is asked for one at a time
 constexpr uint64_t kMostHeadBytes = 64 * kMiB;
 constexpr uint64_t kMostFileBytes = 256 * kMiB;
 /// Beside the weights in safetensors: what turns texts to ids, and ids to numbers.
@@ -97,11 +98,16 @@ std::string model_fingerprint(const Model& model, const StopFlag& stop) {
     add_configurations(hash, model.checkpoint.directory());
   }
   add_heads(hash, model.checkpoint);
+  const uint64_t step_bytes = std::max(
+      kMiB, align_up(ceil_div(model.checkpoint.payload_bytes(), kMostSamples), kSampleBytes));
   for (const TensorEntry& tensor : model.checkpoint.tensors()) {
-    stop.check();
-    const uint64_t bytes = std::min(tensor.bytes, kSampleBytes);
-    const uint64_t offset = tensor.offset + (tensor.bytes - bytes) / 2;
-    hash.add(model.checkpoint.files()[tensor.file].read_text(offset, bytes));
+    const DirectFile& file = model.checkpoint.files()[tensor.file];
+    for (uint64_t at = 0; at < tensor.bytes; at += step_bytes) {
+      stop.check();
+      const uint64_t piece = std::min(step_bytes, tensor.bytes - at);
+      const uint64_t bytes = std::min(piece, kSampleBytes);
+      hash.add(file.read_text(tensor.offset + at + (piece - bytes) / 2, bytes));
+    }
   }
   return hash.text();
 }
@@ -122,10 +128,12 @@ nlohmann::json identity_json(const JobIdentity& identity, const ScoreJobConfig& 
                   {"end_token", token_json(data.end_token)},
                   {"prefix_token", token_json(data.prefix_token)},
                   {"token_bytes", data.raw_token_bytes}};
-  json["score"] = {{"chunk", identity.cut.chunk},
+  json["score"] = {{"chunk", identity.wanted_chunk},
+                   {"chunk_rows", identity.cut.chunk},
                    {"context", identity.cut.window},
                    {"stride", identity.cut.stride}};
   json["records"] = {{"tokens", identity.record_rows}};
+  if (!identity.arithmetic.empty()) json["arithmetic"] = identity.arithmetic;
   const JobSinks& sinks = identity.sinks;
   json["sinks"] = {{"logprobs", sinks.logprobs},
                    {"topk", sinks.top_k},
@@ -138,15 +146,37 @@ nlohmann::json identity_json(const JobIdentity& identity, const ScoreJobConfig& 
   return json;
 }
 
-std::optional<uint64_t> recorded_rows(const fs::path& folder) {
+std::string arithmetic_of(const Machine& machine, const RunPlan& plan) {
+  const std::string kernels = machine.ops->description();
+  if (machine.device->unified() || machine.device->name() == "host-discrete") {
+    return kernels.substr(kernels.find(", ") + 2);  // without the number of threads
+  }
+  // A GPU's library orders sums by shape.
+  return fmt::format("{}, units of {}", kernels, format_bytes(plan.unit_bytes));
+}
+
+namespace {
+
+/// A number of the job's part `section`; 0 where there is none.
+uint64_t number_of(const nlohmann::json& job, const char* section, const char* key) {
+  const auto part = job.find(section);
+  if (part == job.end() || !part->is_object()) return 0;
+  const auto value = part->find(key);
+  return value != part->end() && value->is_number_unsigned() ? value->get<uint64_t>() : 0;
+}
+
+}  // namespace
+
+std::optional<RecordedJob> recorded_job(const fs::path& folder) {
   std::error_code error;
   if (!fs::is_regular_file(folder / kManifestName, error)) return std::nullopt;
   const Manifest manifest = load_manifest(OutputFolder(folder, OutputFolder::Missing::kRefuse));
-  const auto records = manifest.job.find("records");
-  if (records == manifest.job.end() || !records->is_object()) return std::nullopt;
-  const auto rows = records->find("tokens");
-  if (rows == records->end() || !rows->is_number_unsigned()) return std::nullopt;
-  return rows->get<uint64_t>();
+  RecordedJob recorded;
+  recorded.record_rows = number_of(manifest.job, "records", "tokens");
+  recorded.chunk = static_cast<uint32_t>(
+      std::min<uint64_t>(number_of(manifest.job, "score", "chunk_rows"), UINT32_MAX));
+  if (recorded.record_rows == 0 || recorded.chunk == 0) return std::nullopt;
+  return recorded;
 }
 
 }  // namespace spillway

@@ -200,15 +200,18 @@ JobWriter::~JobWriter() {
 
 void JobWriter::push(JobItem item) {
   if (queue_.push(std::move(item), stop_)) return;
+  check();
   stop_.check();
-  rethrow();
+}
+
+void JobWriter::check() {
+  if (failed_) rethrow();
 }
 
 void JobWriter::finish() {
   queue_.close(BoundedQueue<JobItem>::Rest::kStays);
   if (thread_.joinable()) thread_.join();
   rethrow();
-  stop_.check();
 }
 
 void JobWriter::rethrow() {
@@ -228,12 +231,13 @@ void JobWriter::run() {
       if (const auto* scored = std::get_if<ScoredRows>(&*item)) record->take(*scored);
       if (const auto* states = std::get_if<StateRows>(&*item)) record->take(*states);
       if (std::holds_alternative<RecordEnd>(*item)) {
-        record->end(stop_);
+        record->end(never_);
         record.reset();
       }
     }
   } catch (...) {
     failure_ = std::current_exception();
+    failed_ = true;
     queue_.close(BoundedQueue<JobItem>::Rest::kDropped);
   }
 }
@@ -256,9 +260,11 @@ size_t JobWriter::capacity(const JobSinks& sinks) {
 
 uint64_t JobWriter::queue_bytes(const JobSinks& sinks, uint32_t rows) {
   const uint64_t items = capacity(sinks) + 2;  // one that is made, one that is written
-  const uint64_t scored = 16 + (sinks.top_k > 0 ? 4 + uint64_t{sinks.top_k} * 12 : 0);
-  const uint64_t states = wants_states(sinks) ? uint64_t{sinks.hidden} * 6 : 0;
-  return items * rows * std::max(scored, states);
+  const uint64_t scored = 32 + (sinks.top_k > 0 ? 4 + uint64_t{sinks.top_k} * 8 : 0);
+  const uint64_t states = wants_states(sinks) ? uint64_t{sinks.hidden} * sizeof(float) : 0;
+  // The writer's thread makes others of them: ids that are signed, values of 16 bits.
+  const uint64_t converted = std::max<uint64_t>(uint64_t{sinks.top_k} * 4, states / 2);
+  return rows * (items * std::max(scored, states) + converted);
 }
 
 }  // namespace spillway

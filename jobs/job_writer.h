@@ -5,6 +5,7 @@
 // From construction to finish() the folder belongs to the writer's thread.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <exception>
 #include <map>
@@ -76,7 +77,9 @@ class JobWriter {
 
   /// Waits while the queue is full. Throws what the writer's thread failed with, Stopped.
   void push(JobItem item);
-  /// All is on the drive. Throws what the writer's thread failed with, Stopped.
+  /// Throws what the writer's thread failed with, if it did: for whoever has nothing to push yet.
+  void check();
+  /// All is on the drive. Throws what the writer's thread failed with.
   void finish();
 
   /// Items that wait at most, and what they and the one being written hold: of `rows` a batch.
@@ -92,10 +95,12 @@ class JobWriter {
   JobFolder& folder_;
   const JobSinks sinks_;
   const StopFlag& stop_;
+  const StopFlag never_;  // a record that is whole is finished, whoever stops
   JsonlAppender scores_;
   std::optional<NpyAppender> array_;
   BoundedQueue<JobItem> queue_;
-  std::exception_ptr failure_;  // written by the thread before it closes the queue or ends
+  std::exception_ptr failure_;  // written by the thread, before:
+  std::atomic<bool> failed_ = false;
   std::jthread thread_;
 };
 

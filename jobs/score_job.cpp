@@ -12,10 +12,13 @@
 #include "core/error.h"
 #include "core/failure.h"
 #include "core/units.h"
+#include "data/data_file.h"
 #include "kernels/ops.h"
 
 namespace spillway {
 namespace {
+
+static_assert(kMostTopK == kMaxTopK, "what may be configured is what is computed");
 
 /// Records of passes that a report shows.
 constexpr size_t kKeptPasses = 4096;
@@ -54,6 +57,14 @@ void append(std::vector<T>& to, std::span<const T> all, size_t row, size_t colum
 ScoredRows scored_rows(const Forward& forward, const ScoreBatch& plan, const Batch& batch,
                        const DocumentRange& documents, uint32_t top_k) {
   ScoredRows rows;
+  const auto most = static_cast<size_t>(std::count_if(
+      batch.targets.begin(), batch.targets.end(), [](uint32_t id) { return id != UINT32_MAX; }));
+  rows.ids.reserve(most);
+  rows.logprobs.reserve(most);
+  rows.greedy.reserve(most);
+  if (top_k > 0) rows.log_sum_exp.reserve(most);
+  rows.top_ids.reserve(most * top_k);
+  rows.top_logprobs.reserve(most * top_k);
   const auto logprobs = forward.log_probabilities();
   for_each_slice(plan, [&](const ScoreSlice& slice, uint32_t first_row) {
     if (!is_of(documents, slice.text)) return;
@@ -80,6 +91,7 @@ StateRows state_rows(uint32_t layer, std::span<const float> states, const ScoreB
                      const DocumentRange& documents, uint32_t hidden) {
   StateRows rows;
   rows.layer = layer;
+  rows.values.reserve(states.size());
   for_each_slice(plan, [&](const ScoreSlice& slice, uint32_t first_row) {
     if (!is_of(documents, slice.text)) return;
     const uint64_t old = slice.new_from - std::min(slice.new_from, slice.begin);
@@ -114,11 +126,15 @@ class JobRun {
         record_rows_(rows_of_record),
         observer_(observer),
         begin_(parts.folder->next_document()),
-        documents_(*parts.source, *parts.survey) {}
+        documents_(*parts.source, *parts.survey) {
+    if (parts.runtime == nullptr) return;
+    for (const DirectFile& file : parts.runtime->model().checkpoint.files()) {
+      weights_.emplace_back(file.info().path, DataFile(file.info().path).state());
+    }
+  }
 
   ScoreJobResult run() {
     count_the_rest();
-    const size_t sweeps = parts_.folder->manifest().sweeps.size();
     if (parts_.runtime != nullptr) {
       parts_.runtime->engine().start();
       parts_.runtime->engine().allow_passes(progress_.total_passes);
@@ -134,8 +150,6 @@ class JobRun {
       result_.error = failure_text(failure);
     }
     if (parts_.runtime != nullptr) parts_.runtime->engine().stop();
-    const auto& all = parts_.folder->manifest().sweeps;
-    for (size_t i = sweeps; i < all.size(); ++i) result_.scored += all[i].tokens;
     return std::move(result_);
   }
 
@@ -182,8 +196,8 @@ class JobRun {
     writer_->push(std::move(start));
     for (const auto& sweep : sweeps_of(record)) pass(sweep, record.documents);
     parts_.source->check_unchanged();
+    for (const auto& [file, state] : weights_) check_unchanged(file, state);
     writer_->push(RecordEnd{});
-    result_.fed += record.fed;
   }
 
   void pass(std::span<const ScoreBatch> plans, const DocumentRange& documents) {
@@ -208,6 +222,7 @@ class JobRun {
     observer.stepped = [&](size_t done, size_t total) {
       progress_.done_rows = before + static_cast<double>(rows * done) / static_cast<double>(total);
       if (done < total) observer_(progress_);
+      writer_->check();
     };
     last_ = score_pass(*parts_.runtime, batches, observer);
     result_.rows += rows;
@@ -229,7 +244,8 @@ class JobRun {
   const std::function<void(const JobProgress&)>& observer_;
   const uint64_t begin_;  // the first document that is not finished
   HeldDocuments documents_;
-  JobWriter* writer_ = nullptr;  // while it runs
+  std::vector<std::pair<std::filesystem::path, FileState>> weights_;  // as they were at the start
+  JobWriter* writer_ = nullptr;                                       // while it runs
   PassRecord last_;
   JobProgress progress_;
   ScoreJobResult result_;
@@ -257,7 +273,7 @@ JobSinks job_sinks(const Config& config, const Model& model) {
 }
 
 Workload job_workload(const ScoreCut& cut, const DataSurvey& survey, DocumentRange documents,
-                      const JobSinks& sinks) {
+                      const JobSinks& sinks, uint64_t most_record_rows) {
   const TextShapes shapes = survey.shapes;
   Workload workload =
       scoring_workload(cut, [cut, shapes, documents](uint32_t rows, const BatchPacker::Take& take) {
@@ -274,9 +290,14 @@ Workload job_workload(const ScoreCut& cut, const DataSurvey& survey, DocumentRan
                           sinks.final_layer)) {
     workload.hidden_layers.push_back(sinks.final_layer);
   }
-  const uint64_t document_bytes = survey.longest * 4 * sizeof(uint32_t);
-  workload.result_bytes = [sinks, document_bytes](uint32_t rows) {
-    return document_bytes + JobWriter::queue_bytes(sinks, rows);
+  // Ids of a record's documents, and of a sweep what is fed and asked.
+  const auto held = [most_record_rows, longest = survey.longest,
+                     all = survey.tokens](uint64_t sweep_rows) {
+    const uint64_t record = std::max(most_record_rows, sweep_rows) + longest;
+    return (std::min(record, all) + 2 * sweep_rows) * sizeof(uint32_t);
+  };
+  workload.result_bytes = [sinks, held](uint32_t rows, uint32_t sweep_rows) {
+    return held(std::max(rows, sweep_rows)) + JobWriter::queue_bytes(sinks, rows);
   };
   return workload;
 }
@@ -290,7 +311,13 @@ uint64_t record_rows(const Config& config, const ForwardLimits& limits, double t
                                             static_cast<double>(kMostRecordRows)));
   }
   const uint64_t sweep = std::max(limits.sweep_rows, limits.max_rows);
-  return align_up(rows, sweep);
+  const uint64_t sweeps = ceil_div(rows, sweep);
+  if (sweeps == 1 || limits.sweep_rows <= limits.max_rows) return sweeps * sweep;
+  return sweeps * (sweep - limits.max_rows);
+}
+
+uint64_t most_record_rows(const Config& config) {
+  return config.job.shard_tokens.value_or(kMostRecordRows);
 }
 
 JobTotals written_totals(const JobFolder& folder) {

@@ -23,12 +23,17 @@ namespace spillway {
 /// What a configuration asks to be kept. Throws Error for layers that the model lacks.
 JobSinks job_sinks(const Config& config, const Model& model);
 
-/// Of a whole job, or of a part: what its batches ask of the machine.
+/// Of a whole job, or of a part: what its batches ask of the machine. `most_record_rows`: of a
+/// record that sweeps may be longer than.
 Workload job_workload(const ScoreCut& cut, const DataSurvey& survey, DocumentRange documents,
-                      const JobSinks& sinks);
+                      const JobSinks& sinks, uint64_t most_record_rows);
+/// Rows of a record at most, where a sweep has no more: what the configuration says, or would be
+/// chosen.
+uint64_t most_record_rows(const Config& config);
 
 /// Rows of a record: what the configuration says, or what is worth losing to a crash: as many whole
-/// sweeps as take a minute at `tokens_per_second` (0 = not known), within bounds.
+/// sweeps as take a minute at `tokens_per_second` (0 = not known), within bounds. Sweeps end with
+/// batches: a record of several has what they hold for certain, so that none is left for the rest.
 uint64_t record_rows(const Config& config, const ForwardLimits& limits, double tokens_per_second);
 
 /// Totals of a job, or of what a command did of it.
@@ -49,9 +54,7 @@ struct ScoreJobParts {
 };
 
 struct ScoreJobResult {
-  uint64_t rows = 0;    ///< that went through the layers
-  uint64_t fed = 0;     ///< tokens of finished documents, each once
-  uint64_t scored = 0;  ///< of finished documents
+  uint64_t rows = 0;  ///< that went through the layers
   uint64_t passes = 0;
   double pass_seconds = 0;
   FeedStats feed;                   ///< of all passes

@@ -463,8 +463,8 @@ WorkAmount work_amount(const Workload& workload) {
   uint64_t decoded = 0;
   for (const SequenceWork& sequence : workload.sequences) {
     const double prompt = sequence.prompt_tokens;
-    amount.prompt_tokens += sequence.prompt_tokens;
-    prompt_pairs += prompt * (prompt + 1) / 2;
+    amount.prompt_tokens += sequence.times * sequence.prompt_tokens;
+    prompt_pairs += static_cast<double>(sequence.times) * prompt * (prompt + 1) / 2;
     const double again = sequence.again_tokens;
     amount.prompt_tokens += sequence.again_tokens;
     prompt_pairs += again * (again + 1) / 2;

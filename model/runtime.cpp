@@ -131,7 +131,7 @@ TextTokens text_tokens(const Workload& workload) {
   TextTokens tokens;
   for (const SequenceWork& window : workload.sequences) {
     tokens.longest = std::max<uint64_t>(tokens.longest, window.prompt_tokens);
-    tokens.total += window.prompt_tokens;
+    tokens.total += window.times * window.prompt_tokens;
   }
   return tokens;
 }
@@ -162,7 +162,7 @@ PassNeeds needs_of(const Model& model, const Machine& machine, const Workload& w
   needs.limits = {
       rows,           workload.logit_rows,   0, workload.scoring, workload.keep_logits, sweep_rows,
       workload.top_k, workload.hidden_layers};
-  if (workload.result_bytes) needs.result_bytes = workload.result_bytes(rows);
+  if (workload.result_bytes) needs.result_bytes = workload.result_bytes(rows, sweep_rows);
   if (sweep_rows > 0 && states == StatesIn::kDrive) {
     spill(needs.limits, model.config.hidden, machine.device->unified(), workload);
   }

@@ -46,6 +46,7 @@ struct SequenceWork {
   uint32_t prompt_tokens = 0;
   uint32_t new_tokens = 0;    ///< bounded by the context; 0 when scoring
   uint32_t again_tokens = 0;  ///< fed a second time, if it does not end before (generate.h)
+  uint64_t times = 1;         ///< so many of them are alike
 };
 
 /// Positions per sequence that the KV cache holds at the same time.
@@ -74,8 +75,9 @@ struct Workload {
   /// Batches of at most `rows` rows that the texts are packed into, and the passes that
   /// takes in sweeps of at most `sweep_rows`; 0 = a pass each.
   std::function<PassCounts(uint32_t rows, uint32_t sweep_rows)> pass_counts;
-  /// Bytes of RAM that whoever asks for passes of `rows` rows holds beside them; may be empty.
-  std::function<uint64_t(uint32_t rows)> result_bytes;
+  /// Bytes of RAM that whoever asks for passes of `rows` rows, or sweeps of `sweep_rows`, holds
+  /// beside them; may be empty.
+  std::function<uint64_t(uint32_t rows, uint32_t sweep_rows)> result_bytes;
   /// Every filling of the KV cache that passes of at most `rows` rows lead to: texts that are
   /// scored are packed by it.
   std::function<void(uint32_t rows, const std::function<void(const KvLengths&)>& visit)> fillings;

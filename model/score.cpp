@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "core/error.h"
 #include "core/failure.h"
@@ -27,7 +28,7 @@ uint32_t window_of(const Config& config, const Model& model, bool feed_all) {
 std::vector<TextShape> shapes_of(const std::vector<std::vector<uint32_t>>& texts) {
   std::vector<TextShape> shapes;
   shapes.reserve(texts.size());
-  for (const auto& text : texts) shapes.push_back({text.size(), 1});
+  for (const auto& text : texts) shapes.push_back({static_cast<uint32_t>(text.size()), 1});
   return shapes;
 }
 
@@ -83,46 +84,28 @@ void check_score_texts(const Model& model, const std::vector<std::vector<uint32_
   }
 }
 
-namespace {
-
-/// Of consecutive batches, as many as have `rows` rows or less; one at least.
-uint32_t most_within(std::span<const ScoreBatch> batches, uint32_t rows) {
-  uint32_t most = 1;
-  uint64_t within = 0;
-  size_t first = 0;
-  for (size_t i = 0; i < batches.size(); ++i) {
-    within += batches[i].rows();
-    for (; within > rows && first < i; ++first) within -= batches[first].rows();
-    most = std::max(most, static_cast<uint32_t>(i + 1 - first));
-  }
-  return most;
-}
-
-}  // namespace
-
 Workload scoring_workload(const ScoreCut& cut, const PackTexts& pack) {
   Workload workload;
   workload.scoring = true;
   uint64_t tokens = 0;
+  std::map<uint32_t, uint64_t> lengths;
   pack(cut.window, [&](ScoreBatch&& batch) {  // no window is cut there
     for (const uint32_t length : batch.kv_lengths) {
-      workload.sequences.push_back({length, 0, 0});
+      ++lengths[length];
       tokens += length;
     }
   });
+  for (const auto& [length, times] : lengths) workload.sequences.push_back({length, 0, 0, times});
   workload.chunk_rows = static_cast<uint32_t>(std::clamp<uint64_t>(tokens, 1, cut.chunk));
   workload.fillings = [pack](uint32_t rows, const auto& visit) {
     pack(rows, [&](ScoreBatch&& batch) { visit(batch.kv_lengths); });
   };
   workload.pass_counts = [pack](uint32_t rows, uint32_t sweep_rows) {
-    std::vector<ScoreBatch> batches;
-    pack(rows, [&](ScoreBatch&& batch) { batches.push_back(std::move(batch)); });
-    PassCounts counts{batches.size(), 0, 0, most_within(batches, sweep_rows)};
-    for (const auto& sweep : plan_sweeps(batches, sweep_rows)) {
-      ++counts.passes;
-      counts.most_batches = std::max(counts.most_batches, static_cast<uint32_t>(sweep.size()));
-    }
-    return counts;
+    SweepCounter counter(sweep_rows);
+    pack(rows, [&](ScoreBatch&& batch) { counter.add(batch); });
+    counter.finish();
+    return PassCounts{counter.batches(), counter.sweeps(), counter.most_batches(),
+                      counter.most_within()};
   };
   return workload;
 }

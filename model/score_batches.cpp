@@ -91,6 +91,31 @@ std::vector<ScoreBatch> plan_scoring(std::span<const TextShape> texts, const Sco
   return batches;
 }
 
+void SweepCounter::add(const ScoreBatch& batch) {
+  const uint32_t rows = batch.rows();
+  if (sweep_rows_ == 0 || !batch.goes_on()) end_window();
+  ++batches_;
+  ++in_window_;
+  window_rows_ += rows;
+  within_.push_back(rows);
+  rows_within_ += rows;
+  for (; rows_within_ > sweep_rows_ && within_.size() > 1; within_.pop_front()) {
+    rows_within_ -= within_.front();
+  }
+  most_within_ = std::max(most_within_, static_cast<uint32_t>(within_.size()));
+}
+
+void SweepCounter::end_window() {
+  if (in_window_ == 0) return;
+  if (in_sweep_ == 0 || rows_ + window_rows_ > sweep_rows_) {
+    ++sweeps_;
+    rows_ = in_sweep_ = 0;
+  }
+  rows_ += std::exchange(window_rows_, 0);
+  in_sweep_ += std::exchange(in_window_, 0);
+  most_batches_ = std::max(most_batches_, in_sweep_);
+}
+
 std::vector<std::span<const ScoreBatch>> plan_sweeps(std::span<const ScoreBatch> batches,
                                                      uint32_t sweep_rows) {
   std::vector<std::span<const ScoreBatch>> sweeps;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <span>
 #include <vector>
@@ -13,8 +14,8 @@ namespace spillway {
 
 /// What of a text decides how it is fed.
 struct TextShape {
-  uint64_t tokens = 0;
-  uint64_t scored_from = 1;  ///< the first token whose log-probability is wanted, at least 1
+  uint32_t tokens = 0;
+  uint32_t scored_from = 1;  ///< the first token whose log-probability is wanted, at least 1
 };
 
 /// How texts are cut.
@@ -76,6 +77,35 @@ class BatchPacker {
 
 /// All of them at once.
 std::vector<ScoreBatch> plan_scoring(std::span<const TextShape> texts, const ScoreCut& cut);
+
+/// How many batches and sweeps there are, of batches as they come: what plan_sweeps() makes of all.
+class SweepCounter {
+ public:
+  explicit SweepCounter(uint32_t sweep_rows) : sweep_rows_(sweep_rows) {}
+  void add(const ScoreBatch& batch);
+  void finish() { end_window(); }
+
+  uint64_t batches() const { return batches_; }
+  uint64_t sweeps() const { return sweeps_; }
+  uint32_t most_batches() const { return most_batches_; }  ///< of a sweep
+  /// Of consecutive batches, as many as have the rows of a sweep or less; one at least.
+  uint32_t most_within() const { return most_within_; }
+
+ private:
+  void end_window();
+
+  uint32_t sweep_rows_;
+  uint64_t batches_ = 0;
+  uint64_t sweeps_ = 0;
+  uint32_t most_batches_ = 0;
+  uint32_t most_within_ = 1;
+  uint64_t rows_ = 0;         // of the sweep
+  uint32_t in_sweep_ = 0;     // batches
+  uint64_t window_rows_ = 0;  // of the batches that end with one window
+  uint32_t in_window_ = 0;
+  std::deque<uint32_t> within_;  // rows of the last batches that fit a sweep
+  uint64_t rows_within_ = 0;
+};
 
 /// Consecutive batches that go through the layers together, of at most `sweep_rows` rows; those of
 /// one window stay together. sweep_rows = 0: each on its own.

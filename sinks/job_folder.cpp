@@ -279,6 +279,7 @@ void JobFolder::finish_array() {
 
 void JobFolder::finish(const nlohmann::ordered_json& summary) {
   CHECK(!sweep_ && !finished() && next_document() == manifest_.documents.end());
+  check_shards(Check::kSizes, StopFlag());
   finish_array();
   replace_file(folder_, kIndexName, index_text(manifest_));
   replace_file(folder_, kSummaryName,

@@ -99,10 +99,12 @@ std::unique_ptr<Part> open_part(const fs::path& path) {
   return part;
 }
 
-/// But for the shard's index, and how long its records are: a matter of the machine.
+/// But for the shard's index and what is a matter of the machine: how long records are, and what
+/// computed.
 Json comparable(Json job) {
   job["shard"].erase("index");
   job.erase("records");
+  job.erase("arithmetic");
   return job;
 }
 
@@ -282,7 +284,12 @@ void merge_jobs(const std::vector<fs::path>& folders, const fs::path& out, const
   check_out(parts, out);
   Json job = parts.front()->manifest.job;
   job.erase("shard");
-  job.erase("records");
+  for (const auto& part : parts) {
+    const Json& other = part->manifest.job;
+    if (!other.contains("arithmetic")) continue;  // it had nothing to compute
+    const bool same = !job.contains("arithmetic") || other["arithmetic"] == job["arithmetic"];
+    job["arithmetic"] = same ? other["arithmetic"] : Json("several");
+  }
   const uint64_t documents = parts.back()->manifest.documents.end();
   JobFolder merged(out, job, {0, documents}, JobFolder::Check::kSizes, stop);
   const std::vector<SweepRecord> there = merged.manifest().sweeps;

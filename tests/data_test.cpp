@@ -814,7 +814,8 @@ TEST(Arrays, OfRawTokensNeedATypeThatFits) {
   const auto says = [&] {
     return error_of([&] { opened({{folder / "a.bin", {}}}, options, nullptr); });
   };
-  EXPECT_EQ(says(), name + ": token ids of 2 bytes or of 4? Say which, u16 or u32");
+  EXPECT_EQ(says(),
+            name + ": token ids of 2 bytes or of 4? Say which: score.token_type is u16 or u32");
   options.token_type = TokenType::kU32;
   EXPECT_EQ(says(), name +
                         ": cut short, or of another type: 5 bytes are no whole number of ids of 4 "

@@ -21,8 +21,9 @@ struct RandomJob {
   explicit RandomJob(std::mt19937_64& random) {
     std::vector<TextShape> texts;
     for (uint64_t i = 0; i < 1 + random() % 40; ++i) {
-      const uint64_t tokens = random() % 5 == 0 ? random() % 2 : random() % 90;
-      texts.push_back({tokens, 1 + (random() % 3 == 0 ? random() % (tokens + 1) : 0)});
+      const auto tokens = static_cast<uint32_t>(random() % 5 == 0 ? random() % 2 : random() % 90);
+      const auto from = static_cast<uint32_t>(random() % (tokens + 1));
+      texts.push_back({tokens, 1 + (random() % 3 == 0 ? from : 0)});
     }
     shapes = std::make_shared<const std::vector<TextShape>>(std::move(texts));
     cut.chunk = static_cast<uint32_t>(1 + random() % 40);
@@ -252,21 +253,25 @@ TEST_F(JobWriting, AFailureComesOutOnce) {
       Error);
 }
 
-/// A record that was pushed whole is kept, whoever stops; one that was not is no trace.
+/// A record that was pushed whole is kept, whoever stops; one that was not leaves no trace.
 TEST_F(JobWriting, AStopKeepsWhatIsWhole) {
   auto folder = open(2);
   {
     JobWriter writer(*folder, sinks(), stop_);
     for (uint64_t d = 0; d < 2; ++d) {
-      writer.push(RecordStart{{"a"}, {1}, {1}});
+      writer.push(RecordStart{{"a"}, {2}, {1}});
+      writer.push(rows({{d, 1}}, -1));  // in two pieces: not in the order of the file
       writer.push(rows({{d, 1}}, -1));
       writer.push(StateRows{4, {{d, 1}}, {1, 2}});
       if (d == 0) writer.push(RecordEnd{});
     }
+    stop_.request();
+    EXPECT_THROW(writer.push(RecordEnd{}), Stopped);
   }
   folder.reset();
-  folder = open(2);
-  EXPECT_EQ(folder->next_document(), 1u);
+  const StopFlag none;
+  JobFolder again(dir_ / "out", nlohmann::json{{"a", 1}}, {0, 2}, JobFolder::Check::kHashes, none);
+  EXPECT_EQ(again.next_document(), 1u);
   EXPECT_FALSE(std::filesystem::exists(dir_ / "out" / "token_logprobs-00001.safetensors"));
 }
 

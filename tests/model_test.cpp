@@ -910,7 +910,7 @@ struct ScoringPlans {
       return KvCache::bytes(*machine.ops, shape, kv_layers(model.config, plan->limits), lengths);
     };
     std::vector<TextShape> shapes;
-    for (const auto& text : texts) shapes.push_back({text.size(), 1});
+    for (const auto& text : texts) shapes.push_back({static_cast<uint32_t>(text.size()), 1});
     const ScoreCut cut = score_cut(config, model, plan->limits.max_rows);
     for (const auto& batch : plan_scoring(shapes, cut)) {
       ASSERT_LE(bytes_of(batch.kv_lengths), bytes_of(plan->kv_lengths))
@@ -1109,14 +1109,22 @@ TEST(Scoring, SweepsTileTheBatches) {
   SCOPED_TRACE(test::seed_note(test::run_seed()));
   for (int round = 0; round < 300; ++round) {
     std::vector<TextShape> shapes;
-    for (uint64_t i = 0; i < 1 + random() % 12; ++i) shapes.push_back({2 + random() % 100, 1});
+    for (uint64_t i = 0; i < 1 + random() % 12; ++i)
+      shapes.push_back({static_cast<uint32_t>(2 + random() % 100), 1});
     const auto chunk = static_cast<uint32_t>(1 + random() % 40);
     const auto window = static_cast<uint32_t>(2 + random() % 60);
     const auto batches = plan_scoring(shapes, {chunk, window, window - 1});
     const auto rows =
         static_cast<uint32_t>(random() % 4 == 0 ? 0 : std::max(window, chunk) + random() % 200);
+    SweepCounter counter(rows);
+    for (const ScoreBatch& batch : batches) counter.add(batch);
+    counter.finish();
     size_t next = 0;
+    uint64_t sweeps = 0;
+    size_t most_batches = 0;
     for (const auto& sweep : plan_sweeps(batches, rows)) {
+      ++sweeps;
+      most_batches = std::max(most_batches, sweep.size());
       ASSERT_EQ(sweep.data(), batches.data() + next) << "one after the other";
       ASSERT_FALSE(sweep.empty());
       next += sweep.size();
@@ -1132,6 +1140,10 @@ TEST(Scoring, SweepsTileTheBatches) {
       ASSERT_EQ(sweep[0].slices[0].begin, sweep[0].slices[0].window_begin) << "windows are whole";
     }
     ASSERT_EQ(next, batches.size());
+    ASSERT_EQ(counter.batches(), batches.size());
+    ASSERT_EQ(counter.sweeps(), sweeps);
+    ASSERT_EQ(counter.most_batches(), most_batches);
+    ASSERT_GE(counter.most_within(), most_batches);
   }
 }
 
@@ -1196,8 +1208,9 @@ TEST(Scoring, PlansTileTheTexts) {
   for (int round = 0; round < 400; ++round) {
     std::vector<TextShape> shapes;
     for (uint64_t i = 0; i < 1 + random() % 6; ++i) {
-      const uint64_t tokens = random() % 100;
-      shapes.push_back({tokens, 1 + (random() % 2) * (random() % (tokens + 1))});
+      const auto tokens = static_cast<uint32_t>(random() % 100);
+      const auto from = static_cast<uint32_t>(random() % (tokens + 1));
+      shapes.push_back({tokens, 1 + (random() % 2 == 0 ? from : 0)});
     }
     ScoreCut cut;
     cut.chunk = static_cast<uint32_t>(1 + random() % 40);

@@ -171,7 +171,7 @@ Tapped tap_model(const Config& config, const std::vector<std::vector<uint32_t>>&
   const auto runtime = session.start(config, workload);
   if (plan != nullptr) *plan = session.plan;
   std::vector<TextShape> shapes;
-  for (const auto& text : texts) shapes.push_back({text.size(), 1});
+  for (const auto& text : texts) shapes.push_back({static_cast<uint32_t>(text.size()), 1});
   const ForwardLimits& limits = session.plan.limits;
   const auto batches = plan_scoring(shapes, score_cut(config, session.model, limits.max_rows));
   const auto sweeps = plan_sweeps(batches, limits.sweep_rows);
