@@ -25,7 +25,7 @@ class Fenced {
     std::byte* first = static_cast<std::byte*>(base_) + page;
     CHECK(mprotect(first, inner, PROT_READ | PROT_WRITE) == 0);
     data_ = touches == Touches::kBegin ? first : first + inner - bytes.size();
-    std::memcpy(data_, bytes.data(), bytes.size());
+    if (!bytes.empty()) std::memcpy(data_, bytes.data(), bytes.size());
   }
   ~Fenced() { munmap(base_, mapped_); }
   Fenced(const Fenced&) = delete;
