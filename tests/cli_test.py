@@ -550,7 +550,8 @@ class Cli(unittest.TestCase):
 
     def test_wrong_usage_is_exit_2(self):
         for arguments in ((), ("fly",), ("run",), ("run", "x.yaml", "--no-such"),
-                          ("score", "x.yaml"), ("tokenize", self.model),
+                          ("score", "x.yaml", "--text-file", "a", "--data", "b"),
+                          ("tokenize", self.model),
                           ("synth", self.root / "q", "--layers", "zero")):
             self.assertEqual(call(*arguments).returncode, 2, arguments)
         self.assertEqual(call("--help").returncode, 0)
@@ -584,7 +585,7 @@ class Cli(unittest.TestCase):
                             (["synth", "x", "--seed", "1.5"], "expected a number, got"),
                             (["probe", "--seconds", "0"], "expected a number from 0.01 to 600"),
                             (["bench", "x", "--sweeps", "speed"],
-                             'expected memory, decode or prompt, got "speed"'),
+                             'expected memory, decode, prompt or score, got "speed"'),
                             (["tokenize", "m", "--text", "a", "--lines"], "--lines needs --text-file")):
             self.fails(*words, code=2, says=says)
 
