@@ -70,7 +70,9 @@ class ScoreJob {
   int run() {
     // A job that goes on has the chunks that it began with, whatever fits today.
     if (recorded_) cut_.chunk = std::min(cut_.chunk, recorded_->chunk);
-    const Workload workload = job_workload(cut_, data_.survey, documents_, sinks_, record_bound());
+    const Workload workload =
+        job_workload(cut_, data_.survey, documents_, sinks_,
+                     kept_record_rows().value_or(most_record_rows(session_.config())));
     const bool any = !workload.sequences.empty();
     if (any) {
       session_.prepare(workload);
@@ -102,10 +104,15 @@ class ScoreJob {
     return data;
   }
 
-  /// Rows of a record, at most.
-  uint64_t record_bound() const {
-    const bool keeps = recorded_ && !session_.config().job.shard_tokens;
-    return keeps ? recorded_->record_rows : most_record_rows(session_.config());
+  /// Rows of the records that are there, unless others are asked for.
+  std::optional<uint64_t> kept_record_rows() const {
+    if (!recorded_ || session_.config().job.shard_tokens) return std::nullopt;
+    return recorded_->record_rows;
+  }
+
+  uint64_t new_record_rows(bool any) const {
+    if (!any) return cut_.chunk;
+    return record_rows(session_.config(), session_.plan().limits, expected_rate());
   }
 
   /// What a budget leaves of a chunk decides how results round.
@@ -136,11 +143,8 @@ class ScoreJob {
     identity.skipped = data_.survey.skipped.count;
     identity.cut = cut_;
     identity.sinks = sinks_;
-    const bool keeps = recorded_ && !session_.config().job.shard_tokens;
-    rows_of_record_ = keeps ? recorded_->record_rows
-                      : !any
-                          ? cut_.chunk
-                          : record_rows(session_.config(), session_.plan().limits, expected_rate());
+    const auto kept = kept_record_rows();
+    rows_of_record_ = kept ? *kept : new_record_rows(any);
     identity.record_rows = rows_of_record_;
     identity.part = part_;
     return identity_json(identity, session_.config().job);

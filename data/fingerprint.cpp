@@ -1,8 +1,5 @@
 #include "data/fingerprint.h"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -11,6 +8,7 @@
 #include "core/error.h"
 #include "core/units.h"
 #include "data/data_file.h"
+#include "data/xxh3.h"
 
 namespace spillway {
 namespace {
@@ -21,19 +19,17 @@ constexpr uint64_t kPieceBytes = kMiB;
 template <typename Read>
 std::string xxh3_of(const DataFile& file, std::string& buffer, const StopFlag& stop,
                     const Read& read) {
-  XXH3_state_t state;
-  XXH3_128bits_reset(&state);
+  Xxh3 hash;
   for (uint64_t at = 0; at < file.bytes();) {
     stop.check();
     const std::span<char> piece =
         std::span(buffer).first(std::min<uint64_t>(buffer.size(), file.bytes() - at));
     file.read(at, piece);
-    XXH3_128bits_update(&state, piece.data(), piece.size());
+    hash.update({piece.data(), piece.size()});
     at += piece.size();
     read(piece.size());
   }
-  const XXH128_hash_t hash = XXH3_128bits_digest(&state);
-  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+  return hash.text();
 }
 
 bool same_content(const FileFingerprint& a, const FileFingerprint& b) {

@@ -1,8 +1,5 @@
 #include "jobs/job_identity.h"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -12,6 +9,7 @@
 
 #include "core/read_file.h"
 #include "core/units.h"
+#include "data/xxh3.h"
 #include "sinks/output_folder.h"
 
 namespace spillway {
@@ -27,37 +25,24 @@ constexpr uint64_t kMostFileBytes = 256 * kMiB;
 constexpr std::array kConfigurations = {"config.json", "tokenizer.json", "tokenizer.model",
                                         "tokenizer_config.json"};
 
-class Hash {
- public:
-  Hash() { XXH3_128bits_reset(state_.get()); }
-  void add(std::string_view bytes) {
-    const uint64_t length = bytes.size();  // so that borders count
-    XXH3_128bits_update(state_.get(), &length, sizeof(length));
-    XXH3_128bits_update(state_.get(), bytes.data(), bytes.size());
-  }
-  std::string text() const {
-    const XXH128_hash_t hash = XXH3_128bits_digest(state_.get());
-    return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
-  }
+/// With the length of each piece, so that borders count.
+void add(Xxh3& hash, std::string_view bytes) {
+  const uint64_t length = bytes.size();
+  hash.update({reinterpret_cast<const char*>(&length), sizeof(length)});
+  hash.update(bytes);
+}
 
- private:
-  struct Free {
-    void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
-  };
-  std::unique_ptr<XXH3_state_t, Free> state_{XXH3_createState()};
-};
-
-void add_configurations(Hash& hash, const fs::path& folder) {
+void add_configurations(Xxh3& hash, const fs::path& folder) {
   for (const char* name : kConfigurations) {
     std::error_code error;
     if (!fs::is_regular_file(folder / name, error)) continue;
-    hash.add(name);
-    hash.add(read_text_file(folder / name, {"a file of the model", kMostFileBytes}));
+    add(hash, name);
+    add(hash, read_text_file(folder / name, {"a file of the model", kMostFileBytes}));
   }
 }
 
 /// What stands in front of a file's weights: their table, and with GGUF all there is to know.
-void add_heads(Hash& hash, const Checkpoint& checkpoint) {
+void add_heads(Xxh3& hash, const Checkpoint& checkpoint) {
   std::vector<uint64_t> begins(checkpoint.files().size(), UINT64_MAX);
   for (const TensorEntry& tensor : checkpoint.tensors()) {
     begins[tensor.file] = std::min(begins[tensor.file], tensor.offset);
@@ -65,8 +50,8 @@ void add_heads(Hash& hash, const Checkpoint& checkpoint) {
   for (size_t i = 0; i < begins.size(); ++i) {
     const DirectFile& file = checkpoint.files()[i];
     const uint64_t bytes = std::min({begins[i], file.info().bytes, kMostHeadBytes});
-    hash.add(file.read_text(0, bytes));
-    hash.add(std::to_string(file.info().bytes));
+    add(hash, file.read_text(0, bytes));
+    add(hash, std::to_string(file.info().bytes));
   }
 }
 
@@ -93,7 +78,7 @@ std::optional<JobPart> parse_part(std::string_view text) {
 }
 
 std::string model_fingerprint(const Model& model, const StopFlag& stop) {
-  Hash hash;
+  Xxh3 hash;
   if (model.checkpoint.metadata() == nullptr) {
     add_configurations(hash, model.checkpoint.directory());
   }
@@ -106,7 +91,7 @@ std::string model_fingerprint(const Model& model, const StopFlag& stop) {
       stop.check();
       const uint64_t piece = std::min(step_bytes, tensor.bytes - at);
       const uint64_t bytes = std::min(piece, kSampleBytes);
-      hash.add(file.read_text(tensor.offset + at + (piece - bytes) / 2, bytes));
+      add(hash, file.read_text(tensor.offset + at + (piece - bytes) / 2, bytes));
     }
   }
   return hash.text();

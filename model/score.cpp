@@ -12,8 +12,8 @@
 namespace spillway {
 namespace {
 
-/// A window's last token is not fed where nobody wants its states: with it, a window may have one
-/// more than the model's context.
+/// Nothing is taken of a window's last token where nobody wants its states: with it, a window may
+/// have one more than the model's context.
 uint32_t window_of(const Config& config, const Model& model, bool feed_all) {
   const uint32_t context = model.config.context;
   const uint32_t window =

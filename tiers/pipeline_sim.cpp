@@ -162,12 +162,10 @@ uint64_t layers_of(const StreamPlan& plan) {
 struct StateSeconds {
   StateSeconds(const StateTraffic& states, const LinkRates& rates, bool unified) {
     const auto bytes = static_cast<double>(states.block_bytes);
-    read = bytes / rates.read;
-    write = bytes / (rates.write > 0 ? rates.write : rates.read);
+    drive = bytes / rates.read;
     copy = unified ? 0 : bytes / rates.copy;
   }
-  double read;
-  double write;
+  double drive;  // either way: how fast it writes was not measured
   double copy;
 };
 
@@ -238,7 +236,7 @@ class TimedStates {
   void assign(Buffer& buffer) {
     buffer = {Stage::kHeld, next_++, time_.now()};
     if (buffer.step < batches_) return;
-    disk_.occupy(seconds_.read);
+    disk_.occupy(seconds_.drive);
     buffer.at = disk_.free_at();
   }
   void leave(Buffer& buffer) {
@@ -246,7 +244,7 @@ class TimedStates {
       buffer = {};
       return;
     }
-    disk_.occupy(seconds_.write);
+    disk_.occupy(seconds_.drive);
     buffer.stage = Stage::kWriting;
     buffer.at = disk_.free_at();
   }
@@ -507,7 +505,7 @@ SimulatedPass busy_seconds(const StreamPlan& plan, bool unified, const LinkRates
   if (on_drive(states, batches)) {
     const StateSeconds seconds(states, rates, unified);
     const auto moved = static_cast<double>((layers_of(plan) - 1) * batches);
-    pass.read_seconds += moved * (seconds.read + seconds.write);
+    pass.read_seconds += moved * 2 * seconds.drive;
     pass.copy_seconds += moved * seconds.copy;  // back they go beside it
   }
   return pass;

@@ -13,9 +13,8 @@ namespace spillway {
 
 /// What carries bytes, in bytes per second. A rate that the placement needs must be positive.
 struct LinkRates {
-  double read = 0;   ///< from the drive, in chunks of the plan's size at its depth
-  double copy = 0;   ///< from pinned memory to a discrete device, and back
-  double write = 0;  ///< to the drive; 0 = as it is read
+  double read = 0;  ///< from the drive, in chunks of the plan's size at its depth, and to it
+  double copy = 0;  ///< from pinned memory to a discrete device, and back
 };
 
 /// Rows of the input embeddings that a pass reads one by one before its first unit computes.
